@@ -1,0 +1,71 @@
+# The project's verbs; CI calls the same ones. `make help` lists them.
+
+PYTHON ?= python3
+# What pip installs as torch before anything asks for it; choose your own build, as in
+#   make test TORCH="torch==2.13.0 --index-url URL-OF-THE-CPU-BUILDS"
+TORCH ?= torch==2.13.0
+RUN ?= runs/japanese-vowels
+OUT ?= artifacts/japanese-vowels.onnx
+
+VENV := .venv
+BIN := $(VENV)/bin
+COMPILE := $(BIN)/uv pip compile --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet --upgrade
+
+.DEFAULT_GOAL := help
+.PHONY: help serve test check format train evaluate export bench lock image clean
+
+help: ## list the verbs
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
+
+serve: $(VENV)/serving ## serve the shipped encoder on port 8000
+	$(BIN)/python -m service
+
+test: $(VENV)/developing ## run the whole test suite, with branch coverage
+	$(BIN)/python -m pytest --cov --cov-report=term
+
+check: $(VENV)/developing ## lint, format, types, import directions
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+format: $(VENV)/developing ## format, and fix what the linter can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+train: $(VENV)/developing ## train the shipped encoder into RUN
+	$(BIN)/python -m model.train --dataset japanese-vowels --out $(RUN)
+
+evaluate: $(VENV)/developing ## evaluate the trained encoder in RUN
+	$(BIN)/python -m model.evaluate $(RUN)
+
+export: $(VENV)/developing ## export the encoder in RUN to OUT, and prove it
+	$(BIN)/python -m export $(RUN) -o $(OUT)
+
+bench: $(VENV)/developing ## measure start, readiness and memory of the service
+	$(BIN)/python -m bench.start
+
+lock: $(VENV)/developing ## pin the serving dependencies anew, with hashes
+	$(COMPILE) --universal pyproject.toml -o requirements.lock
+	$(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
+	| sed 's/^onnxruntime>/onnxruntime-gpu[cuda,cudnn]>/' \
+	| $(COMPILE) --python-platform x86_64-manylinux_2_28 - -o requirements-gpu.lock
+
+image: ## build the container image; ONNXRUNTIME=gpu for the CUDA provider
+	docker build --build-arg LOCK=$(if $(filter gpu,$(ONNXRUNTIME)),requirements-gpu.lock,requirements.lock) -t lengthwise .
+
+clean: ## remove the virtual environment and all caches
+	rm -rf $(VENV) .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/serving: requirements.lock | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	touch $@
+
+# torch comes first and alone, so that no other package's looser range chooses a build for you.
+$(VENV)/developing: pyproject.toml $(VENV)/serving
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[dev]'
+	touch $@

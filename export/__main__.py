@@ -1,0 +1,43 @@
+"""`python -m export RUN_DIR -o FILE`: export a trained encoder, prove it, print the proof."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from export.artifact import ProofFailed, export_run
+from model.checkpoint import BrokenRun
+from service.artifact import ParityCheck
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Export as the command line says; exit with the reason where the proof fails."""
+    parser = argparse.ArgumentParser(prog="python -m export", description=__doc__)
+    parser.add_argument("run", type=Path, metavar="RUN_DIR", help="a finished run of model.train")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="the ONNX file to write")
+    parser.add_argument("--name", help="the name it is served under; the data set's by default")
+    parser.add_argument("--version", default="1", help="of the model; 1 by default")
+    options = parser.parse_args(arguments)
+    try:
+        manifest = export_run(options.run, options.output, options.name, options.version)
+    except ProofFailed as failure:
+        print_report(failure.checks)
+        sys.exit(f"export: {failure}")
+    except (BrokenRun, ValueError) as error:
+        sys.exit(f"export: {error}")
+    print_report(manifest.parity)
+    size = options.output.stat().st_size / 2**10
+    print(f"{options.output}: {manifest.name} {manifest.version}, {manifest.dim} numbers an embedding, {size:.0f} KiB")
+
+
+def print_report(checks: list[ParityCheck]) -> None:
+    """Print one line a claim: what was compared, how often, the largest difference and whether it is tolerated."""
+    width = max(len(check.claim) for check in checks)
+    print(f"{'an embedding':{width}}  {'cases':>6}  {'difference':>10}  {'tolerated':>9}")
+    for check in checks:
+        verdict = "ok" if check.holds else "FAILED"
+        row = f"{check.cases:6}  {check.max_difference:10.2g}  {check.tolerance:9.2g}  {verdict}"
+        print(f"{check.claim:{width}}  {row}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Learns: the torch encoder, the data it is trained on, and the run directory a training leaves behind."""

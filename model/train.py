@@ -1,0 +1,211 @@
+"""`python -m model.train --dataset NAME`: train an encoder with a classifier on top, and leave a run directory.
+
+The validation set that chooses the epoch is carved out of the training sequences; the test sequences are read once,
+at the end, for the record.
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as lightning
+import torch
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from pytorch_lightning.loggers import CSVLogger
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from model.checkpoint import BrokenRun, DataConfig, RunConfig, TrainConfig, write_config, write_result
+from model.data import Augmentation, Batch, LengthBuckets, SequenceSet, collate, split_stratified
+from model.datasets import DATASETS, Dataset, DatasetUnavailable
+from model.encoder import EncoderConfig
+from model.evaluate import EVALUATION_BATCH, evaluate, load_dataset
+from model.tasks import SequenceClassifier
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+class Training(lightning.LightningModule):
+    """One training of a classifier, as Lightning runs it."""
+
+    def __init__(self, model: SequenceClassifier, config: TrainConfig) -> None:
+        super().__init__()
+        self.model = model
+        self._config = config
+
+    def training_step(self, batch: Batch, _index: int) -> Tensor:
+        """Return the loss of a batch."""
+        loss = self.model.loss(self.model(batch.sequences, batch.lengths), batch.labels)
+        self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch.labels))
+        return loss
+
+    def validation_step(self, batch: Batch, _index: int) -> None:
+        """Log loss and accuracy of a batch."""
+        logits = self.model(batch.sequences, batch.lengths)
+        size = len(batch.labels)
+        self.log("val_loss", self.model.loss(logits, batch.labels), prog_bar=True, batch_size=size)
+        self.log("val_accuracy", self.model.accuracy(logits, batch.labels), prog_bar=True, batch_size=size)
+
+    def configure_optimizers(self) -> dict[str, Any]:  # type: ignore[override]
+        """Return AdamW under a one-cycle schedule."""
+        config = self._config
+        optimizer = torch.optim.AdamW(self.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer,
+            config.learning_rate,
+            total_steps=int(self.trainer.estimated_stepping_batches),
+            pct_start=0.2,
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the random state, so that a resumed training draws what an unbroken one would."""
+        checkpoint["random_state"] = torch.get_rng_state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore the random state once everything else that draws has been set up."""
+        self._random_state = checkpoint["random_state"]
+
+    def on_train_start(self) -> None:
+        """Go on with the random numbers a resumed training had reached."""
+        if hasattr(self, "_random_state"):
+            torch.set_rng_state(self._random_state)
+
+
+def train(
+    run: Path, dataset: Dataset, encoder: EncoderConfig, training: TrainConfig, *, resume: bool = False
+) -> dict[str, float]:
+    """Train an encoder and its classifier, and write the run directory.
+
+    Args:
+        run: the directory; made where it is not there.
+        dataset: the split; already shuffled where `training` says so.
+        encoder: what to train.
+        training: how.
+        resume: go on from the directory's `last.ckpt`.
+
+    Returns:
+        The metrics on the test sequences, see `evaluate`, with the best epoch's `validation_accuracy`.
+
+    Raises:
+        BrokenRun: there is nothing to resume.
+    """
+    lightning.seed_everything(training.seed, verbose=False)
+    fitting, validation = split_stratified(dataset.train, training.validation_share, training.seed)
+    config = RunConfig(
+        encoder=encoder,
+        training=training,
+        data=DataConfig(
+            name=dataset.name,
+            classes=list(dataset.classes),
+            source=dataset.source,
+            licence=dataset.licence,
+            longest_training_sequence=max(map(len, fitting.sequences)),
+        ),
+    )
+    write_config(run, config)
+    module = Training(config.build(), training)
+    scale = None
+    if (standardization := module.model.encoder.standardization) is not None:
+        standardization.fit([torch.from_numpy(steps) for steps in fitting.sequences])
+        scale = standardization.std.clone()
+    augmented = SequenceSet(fitting, Augmentation(training.noise, training.offset), scale)
+    buckets = LengthBuckets([len(steps) for steps in fitting.sequences], training.batch_size)
+    best = ModelCheckpoint(run, "best", monitor="val_loss", save_last=True, enable_version_counter=False)
+    trainer = lightning.Trainer(
+        max_epochs=training.epochs,
+        callbacks=[EarlyStopping("val_loss", patience=training.patience), best],
+        logger=CSVLogger(run, name="", version=""),
+        gradient_clip_val=1.0,
+        log_every_n_steps=1,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+    trainer.fit(
+        module,
+        DataLoader(augmented, batch_sampler=buckets, collate_fn=collate),
+        DataLoader(SequenceSet(validation), batch_size=EVALUATION_BATCH, collate_fn=collate),
+        ckpt_path=_checkpoint_to_resume(run) if resume else None,
+        weights_only=True,
+    )
+    state = torch.load(best.best_model_path, weights_only=True)
+    module.load_state_dict(state["state_dict"])
+    results = evaluate(module.model.cpu(), dataset)
+    results["validation_accuracy"] = _validation_accuracy(module.model, validation)
+    write_result(run, module.model, dataset.test, results)
+    return results
+
+
+def _validation_accuracy(model: SequenceClassifier, validation: Any) -> float:
+    items = SequenceSet(validation)
+    batch = collate([items[row] for row in range(len(items))])
+    with torch.inference_mode():
+        return float(model.accuracy(model.eval()(batch.sequences, batch.lengths), batch.labels))
+
+
+def _checkpoint_to_resume(run: Path) -> Path:
+    checkpoint = run / "last.ckpt"
+    if not checkpoint.exists():
+        raise BrokenRun(run, "there is no last.ckpt to resume from")
+    return checkpoint
+
+
+def read_recipe(path: Path, features: int, **overrides: Any) -> tuple[EncoderConfig, TrainConfig]:
+    """Read a recipe: JSON with the fields of `EncoderConfig` and `TrainConfig` that differ from their defaults.
+
+    Args:
+        path: the file.
+        features: F, from the data.
+        overrides: fields of `TrainConfig` that win over the file; None leaves a field alone.
+
+    Raises:
+        ValueError: the file is not such JSON.
+    """
+    try:
+        recipe = json.loads(path.read_text())
+        training = TrainConfig(**recipe.get("training", {}))
+        encoder = EncoderConfig(features=features, **recipe.get("encoder", {}))
+    except (OSError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"{path} is not a recipe: {error}") from error
+    given = {name: value for name, value in overrides.items() if value is not None}
+    return encoder, dataclasses.replace(training, **given)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Train as the command line says."""
+    parser = argparse.ArgumentParser(prog="python -m model.train", description=__doc__)
+    parser.add_argument("--dataset", required=True, choices=sorted(DATASETS), help="what to train on")
+    parser.add_argument(
+        "--recipe", type=Path, help="JSON with encoder and training fields; the data set's own by default"
+    )
+    parser.add_argument("--out", type=Path, help="run directory; runs/DATASET by default")
+    parser.add_argument("--seed", type=int, help="of weights, batches and split")
+    parser.add_argument("--seeds", type=int, help="train this many runs, OUT/seed-0, OUT/seed-1, ...")
+    parser.add_argument("--epochs", type=int, help="at most")
+    parser.add_argument("--shuffle-frames", action="store_true", help="the control that loses all order")
+    parser.add_argument("--resume", action="store_true", help="go on from the run directory's last.ckpt")
+    options = parser.parse_args(arguments)
+    out = options.out or Path("runs") / options.dataset
+    try:
+        dataset = load_dataset(options.dataset, shuffled=options.shuffle_frames)
+        encoder, training = read_recipe(
+            options.recipe or RECIPES / f"{options.dataset}.json",
+            dataset.features,
+            epochs=options.epochs,
+            seed=options.seed,
+            shuffle_frames=options.shuffle_frames,
+        )
+        for offset in range(options.seeds or 1):
+            run = out / f"seed-{training.seed + offset}" if options.seeds else out
+            seeded = dataclasses.replace(training, seed=training.seed + offset)
+            results = train(run, dataset, encoder, seeded, resume=options.resume)
+            print(f"{run}:", ", ".join(f"{name} {value:.4f}" for name, value in results.items()))
+    except (BrokenRun, DatasetUnavailable, ValueError) as error:
+        sys.exit(f"train: {error}")
+
+
+if __name__ == "__main__":
+    main()

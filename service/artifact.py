@@ -1,0 +1,142 @@
+"""The manifest an artifact carries in its ONNX metadata: what the encoder is, and the proof that it is so.
+
+An artifact is one ONNX file. Its metadata entry `lengthwise` holds this manifest as JSON, golden vectors included, so
+that whoever serves the file can replay what was proven when it was written.
+"""
+
+import base64
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from service.errors import ArtifactError
+
+METADATA_KEY = "lengthwise"
+
+
+class Record(BaseModel):
+    """A frozen part of the manifest; fields of later writers are ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Tensor(Record):
+    """A float32 array, exactly: its shape, and its little-endian bytes in base64."""
+
+    shape: tuple[int, ...]
+    base64: str
+
+    @classmethod
+    def of(cls, array: npt.NDArray[np.float32]) -> "Tensor":
+        """Store an array of any shape."""
+        return cls(shape=array.shape, base64=base64.b64encode(array.astype("<f4").tobytes()).decode())
+
+    def array(self) -> npt.NDArray[np.float32]:
+        """Return the array as it was stored.
+
+        Raises:
+            ValueError: shape and bytes disagree.
+        """
+        return np.frombuffer(base64.b64decode(self.base64), "<f4").astype(np.float32).reshape(self.shape)
+
+
+class Golden(Record):
+    """A sequence `(t, F)` and the embedding `(D,)` its encoder gave when it was exported."""
+
+    sequence: Tensor
+    embedding: Tensor
+
+
+class Input(Record):
+    """What one step is."""
+
+    kind: Literal["features"]
+    features: int = Field(ge=1)
+
+
+class Statistics(Record):
+    """The standardisation inside the graph, fitted on the training sequences."""
+
+    mean: list[float]
+    std: list[float]
+
+
+class Task(Record):
+    """What the encoder was trained to do, and how well it did."""
+
+    name: str
+    dataset: str
+    classes: list[str]
+    metrics: dict[str, float]
+
+
+class ParityCheck(Record):
+    """One claim of the export proof, with the largest difference found."""
+
+    claim: str
+    cases: int
+    max_difference: float
+    tolerance: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether the difference is within tolerance; NaN is not."""
+        return self.max_difference <= self.tolerance
+
+
+class Manifest(Record):
+    """What an artifact says of itself.
+
+    Attributes:
+        format: version of this manifest's own layout.
+        name: the name the model is served under.
+        longest_training_sequence: steps; longer inputs are served but were never seen in training.
+        weights_sha256: over the initializers' names and bytes, in the graph's order.
+    """
+
+    format: Literal[1] = 1
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+    version: str
+    created: str
+    encoder: dict[str, Any]
+    input: Input
+    dim: int = Field(ge=1)
+    pooling: str
+    longest_training_sequence: int
+    standardization: Statistics | None
+    task: Task
+    source: str
+    licence: str
+    weights_sha256: str
+    parity: list[ParityCheck]
+    golden: list[Golden] = Field(min_length=1)
+
+    def summary(self) -> dict[str, Any]:
+        """Return everything but the golden vectors, as plain JSON values."""
+        return self.model_dump(mode="json", exclude={"golden"})
+
+
+def read_manifest(metadata: Mapping[str, str], file: str) -> Manifest | None:
+    """Read the manifest from an ONNX file's metadata.
+
+    Args:
+        metadata: the file's `metadata_props`.
+        file: its name, for the error.
+
+    Returns:
+        The manifest, or None where the file carries none.
+
+    Raises:
+        ArtifactError: there is one and it does not validate.
+    """
+    if METADATA_KEY not in metadata:
+        return None
+    try:
+        return Manifest.model_validate_json(metadata[METADATA_KEY])
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"])) or "the manifest"
+        raise ArtifactError(file, f"its manifest is invalid at {place}: {first['msg']}") from error

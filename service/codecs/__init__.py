@@ -1,0 +1,1 @@
+"""Bytes to sequences and embeddings to bytes, one module a format."""

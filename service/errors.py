@@ -1,0 +1,199 @@
+"""What can go wrong, in the domain's words. Each error carries its data and builds its own sentence.
+
+Status codes belong to the routes: `service.routes.problems` maps each of these to its answer.
+"""
+
+
+class LengthwiseError(Exception):
+    """The base of every error the service raises on purpose.
+
+    Attributes:
+        path: the place in the request that is at fault, as `sequences[3][17]`, where there is one.
+        limit: the bound that was met, in the unit its setting names.
+        setting: the environment variable that changes that bound or behaviour.
+        retry_after_seconds: when trying again may succeed, where it may.
+    """
+
+    path: str | None = None
+    limit: int | None = None
+    setting: str | None = None
+    retry_after_seconds: int | None = None
+
+
+class InvalidRequest(LengthwiseError):
+    """The request cannot be answered as it is written."""
+
+
+class MalformedJson(InvalidRequest):
+    """The body is not JSON."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"The body is not valid JSON: {reason}.")
+
+
+class InvalidField(InvalidRequest):
+    """A field of the request is missing, unknown or of the wrong kind."""
+
+    def __init__(self, path: str, found: str, expected: str) -> None:
+        self.path = path
+        super().__init__(f"{path} is {found}: expected {expected}.")
+
+
+class NotANumber(InvalidRequest):
+    """A string, null, boolean, list or object stands where a number belongs."""
+
+    def __init__(self, path: str, found: str) -> None:
+        self.path = path
+        super().__init__(f"{path} is {found}: expected a number.")
+
+
+class NonFiniteValue(InvalidRequest):
+    """A number is NaN or infinite, or beyond the range of float32."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        super().__init__(f"{path} is not finite as float32: NaN, infinities and magnitudes over 3.4e38 are refused.")
+
+
+class FeatureMismatch(InvalidRequest):
+    """A step has another number of features than the model reads."""
+
+    def __init__(self, path: str, found: int, expected: int) -> None:
+        self.path = path
+        super().__init__(f"{path} has {found} features: the model reads {expected} in each step.")
+
+
+class EmptyRequest(InvalidRequest):
+    """The request holds no sequence."""
+
+    def __init__(self) -> None:
+        self.path = "sequences"
+        super().__init__("sequences is empty: expected at least one sequence.")
+
+
+class EmptySequence(InvalidRequest):
+    """A sequence holds no step."""
+
+    def __init__(self, index: int) -> None:
+        self.path = f"sequences[{index}]"
+        self.setting = "LENGTHWISE_EMPTY_SEQUENCES"
+        super().__init__(
+            f"{self.path} has no steps, and no average: set {self.setting}=zero to answer the zero vector instead."
+        )
+
+
+class InvalidLengths(InvalidRequest):
+    """`lengths` does not fit the padded sequences it came with."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        self.path = path
+        super().__init__(f"{path} {reason}.")
+
+
+class TooLarge(LengthwiseError):
+    """The request is over a hard limit and can never succeed here."""
+
+
+class BodyTooLarge(TooLarge):
+    """The body has more bytes than the service reads."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self.setting = limit, "LENGTHWISE_MAX_BODY_BYTES"
+        super().__init__(f"The body is over {limit} bytes, the limit set by {self.setting}: send fewer sequences.")
+
+
+class SequenceTooLong(TooLarge):
+    """One sequence has more steps than a batch may hold."""
+
+    def __init__(self, index: int, steps: int, limit: int) -> None:
+        self.path = f"sequences[{index}]"
+        self.limit, self.setting = limit, "LENGTHWISE_MAX_SEQUENCE_STEPS"
+        super().__init__(f"{self.path} has {steps} steps: the limit is {limit}, set by {self.setting}.")
+
+
+class RequestTooLong(TooLarge):
+    """The sequences of a request have more steps in all than one request may."""
+
+    def __init__(self, steps: int, limit: int) -> None:
+        self.path = "sequences"
+        self.limit, self.setting = limit, "LENGTHWISE_MAX_REQUEST_STEPS"
+        super().__init__(
+            f"The request holds {steps} steps: the limit is {limit}, set by {self.setting}. Send it in parts."
+        )
+
+
+class UnknownModel(LengthwiseError):
+    """The request names a model that is not loaded."""
+
+    def __init__(self, name: str, known: list[str]) -> None:
+        self.path = "model"
+        super().__init__(f"There is no model {name!r} here: the models are {', '.join(map(repr, known))}.")
+
+
+class UnsupportedMediaType(LengthwiseError):
+    """The body is of a kind the service does not read."""
+
+    def __init__(self, found: str, supported: str) -> None:
+        self.path = "Content-Type"
+        super().__init__(f"The body is {found}: expected {supported}.")
+
+
+class Unavailable(LengthwiseError):
+    """The service cannot take the request now; later it may."""
+
+
+class QueueFull(Unavailable):
+    """More work waits than the queue may hold."""
+
+    def __init__(self, waiting_steps: int, limit: int, retry_after_seconds: int) -> None:
+        self.limit, self.setting = limit, "LENGTHWISE_MAX_QUEUE_STEPS"
+        self.retry_after_seconds = retry_after_seconds
+        super().__init__(
+            f"{waiting_steps} steps are waiting and the queue holds {limit} ({self.setting}): "
+            f"try again in {retry_after_seconds} s."
+        )
+
+
+class Draining(Unavailable):
+    """The service is shutting down."""
+
+    def __init__(self) -> None:
+        self.retry_after_seconds = 1
+        super().__init__("The service is shutting down and takes no new requests: try another instance.")
+
+
+class RunFailed(LengthwiseError):
+    """The model failed on an input that passed every check."""
+
+    def __init__(self, index: int, reason: str) -> None:
+        self.path = f"sequences[{index}]"
+        super().__init__(f"The model could not encode {self.path}: {reason}.")
+
+
+class StartupError(LengthwiseError):
+    """The service refuses to start."""
+
+
+class ArtifactError(StartupError):
+    """The file is not an encoder this service can serve."""
+
+    def __init__(self, file: str, reason: str) -> None:
+        super().__init__(f"{file} cannot be served: {reason}.")
+
+
+class ProviderUnavailable(StartupError):
+    """The execution provider asked for is not there."""
+
+    def __init__(self, provider: str, reason: str) -> None:
+        self.setting = "LENGTHWISE_PROVIDER"
+        super().__init__(f"The {provider} provider was asked for ({self.setting}={provider}), but {reason}.")
+
+
+class GoldenMismatch(StartupError):
+    """The session does not reproduce the embeddings stored in its artifact."""
+
+    def __init__(self, file: str, difference: float, tolerance: float) -> None:
+        super().__init__(
+            f"{file} does not reproduce its golden vectors here: they differ by {difference:.3g}, "
+            f"and {tolerance:.3g} is tolerated. The file or this machine's runtime is not the one that was proven."
+        )

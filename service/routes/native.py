@@ -1,0 +1,89 @@
+"""`POST /encode`: sequences in, embeddings out."""
+
+import time
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service import errors
+from service.codecs import ragged_json
+from service.routes import problems
+from service.routes.direct import DirectRoute, read_body, require_media_type, service_of
+
+router = APIRouter(route_class=DirectRoute, tags=["encode"])
+
+RESPONSE_HEADERS: dict[str, Any] = {
+    "X-Request-Id": {"description": "The request's own, or a new one.", "schema": {"type": "string"}},
+    "X-Model-Sha": {"description": "SHA-256 of the artifact that ran.", "schema": {"type": "string"}},
+    "Server-Timing": {"description": "Milliseconds in decode, queue, run, encode.", "schema": {"type": "string"}},
+}
+
+
+@router.post(
+    "/encode",
+    operation_id="encode",
+    summary="Encode sequences of any length",
+    response_model=None,
+    responses={
+        200: {"model": ragged_json.EncodeResponse, "headers": RESPONSE_HEADERS},
+        **problems.document(
+            errors.MalformedJson,
+            errors.InvalidField,
+            errors.NotANumber,
+            errors.NonFiniteValue,
+            errors.FeatureMismatch,
+            errors.EmptyRequest,
+            errors.EmptySequence,
+            errors.InvalidLengths,
+            errors.UnknownModel,
+            errors.BodyTooLarge,
+            errors.SequenceTooLong,
+            errors.RequestTooLong,
+            errors.UnsupportedMediaType,
+            errors.QueueFull,
+            errors.Draining,
+            errors.RunFailed,
+        ),
+    },
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/EncodeRequest"}}},
+        }
+    },
+)
+async def encode(request: Request) -> Response:
+    """Return one embedding for each sequence: the average of the encoder's outputs over its valid steps.
+
+    A sequence's embedding does not depend on the other sequences, on their order or on any padding.
+    """
+    service = service_of(request)
+    if service.is_draining:
+        raise errors.Draining
+    require_media_type(request, "application/json")
+    body = await read_body(request, service.settings.max_body_bytes)
+
+    began = time.perf_counter()
+    sequences, options = ragged_json.decode(body, service.session.features)
+    if options.model not in (None, service.model_name):
+        raise errors.UnknownModel(options.model, [service.model_name])
+    sequences.check(service.settings.limits)
+    decoded = time.perf_counter()
+
+    encoded = await service.engine.encode(sequences)
+
+    finished = time.perf_counter()
+    lengths = sequences.lengths.tolist()
+    usage = ragged_json.Usage(sequences=len(lengths), steps=sequences.steps, padded_steps=encoded.padded_steps)
+    content = ragged_json.encode(encoded.embeddings, lengths, service.model_name, usage, options)
+    stages = {
+        "decode": decoded - began,
+        "queue": encoded.queue_seconds,
+        "run": encoded.run_seconds,
+        "encode": time.perf_counter() - finished,
+    }
+    timing = ", ".join(f"{stage};dur={1000 * seconds:.3f}" for stage, seconds in stages.items())
+    headers = {"X-Model-Sha": service.session.sha256, "Server-Timing": timing}
+    return Response(content, headers=headers, media_type="application/json")

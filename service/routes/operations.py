@@ -1,0 +1,96 @@
+"""What operators ask: is it alive, is it ready, what is it."""
+
+import platform
+from typing import Any, Literal
+
+import fastapi
+import numpy as np
+import onnxruntime
+import orjson
+from fastapi import APIRouter
+from pydantic import BaseModel, Field
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service import __version__, errors
+from service.routes import problems
+from service.routes.direct import DirectRoute, service_of
+
+router = APIRouter(route_class=DirectRoute, tags=["operations"])
+
+
+class Health(BaseModel):
+    """The service is well."""
+
+    status: Literal["live", "ready"]
+
+
+class ModelInfo(BaseModel):
+    """The encoder that is served."""
+
+    name: str
+    sha256: str = Field(description="Of the whole artifact; every answer repeats it as X-Model-Sha.")
+    verified: bool = Field(description="Whether golden vectors in the file were replayed here before serving.")
+    golden_difference: float | None = Field(description="Largest difference in that replay.")
+    features: int = Field(description="Numbers in a step.")
+    dim: int = Field(description="Numbers in an embedding.")
+    manifest: dict[str, Any] | None = Field(description="What the artifact says of itself, golden vectors left out.")
+
+
+class Info(BaseModel):
+    """What this service is, and every limit in force."""
+
+    version: str
+    provider: str = Field(description="Where the encoder runs.")
+    model: ModelInfo
+    settings: dict[str, Any] = Field(description="Every setting in force.")
+    versions: dict[str, str] = Field(description="Of Python and the libraries that matter.")
+
+
+@router.get("/health/live", operation_id="live", summary="Is the process alive", responses={200: {"model": Health}})
+async def live(_request: Request) -> Response:
+    """Answer 200 while the event loop turns."""
+    return _json(Health(status="live"))
+
+
+@router.get(
+    "/health/ready",
+    operation_id="ready",
+    summary="May requests be sent here",
+    responses={200: {"model": Health}, **problems.document(errors.Draining)},
+)
+async def ready(request: Request) -> Response:
+    """Answer 200 once the golden vectors were replayed, until the service drains."""
+    if service_of(request).is_draining:
+        raise errors.Draining
+    return _json(Health(status="ready"))
+
+
+@router.get("/info", operation_id="info", summary="What is served, and its limits", responses={200: {"model": Info}})
+async def info(request: Request) -> Response:
+    """Describe the model and its proof, the provider, the versions and every setting in force."""
+    service = service_of(request)
+    session = service.session
+    model = ModelInfo(
+        name=service.model_name,
+        sha256=session.sha256,
+        verified=session.manifest is not None,
+        golden_difference=service.golden_difference,
+        features=session.features,
+        dim=session.dim,
+        manifest=session.manifest.summary() if session.manifest else None,
+    )
+    versions = {
+        "python": platform.python_version(),
+        "onnxruntime": onnxruntime.__version__,
+        "numpy": np.__version__,
+        "fastapi": fastapi.__version__,
+    }
+    settings = service.settings.model_dump(mode="json")
+    return _json(
+        Info(version=__version__, provider=session.provider, model=model, settings=settings, versions=versions)
+    )
+
+
+def _json(content: BaseModel) -> Response:
+    return Response(orjson.dumps(content.model_dump(mode="json")), media_type="application/json")

@@ -1,0 +1,131 @@
+"""The one table from the domain's errors to HTTP answers; the OpenAPI responses are generated from it.
+
+Answers are `application/problem+json` (RFC 9457).
+"""
+
+import re
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+from pydantic import BaseModel, Field
+from starlette.responses import Response
+
+from service import errors
+from service.errors import LengthwiseError
+
+MEDIA_TYPE = "application/problem+json"
+
+
+class Problem(BaseModel):
+    """Why a request was not answered (RFC 9457)."""
+
+    type: str = Field(description="Names the kind of problem; it does not change.")
+    title: str
+    status: int
+    detail: str = Field(description="What was found, what was expected, and which setting changes that.")
+    path: str | None = Field(None, description="The place in the request, as `sequences[3][17]`.")
+    limit: int | None = Field(None, description="The bound that was met, in the unit its setting names.")
+    setting: str | None = Field(None, description="The environment variable behind the bound.")
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """How one kind of error is answered.
+
+    Attributes:
+        status: the HTTP status.
+        title: what happened, the same words each time.
+        retry: what `x-should-retry` tells clients, where it differs from what they assume of the status.
+    """
+
+    status: HTTPStatus
+    title: str
+    retry: bool | None = None
+
+
+ANSWERS: dict[type[LengthwiseError], Answer] = {
+    errors.MalformedJson: Answer(HTTPStatus.UNPROCESSABLE_ENTITY, "The body is not JSON"),
+    errors.InvalidField: Answer(HTTPStatus.UNPROCESSABLE_ENTITY, "A field is missing, unknown or of the wrong kind"),
+    errors.NotANumber: Answer(HTTPStatus.UNPROCESSABLE_ENTITY, "Something else stands where a number belongs"),
+    errors.NonFiniteValue: Answer(HTTPStatus.UNPROCESSABLE_ENTITY, "A number is not finite"),
+    errors.FeatureMismatch: Answer(HTTPStatus.UNPROCESSABLE_ENTITY, "A step has the wrong number of features"),
+    errors.EmptyRequest: Answer(HTTPStatus.UNPROCESSABLE_ENTITY, "There is no sequence"),
+    errors.EmptySequence: Answer(HTTPStatus.UNPROCESSABLE_ENTITY, "A sequence has no steps"),
+    errors.InvalidLengths: Answer(HTTPStatus.UNPROCESSABLE_ENTITY, "The lengths do not fit the sequences"),
+    errors.UnknownModel: Answer(HTTPStatus.NOT_FOUND, "There is no such model"),
+    errors.BodyTooLarge: Answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The body is too large", retry=False),
+    errors.SequenceTooLong: Answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "A sequence is too long", retry=False),
+    errors.RequestTooLong: Answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The request has too many steps", retry=False),
+    errors.UnsupportedMediaType: Answer(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The body is of an unsupported kind"),
+    errors.QueueFull: Answer(HTTPStatus.SERVICE_UNAVAILABLE, "The queue is full"),
+    errors.Draining: Answer(HTTPStatus.SERVICE_UNAVAILABLE, "The service is shutting down"),
+    errors.RunFailed: Answer(HTTPStatus.INTERNAL_SERVER_ERROR, "The model failed on a sequence", retry=False),
+}
+
+
+def answer_error(error: LengthwiseError, request_id: str) -> Response:
+    """Answer a domain error as the table says."""
+    answer = ANSWERS[type(error)]
+    problem = Problem(
+        type=_type_of(type(error)),
+        title=answer.title,
+        status=answer.status,
+        detail=str(error),
+        path=error.path,
+        limit=error.limit,
+        setting=error.setting,
+        request_id=request_id,
+    )
+    headers: dict[str, str] = {}
+    if error.retry_after_seconds is not None:
+        headers["Retry-After"] = str(error.retry_after_seconds)
+        headers["retry-after-ms"] = str(1000 * error.retry_after_seconds)
+    if answer.retry is not None:
+        headers["x-should-retry"] = str(answer.retry).lower()
+    return _respond(problem, headers)
+
+
+def answer_status(status: int, detail: str, request_id: str, headers: dict[str, str] | None = None) -> Response:
+    """Answer with a bare status, for what never reached a route or fell out of one."""
+    title = HTTPStatus(status).phrase
+    problem = Problem(type="about:blank", title=title, status=status, detail=detail, request_id=request_id)
+    return _respond(problem, headers or {})
+
+
+def document(*kinds: type[LengthwiseError]) -> dict[int | str, dict[str, Any]]:
+    """Write the OpenAPI responses of a route that can fail in these ways, and in unforeseen ones."""
+    responses: dict[int | str, dict[str, Any]] = {}
+    for kind in kinds:
+        answer = ANSWERS[kind]
+        response = responses.setdefault(
+            int(answer.status), {"description": answer.status.phrase, "content": {MEDIA_TYPE: _content()}}
+        )
+        summary = {"type": _type_of(kind), "title": answer.title, "status": int(answer.status), "detail": kind.__doc__}
+        response["content"][MEDIA_TYPE]["examples"][_slug(kind)] = {
+            "summary": answer.title,
+            "value": {**summary, "request_id": "0d4f7c1b"},
+        }
+        if issubclass(kind, errors.Unavailable):
+            header = {"description": "Seconds until trying again may succeed.", "schema": {"type": "integer"}}
+            response["headers"] = {"Retry-After": header}
+    return responses
+
+
+def _content() -> dict[str, Any]:
+    return {"schema": {"$ref": "#/components/schemas/Problem"}, "examples": {}}
+
+
+def _respond(problem: Problem, headers: dict[str, str]) -> Response:
+    body = orjson.dumps(problem.model_dump(exclude_none=True))
+    return Response(body, problem.status, headers, MEDIA_TYPE)
+
+
+def _slug(kind: type[LengthwiseError]) -> str:
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", kind.__name__).lower()
+
+
+def _type_of(kind: type[LengthwiseError]) -> str:
+    return f"urn:lengthwise:problem:{_slug(kind)}"

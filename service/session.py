@@ -1,0 +1,155 @@
+"""An encoder on ONNX Runtime: the one class that export proves and the service runs."""
+
+import hashlib
+from pathlib import Path
+from typing import Literal, TypeAlias, cast
+
+import numpy as np
+import onnxruntime
+
+from service.artifact import Manifest, read_manifest
+from service.errors import ArtifactError, GoldenMismatch, ProviderUnavailable
+from service.sequences import Batch, Embeddings, pad_batch
+
+Provider: TypeAlias = Literal["auto", "cpu", "cuda"]
+
+CUDA_PROVIDER = "CUDAExecutionProvider"
+CPU_PROVIDER = "CPUExecutionProvider"
+
+# The golden vectors were written by the CPU kernels of one machine. Another CPU sums in another order: the last bits of
+# float32 sums of O(1). cuDNN sums in blocks, with TensorFloat-32 switched off.
+GOLDEN_TOLERANCE = {"cpu": 1e-5, "cuda": 1e-3}
+
+
+class EncoderSession:
+    """One encoder, loaded and ready to run. `run` may be called from several threads at once.
+
+    Attributes:
+        file: the name it was loaded under, for messages.
+        sha256: of the whole artifact.
+        manifest: what the artifact says of itself; None where it says nothing, and then nothing was proven.
+        provider: what it runs on, `cpu` or `cuda`.
+        features: F, the numbers in a step.
+        dim: D, the numbers in an embedding.
+    """
+
+    def __init__(self, content: bytes, file: str, provider: Provider = "cpu", threads: int = 1) -> None:
+        """Load an artifact.
+
+        Args:
+            content: the ONNX file.
+            file: its name, for messages.
+            provider: where to run it; `auto` takes CUDA where it works and the CPU otherwise.
+            threads: threads within one run.
+
+        Raises:
+            ArtifactError: the bytes are not an ONNX graph with the inputs and output of an encoder.
+            ProviderUnavailable: CUDA was asked for and is not there.
+        """
+        self.file = file
+        self.sha256 = hashlib.sha256(content).hexdigest()
+        self._session = _load(content, file, provider, threads)
+        taken = self._session.get_providers()[0]
+        self.provider = "cuda" if taken == CUDA_PROVIDER else "cpu"
+        if provider == "cuda" != self.provider:
+            raise ProviderUnavailable(
+                provider, "ONNX Runtime could not start it: is there a GPU, its driver and cuDNN?"
+            )
+        self.features, self.dim = self._read_signature()
+        self.manifest: Manifest | None = read_manifest(self._session.get_modelmeta().custom_metadata_map, file)
+
+    def run(self, batch: Batch) -> Embeddings:
+        """Encode a padded batch.
+
+        Args:
+            batch: `(B, T, F)` steps with F the session's own, and `(B,)` lengths.
+
+        Returns:
+            `(B, D)`, float32.
+        """
+        (embeddings,) = self._session.run(["embedding"], {"sequences": batch.steps, "lengths": batch.lengths})
+        return cast("Embeddings", embeddings)
+
+    def replay_golden(self) -> float | None:
+        """Encode the manifest's golden sequences, alone and in one batch, and compare with what was proven.
+
+        Returns:
+            The largest difference found; None where there is no manifest.
+
+        Raises:
+            GoldenMismatch: it is over the provider's tolerance.
+        """
+        if self.manifest is None:
+            return None
+        try:
+            sequences = [golden.sequence.array() for golden in self.manifest.golden]
+            expected = np.stack([golden.embedding.array() for golden in self.manifest.golden])
+            alone = np.concatenate([self.run(pad_batch([sequence])) for sequence in sequences])
+            together = self.run(pad_batch(sequences))
+            difference = float(np.max([np.abs(alone - expected), np.abs(together - expected)]))
+        except Exception as error:  # whatever a hostile golden vector provokes, the file is the culprit
+            raise ArtifactError(self.file, f"its golden vectors cannot be run: {_first_line(error)}") from error
+        tolerance = GOLDEN_TOLERANCE[self.provider]
+        if not difference <= tolerance:  # so that NaN is refused
+            raise GoldenMismatch(self.file, difference, tolerance)
+        return difference
+
+    def _read_signature(self) -> tuple[int, int]:
+        """Return F and D of a graph that has the inputs and output of an encoder."""
+        inputs = {node.name: (node.type, node.shape) for node in self._session.get_inputs()}
+        outputs = {node.name: (node.type, node.shape) for node in self._session.get_outputs()}
+        match inputs, outputs:
+            case (
+                {"sequences": ("tensor(float)", [_, _, int(features)]), "lengths": ("tensor(int64)", [_]), **others},
+                {"embedding": ("tensor(float)", [_, int(dim)])},
+            ) if not others:
+                return features, dim
+        raise ArtifactError(
+            self.file,
+            f"its inputs are {inputs} and its outputs {outputs}; an encoder has the inputs sequences, float "
+            "[batch, time, features], and lengths, int64 [batch], and the output embedding, float [batch, dim]",
+        )
+
+
+def open_session(path: Path, provider: Provider = "cpu", threads: int = 1) -> EncoderSession:
+    """Load the artifact at `path`; see `EncoderSession`.
+
+    Raises:
+        ArtifactError: also where the file cannot be read.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ArtifactError(str(path), f"it cannot be read: {error.strerror}") from error
+    return EncoderSession(content, str(path), provider, threads)
+
+
+def _load(content: bytes, file: str, provider: Provider, threads: int) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.enable_mem_pattern = False  # shapes vary from run to run, and a plan a shape would only pile up
+    options.log_severity_level = 3  # errors; what matters is raised
+    providers = _choose_providers(provider)
+    try:
+        return onnxruntime.InferenceSession(content, options, providers=providers)
+    except Exception as error:  # its exceptions share no base below Exception
+        raise ArtifactError(file, f"ONNX Runtime refuses it: {_first_line(error)}") from error
+
+
+def _choose_providers(provider: Provider) -> list[str | tuple[str, dict[str, str]]]:
+    """Return ONNX Runtime's provider list, the preferred first."""
+    if provider == "cpu":
+        return [CPU_PROVIDER]
+    if CUDA_PROVIDER not in onnxruntime.get_available_providers():
+        if provider == "auto":
+            return [CPU_PROVIDER]
+        raise ProviderUnavailable(
+            provider, "this ONNX Runtime has none: install onnxruntime-gpu in place of onnxruntime"
+        )
+    onnxruntime.preload_dlls()  # finds CUDA and cuDNN in the nvidia wheels
+    return [(CUDA_PROVIDER, {"use_tf32": "0"}), CPU_PROVIDER]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -1,0 +1,73 @@
+"""Every setting of the service: a command-line flag and an environment variable each, from this one class."""
+
+import os
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from service.sequences import Limits
+from service.session import Provider
+
+SHIPPED_MODEL = Path("artifacts/japanese-vowels.onnx")
+
+
+def available_cpus() -> int:
+    """Count the CPUs this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Settings(BaseSettings):
+    """Serve embeddings of variable-length sequences. A flag wins over its variable: --port is LENGTHWISE_PORT."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="LENGTHWISE_",
+        env_ignore_empty=True,
+        cli_prog_name="python -m service",
+        cli_kebab_case=True,
+        cli_hide_none_type=True,
+        frozen=True,
+        extra="forbid",
+    )
+
+    model: Path = Field(SHIPPED_MODEL, description="The encoder to serve, an ONNX file.")
+    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for every interface.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one and logs it.")
+    provider: Provider = Field("auto", description="Where the encoder runs; auto takes CUDA where it works.")
+    runners: int = Field(available_cpus(), ge=1, description="Batches that run at the same time; one for each CPU.")
+    threads: int = Field(1, ge=1, description="Threads within one run; more runners gain more than more threads.")
+    max_body_bytes: int = Field(32 * 2**20, ge=1, description="Bytes in a request body.")
+    max_sequence_steps: int = Field(8192, ge=1, description="Steps in one sequence.")
+    max_request_steps: int = Field(250_000, ge=1, description="Steps in all sequences of a request together.")
+    max_batch_sequences: int = Field(32, ge=1, description="Sequences in a batch.")
+    max_batch_steps: int = Field(16384, ge=1, description="Padded steps in a batch; bounds the memory of a run.")
+    max_queue_steps: int = Field(1_000_000, ge=1, description="Steps that may wait; beyond them requests get 503.")
+    empty_sequences: Literal["refuse", "zero"] = Field(
+        "refuse", description="Refuse a sequence without steps, or answer the zero vector."
+    )
+    keep_alive_seconds: int = Field(
+        65, ge=1, description="How long an idle connection is kept; more than clients and balancers keep theirs."
+    )
+    drain_seconds: int = Field(30, ge=1, description="How long requests in flight may take to finish on SIGTERM.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="What is logged.")
+
+    @model_validator(mode="after")
+    def _refuse_contradictions(self) -> Self:
+        for small, large in (
+            ("max_sequence_steps", "max_batch_steps"),
+            ("max_sequence_steps", "max_request_steps"),
+            ("max_request_steps", "max_queue_steps"),
+        ):
+            if getattr(self, small) > getattr(self, large):
+                raise ValueError(f"{small} is {getattr(self, small)}, over {large}, which is {getattr(self, large)}")
+        return self
+
+    @property
+    def limits(self) -> Limits:
+        """What one request may hold."""
+        return Limits(
+            max_sequence_steps=self.max_sequence_steps,
+            max_request_steps=self.max_request_steps,
+            empty_allowed=self.empty_sequences == "zero",
+        )
