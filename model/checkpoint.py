@@ -43,8 +43,8 @@ class TrainConfig:
         learning_rate: the peak of the one-cycle schedule (Smith, 2018) that AdamW follows.
         weight_decay: AdamW's.
         label_smoothing: share of each target spread over all classes.
-        noise: added to every number; see `Augmentation`.
-        offset: added throughout a sequence; see `Augmentation`.
+        noise: added to every number; see `model.tasks.Augmentation`.
+        offset: added throughout a sequence; see `model.tasks.Augmentation`.
         validation_share: of each class, held out of training to choose the epoch.
         patience: epochs without a better validation loss before training stops.
         seed: of initial weights, batches, augmentation and the split.

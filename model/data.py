@@ -31,66 +31,45 @@ class Batch:
         return Batch(self.sequences.to(device), self.lengths.to(device), self.labels.to(device))
 
 
-@dataclass(frozen=True, slots=True)
-class Augmentation:
-    """Random changes to training sequences, in units of each feature's standard deviation.
+class SequenceSet(Dataset[Batch]):
+    """Labelled sequences, a padded batch at a time."""
 
-    Attributes:
-        noise: standard deviation of what is added to every number on its own.
-        offset: standard deviation of what is added to a feature throughout a sequence, as another microphone or
-            sensor would.
-    """
-
-    noise: float = 0.0
-    offset: float = 0.0
-
-
-class SequenceSet(Dataset[tuple[Tensor, int]]):
-    """Labelled sequences as tensors, changed at random where an augmentation is given."""
-
-    def __init__(
-        self, data: LabelledSequences, augmentation: Augmentation | None = None, scale: Tensor | None = None
-    ) -> None:
-        """Hold `data`; `scale` is the `(F,)` standard deviation that the augmentation counts in."""
+    def __init__(self, data: LabelledSequences) -> None:
         self._sequences = [torch.from_numpy(steps) for steps in data.sequences]
-        self._labels = data.labels.tolist()
-        self._augmentation = augmentation
-        self._scale = torch.ones(self._sequences[0].shape[1]) if scale is None else scale
+        self._labels = torch.from_numpy(data.labels)
 
     def __len__(self) -> int:
         """Count the sequences."""
         return len(self._sequences)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        """Return `(t, F)` steps and their class."""
-        steps = self._sequences[index]
-        if self._augmentation is not None:
-            steps = steps + self._scale * self._augmentation.noise * torch.randn_like(steps)
-            steps = steps + self._scale * self._augmentation.offset * torch.randn_like(steps[:1])
-        return steps, self._labels[index]
-
-
-def collate(items: list[tuple[Tensor, int]]) -> Batch:
-    """Right-pad `(t_i, F)` sequences to the longest of them."""
-    sequences, labels = zip(*items, strict=True)
-    return Batch(
-        sequences=torch.nn.utils.rnn.pad_sequence(list(sequences), batch_first=True),
-        lengths=torch.tensor([len(steps) for steps in sequences]),
-        labels=torch.tensor(labels),
-    )
+    def __getitem__(self, rows: list[int]) -> Batch:
+        """Right-pad the given sequences to the longest of them."""
+        sequences = [self._sequences[row] for row in rows]
+        return Batch(
+            sequences=torch.nn.utils.rnn.pad_sequence(sequences, batch_first=True),
+            lengths=torch.tensor([len(steps) for steps in sequences]),
+            labels=self._labels[rows],
+        )
 
 
 class LengthBuckets(Sampler[list[int]]):
     """Batches of sequences alike in length, in random order.
 
     Each epoch the sequences are shuffled, cut into pools of several batches, sorted by length within a pool and cut
-    into batches: little is padded, and batches still differ from epoch to epoch.
+    into batches: little is padded, and batches still differ from epoch to epoch. An epoch's draw depends on the seed
+    and its number only, so that a resumed training meets the batches an unbroken one would.
     """
 
-    def __init__(self, lengths: list[int], batch_size: int, pool_batches: int = 8) -> None:
+    def __init__(self, lengths: list[int], batch_size: int, seed: int = 0, pool_batches: int = 8) -> None:
         self._lengths = torch.tensor(lengths)
         self._batch_size = batch_size
         self._pool = batch_size * pool_batches
+        self._seed = seed
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch to draw, as Lightning does before each."""
+        self._epoch = epoch
 
     def __len__(self) -> int:
         """Count the batches of an epoch."""
@@ -98,13 +77,24 @@ class LengthBuckets(Sampler[list[int]]):
         return pools * self._pool // self._batch_size + -(-rest // self._batch_size)
 
     def __iter__(self) -> Iterator[list[int]]:
-        """Draw an epoch's batches from torch's global generator."""
+        """Draw the epoch's batches."""
+        draw = torch.Generator().manual_seed(mix_seed(self._seed, self._epoch))
         batches: list[Tensor] = []
-        for pool in torch.split(torch.randperm(len(self._lengths)), self._pool):
+        for pool in torch.split(torch.randperm(len(self._lengths), generator=draw), self._pool):
             by_length = pool[self._lengths[pool].argsort(stable=True)]
             batches.extend(torch.split(by_length, self._batch_size))
-        for place in torch.randperm(len(batches)).tolist():
+        for place in torch.randperm(len(batches), generator=draw).tolist():
             yield batches[place].tolist()
+
+
+def mix_seed(seed: int, count: int) -> int:
+    """Return a seed for the `count`-th of many draws, unrelated to those of other seeds and counts."""
+    return int(np.random.SeedSequence([seed, count]).generate_state(1)[0])
+
+
+def in_order(count: int, batch_size: int = 64) -> list[list[int]]:
+    """Return the rows of `count` sequences batch by batch, as they stand."""
+    return [list(range(start, min(start + batch_size, count))) for start in range(0, count, batch_size)]
 
 
 def split_stratified(data: LabelledSequences, share: float, seed: int) -> tuple[LabelledSequences, LabelledSequences]:

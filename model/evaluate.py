@@ -6,7 +6,6 @@ training sequences, and by a linear probe fitted on these.
 
 import argparse
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,14 +16,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from torch import Tensor
 
 from model.checkpoint import BrokenRun, read_config, read_model
-from model.data import SequenceSet, collate, shuffle_frames
+from model.data import SequenceSet, in_order, shuffle_frames
 from model.datasets import DATASETS, Dataset, DatasetUnavailable, LabelledSequences
 from model.tasks import SequenceClassifier
-
-EVALUATION_BATCH = 64
 
 
 def evaluate(model: SequenceClassifier, dataset: Dataset) -> dict[str, float]:
@@ -57,20 +53,19 @@ def load_dataset(name: str, *, shuffled: bool = False) -> Dataset:
     return replace(dataset, train=shuffle_frames(dataset.train, 1), test=shuffle_frames(dataset.test, 2))
 
 
+def score(model: SequenceClassifier, data: LabelledSequences) -> float:
+    """Return the share of sequences the head classifies right."""
+    _, logits = _run(model, data)
+    return float(np.mean(logits.argmax(axis=1) == data.labels))
+
+
 def _run(model: SequenceClassifier, data: LabelledSequences) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """Return embeddings `(n, D)` and logits `(n, classes)` of every sequence, in order."""
-    model.eval()
+    items, model = SequenceSet(data), model.eval()
     with torch.inference_mode():
-        parts = [(embeddings, model.head(embeddings)) for embeddings in _embed(model, data)]
-    embeddings, logits = zip(*parts, strict=True)
-    return torch.cat(embeddings).numpy(), torch.cat(logits).numpy()
-
-
-def _embed(model: SequenceClassifier, data: LabelledSequences) -> Iterator[Tensor]:
-    items = SequenceSet(data)
-    for start in range(0, len(items), EVALUATION_BATCH):
-        batch = collate([items[row] for row in range(start, min(start + EVALUATION_BATCH, len(items)))])
-        yield model.encoder(batch.sequences, batch.lengths)
+        batches = (items[rows] for rows in in_order(len(data)))
+        embeddings = torch.cat([model.encoder(batch.sequences, batch.lengths) for batch in batches])
+        return embeddings.numpy(), model.head(embeddings).numpy()
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,9 +1,30 @@
 """What an encoder is trained to do: a head, a loss and a metric on top of its embeddings."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
 from model.encoder import SequenceEncoder
+
+
+@dataclass(frozen=True, slots=True)
+class Augmentation:
+    """Random changes to training sequences, in units of each feature's standard deviation.
+
+    Attributes:
+        noise: standard deviation of what is added to every number on its own.
+        offset: standard deviation of what is added to a feature throughout a sequence, as another microphone or
+            sensor would.
+    """
+
+    noise: float = 0.0
+    offset: float = 0.0
+
+    def __call__(self, sequences: Tensor, std: Tensor) -> Tensor:
+        """Change a padded batch `(B, T, F)`, with `std` `(F,)` from the training sequences."""
+        offset = self.offset * torch.randn_like(sequences[:, :1])
+        return sequences + std * (self.noise * torch.randn_like(sequences) + offset)
 
 
 class SequenceClassifier(nn.Module):

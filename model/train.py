@@ -19,11 +19,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from model.checkpoint import BrokenRun, DataConfig, RunConfig, TrainConfig, write_config, write_result
-from model.data import Augmentation, Batch, LengthBuckets, SequenceSet, collate, split_stratified
+from model.data import Batch, LengthBuckets, SequenceSet, in_order, mix_seed, split_stratified
 from model.datasets import DATASETS, Dataset, DatasetUnavailable
 from model.encoder import EncoderConfig
-from model.evaluate import EVALUATION_BATCH, evaluate, load_dataset
-from model.tasks import SequenceClassifier
+from model.evaluate import evaluate, load_dataset, score
+from model.tasks import Augmentation, SequenceClassifier
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -35,10 +35,18 @@ class Training(lightning.LightningModule):
         super().__init__()
         self.model = model
         self._config = config
+        self._augment = Augmentation(config.noise, config.offset)
 
     def training_step(self, batch: Batch, _index: int) -> Tensor:
-        """Return the loss of a batch."""
-        loss = self.model.loss(self.model(batch.sequences, batch.lengths), batch.labels)
+        """Return the loss of a batch.
+
+        Each step is seeded by its number, so that a resumed training draws what an unbroken one would.
+        """
+        torch.manual_seed(mix_seed(self._config.seed, self.global_step))
+        standardization = self.model.encoder.standardization
+        std = torch.ones(()) if standardization is None else standardization.std
+        logits = self.model(self._augment(batch.sequences, std), batch.lengths)
+        loss = self.model.loss(logits, batch.labels)
         self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch.labels))
         return loss
 
@@ -60,19 +68,6 @@ class Training(lightning.LightningModule):
             pct_start=0.2,
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the random state, so that a resumed training draws what an unbroken one would."""
-        checkpoint["random_state"] = torch.get_rng_state()
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the random state once everything else that draws has been set up."""
-        self._random_state = checkpoint["random_state"]
-
-    def on_train_start(self) -> None:
-        """Go on with the random numbers a resumed training had reached."""
-        if hasattr(self, "_random_state"):
-            torch.set_rng_state(self._random_state)
 
 
 def train(
@@ -107,13 +102,10 @@ def train(
         ),
     )
     write_config(run, config)
-    module = Training(config.build(), training)
-    scale = None
-    if (standardization := module.model.encoder.standardization) is not None:
-        standardization.fit([torch.from_numpy(steps) for steps in fitting.sequences])
-        scale = standardization.std.clone()
-    augmented = SequenceSet(fitting, Augmentation(training.noise, training.offset), scale)
-    buckets = LengthBuckets([len(steps) for steps in fitting.sequences], training.batch_size)
+    model = config.build()
+    if model.encoder.standardization is not None:
+        model.encoder.standardization.fit([torch.from_numpy(steps) for steps in fitting.sequences])
+    module = Training(model, training)
     best = ModelCheckpoint(run, "best", monitor="val_loss", save_last=True, enable_version_counter=False)
     trainer = lightning.Trainer(
         max_epochs=training.epochs,
@@ -124,26 +116,20 @@ def train(
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
+    buckets = LengthBuckets([len(steps) for steps in fitting.sequences], training.batch_size, training.seed)
     trainer.fit(
         module,
-        DataLoader(augmented, batch_sampler=buckets, collate_fn=collate),
-        DataLoader(SequenceSet(validation), batch_size=EVALUATION_BATCH, collate_fn=collate),
+        DataLoader(SequenceSet(fitting), batch_size=None, sampler=buckets),
+        DataLoader(SequenceSet(validation), batch_size=None, sampler=in_order(len(validation))),
         ckpt_path=_checkpoint_to_resume(run) if resume else None,
         weights_only=True,
     )
     state = torch.load(best.best_model_path, weights_only=True)
     module.load_state_dict(state["state_dict"])
-    results = evaluate(module.model.cpu(), dataset)
-    results["validation_accuracy"] = _validation_accuracy(module.model, validation)
-    write_result(run, module.model, dataset.test, results)
+    results = evaluate(model.cpu(), dataset)
+    results["validation_accuracy"] = score(model, validation)
+    write_result(run, model, dataset.test, results)
     return results
-
-
-def _validation_accuracy(model: SequenceClassifier, validation: Any) -> float:
-    items = SequenceSet(validation)
-    batch = collate([items[row] for row in range(len(items))])
-    with torch.inference_mode():
-        return float(model.accuracy(model.eval()(batch.sequences, batch.lengths), batch.labels))
 
 
 def _checkpoint_to_resume(run: Path) -> Path:

@@ -139,7 +139,7 @@ def _decode_fast(body: bytes, features: int) -> tuple[Sequences, dict[str, Any]]
         and numbers.size == steps * features
     )
     # One bracket opens the list, one each sequence and each step; any more may be a list among the numbers.
-    brackets = 1 + len(lengths) + steps + ("lengths" in fields)
+    brackets = 1 + len(lengths) + steps + isinstance(fields.get("lengths"), list)
     if not plain or body.count(b"[") != brackets:
         return None
     return Sequences(_to_float32(numbers).reshape(steps, features), lengths), fields

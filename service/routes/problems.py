@@ -95,6 +95,11 @@ def answer_status(status: int, detail: str, request_id: str, headers: dict[str, 
     return _respond(problem, headers or {})
 
 
+def name_problem(kind: type[LengthwiseError]) -> str:
+    """Return the name a kind of error goes by: `EmptySequence` is `empty-sequence`."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "-", kind.__name__).lower()
+
+
 def document(*kinds: type[LengthwiseError]) -> dict[int | str, dict[str, Any]]:
     """Write the OpenAPI responses of a route that can fail in these ways, and in unforeseen ones."""
     responses: dict[int | str, dict[str, Any]] = {}
@@ -104,7 +109,7 @@ def document(*kinds: type[LengthwiseError]) -> dict[int | str, dict[str, Any]]:
             int(answer.status), {"description": answer.status.phrase, "content": {MEDIA_TYPE: _content()}}
         )
         summary = {"type": _type_of(kind), "title": answer.title, "status": int(answer.status), "detail": kind.__doc__}
-        response["content"][MEDIA_TYPE]["examples"][_slug(kind)] = {
+        response["content"][MEDIA_TYPE]["examples"][name_problem(kind)] = {
             "summary": answer.title,
             "value": {**summary, "request_id": "0d4f7c1b"},
         }
@@ -123,9 +128,5 @@ def _respond(problem: Problem, headers: dict[str, str]) -> Response:
     return Response(body, problem.status, headers, MEDIA_TYPE)
 
 
-def _slug(kind: type[LengthwiseError]) -> str:
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", kind.__name__).lower()
-
-
 def _type_of(kind: type[LengthwiseError]) -> str:
-    return f"urn:lengthwise:problem:{_slug(kind)}"
+    return f"urn:lengthwise:problem:{name_problem(kind)}"

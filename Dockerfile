@@ -1,0 +1,33 @@
+# Serves the shipped encoder:  docker run -p 8000:8000 lengthwise
+# Serves another:              docker run -p 8000:8000 -v ./models:/models -e LENGTHWISE_MODEL=/models/mine.onnx lengthwise
+# For NVIDIA GPUs, build with --build-arg LOCK=requirements-gpu.lock and run with --gpus all.
+
+FROM python:3.11-slim AS build
+ARG LOCK=requirements.lock
+COPY ${LOCK} /tmp/requirements.lock
+RUN python -m venv /opt/venv \
+    && /opt/venv/bin/pip install --no-cache-dir --only-binary :all: --require-hashes -r /tmp/requirements.lock
+COPY service /app/service
+RUN /opt/venv/bin/python -m compileall -q /app/service
+
+FROM python:3.11-slim
+LABEL org.opencontainers.image.title="lengthwise" \
+      org.opencontainers.image.description="Embeddings of variable-length sequences over HTTP" \
+      org.opencontainers.image.licenses="Apache-2.0"
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    ORT_DISABLE_TELEMETRY=1 \
+    LENGTHWISE_HOST=0.0.0.0 \
+    LENGTHWISE_PORT=8000
+WORKDIR /app
+COPY --from=build /opt/venv /opt/venv
+COPY --from=build /app/service service
+COPY artifacts artifacts
+COPY LICENSE LICENSE
+# A number, so that Kubernetes can check that it is not root.
+USER 65532:65532
+EXPOSE 8000
+HEALTHCHECK --interval=10s --timeout=3s --start-period=10s \
+    CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ['LENGTHWISE_PORT'] + '/health/ready', timeout=2)"]
+ENTRYPOINT ["python", "-m", "service"]

@@ -1,0 +1,99 @@
+"""`python -m bench.start`: from process start to ready, and the memory a serving process holds.
+
+Prints a table and ends with one JSON line. Times include the interpreter's own start; ready is the first 200 from
+`/health/ready`, polled every 2 ms. Memory is the resident set the kernel reports.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import numpy as np
+
+from service.settings import SHIPPED_MODEL, available_cpus
+
+PORT = 8765
+TIMEOUT_SECONDS = 30
+
+
+def measure_start(model: Path, requests: int) -> dict[str, float]:
+    """Start the service once.
+
+    Args:
+        model: the artifact to serve.
+        requests: how many to send, of mixed lengths, before memory is read again.
+
+    Returns:
+        `ready_seconds`, `ready_mb` and `after_requests_mb`.
+    """
+    began = time.perf_counter()
+    command = [sys.executable, "-m", "service", "--model", str(model), "--port", str(PORT), "--log-level", "error"]
+    process = subprocess.Popen(command)
+    url = f"http://127.0.0.1:{PORT}"
+    try:
+        with httpx.Client(base_url=url) as client:
+            wait_until_ready(client)
+            ready = time.perf_counter() - began
+            fresh = resident_mb(process.pid)
+            features = client.get("/info").json()["model"]["features"]
+            draw = np.random.default_rng(0)
+            for _ in range(requests):
+                lengths = draw.lognormal(3.5, 0.8, draw.integers(1, 9)).clip(1, 200).astype(int)
+                sequences = [draw.standard_normal((length, features)).round(4).tolist() for length in lengths]
+                client.post("/encode", json={"sequences": sequences}).raise_for_status()
+            return {"ready_seconds": ready, "ready_mb": fresh, "after_requests_mb": resident_mb(process.pid)}
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def wait_until_ready(client: httpx.Client) -> None:
+    """Poll until the service is ready.
+
+    Raises:
+        TimeoutError: it is not within 30 s.
+    """
+    deadline = time.perf_counter() + TIMEOUT_SECONDS
+    while time.perf_counter() < deadline:
+        try:
+            if client.get("/health/ready").is_success:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.002)
+    raise TimeoutError(f"the service was not ready within {TIMEOUT_SECONDS} s")
+
+
+def resident_mb(pid: int) -> float:
+    """Return the resident memory of a process in 10^6 bytes."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure several starts and print their medians."""
+    parser = argparse.ArgumentParser(prog="python -m bench.start", description=__doc__)
+    parser.add_argument("--model", type=Path, default=SHIPPED_MODEL)
+    parser.add_argument("--starts", type=int, default=7)
+    parser.add_argument("--requests", type=int, default=300)
+    options = parser.parse_args(arguments)
+    measure_start(options.model, 0)  # fills the file cache and writes bytecode
+    rounds = [measure_start(options.model, options.requests) for _ in range(options.starts)]
+    medians = {name: round(statistics.median(one[name] for one in rounds), 3) for name in rounds[0]}
+    print(f"{options.model}, {options.starts} starts, {options.requests} requests each, {available_cpus()} CPUs")
+    for name, median in medians.items():
+        values = sorted(one[name] for one in rounds)
+        print(f"{name:18} median {median:8.3f}   min {values[0]:8.3f}   max {values[-1]:8.3f}")
+    machine = {"cpus": available_cpus(), "machine": platform.machine(), "python": platform.python_version()}
+    print(json.dumps({"bench": "start", "starts": options.starts, **medians, **machine}))
+
+
+if __name__ == "__main__":
+    main()

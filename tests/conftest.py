@@ -1,0 +1,83 @@
+"""What several test files share: a small encoder with random weights, exported, and the app that serves it."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import hypothesis
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from starlette.testclient import TestClient
+
+from export.artifact import export_run
+from model.checkpoint import DataConfig, RunConfig, TrainConfig, write_config, write_result
+from model.datasets import LabelledSequences
+from model.encoder import EncoderConfig
+from model.tasks import SequenceClassifier
+from service.app import create_app
+from service.settings import Settings
+
+# Examples are the same in every run, and slow first calls (a kernel's warm-up) are no failure.
+hypothesis.settings.register_profile("suite", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("suite")
+
+FEATURES = 3
+
+
+def draw_sequences(lengths: list[int], features: int = FEATURES, seed: int = 0) -> list[npt.NDArray[np.float32]]:
+    """Draw sequences of the given lengths."""
+    draw = np.random.default_rng(seed)
+    return [draw.standard_normal((length, features)).astype(np.float32) for length in lengths]
+
+
+def make_run(run: Path, encoder: EncoderConfig) -> SequenceClassifier:
+    """Write a run directory as a training would leave it, with random weights."""
+    torch.manual_seed(0)
+    data = DataConfig(name="made", classes=["a", "b"], source="made", licence="Apache-2.0", longest_training_sequence=9)
+    config = RunConfig(encoder=encoder, training=TrainConfig(), data=data)
+    write_config(run, config)
+    model = config.build().eval()
+    samples = draw_sequences([1, 2, 5, 9, 9, 4], encoder.features)
+    if model.encoder.standardization is not None:
+        model.encoder.standardization.fit([torch.from_numpy(2 * steps + 1) for steps in samples])
+    write_result(run, model, LabelledSequences(samples, np.zeros(len(samples), dtype=np.int64)), {"accuracy": 0.5})
+    return model
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run directory of a two-layer encoder."""
+    path = tmp_path_factory.mktemp("run")
+    make_run(path, EncoderConfig(features=FEATURES, hidden=8, layers=2))
+    return path
+
+
+@pytest.fixture(scope="session")
+def artifact(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The artifact exported from `run`."""
+    path = tmp_path_factory.mktemp("artifacts") / "made.onnx"
+    export_run(run, path)
+    return path
+
+
+@pytest.fixture
+def serve(artifact: Path) -> Iterator[Callable[..., TestClient]]:
+    """Start the app on the made artifact with the given settings, as often as a test likes."""
+    clients: list[TestClient] = []
+
+    def start(**settings: object) -> TestClient:
+        app = create_app(Settings(model=artifact, **settings))  # type: ignore[arg-type]
+        client = TestClient(app, raise_server_exceptions=False)
+        clients.append(client)
+        return client.__enter__()
+
+    yield start
+    for client in clients:
+        client.__exit__(None, None, None)
+
+
+@pytest.fixture
+def client(serve: Callable[..., TestClient]) -> TestClient:
+    """The app with default settings."""
+    return serve()

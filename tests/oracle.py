@@ -1,0 +1,76 @@
+"""An artifact's encoder in plain numpy, over one unpadded sequence: slow, obvious, the judge of everything served.
+
+It reads the weights out of the ONNX file and knows nothing of torch, of batches or of padding. `export.oracle` does
+the same from torch's weights, for the export's own proof; the two share no line.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import torch
+from onnx import numpy_helper
+
+from model.encoder import EncoderConfig, SequenceEncoder
+from service.artifact import METADATA_KEY, Manifest
+
+Floats = npt.NDArray[np.float64]
+
+
+def read_weights(path: Path) -> dict[str, npt.NDArray[np.float32]]:
+    """Read the initializers of an ONNX file by name."""
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer}
+
+
+def encode(weights: dict[str, npt.NDArray[np.float32]], sequence: npt.NDArray[np.float32]) -> Floats:
+    """Encode one sequence `(t, F)` into `(D,)`."""
+    steps = sequence.astype(np.float64)
+    if "standardization.mean" in weights:
+        steps = (steps - weights["standardization.mean"]) / weights["standardization.std"]
+    layer = 0
+    while f"layer{layer}.W" in weights:
+        w, r, b = (weights[f"layer{layer}.{letter}"].astype(np.float64) for letter in "WRB")
+        forward = run_direction(steps, w[0], r[0], b[0])
+        backward = run_direction(steps[::-1], w[1], r[1], b[1])[::-1]
+        steps = np.hstack([forward, backward])
+        layer += 1
+    return steps.mean(axis=0) if len(steps) else np.zeros(steps.shape[1])
+
+
+def run_direction(steps: Floats, w: Floats, r: Floats, b: Floats) -> Floats:
+    """Run one direction as the ONNX LSTM operator defines it: gates i, o, f, c; `b` holds Wb, then Rb.
+
+    Takes `(t, I)` steps, w `(4H, I)`, r `(4H, H)`, b `(8H,)`; returns `(t, H)`.
+    """
+    size = r.shape[1]
+    h = c = np.zeros(size)
+    outputs = []
+    for x in steps:
+        z = w @ x + r @ h + b[: 4 * size] + b[4 * size :]
+        i, o, f = (1 / (1 + np.exp(-z[k * size : (k + 1) * size])) for k in range(3))
+        c = f * c + i * np.tanh(z[3 * size :])
+        h = o * np.tanh(c)
+        outputs.append(h)
+    return np.array(outputs).reshape(len(steps), size)
+
+
+def rebuild(path: Path) -> SequenceEncoder:
+    """Build the torch encoder an artifact was exported from, from the file alone."""
+    model = onnx.load(path)
+    (manifest,) = (entry.value for entry in model.metadata_props if entry.key == METADATA_KEY)
+    config = EncoderConfig(**Manifest.model_validate_json(manifest).encoder)
+    weights = read_weights(path)
+    state: dict[str, torch.Tensor] = {}
+    for kind in ("mean", "std"):
+        state[f"standardization.{kind}"] = torch.from_numpy(weights[f"standardization.{kind}"].copy())
+    for layer in range(config.layers):
+        for place, direction in enumerate(("ahead", "behind")):
+            w, r, b = (weights[f"layer{layer}.{letter}"][place] for letter in "WRB")
+            named = {"weight_ih": w, "weight_hh": r, "bias_ih": np.split(b, 2)[0], "bias_hh": np.split(b, 2)[1]}
+            for name, array in named.items():
+                i, o, f, c = np.split(array, 4)
+                state[f"layers.{layer}.{direction}.{name}_l0"] = torch.from_numpy(np.concatenate([i, f, c, o]))
+    encoder = SequenceEncoder(config)
+    encoder.load_state_dict(state)
+    return encoder.eval()

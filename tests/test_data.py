@@ -1,0 +1,123 @@
+"""Data sets and batches."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model import datasets
+from model.data import LengthBuckets, SequenceSet, in_order, mix_seed, shuffle_frames, split_stratified
+from model.datasets import DatasetUnavailable, LabelledSequences, japanese_vowels, which_first
+from tests.conftest import draw_sequences
+
+
+def label(lengths: list[int], classes: int = 2) -> LabelledSequences:
+    """Draw sequences labelled round robin."""
+    return LabelledSequences(draw_sequences(lengths), np.arange(len(lengths)) % classes)
+
+
+def test_japanese_vowels_is_the_official_split() -> None:
+    """270 and 370 utterances of 12 cepstra, 7 to 29 frames, 9 speakers, 30 training utterances each."""
+    dataset = japanese_vowels()
+    assert (len(dataset.train), len(dataset.test), dataset.features, len(dataset.classes)) == (270, 370, 12, 9)
+    assert np.bincount(dataset.train.labels).tolist() == [30] * 9
+    assert np.bincount(dataset.test.labels).tolist() == [31, 35, 88, 44, 29, 24, 40, 50, 29]
+    lengths = [len(steps) for steps in dataset.train.sequences + dataset.test.sequences]
+    assert (min(lengths), max(lengths)) == (7, 29)
+    assert dataset.train.sequences[0][0, 0] == np.float32(1.860936)  # the file's first number
+    assert dataset.train.sequences[0][1, 0] == np.float32(1.891651)  # its second: the next step, not feature
+
+
+def test_a_missing_package_is_one_clear_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without sktime there is no data, and the error says what to install."""
+    monkeypatch.setattr(datasets, "find_spec", lambda _: None)
+    with pytest.raises(
+        DatasetUnavailable, match=r"package 'sktime', which is not installed: pip install '\.\[train\]'"
+    ):
+        japanese_vowels()
+
+
+def test_which_first_is_decided_by_order_alone() -> None:
+    """Both classes hold as many marks of each kind, and the earlier one names the class."""
+    dataset = which_first()
+    for steps, first in zip(dataset.test.sequences, dataset.test.labels, strict=True):
+        marks = steps[:, :2].argmax(axis=0)
+        assert (marks[0] < marks[1]) == (first == 0)
+    peaks = [
+        np.array([steps[:, :2].max(axis=0) for steps in dataset.test.sequences])[dataset.test.labels == c]
+        for c in (0, 1)
+    ]
+    # The mark's height is the same in both classes: means of some 500 draws with s.d. 0.3 differ by under 0.1.
+    np.testing.assert_allclose(peaks[0].mean(axis=0), peaks[1].mean(axis=0), atol=0.1)
+
+
+def test_shuffled_frames_keep_the_steps_and_lose_the_order() -> None:
+    """The control holds each sequence's steps, permuted."""
+    data = label([9, 12, 1])
+    for before, after in zip(data.sequences, shuffle_frames(data, 0).sequences, strict=True):
+        assert sorted(map(tuple, before)) == sorted(map(tuple, after))
+        assert len(before) == 1 or not np.array_equal(before, after)
+
+
+@given(lengths=st.lists(st.integers(1, 50), min_size=1, max_size=60), size=st.integers(1, 7), pool=st.integers(1, 4))
+def test_buckets_hold_every_sequence_once(lengths: list[int], size: int, pool: int) -> None:
+    """An epoch covers each sequence exactly once in batches of at most the size, as many as it says."""
+    buckets = LengthBuckets(lengths, size, pool)
+    batches = list(buckets)
+    assert sorted(row for batch in batches for row in batch) == list(range(len(lengths)))
+    assert max(map(len, batches)) <= size
+    assert len(batches) == len(buckets)
+
+
+def test_buckets_pad_less_than_random_batches() -> None:
+    """On log-normal lengths, bucketing computes far fewer padded steps than random batches of the same size."""
+    lengths = np.random.default_rng(0).lognormal(3.5, 0.8, 2000).clip(1, 200).astype(int).tolist()
+
+    def padded(batches: list[list[int]]) -> int:
+        return sum(len(batch) * max(lengths[row] for row in batch) for batch in batches)
+
+    rows = np.random.default_rng(1).permutation(len(lengths))
+    shuffled = [part.tolist() for part in np.split(rows, range(32, len(rows), 32))]
+    assert padded(list(LengthBuckets(lengths, 32))) < 0.6 * padded(shuffled)
+
+
+def test_an_epoch_depends_on_seed_and_number_only() -> None:
+    """The same epoch is drawn the same, whatever was drawn before; another epoch or seed differs."""
+    first, second, other = LengthBuckets([5] * 40, 4), LengthBuckets([5] * 40, 4), LengthBuckets([5] * 40, 4, seed=1)
+    second.set_epoch(3)
+    assert list(second) != list(first) != list(other)
+    list(first)
+    first.set_epoch(3)
+    assert list(first) == list(second)
+
+
+def test_mixed_seeds_do_not_collide() -> None:
+    """Neighbouring seeds and counts give unrelated draws."""
+    assert len({mix_seed(seed, count) for seed in range(50) for count in range(50)}) == 2500
+
+
+def test_in_order_covers_every_row() -> None:
+    """Batches hold the rows as they stand, the last one what is left."""
+    assert in_order(5, 2) == [[0, 1], [2, 3], [4]]
+
+
+@given(lengths=st.lists(st.integers(1, 9), min_size=6, max_size=40), share=st.floats(0.05, 0.5))
+def test_the_split_is_stratified_and_loses_nothing(lengths: list[int], share: float) -> None:
+    """Every sequence is on one side, and each class is held out in its share, rounded up."""
+    data = label(lengths, classes=3)
+    data = LabelledSequences([np.full((1, 1), row, np.float32) for row in range(len(data))], data.labels)
+    training, validation = split_stratified(data, share, seed=1)
+    rows = [int(steps[0, 0]) for steps in training.sequences + validation.sequences]
+    assert sorted(rows) == list(range(len(data)))
+    expected = [int(np.ceil(share * count)) for count in np.bincount(data.labels)]
+    assert np.bincount(validation.labels, minlength=3).tolist() == expected
+
+
+def test_batches_are_padded_with_zeros() -> None:
+    """A batch holds each sequence, its length and its label."""
+    data = label([2, 4, 3])
+    batch = SequenceSet(data)[[0, 1]]
+    assert batch.sequences.shape == (2, 4, 3)
+    assert (batch.lengths.tolist(), batch.labels.tolist()) == ([2, 4], [0, 1])
+    assert not batch.sequences[0, 2:].any()
+    assert np.array_equal(batch.sequences[0, :2].numpy(), data.sequences[0])

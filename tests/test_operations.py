@@ -1,0 +1,121 @@
+"""Health, information, and an OpenAPI document that tells the truth."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnxruntime
+import pytest
+from openapi_spec_validator import validate
+from starlette.testclient import TestClient
+
+from service.app import create_app
+from service.errors import GoldenMismatch, LengthwiseError, StartupError
+from service.routes import problems
+from service.settings import Settings
+from tests.conftest import draw_sequences
+from tests.test_encode import PAIR, REFUSALS
+from tests.test_session import edit
+
+
+def test_a_started_service_is_live_and_ready(client: TestClient) -> None:
+    """Both answer 200 once the app exists: it exists only if its golden vectors were reproduced."""
+    assert client.get("/health/live").json() == {"status": "live"}
+    assert client.get("/health/ready").json() == {"status": "ready"}
+
+
+def test_an_app_whose_golden_vectors_differ_does_not_exist(artifact: Path, tmp_path: Path) -> None:
+    """Readiness cannot be reached with a file that is not the proven one."""
+
+    def spoil(model: onnx.ModelProto) -> None:
+        model.graph.node[0].input.reverse()  # mean - x in place of x - mean
+
+    (tmp_path / "spoiled.onnx").write_bytes(edit(artifact, spoil))
+    with pytest.raises(GoldenMismatch):
+        create_app(Settings(model=tmp_path / "spoiled.onnx"))
+
+
+def test_info_tells_model_proof_and_every_setting(client: TestClient, artifact: Path) -> None:
+    """What is served, on what, how well proven, and each limit in force."""
+    info = client.get("/info").json()
+    assert info["provider"] == "cpu"
+    assert info["versions"]["onnxruntime"] == onnxruntime.__version__
+    assert set(info["settings"]) == set(Settings.model_fields)
+    assert info["settings"]["model"] == str(artifact)
+    model = info["model"]
+    assert (model["name"], model["features"], model["dim"], model["verified"]) == ("made", 3, 16, True)
+    assert model["golden_difference"] <= 1e-5
+    assert all(check["max_difference"] <= check["tolerance"] for check in model["manifest"]["parity"])
+    assert "golden" not in model["manifest"]
+
+
+def test_info_says_when_nothing_was_verified(artifact: Path, tmp_path: Path) -> None:
+    """A file without manifest is served under its own name, and `/info` owns up."""
+    (tmp_path / "plain.onnx").write_bytes(edit(artifact, lambda model: model.ClearField("metadata_props")))
+    with TestClient(create_app(Settings(model=tmp_path / "plain.onnx"))) as client:
+        model = client.get("/info").json()["model"]
+        assert (model["name"], model["verified"], model["manifest"]) == ("plain", False, None)
+        assert client.post("/encode", json={"sequences": PAIR, "model": "plain"}).status_code == 200
+
+
+def test_the_docs_page_is_there(client: TestClient) -> None:
+    """`/docs` shows the OpenAPI document."""
+    assert "openapi.json" in client.get("/docs").text
+
+
+@pytest.fixture
+def document(client: TestClient) -> Any:
+    """The OpenAPI document as clients get it."""
+    return client.get("/openapi.json").json()
+
+
+def test_the_openapi_document_is_valid(document: Any) -> None:
+    """It satisfies the OpenAPI schema, and each operation has an id of its own."""
+    validate(document)
+    ids = [operation["operationId"] for path in document["paths"].values() for operation in path.values()]
+    assert sorted(ids) == ["encode", "info", "live", "ready"]
+
+
+def test_every_problem_is_in_the_table_and_the_document(document: Any) -> None:
+    """Each request error has an answer, and `/encode` documents exactly those it can give."""
+
+    def leaves(kind: type[LengthwiseError]) -> set[type[LengthwiseError]]:
+        below = kind.__subclasses__()
+        return set().union(*map(leaves, below)) if below else {kind}
+
+    request_errors = leaves(LengthwiseError) - leaves(StartupError)
+    assert set(problems.ANSWERS) == request_errors
+    responses = document["paths"]["/encode"]["post"]["responses"]
+    documented = {
+        slug
+        for response in responses.values()
+        for slug in response["content"].get(problems.MEDIA_TYPE, {}).get("examples", {})
+    }
+    assert documented == {problems.name_problem(kind) for kind in request_errors}
+
+
+@pytest.mark.parametrize("slug", REFUSALS)
+def test_refusals_are_as_documented(slug: str, document: Any, serve: Callable[..., TestClient]) -> None:
+    """A real refusal has a documented status, media type and example, and only documented fields."""
+    client = serve(max_body_bytes=2000, max_sequence_steps=5, max_request_steps=12)
+    body, _, _ = REFUSALS[slug]
+    response = client.post("/encode", content=body, headers={"Content-Type": "application/json"})
+    documented = document["paths"]["/encode"]["post"]["responses"][str(response.status_code)]
+    media = documented["content"][response.headers["content-type"]]
+    problem, example = response.json(), media["examples"][slug]["value"]
+    assert (problem["type"], problem["title"]) == (example["type"], example["title"])
+    schema = document["components"]["schemas"][media["schema"]["$ref"].rpartition("/")[2]]
+    assert set(schema["required"]) <= set(problem) <= set(schema["properties"])
+
+
+def test_answers_are_as_documented(document: Any, client: TestClient) -> None:
+    """The documented example is accepted in form, and the answer has the documented fields and headers."""
+    response = client.post("/encode", json={"sequences": [steps.tolist() for steps in draw_sequences([2])]})
+    documented = document["paths"]["/encode"]["post"]["responses"]["200"]
+    schema = document["components"]["schemas"]["EncodeResponse"]
+    assert set(response.json()) == set(schema["properties"]) == set(schema["required"])
+    assert {name.lower() for name in documented["headers"]} <= set(response.headers)
+    request = document["components"]["schemas"]["EncodeRequest"]
+    assert set(request["properties"]) == {"sequences", "model", "lengths", "normalize", "encoding_format"}
+    assert request["required"] == ["sequences"]

@@ -1,0 +1,155 @@
+"""The JSON codec: two decoders that must agree, and errors that name the place."""
+
+import base64
+import json
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from service import errors
+from service.codecs import ragged_json
+from service.codecs.ragged_json import EncodeOptions, Usage
+
+F = 2
+FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
+
+
+def decode(body: object) -> tuple[list[list[list[float]]], EncodeOptions]:
+    """Decode an object's JSON, or bytes as they are, into plain lists."""
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    sequences, options = ragged_json.decode(raw, F)
+    return [steps.tolist() for steps in sequences.split()], options
+
+
+@given(st.lists(st.lists(st.tuples(FLOATS, FLOATS).map(list), max_size=4), max_size=4))
+def test_both_decoders_agree_bit_for_bit(sequences: list[list[list[float]]]) -> None:
+    """What the fast decoder accepts, the exact one reads the same; every float32 survives the trip."""
+    body = json.dumps({"sequences": sequences}).encode()
+    fast = ragged_json._decode_fast(body, F)
+    exact = ragged_json._decode_exactly(body, F)
+    assert fast is not None
+    assert fast[0].values.tobytes() == exact[0].values.tobytes()
+    assert fast[0].lengths.tolist() == exact[0].lengths.tolist() == [len(steps) for steps in sequences]
+    assert [steps.tolist() for steps in fast[0].split()] == sequences
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9) | st.floats() | st.text(max_size=2),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=2), inner, max_size=2),
+    max_leaves=12,
+)
+
+
+@given(nested=st.lists(JSON, max_size=3) | JSON, lengths=st.none() | JSON)
+def test_the_fast_decoder_accepts_only_what_the_exact_one_does(nested: object, lengths: object) -> None:
+    """On any JSON at all, a body that passes the fast checks is read the same by the exact decoder."""
+    body = json.dumps({"sequences": nested, "lengths": lengths}).encode()
+    fast = ragged_json._decode_fast(body, F)
+    if fast is not None:
+        exact = ragged_json._decode_exactly(body, F)
+        assert fast[0].values.tobytes() == exact[0].values.tobytes()
+        assert fast[0].lengths.tolist() == exact[0].lengths.tolist()
+
+
+def test_a_list_hidden_among_numbers_is_found() -> None:
+    """`[1, [2]]` flattens to two numbers and is no step of two numbers; `lengths: null` does not hide it."""
+    for body in ({"sequences": [[[1, [2]]]]}, {"sequences": [[[1, [2]]]], "lengths": None}):
+        with pytest.raises(errors.NotANumber, match=r"sequences\[0\]\[0\]\[1\] is a list of 1"):
+            decode(body)
+
+
+@given(st.binary(max_size=40) | st.text(max_size=40).map(str.encode))
+def test_any_bytes_are_decoded_or_refused(body: bytes) -> None:
+    """No body makes the decoder fail in any way but its own errors."""
+    try:
+        ragged_json.decode(body, F)
+    except errors.InvalidRequest as error:
+        assert str(error)  # noqa: PT017 - the claim is on whatever was raised, if anything was
+
+
+@pytest.mark.parametrize(
+    ("body", "error", "sentence"),
+    [
+        (b"{", errors.MalformedJson, "line 1 column 2"),
+        (b"", errors.MalformedJson, "Expecting value"),
+        (b"\xff", errors.MalformedJson, "utf-8"),
+        (b"[" * 100_000, errors.MalformedJson, "nested too deeply"),
+        ([], errors.InvalidField, "The body is a list of 0: expected an object with the field sequences"),
+        ({}, errors.InvalidField, "sequences is missing"),
+        ({"sequences": None}, errors.InvalidField, "sequences is null"),
+        ({"sequences": {"a": 1}}, errors.InvalidField, "sequences is an object"),
+        ({"sequences": [1.5]}, errors.InvalidField, r"sequences\[0\] is a number: expected a sequence"),
+        ({"sequences": [[[1, 2]], "no"]}, errors.InvalidField, r"sequences\[1\] is the string 'no'"),
+        ({"sequences": [[1, 2]]}, errors.InvalidField, r"sequences\[0\]\[0\] is a number: expected a step"),
+        ({"sequences": [[[1, 2]], [[1, 2], [3]]]}, errors.FeatureMismatch, r"sequences\[1\]\[1\] has 1 features"),
+        ({"sequences": [[[1, 2, 3]]]}, errors.FeatureMismatch, r"\[0\] has 3 features: the model reads 2"),
+        ({"sequences": [[[1, 2], []]]}, errors.FeatureMismatch, r"sequences\[0\]\[1\] has 0 features"),
+        ({"sequences": [[[1, "2"]]]}, errors.NotANumber, r"sequences\[0\]\[0\]\[1\] is the string '2'"),
+        ({"sequences": [[[None, 2]]]}, errors.NotANumber, r"sequences\[0\]\[0\]\[0\] is null"),
+        ({"sequences": [[[1, 2], [True, 2]]]}, errors.NotANumber, r"sequences\[0\]\[1\]\[0\] is true"),
+        ({"sequences": [[[1, {}]]]}, errors.NotANumber, r"sequences\[0\]\[0\]\[1\] is an object"),
+        (b'{"sequences": [], "sequences": []}', errors.InvalidField, "sequences is given twice"),
+        ({"sequences": [[[1, 2]]], "normalise": True}, errors.InvalidField, "normalise is not a field .* normalize"),
+        ({"sequences": [[[1, 2]]], "normalize": 1}, errors.InvalidField, "normalize is a number: .* boolean"),
+        ({"sequences": [[[1, 2]]], "encoding_format": "hex"}, errors.InvalidField, "encoding_format is the string"),
+        ({"sequences": [[[1, 2]]], "lengths": [1.5]}, errors.InvalidField, r"lengths\[0\] is a number"),
+        ({"sequences": [[[1, 2]]], "lengths": 1}, errors.InvalidField, "lengths is a number"),
+        ({"sequences": [[[1, 2]]], "lengths": []}, errors.InvalidLengths, "lengths has 0 entries for 1 sequences"),
+        ({"sequences": [[[1, 2]]], "lengths": [2]}, errors.InvalidLengths, r"lengths\[0\] is 2: expected 0 to 1"),
+        ({"sequences": [[[1, 2]]], "lengths": [-1]}, errors.InvalidLengths, r"lengths\[0\] is -1"),
+        ({"sequences": [[[1, 2]], []], "lengths": [1, 0]}, errors.InvalidLengths, r"sequences\[1\] has 0 steps"),
+    ],
+)
+def test_decode_names_the_fault(body: Any, error: type[errors.InvalidRequest], sentence: str) -> None:
+    """Each kind of bad body gets its own error, whose sentence says where and what was expected."""
+    with pytest.raises(error, match=sentence):
+        decode(body)
+
+
+def test_padded_sequences_are_cut_to_their_lengths() -> None:
+    """With `lengths` the padding is dropped, whatever it holds."""
+    sequences, options = decode({"sequences": [[[1, 2], [1e39, 0]], [[3, 4], [5, 6]]], "lengths": [1, 2]})
+    assert sequences == [[[1, 2]], [[3, 4], [5, 6]]]
+    assert options.lengths == [1, 2]
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "1e39", "1e400", "1" + 400 * "0"])
+def test_numbers_beyond_float32_decode_as_not_finite(number: str) -> None:
+    """They get past the decoder as infinities or NaN, so that one check refuses them with their place."""
+    sequences, _ = ragged_json.decode(f'{{"sequences": [[[0, {number}]]]}}'.encode(), F)
+    assert not np.isfinite(sequences.values[0, 1])
+    assert sequences.values[0, 0] == 0
+
+
+def test_integers_beyond_64_bits_are_numbers() -> None:
+    """JSON has one kind of number, and float32 holds this one."""
+    sequences, _ = decode({"sequences": [[[10**25, 1]]]})
+    assert sequences == [[[float(np.float32(1e25)), 1.0]]]
+
+
+@given(hnp.arrays(np.float32, (3, 4), elements=FLOATS))
+def test_encoded_embeddings_are_exact(embeddings: Any) -> None:
+    """JSON numbers round-trip to the same float32, and base64 holds the same bytes."""
+    usage = Usage(sequences=3, steps=6, padded_steps=9)
+    as_float = orjson.loads(ragged_json.encode(embeddings, [1, 2, 3], "m", usage, EncodeOptions()))
+    options = EncodeOptions(encoding_format="base64")
+    as_base64 = orjson.loads(ragged_json.encode(embeddings, [1, 2, 3], "m", usage, options))
+    assert np.array(as_float["embeddings"], dtype=np.float32).tobytes() == embeddings.tobytes()
+    assert b"".join(map(base64.b64decode, as_base64["embeddings"])) == embeddings.tobytes()
+    assert (as_float["dim"], as_float["lengths"], as_float["model"]) == (4, [1, 2, 3], "m")
+    assert as_float["usage"] == {"sequences": 3, "steps": 6, "padded_steps": 9}
+
+
+def test_normalize_scales_to_length_one_and_leaves_zero() -> None:
+    """Each row gets L2 norm 1, a tiny one too; the zero vector stays."""
+    embeddings = np.array([[3, 4], [0, 0], [3e-30, 4e-30]], dtype=np.float32)
+    answer = ragged_json.encode(
+        embeddings, [1, 1, 1], "m", Usage(sequences=3, steps=3, padded_steps=3), EncodeOptions(normalize=True)
+    )
+    expected = np.array([[0.6, 0.8], [0, 0], [0.6, 0.8]], dtype=np.float32)
+    np.testing.assert_allclose(orjson.loads(answer)["embeddings"], expected, rtol=1e-6)  # float32 rounding

@@ -1,0 +1,139 @@
+"""Loading artifacts: what is served, what is refused, and what a session says of itself."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from service import session as session_module
+from service.artifact import METADATA_KEY, Manifest
+from service.errors import ArtifactError, GoldenMismatch, ProviderUnavailable
+from service.session import EncoderSession, open_session
+from tests.conftest import FEATURES
+
+
+def edit(artifact: Path, change: Callable[[onnx.ModelProto], None]) -> bytes:
+    """Return the artifact's bytes after a change to its model."""
+    model = onnx.load(artifact)
+    change(model)
+    content: bytes = model.SerializeToString()
+    return content
+
+
+def edit_manifest(artifact: Path, change: Callable[[Manifest], Manifest]) -> bytes:
+    """Return the artifact's bytes after a change to its manifest."""
+
+    def rewrite(model: onnx.ModelProto) -> None:
+        (entry,) = (entry for entry in model.metadata_props if entry.key == METADATA_KEY)
+        entry.value = change(Manifest.model_validate_json(entry.value)).model_dump_json()
+
+    return edit(artifact, rewrite)
+
+
+def test_a_session_knows_its_model(artifact: Path) -> None:
+    """Features, size, name and provider come from the file."""
+    session = open_session(artifact, "auto")
+    assert (session.features, session.dim, session.provider) == (FEATURES, 16, "cpu")
+    assert session.manifest is not None
+    assert session.manifest.name == "made"
+    assert len(session.sha256) == 64
+
+
+def test_golden_vectors_are_reproduced(artifact: Path) -> None:
+    """What torch gave at export is what this session gives now, to the last bits."""
+    difference = open_session(artifact).replay_golden()
+    assert difference is not None
+    assert difference <= 2e-6  # what export admits between torch and ONNX Runtime on small encoders
+
+
+def test_changed_weights_are_refused(artifact: Path) -> None:
+    """A file whose weights are not the proven ones does not start."""
+
+    def nudge(model: onnx.ModelProto) -> None:
+        weights = next(tensor for tensor in model.graph.initializer if tensor.name == "layer0.W")
+        weights.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weights) + np.float32(0.01), weights.name))
+
+    with pytest.raises(GoldenMismatch, match=r"does not reproduce its golden vectors here: they differ by 0\.\d+"):
+        EncoderSession(edit(artifact, nudge), "nudged.onnx").replay_golden()
+
+
+def test_hostile_golden_vectors_are_refused(artifact: Path) -> None:
+    """Golden vectors of the wrong shape blame the file, with no traceback to read."""
+
+    def widen(manifest: Manifest) -> Manifest:
+        golden = manifest.golden[0]
+        tensor = golden.sequence.model_copy(update={"shape": (1, 2, 3, 4)})
+        return manifest.model_copy(update={"golden": [golden.model_copy(update={"sequence": tensor})]})
+
+    with pytest.raises(ArtifactError, match="its golden vectors cannot be run"):
+        EncoderSession(edit_manifest(artifact, widen), "hostile.onnx").replay_golden()
+
+
+def test_a_file_without_manifest_is_served_unverified(artifact: Path) -> None:
+    """Any graph with the right inputs and output will do; it has nothing to replay."""
+
+    def strip(model: onnx.ModelProto) -> None:
+        del model.metadata_props[:]
+
+    session = EncoderSession(edit(artifact, strip), "plain.onnx")
+    assert session.manifest is None
+    assert session.replay_golden() is None
+
+
+def test_files_that_are_no_artifacts_are_refused(tmp_path: Path) -> None:
+    """Neither a missing file nor junk nor a folder is served, and the sentence names it."""
+    junk = tmp_path / "junk.onnx"
+    junk.write_bytes(b"not a model")
+    for path, reason in ((tmp_path / "missing.onnx", "No such file"), (tmp_path, "directory"), (junk, "refuses it")):
+        with pytest.raises(ArtifactError, match=rf"{path.name} cannot be served.*{reason}"):
+            open_session(path)
+
+
+def test_a_graph_with_other_inputs_is_refused() -> None:
+    """The sentence says what was found and what an encoder has."""
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 3])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 3])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    with pytest.raises(ArtifactError, match=r"its inputs are .*'x'.*; an encoder has the inputs sequences"):
+        EncoderSession(model.SerializeToString(), "identity.onnx")
+
+
+def test_cuda_is_refused_where_it_is_not(artifact: Path) -> None:
+    """Asking for CUDA on a runtime without it is one clear sentence, never a silent CPU."""
+    if session_module.CUDA_PROVIDER in onnxruntime.get_available_providers():
+        pytest.skip("this ONNX Runtime has the CUDA provider")
+    with pytest.raises(ProviderUnavailable, match=r"LENGTHWISE_PROVIDER=cuda.*install onnxruntime-gpu"):
+        open_session(artifact, "cuda")
+
+
+def test_cuda_that_does_not_start_is_refused_or_passed_over(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A runtime that lists CUDA and cannot start it: `cuda` is refused, `auto` says that it took the CPU."""
+    monkeypatch.setattr(
+        onnxruntime, "get_available_providers", lambda: [session_module.CUDA_PROVIDER, session_module.CPU_PROVIDER]
+    )
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None)
+    load = onnxruntime.InferenceSession
+    monkeypatch.setattr(
+        onnxruntime, "InferenceSession", lambda content, options, providers: load(content, options, providers[-1:])
+    )
+    assert open_session(artifact, "auto").provider == "cpu"
+    with pytest.raises(ProviderUnavailable, match="could not start it"):
+        open_session(artifact, "cuda")
+
+
+@pytest.mark.gpu
+def test_golden_vectors_are_reproduced_on_cuda(artifact: Path) -> None:
+    """The CUDA kernels agree within the tolerance of their block sums."""
+    try:
+        session = open_session(artifact, "cuda")
+    except ProviderUnavailable as error:
+        pytest.skip(str(error))
+    assert session.replay_golden() is not None

@@ -1,0 +1,78 @@
+"""Settings: one class, two ways in, no contradictions."""
+
+import re
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from service.__main__ import main
+from service.settings import SHIPPED_MODEL, Settings, available_cpus
+
+README = Path("README.md").read_text(encoding="utf-8")
+
+
+def test_the_shipped_encoder_is_the_default() -> None:
+    """Without settings the service serves the file in the repository, on this machine only."""
+    settings = Settings()
+    assert settings.model == SHIPPED_MODEL
+    assert SHIPPED_MODEL.exists()
+    assert settings.host == "127.0.0.1"
+    assert settings.runners == available_cpus() >= 1
+
+
+def test_every_setting_is_an_environment_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`LENGTHWISE_` and the name; an empty variable counts as unset."""
+    monkeypatch.setenv("LENGTHWISE_MAX_BATCH_SEQUENCES", "7")
+    monkeypatch.setenv("LENGTHWISE_EMPTY_SEQUENCES", "zero")
+    monkeypatch.setenv("LENGTHWISE_PORT", "")
+    settings = Settings()
+    assert (settings.max_batch_sequences, settings.limits.empty_allowed, settings.port) == (7, True, 8000)
+
+
+@pytest.mark.parametrize(
+    ("small", "large"),
+    [
+        ("max_sequence_steps", "max_batch_steps"),
+        ("max_sequence_steps", "max_request_steps"),
+        ("max_request_steps", "max_queue_steps"),
+    ],
+)
+def test_contradictions_are_refused(small: str, large: str) -> None:
+    """A limit no request could reach is a mistake, and the sentence names both settings."""
+    with pytest.raises(ValidationError, match=rf"{small} is \d+, over {large}, which is 10"):
+        Settings(**{large: 10})  # type: ignore[arg-type]
+
+
+def test_help_lists_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    """`--help` explains each setting and exits."""
+    with pytest.raises(SystemExit) as caught:
+        main(["--help"])
+    assert caught.value.code == 0
+    printed = capsys.readouterr().out
+    assert all(f"--{name.replace('_', '-')}" in printed for name in Settings.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--model", "missing.onnx"], "lengthwise: missing.onnx cannot be served: it cannot be read"),
+        (["--max-batch-steps", "5"], "max_sequence_steps is 8192, over max_batch_steps"),
+        (["--port", "x"], "port"),
+        (["--provider", "cuda"], "install onnxruntime-gpu"),
+    ],
+)
+def test_a_start_that_cannot_succeed_ends_in_a_sentence(arguments: list[str], sentence: str) -> None:
+    """The process exits with the reason, without a traceback."""
+    with pytest.raises(SystemExit, match=sentence):
+        main(arguments)
+
+
+def test_the_readme_table_is_the_settings_class() -> None:
+    """Each setting's row holds its variable, its default and its description, and there are no others."""
+    rows = dict(re.findall(r"^\| `LENGTHWISE_(\w+)` \| (.*) \|$", README, re.MULTILINE))
+    expected = {}
+    for name, field in Settings.model_fields.items():
+        default = "the CPUs it may use" if name == "runners" else f"`{field.default}`"
+        expected[name.upper()] = f"{default} | {field.description}"
+    assert rows == expected

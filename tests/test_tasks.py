@@ -1,0 +1,33 @@
+"""Heads, losses and augmentation."""
+
+import torch
+
+from model.encoder import EncoderConfig, SequenceEncoder
+from model.tasks import Augmentation, SequenceClassifier
+
+
+def test_an_offset_shifts_a_sequence_as_a_whole() -> None:
+    """An offset is one number a feature for all steps of a sequence, in units of the feature's deviation."""
+    torch.manual_seed(0)
+    std = torch.tensor([1.0, 100.0])
+    shifted = Augmentation(offset=1.0)(torch.zeros(500, 4, 2), std)
+    assert torch.equal(shifted, shifted[:, :1].expand_as(shifted))
+    # The deviation of 500 draws is within 15 % of the true one in all but freak cases; the seed is fixed.
+    torch.testing.assert_close(shifted[:, 0].std(dim=0), std, rtol=0.15, atol=0)
+
+
+def test_noise_is_drawn_for_every_number() -> None:
+    """Noise differs from step to step, in units of the feature's deviation."""
+    torch.manual_seed(0)
+    std = torch.tensor([1.0, 100.0])
+    noise = Augmentation(noise=0.5)(torch.zeros(20, 50, 2), std)
+    torch.testing.assert_close(noise.flatten(0, 1).std(dim=0), 0.5 * std, rtol=0.15, atol=0)
+
+
+def test_labels_are_smoothed_in_training_only() -> None:
+    """A perfect prediction costs nothing in evaluation, and something in training."""
+    model = SequenceClassifier(SequenceEncoder(EncoderConfig(features=1, hidden=1)), 2, label_smoothing=0.1)
+    logits, labels = torch.tensor([[100.0, 0.0]]), torch.tensor([0])
+    assert model.eval().loss(logits, labels) == 0
+    assert model.train().loss(logits, labels) > 1
+    assert model.accuracy(logits, labels) == 1
