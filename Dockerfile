@@ -11,7 +11,10 @@ COPY service /app/service
 RUN /opt/venv/bin/python -m compileall -q /app/service
 
 FROM python:3.11-slim
+ARG REVISION=unknown
 LABEL org.opencontainers.image.title="lengthwise" \
+      org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.description="Embeddings of variable-length sequences over HTTP" \
       org.opencontainers.image.licenses="Apache-2.0"
 ENV PATH=/opt/venv/bin:$PATH \

@@ -52,7 +52,7 @@ lock: $(VENV)/developing ## pin the serving dependencies anew, with hashes
 	| $(COMPILE) --python-platform x86_64-manylinux_2_28 - -o requirements-gpu.lock
 
 image: ## build the container image; ONNXRUNTIME=gpu for the CUDA provider
-	docker build --build-arg LOCK=$(if $(filter gpu,$(ONNXRUNTIME)),requirements-gpu.lock,requirements.lock) -t lengthwise .
+	docker build --build-arg REVISION=$$(git rev-parse HEAD) --build-arg LOCK=$(if $(filter gpu,$(ONNXRUNTIME)),requirements-gpu.lock,requirements.lock) -t lengthwise .
 
 clean: ## remove the virtual environment and all caches
 	rm -rf $(VENV) .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache

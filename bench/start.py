@@ -1,7 +1,7 @@
 """`python -m bench.start`: from process start to ready, and the memory a serving process holds.
 
-Prints a table and ends with one JSON line. Times include the interpreter's own start; ready is the first 200 from
-`/health/ready`, polled every 2 ms. Memory is the resident set the kernel reports.
+Prints a table and ends with one JSON line. Times include the interpreter's own start and the first 200 from
+`/health/ready`. Memory is the resident set the kernel reports.
 """
 
 import argparse
@@ -9,18 +9,14 @@ import json
 import os
 import platform
 import statistics
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import httpx
 import numpy as np
 
+from bench.launch import start_service
 from service.settings import SHIPPED_MODEL, available_cpus
-
-PORT = 8765
-TIMEOUT_SECONDS = 30
 
 
 def measure_start(model: Path, requests: int) -> dict[str, float]:
@@ -34,41 +30,17 @@ def measure_start(model: Path, requests: int) -> dict[str, float]:
         `ready_seconds`, `ready_mb` and `after_requests_mb`.
     """
     began = time.perf_counter()
-    command = [sys.executable, "-m", "service", "--model", str(model), "--port", str(PORT), "--log-level", "error"]
-    process = subprocess.Popen(command)
-    url = f"http://127.0.0.1:{PORT}"
-    try:
-        with httpx.Client(base_url=url) as client:
-            wait_until_ready(client)
-            ready = time.perf_counter() - began
-            fresh = resident_mb(process.pid)
-            features = client.get("/info").json()["model"]["features"]
-            draw = np.random.default_rng(0)
-            for _ in range(requests):
-                lengths = draw.lognormal(3.5, 0.8, draw.integers(1, 9)).clip(1, 200).astype(int)
-                sequences = [draw.standard_normal((length, features)).round(4).tolist() for length in lengths]
-                client.post("/encode", json={"sequences": sequences}).raise_for_status()
-            return {"ready_seconds": ready, "ready_mb": fresh, "after_requests_mb": resident_mb(process.pid)}
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def wait_until_ready(client: httpx.Client) -> None:
-    """Poll until the service is ready.
-
-    Raises:
-        TimeoutError: it is not within 30 s.
-    """
-    deadline = time.perf_counter() + TIMEOUT_SECONDS
-    while time.perf_counter() < deadline:
-        try:
-            if client.get("/health/ready").is_success:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.002)
-    raise TimeoutError(f"the service was not ready within {TIMEOUT_SECONDS} s")
+    with start_service("--model", str(model)) as (process, url), httpx.Client(base_url=url) as client:
+        client.get("/health/ready").raise_for_status()
+        ready = time.perf_counter() - began
+        fresh = resident_mb(process.pid)
+        features = client.get("/info").json()["model"]["features"]
+        draw = np.random.default_rng(0)
+        for _ in range(requests):
+            lengths = draw.lognormal(3.5, 0.8, draw.integers(1, 9)).clip(1, 200).astype(int)
+            sequences = [draw.standard_normal((length, features)).round(4).tolist() for length in lengths]
+            client.post("/encode", json={"sequences": sequences}).raise_for_status()
+        return {"ready_seconds": ready, "ready_mb": fresh, "after_requests_mb": resident_mb(process.pid)}
 
 
 def resident_mb(pid: int) -> float:

@@ -1,12 +1,14 @@
 """`python -m export RUN_DIR -o FILE`: export a trained encoder, prove it, print the proof."""
 
 import argparse
+import re
 import sys
 from pathlib import Path
 
 from export.artifact import ProofFailed, export_run
 from model.checkpoint import BrokenRun
-from service.artifact import ParityCheck
+from service.artifact import NAME, ParityCheck
+from service.errors import LengthwiseError
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -14,7 +16,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m export", description=__doc__)
     parser.add_argument("run", type=Path, metavar="RUN_DIR", help="a finished run of model.train")
     parser.add_argument("-o", "--output", type=Path, required=True, help="the ONNX file to write")
-    parser.add_argument("--name", help="the name it is served under; the data set's by default")
+    parser.add_argument("--name", type=model_name, help="the name it is served under; the data set's by default")
     parser.add_argument("--version", default="1", help="of the model; 1 by default")
     options = parser.parse_args(arguments)
     try:
@@ -22,11 +24,22 @@ def main(arguments: list[str] | None = None) -> None:
     except ProofFailed as failure:
         print_report(failure.checks)
         sys.exit(f"export: {failure}")
-    except (BrokenRun, ValueError) as error:
+    except (BrokenRun, LengthwiseError, OSError) as error:
         sys.exit(f"export: {error}")
     print_report(manifest.parity)
     size = options.output.stat().st_size / 2**10
     print(f"{options.output}: {manifest.name} {manifest.version}, {manifest.dim} numbers an embedding, {size:.0f} KiB")
+
+
+def model_name(text: str) -> str:
+    """Return a name a model may have.
+
+    Raises:
+        ArgumentTypeError: this is none.
+    """
+    if not re.fullmatch(NAME, text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no name: letters, digits, dots, dashes, underscores, up to 100")
+    return text
 
 
 def print_report(checks: list[ParityCheck]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx
 
 from export.graph import build_graph, hash_weights
-from export.verify import run_torch, verify
+from export.verify import draw_sequences, run_torch, verify
 from model.checkpoint import RunConfig, read_config, read_model, read_results, read_samples
 from model.encoder import SequenceEncoder, Standardization
 from service.artifact import METADATA_KEY, Golden, Input, Manifest, ParityCheck, Statistics, Task, Tensor
@@ -38,7 +38,7 @@ def export_run(run: Path, output: Path, name: str | None = None, version: str = 
     Args:
         run: the run directory of `model.train`.
         output: the file to write.
-        name: the name the model is served under; the data set's by default.
+        name: the name the model is served under, as `NAME` allows it; the data set's by default.
         version: of the model.
 
     Returns:
@@ -47,7 +47,8 @@ def export_run(run: Path, output: Path, name: str | None = None, version: str = 
     Raises:
         BrokenRun: the run directory is incomplete.
         ProofFailed: the graph does not do what the encoder does; `output` is left as it was.
-        ValueError: the name has characters a model's name may not have.
+        LengthwiseError: what was written is not what the service would serve.
+        OSError: the file cannot be written.
     """
     config, encoder, samples = read_config(run), read_model(run).encoder, read_samples(run).sequences
     graph = build_graph(encoder)
@@ -86,11 +87,14 @@ def prove(encoder: SequenceEncoder, graph: onnx.ModelProto, samples: Sequence[St
 
 
 def choose_golden(encoder: SequenceEncoder, samples: Sequence[Steps]) -> list[Golden]:
-    """Pair a few sequences with the embeddings torch gives them: the extremes of length, and what lies between."""
-    by_length = sorted(samples, key=len)
-    shortest, median, longest = by_length[0], by_length[len(by_length) // 2], by_length[-1]
-    chosen = (shortest, median, longest, median[:1], median[:0])
-    return [Golden(sequence=Tensor.of(steps), embedding=Tensor.of(run_torch(encoder, [steps])[0])) for steps in chosen]
+    """Pair a few sequences with the embeddings torch gives them.
+
+    They are as long as the shortest, median and longest real ones, one step and none, and made: whoever holds the file
+    holds nobody's data.
+    """
+    lengths = sorted(map(len, samples))
+    made = draw_sequences(samples, [lengths[0], lengths[len(lengths) // 2], lengths[-1], 1, 0], seed=0)
+    return [Golden(sequence=Tensor.of(steps), embedding=Tensor.of(run_torch(encoder, [steps])[0])) for steps in made]
 
 
 def write_artifact(graph: onnx.ModelProto, manifest: Manifest, output: Path) -> None:
@@ -104,8 +108,11 @@ def write_artifact(graph: onnx.ModelProto, manifest: Manifest, output: Path) -> 
     EncoderSession(content, str(output)).replay_golden()
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = output.with_name(f".{output.name}.{os.getpid()}")
-    partial.write_bytes(content)
-    partial.replace(output)
+    try:
+        partial.write_bytes(content)
+        partial.replace(output)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _describe_statistics(standardization: Standardization | None) -> Statistics | None:

@@ -102,21 +102,22 @@ def _compare(claim: str, tolerance: float, pairs: Iterable[Pair]) -> ParityCheck
     return ParityCheck(claim=claim, cases=len(every), max_difference=float(every.max()), tolerance=tolerance)
 
 
-def _draw_grid(samples: Sequence[Steps]) -> Iterator[list[Steps]]:
-    """Yield batches of made sequences, scaled as the real ones: of one length each, then of mixed lengths."""
-    draw = np.random.default_rng(0)
+def draw_sequences(samples: Sequence[Steps], lengths: Iterable[int], seed: int) -> list[Steps]:
+    """Draw sequences of the given lengths, with the mean and deviation of the real ones in each feature."""
+    draw = np.random.default_rng(seed)
     steps = np.concatenate(samples)
     mean, std = steps.mean(axis=0), steps.std(axis=0)
+    return [(mean + std * draw.standard_normal((length, len(mean)))).astype(np.float32) for length in lengths]
+
+
+def _draw_grid(samples: Sequence[Steps]) -> Iterator[list[Steps]]:
+    """Yield batches of made sequences: of one length each, then of mixed lengths."""
     longest = max(3, *map(len, samples))
-
-    def make(length: int) -> Steps:
-        drawn: Steps = (mean + std * draw.standard_normal((length, len(mean)))).astype(np.float32)
-        return drawn
-
     for size in GRID_BATCHES:
         for length in (0, 1, 2, longest - 1, longest):
-            yield [make(length) for _ in range(size)]
-        yield [make(int(length)) for length in draw.integers(0, longest + 1, size)]
+            yield draw_sequences(samples, [length] * size, seed=length)
+        mixed = np.random.default_rng(size).integers(0, longest + 1, size)
+        yield draw_sequences(samples, mixed.tolist(), seed=size)
 
 
 def _mix(count: int) -> Iterator[npt.NDArray[np.int64]]:

@@ -3,7 +3,7 @@
 | file | what it holds |
 |---|---|
 | `config.json` | encoder, training and data set: see `RunConfig` |
-| `weights.safetensors` | encoder and head at the best epoch; never a pickle |
+| `weights.safetensors` | encoder and head as trained; never a pickle |
 | `samples.safetensors` | held-out sequences with lengths and labels; the export proves itself on them |
 | `results.json` | the metrics of these weights |
 | `metrics.csv` | losses and accuracies, epoch by epoch |
@@ -27,10 +27,10 @@ from model.tasks import SequenceClassifier
 
 
 class BrokenRun(Exception):
-    """A run directory lacks a file or holds one that does not fit."""
+    """A run directory lacks a file, or holds one that does not fit."""
 
     def __init__(self, run: Path, reason: str) -> None:
-        super().__init__(f"{run} is not a finished run: {reason}")
+        super().__init__(f"{run} cannot be used: {reason}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,12 +40,13 @@ class TrainConfig:
     Attributes:
         epochs: passes over the training sequences, at most.
         batch_size: sequences in a batch.
+        pool_batches: batches cut from one length-sorted pool; more pad less, fewer mix lengths more.
         learning_rate: the peak of the one-cycle schedule (Smith, 2018) that AdamW follows.
         weight_decay: AdamW's.
         label_smoothing: share of each target spread over all classes.
         noise: added to every number; see `model.tasks.Augmentation`.
         offset: added throughout a sequence; see `model.tasks.Augmentation`.
-        validation_share: of each class, held out of training to choose the epoch.
+        validation_share: of each class, held out of training to stop it early.
         patience: epochs without a better validation loss before training stops.
         seed: of initial weights, batches, augmentation and the split.
         shuffle_frames: permute the steps of every sequence, in training and test: a control.
@@ -53,6 +54,7 @@ class TrainConfig:
 
     epochs: int = 60
     batch_size: int = 32
+    pool_batches: int = 8
     learning_rate: float = 5e-3
     weight_decay: float = 0.01
     label_smoothing: float = 0.1
@@ -90,10 +92,26 @@ class RunConfig:
         )
 
 
-def write_config(run: Path, config: RunConfig) -> None:
-    """Start a run directory."""
+def start_run(run: Path, config: RunConfig) -> None:
+    """Start a run directory; what an earlier run left in it goes, so that nothing of two runs is ever mixed."""
     run.mkdir(parents=True, exist_ok=True)
+    for name in ("weights.safetensors", "samples.safetensors", "results.json", "metrics.csv", "best.ckpt", "last.ckpt"):
+        (run / name).unlink(missing_ok=True)
     _write_json(run / "config.json", dataclasses.asdict(config))
+
+
+def resume_run(run: Path, config: RunConfig) -> Path:
+    """Return the checkpoint a broken-off run goes on from.
+
+    Raises:
+        BrokenRun: there is none, or the run was started with another config.
+    """
+    checkpoint = run / "last.ckpt"
+    if not checkpoint.exists():
+        raise BrokenRun(run, "there is no last.ckpt to resume from")
+    if read_config(run) != config:
+        raise BrokenRun(run, "it was started with another config than it is to be resumed with: see its config.json")
+    return checkpoint
 
 
 def read_config(run: Path) -> RunConfig:
@@ -149,10 +167,10 @@ def read_samples(run: Path) -> LabelledSequences:
     """
     try:
         ragged = safetensors.numpy.load_file(run / "samples.safetensors")
-    except (OSError, safetensors.SafetensorError) as error:
+        ends = np.cumsum(ragged["lengths"])
+        return LabelledSequences(np.split(ragged["values"], ends[:-1]), ragged["labels"])
+    except (OSError, KeyError, safetensors.SafetensorError) as error:
         raise BrokenRun(run, f"samples.safetensors: {error}") from error
-    ends = np.cumsum(ragged["lengths"])
-    return LabelledSequences(np.split(ragged["values"], ends[:-1]), ragged["labels"])
 
 
 def read_results(run: Path) -> dict[str, float]:

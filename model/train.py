@@ -1,7 +1,7 @@
 """`python -m model.train --dataset NAME`: train an encoder with a classifier on top, and leave a run directory.
 
-The validation set that chooses the epoch is carved out of the training sequences; the test sequences are read once,
-at the end, for the record.
+The validation set that stops a training early is carved out of the training sequences; the test sequences are
+read once, at the end, for the record.
 """
 
 import argparse
@@ -13,12 +13,11 @@ from typing import Any
 
 import pytorch_lightning as lightning
 import torch
-from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
-from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from model.checkpoint import BrokenRun, DataConfig, RunConfig, TrainConfig, write_config, write_result
+from model.checkpoint import BrokenRun, DataConfig, RunConfig, TrainConfig, resume_run, start_run, write_result
 from model.data import Batch, LengthBuckets, SequenceSet, in_order, mix_seed, split_stratified
 from model.datasets import DATASETS, Dataset, DatasetUnavailable
 from model.encoder import EncoderConfig
@@ -70,6 +69,23 @@ class Training(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
+class MetricsTable(Callback):
+    """Writes `metrics.csv`, one row an epoch; epochs that a resumed training repeats replace their old rows."""
+
+    COLUMNS = ("train_loss", "val_loss", "val_accuracy")
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Add the row of the epoch that ended."""
+        rows = self._path.read_text(encoding="utf-8").splitlines()[1:] if self._path.exists() else []
+        kept = [row for row in rows if int(row.partition(",")[0]) < pl_module.current_epoch]
+        values = [f"{float(trainer.callback_metrics[name]):.6g}" for name in self.COLUMNS]
+        kept.append(",".join([str(pl_module.current_epoch), *values]))
+        self._path.write_text("\n".join([",".join(["epoch", *self.COLUMNS]), *kept, ""]), encoding="utf-8")
+
+
 def train(
     run: Path, dataset: Dataset, encoder: EncoderConfig, training: TrainConfig, *, resume: bool = False
 ) -> dict[str, float]:
@@ -83,10 +99,10 @@ def train(
         resume: go on from the directory's `last.ckpt`.
 
     Returns:
-        The metrics on the test sequences, see `evaluate`, with the best epoch's `validation_accuracy`.
+        The metrics on the test sequences, see `evaluate`, with `validation_accuracy`.
 
     Raises:
-        BrokenRun: there is nothing to resume.
+        BrokenRun: there is nothing to resume, or it was started otherwise.
     """
     lightning.seed_everything(training.seed, verbose=False)
     fitting, validation = split_stratified(dataset.train, training.validation_share, training.seed)
@@ -101,42 +117,39 @@ def train(
             longest_training_sequence=max(map(len, fitting.sequences)),
         ),
     )
-    write_config(run, config)
+    checkpoint = resume_run(run, config) if resume else None
+    if checkpoint is None:
+        start_run(run, config)
     model = config.build()
     if model.encoder.standardization is not None:
         model.encoder.standardization.fit([torch.from_numpy(steps) for steps in fitting.sequences])
     module = Training(model, training)
-    best = ModelCheckpoint(run, "best", monitor="val_loss", save_last=True, enable_version_counter=False)
+    stopping = EarlyStopping("val_loss", patience=training.patience)
+    checkpoints = ModelCheckpoint(run, "best", monitor="val_loss", save_last=True, enable_version_counter=False)
     trainer = lightning.Trainer(
         max_epochs=training.epochs,
-        callbacks=[EarlyStopping("val_loss", patience=training.patience), best],
-        logger=CSVLogger(run, name="", version=""),
+        callbacks=[stopping, checkpoints, MetricsTable(run / "metrics.csv")],
+        logger=False,
         gradient_clip_val=1.0,
-        log_every_n_steps=1,
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
-    buckets = LengthBuckets([len(steps) for steps in fitting.sequences], training.batch_size, training.seed)
+    lengths = [len(steps) for steps in fitting.sequences]
+    buckets = LengthBuckets(lengths, training.batch_size, training.seed, training.pool_batches)
     trainer.fit(
         module,
         DataLoader(SequenceSet(fitting), batch_size=None, sampler=buckets),
         DataLoader(SequenceSet(validation), batch_size=None, sampler=in_order(len(validation))),
-        ckpt_path=_checkpoint_to_resume(run) if resume else None,
+        ckpt_path=checkpoint,
         weights_only=True,
     )
-    state = torch.load(best.best_model_path, weights_only=True)
-    module.load_state_dict(state["state_dict"])
+    # A schedule that ran out has annealed its last epoch; one that was stopped early is best at its best epoch.
+    kept = checkpoints.best_model_path if stopping.stopped_epoch else checkpoints.last_model_path
+    module.load_state_dict(torch.load(kept, weights_only=True)["state_dict"])
     results = evaluate(model.cpu(), dataset)
     results["validation_accuracy"] = score(model, validation)
     write_result(run, model, dataset.test, results)
     return results
-
-
-def _checkpoint_to_resume(run: Path) -> Path:
-    checkpoint = run / "last.ckpt"
-    if not checkpoint.exists():
-        raise BrokenRun(run, "there is no last.ckpt to resume from")
-    return checkpoint
 
 
 def read_recipe(path: Path, features: int, **overrides: Any) -> tuple[EncoderConfig, TrainConfig]:

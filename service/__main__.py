@@ -1,7 +1,10 @@
 """`python -m service`: read the settings, load the encoder, serve until a signal says stop."""
 
+import copy
+import logging
 import sys
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -10,7 +13,7 @@ from pydantic_settings import CliApp
 
 from service.app import create_app
 from service.errors import StartupError
-from service.settings import Settings
+from service.settings import Settings, unknown_variables
 
 
 class DrainingServer(uvicorn.Server):
@@ -26,6 +29,15 @@ class DrainingServer(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
+def configure_logging(level: str) -> dict[str, Any]:
+    """Return uvicorn's logging configuration with our own logger in it, all at one level."""
+    config = copy.deepcopy(uvicorn.config.LOGGING_CONFIG)
+    config["loggers"]["lengthwise"] = {"handlers": ["default"], "propagate": False}
+    for logger in config["loggers"].values():
+        logger["level"] = level.upper()
+    return config
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the service; exit with one sentence where it cannot start.
 
@@ -35,18 +47,23 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         settings = CliApp.run(Settings, cli_args=sys.argv[1:] if arguments is None else arguments)
         app = create_app(settings)
-    except (StartupError, ValidationError) as error:
+    except StartupError as error:
         sys.exit(f"lengthwise: {error}")
+    except ValidationError as error:
+        faults = (f"{'.'.join(map(str, fault['loc']))} {fault['msg']}".strip() for fault in error.errors())
+        sys.exit(f"lengthwise: {'; '.join(faults)}")
     config = uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
-        log_level=settings.log_level,
+        log_config=configure_logging(settings.log_level),
         access_log=False,
         timeout_keep_alive=settings.keep_alive_seconds,
         timeout_graceful_shutdown=settings.drain_seconds,
         server_header=False,
     )
+    for variable in unknown_variables():
+        logging.getLogger("lengthwise").warning("%s is set, and there is no such setting", variable)
     DrainingServer(config, app).run()
 
 

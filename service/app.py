@@ -1,5 +1,6 @@
 """Puts the parts together: `create_app(settings)` is the whole service."""
 
+import asyncio
 import logging
 import re
 from collections.abc import AsyncIterator, Mapping
@@ -10,7 +11,7 @@ from uuid import uuid4
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -24,7 +25,7 @@ from service.scheduler import Scheduler
 from service.session import open_session
 from service.settings import Settings
 
-logger = logging.getLogger("uvicorn.error")
+logger = logging.getLogger("lengthwise")
 
 REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
@@ -37,15 +38,16 @@ def create_app(settings: Settings) -> FastAPI:
     """
     session = open_session(settings.model, settings.provider, settings.threads)
     difference = session.replay_golden()
-    scheduler = Scheduler(settings.max_batch_sequences, settings.max_batch_steps, settings.max_queue_steps)
-    service = Service(settings, session, difference, Engine(session, scheduler, settings.runners))
+    service = Service(settings, session, difference)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         proof = "unverified" if difference is None else f"golden vectors within {difference:.2g}"
         logger.info("Serving %s on %s, %s", service.model_name, session.provider, proof)
+        scheduler = Scheduler(settings.max_batch_sequences, settings.max_batch_steps, settings.max_queue_steps)
+        service.engine = Engine(session, scheduler, settings.runners)
         yield
-        service.engine.close()
+        await asyncio.to_thread(service.engine.close)
 
     app = FastAPI(
         title="Lengthwise",
@@ -53,6 +55,7 @@ def create_app(settings: Settings) -> FastAPI:
         summary="Embeddings of variable-length sequences",
         lifespan=lifespan,
         redoc_url=None,
+        redirect_slashes=False,
     )
     app.state.service = service
     app.include_router(native.router)
@@ -60,6 +63,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(RequestContext, service=service)
     app.add_exception_handler(LengthwiseError, _answer_error)
     app.add_exception_handler(HTTPException, _answer_http)
+    app.add_exception_handler(ClientDisconnect, _answer_nobody)
     app.add_exception_handler(Exception, _answer_unknown)
     app.openapi = lambda: _describe(app)  # type: ignore[method-assign]
     return app
@@ -102,10 +106,15 @@ async def _answer_http(request: Request, error: Exception) -> Response:
     return problems.answer_status(error.status_code, str(error.detail), request.state.request_id, headers)
 
 
-async def _answer_unknown(request: Request, _error: Exception) -> Response:
-    """Answer what no one foresaw; Starlette raises it again, and the server logs it."""
+async def _answer_nobody(_request: Request, _error: Exception) -> Response:
+    """Close a request whose client hung up before it was read; nobody sees this answer."""
+    return Response(status_code=400)
+
+
+async def _answer_unknown(request: Request, error: Exception) -> Response:
+    """Answer what no one foresaw."""
     request_id = request.state.request_id
-    logger.error("Request %s failed on an unforeseen error", request_id)
+    logger.error("Request %s failed on an unforeseen error", request_id, exc_info=error)
     detail = "The service failed on this request; its log has the reason under the request id."
     return problems.answer_status(500, detail, request_id, {"X-Request-Id": request_id})
 

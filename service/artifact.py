@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from service.errors import ArtifactError
 
 METADATA_KEY = "lengthwise"
+NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,99}"  # what a model may be called
 
 
 class Record(BaseModel):
@@ -98,7 +99,7 @@ class Manifest(Record):
     """
 
     format: Literal[1] = 1
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+    name: str = Field(pattern=f"^{NAME}$")
     version: str
     created: str
     encoder: dict[str, Any]

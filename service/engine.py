@@ -5,6 +5,7 @@ batch; nothing ever sleeps to gather one. All state is touched on the event loop
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,9 +16,11 @@ from typing import TypeAlias
 import numpy as np
 
 from service.errors import RunFailed
-from service.scheduler import Entry, Job, Scheduler
+from service.scheduler import Entry, Job, Scheduler, count_steps
 from service.sequences import Embeddings, Sequences, Steps, pad_batch
 from service.session import EncoderSession
+
+logger = logging.getLogger("lengthwise")
 
 Outcome: TypeAlias = Embeddings | str  # a row's embedding `(D,)`, or why it has none
 
@@ -110,26 +113,45 @@ class Engine:
             for entry in batch:
                 pending = self._pending[entry.job]
                 pending.started = pending.started or started
-            run = loop.run_in_executor(self._executor, self._run, [entry.steps for entry in batch])
+            sequences = [entry.steps for entry in batch]
+            try:
+                run = loop.run_in_executor(self._executor, self._run, sequences)
+            except RuntimeError as error:  # no thread can be started
+                logger.exception("A runner could not be started")
+                self._resolve(batch, [f"no runner could be started: {error}"] * len(batch))
+                self._idle += 1
+                continue
             run.add_done_callback(partial(self._finish, batch, started))
 
     def _run(self, sequences: Sequence[Steps]) -> list[Outcome]:
         """Encode a batch on a runner. Where the run fails, halve it until the culprits stand alone."""
         try:
-            embeddings = self._session.run(pad_batch(sequences))
-        except Exception as error:  # noqa: BLE001 - whatever it is, only its own sequence may suffer
+            embeddings = self._encode(sequences)
+        except Exception as error:  # whatever it is, only its own sequence may suffer
             if len(sequences) == 1:
+                logger.exception("The model failed on a sequence of shape %s", sequences[0].shape)
                 return [f"the run failed with {type(error).__name__}"]
             middle = len(sequences) // 2
             return self._run(sequences[:middle]) + self._run(sequences[middle:])
         return [row if np.isfinite(row).all() else "its embedding is not finite" for row in embeddings]
 
+    def _encode(self, sequences: Sequence[Steps]) -> Embeddings:
+        embeddings = self._session.run(pad_batch(sequences))
+        if embeddings.shape != (len(sequences), self._session.dim):
+            raise ValueError(f"{len(sequences)} sequences gave embeddings of shape {embeddings.shape}")
+        return embeddings
+
     def _finish(self, batch: list[Entry], started: float, run: asyncio.Future[list[Outcome]]) -> None:
-        """Hand a batch's rows to their jobs, and its runner the next batch."""
+        """Pass on what a run gave, and give its runner the next batch."""
         self._idle += 1
-        longest = max(1, *(len(entry.steps) for entry in batch))
-        self._learn_speed(sum(len(entry.steps) for entry in batch), time.perf_counter() - started)
-        for entry, outcome in zip(batch, run.result(), strict=True):
+        self._learn_speed(sum(count_steps(entry.steps) for entry in batch), time.perf_counter() - started)
+        self._resolve(batch, run.result())
+        self._dispatch()
+
+    def _resolve(self, batch: list[Entry], outcomes: list[Outcome]) -> None:
+        """Hand a batch's rows to their jobs, and wake the requests that are complete or have failed."""
+        longest = max(count_steps(entry.steps) for entry in batch)
+        for entry, outcome in zip(batch, outcomes, strict=True):
             job, pending = entry.job, self._pending.get(entry.job)
             if pending is None or pending.done.done():  # cancelled, or failed by an earlier row
                 continue
@@ -141,9 +163,8 @@ class Engine:
             job.remaining -= 1
             if not job.remaining:
                 pending.done.set_result(None)
-        self._dispatch()
 
     def _learn_speed(self, steps: int, seconds: float) -> None:
-        """Follow the valid steps a second that all runners get through together."""
-        speed = self._runners * max(1, steps) / seconds
+        """Follow the steps a second that all runners get through together."""
+        speed = self._runners * steps / seconds
         self._steps_per_second += 0.1 * (speed - self._steps_per_second)

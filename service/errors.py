@@ -103,7 +103,7 @@ class BodyTooLarge(TooLarge):
 
 
 class SequenceTooLong(TooLarge):
-    """One sequence has more steps than a batch may hold."""
+    """One sequence has more steps than any may have."""
 
     def __init__(self, index: int, steps: int, limit: int) -> None:
         self.path = f"sequences[{index}]"
@@ -114,11 +114,11 @@ class SequenceTooLong(TooLarge):
 class RequestTooLong(TooLarge):
     """The sequences of a request have more steps in all than one request may."""
 
-    def __init__(self, steps: int, limit: int) -> None:
+    def __init__(self, limit: int) -> None:
         self.path = "sequences"
         self.limit, self.setting = limit, "LENGTHWISE_MAX_REQUEST_STEPS"
         super().__init__(
-            f"The request holds {steps} steps: the limit is {limit}, set by {self.setting}. Send it in parts."
+            f"The sequences have more than {limit} steps in all, the limit set by {self.setting}: send them in parts."
         )
 
 
@@ -127,7 +127,7 @@ class UnknownModel(LengthwiseError):
 
     def __init__(self, name: str, known: list[str]) -> None:
         self.path = "model"
-        super().__init__(f"There is no model {name!r} here: the models are {', '.join(map(repr, known))}.")
+        super().__init__(f"There is no model {name[:40]!r} here: the models are {', '.join(map(repr, known))}.")
 
 
 class UnsupportedMediaType(LengthwiseError):

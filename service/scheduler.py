@@ -14,6 +14,14 @@ import numpy as np
 from service.errors import QueueFull
 from service.sequences import Embeddings, Steps
 
+# A batch computes at most this many times its valid steps: beyond that, two batches cost less than one.
+MAX_PADDING = 2
+
+
+def count_steps(sequence: Steps) -> int:
+    """Return the steps a sequence costs in a batch of its own: its length, and 1 where it has none."""
+    return max(1, len(sequence))
+
 
 @dataclass(slots=True, eq=False)
 class Job:
@@ -55,7 +63,7 @@ class Scheduler:
     """The queue, and the cuts that turn it into batches.
 
     Attributes:
-        waiting_steps: valid steps in the queue.
+        waiting_steps: steps in the queue, an empty sequence counting as one.
     """
 
     def __init__(self, max_batch_sequences: int, max_batch_steps: int, max_queue_steps: int) -> None:
@@ -64,7 +72,7 @@ class Scheduler:
         Args:
             max_batch_sequences: rows in a batch.
             max_batch_steps: the budget, padded steps in a batch; one longer sequence runs alone.
-            max_queue_steps: valid steps that may wait.
+            max_queue_steps: steps that may wait.
         """
         self._max_batch_sequences = max_batch_sequences
         self._max_batch_steps = max_batch_steps
@@ -84,26 +92,29 @@ class Scheduler:
 
         Args:
             job: new to the scheduler.
-            steps_per_second: valid steps the service gets through, to say when a refused job may come again.
+            steps_per_second: steps the service gets through, to say when a refused job may come again.
 
         Raises:
             QueueFull: the queue has no room; nothing was queued.
         """
-        steps = sum(map(len, job.sequences))
+        steps = sum(map(count_steps, job.sequences))
         if self.waiting_steps + steps > self._max_queue_steps:
             wait = max(1, round(self.waiting_steps / steps_per_second))
             raise QueueFull(self.waiting_steps, self._max_queue_steps, wait)
         for row, sequence in enumerate(job.sequences):
             self._entries[self._next_serial] = Entry(job, row)
             self._arrivals.append(self._next_serial)
-            self._by_length.append((len(sequence), self._next_serial))
+            self._by_length.append((count_steps(sequence), self._next_serial))
             self._next_serial += 1
         self._by_length.sort()  # the old part is sorted already, so this is a merge
         self.waiting_steps += steps
 
     def withdraw(self, job: Job) -> None:
         """Forget what still waits of a job."""
-        self._remove({serial for serial, entry in self._entries.items() if entry.job is job})
+        kept = [item for item in self._by_length if self._entries[item[1]].job is not job]
+        self._entries = {serial: self._entries[serial] for _, serial in kept}
+        self._by_length = kept
+        self.waiting_steps = sum(steps for steps, _ in kept)
 
     def next_batch(self, idle_runners: int) -> list[Entry]:
         """Take the next batch off the queue.
@@ -119,30 +130,25 @@ class Scheduler:
         if not self._arrivals:
             return []
         oldest = self._arrivals[0]
-        place = bisect_left(self._by_length, (len(self._entries[oldest].steps), oldest))
-        rows = min(self._max_batch_sequences, -(-len(self._entries) // idle_runners))
-        start, stop = self._grow(place, rows)
-        serials = [serial for _, serial in self._by_length[start:stop]]
-        batch = [self._entries[serial] for serial in serials]
-        self._remove(set(serials))
-        return batch
+        place = bisect_left(self._by_length, (count_steps(self._entries[oldest].steps), oldest))
+        start, stop = self._grow(place, min(self._max_batch_sequences, -(-len(self._entries) // idle_runners)))
+        taken = self._by_length[start:stop]
+        del self._by_length[start:stop]
+        self.waiting_steps -= sum(steps for steps, _ in taken)
+        return [self._entries.pop(serial) for _, serial in taken]
 
     def _grow(self, place: int, rows: int) -> tuple[int, int]:
-        """Widen `[place, place + 1)` towards the nearer neighbour while rows and padded steps allow."""
+        """Widen `[place, place + 1)` by the nearer neighbour in length while rows, budget and padding allow."""
         lengths = self._by_length
-        start, stop = place, place + 1
+        start, stop, valid = place, place + 1, lengths[place][0]
         while stop - start < rows:
-            shorter = lengths[place][0] - lengths[start - 1][0] if start else None
-            longer = lengths[stop][0] - lengths[place][0] if stop < len(lengths) else None
-            takes_longer = longer is not None and (shorter is None or longer <= shorter)
-            if takes_longer and (stop - start + 1) * lengths[stop][0] <= self._max_batch_steps:
-                stop += 1
-            elif shorter is not None and (stop - start + 1) * lengths[stop - 1][0] <= self._max_batch_steps:
-                start -= 1
+            neighbours = [candidate for candidate in (stop, start - 1) if 0 <= candidate < len(lengths)]
+            for candidate in sorted(neighbours, key=lambda other: abs(lengths[other][0] - lengths[place][0])):
+                added = lengths[candidate][0]
+                padded = (stop - start + 1) * max(added, lengths[stop - 1][0])
+                if padded <= min(self._max_batch_steps, MAX_PADDING * (valid + added)):
+                    start, stop, valid = min(start, candidate), max(stop, candidate + 1), valid + added
+                    break
             else:
                 break
         return start, stop
-
-    def _remove(self, serials: set[int]) -> None:
-        self.waiting_steps -= sum(len(self._entries.pop(serial).steps) for serial in serials)
-        self._by_length = [item for item in self._by_length if item[1] not in serials]

@@ -63,8 +63,8 @@ class Sequences:
         """
         if not len(self.lengths):
             raise EmptyRequest
-        if self.steps > limits.max_request_steps:
-            raise RequestTooLong(self.steps, limits.max_request_steps)
+        if np.maximum(self.lengths, 1).sum() > limits.max_request_steps:  # an empty sequence is computed as one step
+            raise RequestTooLong(limits.max_request_steps)
         if self.lengths.max() > limits.max_sequence_steps:
             index = int(np.argmax(self.lengths > limits.max_sequence_steps))
             raise SequenceTooLong(index, int(self.lengths[index]), limits.max_sequence_steps)

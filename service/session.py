@@ -55,8 +55,11 @@ class EncoderSession:
             raise ProviderUnavailable(
                 provider, "ONNX Runtime could not start it: is there a GPU, its driver and cuDNN?"
             )
-        self.features, self.dim = self._read_signature()
+        self.features = self._read_features()
+        self.dim = self._try_out()
         self.manifest: Manifest | None = read_manifest(self._session.get_modelmeta().custom_metadata_map, file)
+        if self.manifest is not None:
+            self._compare(self.manifest)
 
     def run(self, batch: Batch) -> Embeddings:
         """Encode a padded batch.
@@ -94,21 +97,40 @@ class EncoderSession:
             raise GoldenMismatch(self.file, difference, tolerance)
         return difference
 
-    def _read_signature(self) -> tuple[int, int]:
-        """Return F and D of a graph that has the inputs and output of an encoder."""
+    def _read_features(self) -> int:
+        """Return F of a graph that has the inputs and output of an encoder."""
         inputs = {node.name: (node.type, node.shape) for node in self._session.get_inputs()}
-        outputs = {node.name: (node.type, node.shape) for node in self._session.get_outputs()}
+        outputs = {node.name: node.type for node in self._session.get_outputs()}
         match inputs, outputs:
             case (
-                {"sequences": ("tensor(float)", [_, _, int(features)]), "lengths": ("tensor(int64)", [_]), **others},
-                {"embedding": ("tensor(float)", [_, int(dim)])},
-            ) if not others:
-                return features, dim
+                {"sequences": ("tensor(float)", [*free, int(features)]), "lengths": ("tensor(int64)", [_]), **more},
+                {"embedding": "tensor(float)"},
+            ) if len(free) == 2 and not any(isinstance(size, int) for size in free) and not more:
+                return features
         raise ArtifactError(
             self.file,
             f"its inputs are {inputs} and its outputs {outputs}; an encoder has the inputs sequences, float "
-            "[batch, time, features], and lengths, int64 [batch], and the output embedding, float [batch, dim]",
+            "[batch, time, features] with only features fixed, and lengths, int64 [batch], and the output embedding, "
+            "float [batch, dim]",
         )
+
+    def _try_out(self) -> int:
+        """Encode two made sequences, and return D."""
+        try:
+            shape = self.run(pad_batch([np.zeros((length, self.features), np.float32) for length in (3, 1)])).shape
+        except Exception as error:
+            raise ArtifactError(self.file, f"it fails on two short sequences: {_first_line(error)}") from error
+        if len(shape) != 2 or shape[0] != 2 or not shape[1]:
+            raise ArtifactError(self.file, f"its embeddings of two sequences have the shape {list(shape)}")
+        return int(shape[1])
+
+    def _compare(self, manifest: Manifest) -> None:
+        """Refuse a manifest of another graph, or one whose own proof does not hold."""
+        if (manifest.input.features, manifest.dim) != (self.features, self.dim):
+            reason = f"its manifest says {manifest.input.features} features and {manifest.dim} numbers an embedding"
+            raise ArtifactError(self.file, f"{reason}, its graph {self.features} and {self.dim}")
+        if not all(check.holds for check in manifest.parity):
+            raise ArtifactError(self.file, "the proof in its manifest does not hold")
 
 
 def open_session(path: Path, provider: Provider = "cpu", threads: int = 1) -> EncoderSession:

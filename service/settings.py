@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.sequences import Limits
@@ -16,6 +16,12 @@ SHIPPED_MODEL = Path("artifacts/japanese-vowels.onnx")
 def available_cpus() -> int:
     """Count the CPUs this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def unknown_variables() -> list[str]:
+    """Name the environment variables that look like settings and are none, misspelt ones above all."""
+    known = {f"LENGTHWISE_{name.upper()}" for name in Settings.model_fields}
+    return sorted(name for name in os.environ if name.startswith("LENGTHWISE_") and name not in known)
 
 
 class Settings(BaseSettings):
@@ -39,7 +45,9 @@ class Settings(BaseSettings):
     threads: int = Field(1, ge=1, description="Threads within one run; more runners gain more than more threads.")
     max_body_bytes: int = Field(32 * 2**20, ge=1, description="Bytes in a request body.")
     max_sequence_steps: int = Field(8192, ge=1, description="Steps in one sequence.")
-    max_request_steps: int = Field(250_000, ge=1, description="Steps in all sequences of a request together.")
+    max_request_steps: int = Field(
+        100_000, ge=1, description="Steps in all sequences of a request together, an empty one counting as one."
+    )
     max_batch_sequences: int = Field(32, ge=1, description="Sequences in a batch.")
     max_batch_steps: int = Field(16384, ge=1, description="Padded steps in a batch; bounds the memory of a run.")
     max_queue_steps: int = Field(1_000_000, ge=1, description="Steps that may wait; beyond them requests get 503.")
@@ -51,6 +59,13 @@ class Settings(BaseSettings):
     )
     drain_seconds: int = Field(30, ge=1, description="How long requests in flight may take to finish on SIGTERM.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="What is logged.")
+
+    @field_validator("port", mode="before")
+    @classmethod
+    def _ignore_service_link(cls, port: object) -> object:
+        """Take the default where Kubernetes describes a Service called lengthwise in LENGTHWISE_PORT."""
+        is_link = isinstance(port, str) and port.startswith("tcp://")
+        return cls.model_fields["port"].default if is_link else port
 
     @model_validator(mode="after")
     def _refuse_contradictions(self) -> Self:

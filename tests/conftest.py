@@ -11,7 +11,7 @@ import torch
 from starlette.testclient import TestClient
 
 from export.artifact import export_run
-from model.checkpoint import DataConfig, RunConfig, TrainConfig, write_config, write_result
+from model.checkpoint import DataConfig, RunConfig, TrainConfig, start_run, write_result
 from model.datasets import LabelledSequences
 from model.encoder import EncoderConfig
 from model.tasks import SequenceClassifier
@@ -36,7 +36,7 @@ def make_run(run: Path, encoder: EncoderConfig) -> SequenceClassifier:
     torch.manual_seed(0)
     data = DataConfig(name="made", classes=["a", "b"], source="made", licence="Apache-2.0", longest_training_sequence=9)
     config = RunConfig(encoder=encoder, training=TrainConfig(), data=data)
-    write_config(run, config)
+    start_run(run, config)
     model = config.build().eval()
     samples = draw_sequences([1, 2, 5, 9, 9, 4], encoder.features)
     if model.encoder.standardization is not None:

@@ -1,9 +1,11 @@
 """`POST /encode`, in process: what it answers, and each way it refuses."""
 
+import asyncio
 import base64
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from service.app import create_app
+from service.routes import native
 from service.routes.problems import MEDIA_TYPE
 from service.settings import Settings
 from tests import oracle
@@ -199,7 +202,45 @@ def test_an_unforeseen_error_is_a_500_with_its_id_and_nothing_else(
     assert "ZeroDivision" not in response.text
 
 
-@pytest.mark.parametrize(("method", "path", "status"), [("GET", "/encode", 405), ("GET", "/nowhere", 404)])
+def test_a_client_that_hangs_up_while_sending_is_no_error(client: TestClient) -> None:
+    """The request ends quietly: no exception reaches the server, and so none its log."""
+    messages = iter([{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}])
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/encode",
+        "raw_path": b"/encode",
+        "query_string": b"",
+        "headers": [],
+    }
+
+    async def receive() -> Any:
+        return next(messages)
+
+    async def send(_message: object) -> None:
+        pass
+
+    asyncio.run(client.app(scope, receive, send))  # type: ignore[arg-type]
+
+
+def test_an_app_may_start_again(serve: Serve) -> None:
+    """A second lifespan has runners of its own."""
+    client = serve()
+    client.__exit__(None, None, None)
+    with client:
+        assert embed(client, PAIR)
+
+
+def test_large_bodies_are_decoded_alike(client: TestClient) -> None:
+    """A body over the size that is decoded on a thread gives what smaller ones give."""
+    sequences = [steps.tolist() for steps in draw_sequences([500] * 50)]
+    assert len(json.dumps({"sequences": sequences})) > native.LARGE_BODY_BYTES
+    assert embed(client, sequences)[7] == embed(client, sequences[7:8])[0]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"), [("GET", "/encode", 405), ("GET", "/nowhere", 404), ("POST", "/encode/", 404)]
+)
 def test_wrong_paths_and_methods_are_problems_too(method: str, path: str, status: int, client: TestClient) -> None:
     """Every error has the one shape."""
     response = client.request(method, path)

@@ -1,8 +1,10 @@
 """The engine under concurrency and faults: every request gets its own rows, and only culprits fail."""
 
 import asyncio
+import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,18 +17,25 @@ from service.sequences import Batch, Embeddings, Steps, join, pad_batch
 from service.session import EncoderSession, open_session
 from tests.conftest import draw_sequences
 
+Run = Callable[[Batch], Embeddings]
 
-class Spoiled(EncoderSession):
-    """A session that fails on steps of 666, and gives NaN for steps of 999."""
 
-    def run(self, batch: Batch) -> Embeddings:
-        """Run, unless the batch holds a spoiled row."""
-        first = batch.steps[:, 0, 0]
-        if (first == 666).any():
-            raise RuntimeError("spoiled")
-        embeddings = super().run(batch)
-        embeddings[first == 999] = np.nan
-        return embeddings
+def make_session(artifact: Path, change: Callable[[Run, Batch], Embeddings]) -> EncoderSession:
+    """Open the artifact with another run, which gets the real one and the batch."""
+    session = open_session(artifact)
+    run = session.run
+    session.run = lambda batch: change(run, batch)  # type: ignore[method-assign]
+    return session
+
+
+def spoil(run: Run, batch: Batch) -> Embeddings:
+    """Fail on steps of 666, and give NaN for steps of 999."""
+    first = batch.steps[:, 0, 0]
+    if (first == 666).any():
+        raise RuntimeError("spoiled")
+    embeddings = run(batch)
+    embeddings[first == 999] = np.nan
+    return embeddings
 
 
 def make_engine(session: EncoderSession, runners: int = 2, queue: int = 10_000) -> Engine:
@@ -66,13 +75,11 @@ def test_waiting_requests_share_a_run(artifact: Path) -> None:
     """Requests that arrive in one turn of the loop run together."""
     sizes: list[int] = []
 
-    class Counting(EncoderSession):
-        def run(self, batch: Batch) -> Embeddings:
-            sizes.append(len(batch.lengths))
-            return super().run(batch)
+    def count(run: Run, batch: Batch) -> Embeddings:
+        sizes.append(len(batch.lengths))
+        return run(batch)
 
-    session = Counting(artifact.read_bytes(), "made")
-    engine = make_engine(session, runners=1)
+    engine = make_engine(make_session(artifact, count), runners=1)
     asyncio.run(encode_all(engine, [draw_sequences([5]) for _ in range(8)]))
     engine.close()
     assert sizes == [4, 4]
@@ -81,7 +88,7 @@ def test_waiting_requests_share_a_run(artifact: Path) -> None:
 @pytest.mark.parametrize(("mark", "reason"), [(666, "failed with RuntimeError"), (999, "not finite")])
 def test_only_the_culprit_fails(artifact: Path, mark: float, reason: str) -> None:
     """Batch mates of a sequence the model fails on are answered; its own request names it."""
-    session = Spoiled(artifact.read_bytes(), "made")
+    session = make_session(artifact, spoil)
     good = draw_sequences([4, 4, 4])
     bad = draw_sequences([4, 4])
     bad[1][:] = mark
@@ -95,16 +102,57 @@ def test_only_the_culprit_fails(artifact: Path, mark: float, reason: str) -> Non
         assert answer.embeddings.tobytes() == session.run(pad_batch(request)).tobytes()
 
 
+def test_what_fails_is_logged_with_its_reason(artifact: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The client learns the kind of failure; the log has the exception and the shape."""
+    logging.getLogger("lengthwise").addHandler(caplog.handler)  # a server may have stopped its records from rising
+    bad = draw_sequences([4])
+    bad[0][:] = 666
+    run_all(make_session(artifact, spoil), [bad])
+    logging.getLogger("lengthwise").removeHandler(caplog.handler)
+    record = caplog.records[0]
+    assert "(4, 3)" in record.getMessage()
+    assert record.exc_info is not None
+    assert str(record.exc_info[1]) == "spoiled"
+
+
+def test_a_model_that_loses_rows_fails_every_request_by_name(artifact: Path) -> None:
+    """Where a run does not give one embedding a sequence, nothing is guessed and nothing hangs."""
+    session = make_session(artifact, lambda run, batch: run(batch)[1:])
+    answers = run_all(session, [draw_sequences([4, 2]), draw_sequences([3])])
+    assert all(isinstance(answer, RunFailed) for answer in answers)
+
+
+def test_runners_that_cannot_start_fail_requests_and_later_ones_recover(
+    artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process out of threads answers an error; once it has threads again, it encodes."""
+    engine = make_engine(open_session(artifact))
+
+    def refuse(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def scenario() -> list[Encoded | BaseException]:
+        with monkeypatch.context() as patch:
+            patch.setattr(ThreadPoolExecutor, "submit", refuse)
+            (refused,) = await encode_all(engine, [draw_sequences([4, 2])])
+        return [refused, *await encode_all(engine, [draw_sequences([4, 2])])]
+
+    refused, encoded = asyncio.run(scenario())
+    engine.close()
+    assert isinstance(refused, RunFailed)
+    assert "can't start new thread" in str(refused)
+    assert isinstance(encoded, Encoded)
+
+
 def test_a_cancelled_request_leaves_the_queue(artifact: Path) -> None:
     """What still waits of it never runs, and others are answered."""
     gate = threading.Event()
     ran: list[int] = []
 
-    class Gated(EncoderSession):
-        def run(self, batch: Batch) -> Embeddings:
-            gate.wait(10)
-            ran.append(int(batch.lengths.max()))
-            return super().run(batch)
+    def wait(run: Run, batch: Batch) -> Embeddings:
+        gate.wait(10)
+        ran.append(int(batch.lengths.max()))
+        return run(batch)
 
     async def scenario() -> None:
         blocker = asyncio.create_task(engine.encode(join(draw_sequences([1]), 3)))
@@ -120,7 +168,7 @@ def test_a_cancelled_request_leaves_the_queue(artifact: Path) -> None:
         with pytest.raises(asyncio.CancelledError):
             await cancelled
 
-    engine = make_engine(Gated(artifact.read_bytes(), "made"), runners=1)
+    engine = make_engine(make_session(artifact, wait), runners=1)
     asyncio.run(scenario())
     engine.close()
     assert ran == [1, 3]
@@ -130,10 +178,9 @@ def test_a_request_cancelled_while_it_runs_hurts_nobody(artifact: Path) -> None:
     """Its rows are dropped when the run ends, and its batch mates get theirs."""
     gate = threading.Event()
 
-    class Gated(EncoderSession):
-        def run(self, batch: Batch) -> Embeddings:
-            gate.wait(10)
-            return super().run(batch)
+    def wait(run: Run, batch: Batch) -> Embeddings:
+        gate.wait(10)
+        return run(batch)
 
     async def scenario() -> Encoded:
         cancelled = asyncio.create_task(engine.encode(join(draw_sequences([2]), 3)))
@@ -145,11 +192,10 @@ def test_a_request_cancelled_while_it_runs_hurts_nobody(artifact: Path) -> None:
         gate.set()
         return await stays
 
-    session = Gated(artifact.read_bytes(), "made")
-    engine = make_engine(session, runners=1)
+    engine = make_engine(make_session(artifact, wait), runners=1)
     encoded = asyncio.run(scenario())
     engine.close()
-    assert encoded.embeddings.tobytes() == session.run(pad_batch(draw_sequences([2]))).tobytes()
+    assert encoded.embeddings.tobytes() == open_session(artifact).run(pad_batch(draw_sequences([2]))).tobytes()
 
 
 def test_a_full_queue_refuses_one_and_answers_the_rest(artifact: Path) -> None:

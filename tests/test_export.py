@@ -177,10 +177,15 @@ def test_the_command_exits_with_the_reason(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A failed proof, a broken run and a bad name end in one sentence, and no file."""
-    with pytest.raises(SystemExit, match=r"export: .* is not a finished run: config\.json"):
+    with pytest.raises(SystemExit, match=r"export: .* cannot be used: config\.json"):
         main([str(tmp_path), "-o", str(tmp_path / "m.onnx")])
-    with pytest.raises(SystemExit, match="name"):
+    with pytest.raises(SystemExit):
         main([str(run), "-o", str(tmp_path / "m.onnx"), "--name", "../etc"])
+    assert "'../etc' is no name" in capsys.readouterr().err
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(SystemExit, match=r"export: .*Is a directory"):
+        main([str(run), "-o", str(tmp_path / "folder")])
+    (tmp_path / "folder").rmdir()
     monkeypatch.setattr("export.verify.TOLERANCE", 0.0)
     with pytest.raises(SystemExit, match="export: the exported graph fails its proof"):
         main([str(run), "-o", str(tmp_path / "m.onnx")])
@@ -193,5 +198,5 @@ def test_an_unfinished_run_is_refused_by_file(missing: str, tmp_path: Path) -> N
     """The sentence names what the run directory lacks."""
     make_run(tmp_path, EncoderConfig(features=2, hidden=2))
     (tmp_path / missing).unlink()
-    with pytest.raises(BrokenRun, match=f"is not a finished run: {missing}"):
+    with pytest.raises(BrokenRun, match=f"cannot be used: {missing}"):
         export_run(tmp_path, tmp_path / "m.onnx")

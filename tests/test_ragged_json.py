@@ -16,13 +16,14 @@ from service.codecs import ragged_json
 from service.codecs.ragged_json import EncodeOptions, Usage
 
 F = 2
+MAX_STEPS = 200_000
 FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
 
 def decode(body: object) -> tuple[list[list[list[float]]], EncodeOptions]:
     """Decode an object's JSON, or bytes as they are, into plain lists."""
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    sequences, options = ragged_json.decode(raw, F)
+    sequences, options = ragged_json.decode(raw, F, MAX_STEPS)
     return [steps.tolist() for steps in sequences.split()], options
 
 
@@ -67,7 +68,7 @@ def test_a_list_hidden_among_numbers_is_found() -> None:
 def test_any_bytes_are_decoded_or_refused(body: bytes) -> None:
     """No body makes the decoder fail in any way but its own errors."""
     try:
-        ragged_json.decode(body, F)
+        ragged_json.decode(body, F, MAX_STEPS)
     except errors.InvalidRequest as error:
         assert str(error)  # noqa: PT017 - the claim is on whatever was raised, if anything was
 
@@ -81,6 +82,9 @@ def test_any_bytes_are_decoded_or_refused(body: bytes) -> None:
         (b"[" * 100_000, errors.MalformedJson, "nested too deeply"),
         ([], errors.InvalidField, "The body is a list of 0: expected an object with the field sequences"),
         ({}, errors.InvalidField, "sequences is missing"),
+        (b'\xef\xbb\xbf{"sequences": []}', errors.MalformedJson, "BOM"),
+        (b'{"\\ud800": 1, "\\ud800": 1}', errors.InvalidField, r"'\\ud800' is given twice"),
+        ({"sequences": [], "x" * 999: 1}, errors.InvalidField, f"^'{'x' * 40}' is not a field"),
         ({"sequences": None}, errors.InvalidField, "sequences is null"),
         ({"sequences": {"a": 1}}, errors.InvalidField, "sequences is an object"),
         ({"sequences": [1.5]}, errors.InvalidField, r"sequences\[0\] is a number: expected a sequence"),
@@ -94,7 +98,7 @@ def test_any_bytes_are_decoded_or_refused(body: bytes) -> None:
         ({"sequences": [[[1, 2], [True, 2]]]}, errors.NotANumber, r"sequences\[0\]\[1\]\[0\] is true"),
         ({"sequences": [[[1, {}]]]}, errors.NotANumber, r"sequences\[0\]\[0\]\[1\] is an object"),
         (b'{"sequences": [], "sequences": []}', errors.InvalidField, "sequences is given twice"),
-        ({"sequences": [[[1, 2]]], "normalise": True}, errors.InvalidField, "normalise is not a field .* normalize"),
+        ({"sequences": [[[1, 2]]], "normalise": True}, errors.InvalidField, "'normalise' is not a field .* normalize"),
         ({"sequences": [[[1, 2]]], "normalize": 1}, errors.InvalidField, "normalize is a number: .* boolean"),
         ({"sequences": [[[1, 2]]], "encoding_format": "hex"}, errors.InvalidField, "encoding_format is the string"),
         ({"sequences": [[[1, 2]]], "lengths": [1.5]}, errors.InvalidField, r"lengths\[0\] is a number"),
@@ -118,12 +122,21 @@ def test_padded_sequences_are_cut_to_their_lengths() -> None:
     assert options.lengths == [1, 2]
 
 
-@pytest.mark.parametrize("number", ["NaN", "Infinity", "1e39", "1e400", "1" + 400 * "0"])
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "1e39", "1e400", "1" + 400 * "0", "-1" + 5000 * "0"])
 def test_numbers_beyond_float32_decode_as_not_finite(number: str) -> None:
     """They get past the decoder as infinities or NaN, so that one check refuses them with their place."""
-    sequences, _ = ragged_json.decode(f'{{"sequences": [[[0, {number}]]]}}'.encode(), F)
+    sequences, _ = ragged_json.decode(f'{{"sequences": [[[0, {number}]]]}}'.encode(), F, MAX_STEPS)
     assert not np.isfinite(sequences.values[0, 1])
     assert sequences.values[0, 0] == 0
+
+
+def test_a_body_with_too_many_steps_is_not_parsed() -> None:
+    """Its brackets are counted first, so that a hostile body costs no more than its bytes."""
+    body = b'{"sequences": [' + b"[[" * 9  # not even JSON
+    with pytest.raises(errors.RequestTooLong, match="more than 8 steps"):
+        ragged_json.decode(body, F, max_steps=8)
+    full = json.dumps({"sequences": [[[1, 2]]] * 8, "lengths": [1] * 8}).encode()
+    assert ragged_json.decode(full, F, max_steps=8)[0].steps == 8
 
 
 def test_integers_beyond_64_bits_are_numbers() -> None:

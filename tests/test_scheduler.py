@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.errors import QueueFull
-from service.scheduler import Job, Scheduler
+from service.scheduler import Job, Scheduler, count_steps
 
 JOBS = st.lists(st.lists(st.integers(0, 30), min_size=1, max_size=12), min_size=1, max_size=6)
 
@@ -29,12 +29,12 @@ def test_every_sequence_runs_once_and_within_budget(jobs: list[list[int]], rows:
     for job in made:
         scheduler.submit(job, 1.0)
     assert len(scheduler) == sum(map(len, jobs))
-    assert scheduler.waiting_steps == sum(map(sum, jobs))
+    assert scheduler.waiting_steps == sum(max(1, length) for lengths in jobs for length in lengths)
     seen = []
     while batch := scheduler.next_batch(idle):
         lengths = [len(entry.steps) for entry in batch]
         assert len(batch) <= rows
-        assert len(batch) * max(lengths) <= steps or len(batch) == 1
+        assert len(batch) * max(1, *lengths, 1) <= steps or len(batch) == 1
         assert lengths == sorted(lengths)
         seen += [(made.index(entry.job), entry.row) for entry in batch]
     assert sorted(seen) == [(place, row) for place, lengths in enumerate(jobs) for row in range(len(lengths))]
@@ -71,6 +71,26 @@ def test_what_waits_is_shared_among_idle_runners() -> None:
     scheduler.submit(make_job([3, 3, 3, 3]), 1.0)
     assert len(scheduler.next_batch(2)) == 2
     assert len(scheduler.next_batch(1)) == 2
+
+
+def test_empty_sequences_cost_a_step() -> None:
+    """They are computed as one padded step, and bounded and counted as one."""
+    scheduler = make_scheduler(rows=9, steps=4, queue=6)
+    scheduler.submit(make_job([0] * 5), 1.0)
+    assert scheduler.waiting_steps == 5
+    with pytest.raises(QueueFull):
+        scheduler.submit(make_job([0, 0]), 1.0)
+    assert len(scheduler.next_batch(1)) == 4
+
+
+@given(lengths=st.lists(st.integers(0, 400), min_size=1, max_size=30))
+def test_no_batch_computes_more_than_twice_its_valid_steps(lengths: list[int]) -> None:
+    """A long sequence does not make short ones wait for its length."""
+    scheduler = make_scheduler(rows=32, steps=16_384)
+    scheduler.submit(make_job(lengths), 1.0)
+    while batch := scheduler.next_batch(1):
+        steps = [count_steps(entry.steps) for entry in batch]
+        assert len(steps) * max(steps) <= 2 * sum(steps)
 
 
 def test_a_withdrawn_job_never_runs() -> None:

@@ -1,43 +1,28 @@
 """The process itself, over a real socket: start, readiness, SIGTERM under load."""
 
+import json
+import os
 import re
 import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing
+from http.client import HTTPConnection
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 
+from bench.launch import start_service
+from export.graph import build_graph
+from model.encoder import EncoderConfig, SequenceEncoder
 from service.sequences import pad_batch
 from service.session import open_session
 from tests.conftest import draw_sequences
-
-
-@contextmanager
-def start(artifact: Path, *flags: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Start the service on a free port, and yield the process and its base URL once it listens."""
-    command = [sys.executable, "-m", "service", "--model", str(artifact), "--port", "0", *flags]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    try:
-        for line in process.stderr:
-            if found := re.search(r"running on (http://\S+)", line):
-                break
-        else:
-            pytest.fail("the service ended before it listened")
-        threading.Thread(target=process.stderr.read, daemon=True).start()  # or its log would fill the pipe
-        yield process, found[1]
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
-        process.stderr.close()
 
 
 def same_bits(answer: object, expected: npt.NDArray[np.float32]) -> bool:
@@ -45,78 +30,101 @@ def same_bits(answer: object, expected: npt.NDArray[np.float32]) -> bool:
     return np.array(answer, dtype=np.float32).tobytes() == expected.tobytes()
 
 
-def count_threads(pid: int) -> int:
-    """Count the threads of a process."""
-    return len(list(Path(f"/proc/{pid}/task").iterdir()))
-
-
 def test_the_service_starts_ready_and_encodes(artifact: Path) -> None:
     """Once the port answers, it is ready and encodes what the session encodes."""
     sequences = draw_sequences([4, 2])
-    with start(artifact) as (_, url):
+    with start_service("--model", str(artifact)) as (_, url):
         assert httpx.get(f"{url}/health/ready").status_code == 200
         answer = httpx.post(f"{url}/encode", json={"sequences": [steps.tolist() for steps in sequences]}).json()
     assert same_bits(answer["embeddings"], open_session(artifact).run(pad_batch(sequences)))
 
 
-def test_sigterm_under_load_loses_nothing(artifact: Path) -> None:
-    """Requests in flight are answered in full, later ones are refused, none hangs, and the process ends."""
-    session = open_session(artifact)
-    outcomes: list[str] = []
-    answered = threading.Event()
-    requests = [draw_sequences([1 + n, 40, 3], seed=n) for n in range(8)]
-    expected = [session.run(pad_batch(sequences)) for sequences in requests]
+@pytest.fixture(scope="module")
+def slow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An encoder that takes some 50 ms for 2000 steps."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("slow") / "slow.onnx"
+    path.write_bytes(build_graph(SequenceEncoder(EncoderConfig(features=1, hidden=160))).SerializeToString())
+    return path
 
-    def post_until_refused(url: str, n: int) -> None:
-        body = {"sequences": [steps.tolist() for steps in requests[n]]}
-        with httpx.Client(timeout=20) as client:
-            while True:
-                try:
-                    response = client.post(f"{url}/encode", json=body)
-                except httpx.ConnectError:
-                    outcomes.append("no listener")
-                    return
-                except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError) as error:
-                    # An idle connection that closed just as it was used again: the server never began the request.
-                    outcomes.append("closed while idle" if "without sending" in str(error) else type(error).__name__)
-                    return
-                if response.status_code == 503:
-                    outcomes.append("draining")
-                    return
-                assert response.status_code == 200
-                assert same_bits(response.json()["embeddings"], expected[n])
-                answered.set()
 
-    with start(artifact) as (process, url):
-        threads = [threading.Thread(target=post_until_refused, args=(url, n)) for n in range(len(requests))]
-        for thread in threads:
-            thread.start()
-        assert answered.wait(10)
+def post_to_all(url: str, requests: list[list[npt.NDArray[np.float32]]]) -> list[HTTPConnection]:
+    """Send each request on a connection of its own, and return once the service has read them."""
+    connections = [HTTPConnection(url.removeprefix("http://"), timeout=60) for _ in requests]
+    for connection, sequences in zip(connections, requests, strict=True):
+        connection.request("POST", "/encode", json.dumps({"sequences": [steps.tolist() for steps in sequences]}))
+    for _ in range(5):  # the event loop serves its connections in turn
+        assert httpx.get(f"{url}/health/live").status_code == 200
+    return connections
+
+
+def read_all(connections: list[HTTPConnection]) -> list[tuple[int, Any]]:
+    """Read an answer from each connection: its status and its JSON."""
+    answers = []
+    for connection in connections:
+        with closing(connection):
+            response = connection.getresponse()
+            answers.append((response.status, json.loads(response.read())))
+    return answers
+
+
+def test_sigterm_under_load_loses_nothing(slow: Path) -> None:
+    """Requests in flight when the signal comes are all answered in full, then the process ends."""
+    requests = [draw_sequences([2000] * 3, features=1, seed=n) for n in range(8)]
+    with start_service("--model", str(slow), "--runners", "1", "--max-batch-sequences", "1") as (process, url):
+        connections = post_to_all(url, requests)
         process.send_signal(signal.SIGTERM)
-        for thread in threads:
-            thread.join(20)
-        assert not any(thread.is_alive() for thread in threads)
-        assert process.wait(20) == -signal.SIGTERM
-    assert len(outcomes) == len(requests)
-    assert set(outcomes) <= {"no listener", "draining", "closed while idle", "ReadError", "WriteError"}
+        answers = read_all(connections)
+        assert process.wait(60) == -signal.SIGTERM
+    session = open_session(slow)
+    for (status, answer), sequences in zip(answers, requests, strict=True):
+        assert status == 200
+        alone = np.concatenate([session.run(pad_batch([steps])) for steps in sequences])
+        assert same_bits(answer["embeddings"], alone)
 
 
-def test_a_request_in_flight_outlives_sigterm(artifact: Path) -> None:
-    """A request that runs when the signal comes is answered in full, and its connection closed."""
-    sequences = [steps.tolist() for steps in draw_sequences([2000] * 40)]
-    results: list[httpx.Response] = []
-    with start(artifact, "--max-batch-sequences", "1", "--runners", "1") as (process, url):
-        before = count_threads(process.pid)
-        thread = threading.Thread(
-            target=lambda: results.append(httpx.post(f"{url}/encode", json={"sequences": sequences}, timeout=60))
-        )
-        thread.start()
-        while count_threads(process.pid) == before:  # a runner's thread starts with the first batch
-            assert thread.is_alive()
+def test_new_requests_are_refused_while_draining(artifact: Path) -> None:
+    """After the signal, a request on an open connection gets 503 or finds it closed; none is begun."""
+    with start_service("--model", str(artifact)) as (process, url), httpx.Client() as client:
+        body = {"sequences": [steps.tolist() for steps in draw_sequences([3])]}
+        assert client.post(f"{url}/encode", json=body).status_code == 200
         process.send_signal(signal.SIGTERM)
-        thread.join(60)
+        try:
+            while (status := client.post(f"{url}/encode", json=body).status_code) == 200:
+                pass  # the signal has not arrived yet
+            assert status == 503
+        except httpx.TransportError:
+            process.wait(20)  # the listener is closed
+
+
+def test_what_outlasts_the_drain_is_answered_503(slow: Path) -> None:
+    """When the time to drain is up, requests that still wait are told so, and the process ends."""
+    requests = [draw_sequences([2000] * 12, features=1, seed=n) for n in range(6)]
+    flags = ("--runners", "1", "--max-batch-sequences", "1", "--drain-seconds", "1")
+    with start_service("--model", str(slow), *flags) as (process, url):
+        connections = post_to_all(url, requests)
+        process.send_signal(signal.SIGTERM)
+        answers = read_all(connections)
         process.wait(60)
-    (response,) = results
-    assert response.status_code == 200
-    assert len(response.json()["embeddings"]) == len(sequences)
-    assert response.headers["connection"] == "close"
+    statuses = [status for status, _ in answers]
+    assert set(statuses) <= {200, 503}
+    assert statuses[-1] == 503
+    assert answers[-1][1]["type"] == "urn:lengthwise:problem:draining"
+
+
+def test_the_images_health_check_tells_ready_from_dead(artifact: Path) -> None:
+    """The command in the Dockerfile exits 0 on a ready service, and not where nothing listens."""
+    dockerfile = Path("Dockerfile").read_text(encoding="utf-8")
+    found = re.search(r"HEALTHCHECK .*?CMD (\[.*?\])$", dockerfile, re.MULTILINE | re.DOTALL)
+    assert found is not None
+    program, *arguments = json.loads(found[1])
+    assert program == "python"
+
+    def check(port: str) -> int:
+        environment = {**os.environ, "LENGTHWISE_PORT": port}
+        command = [sys.executable, *arguments]
+        return subprocess.run(command, capture_output=True, check=False, env=environment).returncode
+
+    with start_service("--model", str(artifact)) as (_, url):
+        assert check(url.rpartition(":")[2]) == 0
+    assert check("1") == 1

@@ -7,13 +7,16 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from service import session as session_module
-from service.artifact import METADATA_KEY, Manifest
+from service.artifact import METADATA_KEY, Input, Manifest, ParityCheck
 from service.errors import ArtifactError, GoldenMismatch, ProviderUnavailable
+from service.sequences import Batch, pad_batch
 from service.session import EncoderSession, open_session
-from tests.conftest import FEATURES
+from tests.conftest import FEATURES, draw_sequences
 
 
 def edit(artifact: Path, change: Callable[[onnx.ModelProto], None]) -> bytes:
@@ -75,13 +78,91 @@ def test_hostile_golden_vectors_are_refused(artifact: Path) -> None:
 
 def test_a_file_without_manifest_is_served_unverified(artifact: Path) -> None:
     """Any graph with the right inputs and output will do; it has nothing to replay."""
-
-    def strip(model: onnx.ModelProto) -> None:
-        del model.metadata_props[:]
-
     session = EncoderSession(edit(artifact, strip), "plain.onnx")
     assert session.manifest is None
     assert session.replay_golden() is None
+
+
+@pytest.mark.parametrize(
+    ("update", "reason"),
+    [
+        ({"dim": 999}, "its manifest says 3 features and 999 numbers an embedding, its graph 3 and 16"),
+        ({"input": Input(kind="features", features=7)}, "its manifest says 7 features"),
+        (
+            {"parity": [ParityCheck(claim="c", cases=1, max_difference=1.0, tolerance=0.0)]},
+            "the proof in its manifest does not hold",
+        ),
+    ],
+    ids=["dim", "features", "parity"],
+)
+def test_a_manifest_of_something_else_is_refused(update: dict[str, object], reason: str, artifact: Path) -> None:
+    """What a manifest claims must be true of the graph it came with."""
+    content = edit_manifest(artifact, lambda manifest: manifest.model_copy(update=update))
+    with pytest.raises(ArtifactError, match=reason):
+        EncoderSession(content, "other.onnx")
+
+
+def strip(model: onnx.ModelProto) -> None:
+    """Remove the manifest."""
+    del model.metadata_props[:]
+
+
+def test_a_graph_may_leave_its_embedding_size_open(artifact: Path) -> None:
+    """The size is read off a first run where the graph does not state it."""
+
+    def open_up(model: onnx.ModelProto) -> None:
+        strip(model)
+        model.graph.output[0].type.tensor_type.shape.dim[1].dim_param = "dim"
+
+    assert EncoderSession(edit(artifact, open_up), "open.onnx").dim == 16
+
+
+def test_graphs_that_only_look_like_encoders_are_refused_at_start(artifact: Path) -> None:
+    """Fixed batch or time, a run that fails, and a lost row are found before the first request."""
+
+    def fix_time(model: onnx.ModelProto) -> None:
+        model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 4
+
+    def average_batch(model: onnx.ModelProto) -> None:
+        last = next(node for node in model.graph.node if "embedding" in node.output)
+        last.output[0] = "rows"
+        axis = helper.make_tensor("batch_axis", TensorProto.INT64, [1], [0])
+        model.graph.initializer.append(axis)
+        model.graph.node.append(helper.make_node("ReduceSum", ["rows", "batch_axis"], ["embedding"], keepdims=1))
+
+    def demand_long(model: onnx.ModelProto) -> None:
+        weights = next(tensor for tensor in model.graph.initializer if tensor.name == "embedding_shape")
+        weights.CopyFrom(numpy_helper.from_array(np.array([7, 16]), "embedding_shape"))
+
+    for change, reason in (
+        (fix_time, "with only features fixed"),
+        (average_batch, r"its embeddings of two sequences have the shape \[1, 16\]"),
+        (demand_long, "it fails on two short sequences"),
+    ):
+        with pytest.raises(ArtifactError, match=reason):
+            EncoderSession(edit(artifact, change), "pretender.onnx")
+
+
+@given(
+    lengths=st.lists(st.integers(0, 20), min_size=1, max_size=9),
+    extra=st.integers(0, 9),
+    junk=st.sampled_from([0.0, 1e9, np.inf, np.nan]),
+    order=st.randoms(use_true_random=False),
+)
+def test_padding_mates_and_order_change_no_bit_of_the_exported_graph(
+    artifact: Path, lengths: list[int], extra: int, junk: float, order: object
+) -> None:
+    """In the session itself, a row is the same alone and in any batch, order, padding and junk."""
+    session = open_session(artifact)
+    sequences = draw_sequences(lengths)
+    rows = list(range(len(lengths)))
+    order.shuffle(rows)  # type: ignore[attr-defined]
+    padded = np.full((len(rows), max(1, *lengths, 1) + extra, FEATURES), junk, dtype=np.float32)
+    for place, row in enumerate(rows):
+        padded[place, : lengths[row]] = sequences[row]
+    found = session.run(Batch(padded, np.array([lengths[row] for row in rows])))
+    alone = np.concatenate([session.run(pad_batch([sequences[row]])) for row in rows])
+    assert found.tobytes() == alone.tobytes()
 
 
 def test_files_that_are_no_artifacts_are_refused(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from service.__main__ import main
-from service.settings import SHIPPED_MODEL, Settings, available_cpus
+from service.settings import SHIPPED_MODEL, Settings, available_cpus, unknown_variables
 
 README = Path("README.md").read_text(encoding="utf-8")
 
@@ -44,6 +44,19 @@ def test_contradictions_are_refused(small: str, large: str) -> None:
         Settings(**{large: 10})  # type: ignore[arg-type]
 
 
+def test_a_kubernetes_service_link_is_no_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Service named lengthwise sets LENGTHWISE_PORT to an address in every pod; the default port stands."""
+    monkeypatch.setenv("LENGTHWISE_PORT", "tcp://10.0.0.7:8000")
+    assert Settings().port == 8000
+
+
+def test_misspelt_variables_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable that looks like a setting and is none is told, not passed over."""
+    monkeypatch.setenv("LENGTHWISE_PROVIDR", "cuda")
+    monkeypatch.setenv("LENGTHWISE_PROVIDER", "cpu")
+    assert unknown_variables() == ["LENGTHWISE_PROVIDR"]
+
+
 def test_help_lists_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
     """`--help` explains each setting and exits."""
     with pytest.raises(SystemExit) as caught:
@@ -57,8 +70,11 @@ def test_help_lists_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "sentence"),
     [
         (["--model", "missing.onnx"], "lengthwise: missing.onnx cannot be served: it cannot be read"),
-        (["--max-batch-steps", "5"], "max_sequence_steps is 8192, over max_batch_steps"),
-        (["--port", "x"], "port"),
+        (
+            ["--max-batch-steps", "5"],
+            "^lengthwise: Value error, max_sequence_steps is 8192, over max_batch_steps, which is 5$",
+        ),
+        (["--port", "x"], "^lengthwise: port Input should be a valid integer"),
         (["--provider", "cuda"], "install onnxruntime-gpu"),
     ],
 )

@@ -57,8 +57,9 @@ def test_a_run_directory_holds_everything(finished: tuple[Path, dict[str, float]
     assert read_results(run) == results
     assert len(read_samples(run)) == 40
     header, *rows = (run / "metrics.csv").read_text().splitlines()
-    assert set(header.split(",")) >= {"epoch", "train_loss", "val_loss", "val_accuracy"}
-    assert {row.split(",")[0] for row in rows} == {"0", "1", "2", "3"}
+    assert header == "epoch,train_loss,val_loss,val_accuracy"
+    assert [row.split(",")[0] for row in rows] == ["0", "1", "2", "3"]
+    assert float(rows[3].split(",")[1]) < float(rows[0].split(",")[1])
 
 
 def test_the_easy_task_is_learned(finished: tuple[Path, dict[str, float]]) -> None:
@@ -113,7 +114,8 @@ def test_a_broken_off_training_resumes_to_the_same_weights(
     results = train(tmp_path, make_dataset(), ENCODER, TRAINING, resume=True)
     run, expected = finished
     assert results == expected
-    assert (tmp_path / "weights.safetensors").read_bytes() == (run / "weights.safetensors").read_bytes()
+    for name in ("weights.safetensors", "metrics.csv", "config.json"):
+        assert (tmp_path / name).read_bytes() == (run / name).read_bytes(), name
 
 
 def test_there_must_be_something_to_resume(tmp_path: Path) -> None:
@@ -122,9 +124,32 @@ def test_there_must_be_something_to_resume(tmp_path: Path) -> None:
         train(tmp_path, make_dataset(), ENCODER, TRAINING, resume=True)
 
 
+def test_a_run_is_resumed_with_its_own_config_only(finished: tuple[Path, dict[str, float]]) -> None:
+    """Another seed would train on sequences that were held out; the run stays as it was."""
+    run, _ = finished
+    with pytest.raises(BrokenRun, match="started with another config"):
+        train(run, make_dataset(), ENCODER, dataclasses.replace(TRAINING, seed=9), resume=True)
+    assert read_config(run).training == TRAINING
+
+
+def test_nothing_of_two_runs_is_mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training that starts over and breaks off leaves no older weights beside its config."""
+    short = dataclasses.replace(TRAINING, epochs=1)
+    train(tmp_path, make_dataset(), ENCODER, short)
+    monkeypatch.setattr(Training, "training_step", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train(tmp_path, make_dataset(), ENCODER, dataclasses.replace(short, seed=9))
+    with pytest.raises(BrokenRun, match=r"weights\.safetensors"):
+        read_model(tmp_path)
+
+
 def test_training_stops_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once the validation loss has not improved for `patience` epochs, training ends."""
-    monkeypatch.setattr(Training, "validation_step", lambda module, *_: module.log("val_loss", 1.0, batch_size=1))
+
+    def stagnate(module: Training, *_: object) -> None:
+        module.log_dict({"val_loss": 1.0, "val_accuracy": 0.0}, batch_size=1)
+
+    monkeypatch.setattr(Training, "validation_step", stagnate)
     train(tmp_path, make_dataset(), ENCODER, dataclasses.replace(TRAINING, epochs=50, patience=2))
     epochs = {row.split(",")[0] for row in (tmp_path / "metrics.csv").read_text().splitlines()[1:]}
     assert epochs == {"0", "1", "2"}
@@ -195,5 +220,5 @@ def test_every_data_set_has_a_recipe(name: str) -> None:
 
 def test_evaluating_what_is_no_run_is_one_sentence(tmp_path: Path) -> None:
     """The command names the directory."""
-    with pytest.raises(SystemExit, match=r"evaluate: .* is not a finished run"):
+    with pytest.raises(SystemExit, match=r"evaluate: .* cannot be used"):
         evaluate_main([str(tmp_path)])

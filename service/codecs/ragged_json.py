@@ -5,9 +5,9 @@ what is cheap to check; at any doubt the exact one walks the document, and names
 """
 
 import base64
+import codecs
 import json
-import math
-import sys
+from collections import Counter
 from typing import Annotated, Any, Literal, NoReturn
 
 import numpy as np
@@ -16,7 +16,14 @@ import orjson
 import simdjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from service.errors import FeatureMismatch, InvalidField, InvalidLengths, MalformedJson, NotANumber
+from service.errors import (
+    FeatureMismatch,
+    InvalidField,
+    InvalidLengths,
+    MalformedJson,
+    NotANumber,
+    RequestTooLong,
+)
 from service.sequences import Embeddings, Sequences, Steps, join
 
 
@@ -65,19 +72,24 @@ class EncodeResponse(BaseModel):
     usage: Usage
 
 
-def decode(body: bytes, features: int) -> tuple[Sequences, EncodeOptions]:
+def decode(body: bytes, features: int, max_steps: int) -> tuple[Sequences, EncodeOptions]:
     """Decode a request body.
 
     Args:
         body: JSON, UTF-8.
         features: F, the numbers in each step.
+        max_steps: steps in all sequences together; a body that must hold more is not parsed at all.
 
     Returns:
         The sequences, cut to `lengths` where these are given, and the options.
 
     Raises:
         InvalidRequest: one of its subclasses, naming the first fault.
+        RequestTooLong: there are more than `max_steps` steps.
     """
+    # Brackets open the list of sequences, `lengths`, each sequence and each step; no sequence costs less than a step.
+    if body.count(b"[") > 2 * max_steps + 2:
+        raise RequestTooLong(max_steps)
     decoded = _decode_fast(body, features)
     sequences, fields = _decode_exactly(body, features) if decoded is None else decoded
     try:
@@ -119,7 +131,7 @@ def _decode_fast(body: bytes, features: int) -> tuple[Sequences, dict[str, Any]]
     """Decode a body that is right and plain; return None at any doubt."""
     try:
         document = simdjson.Parser().parse(body)
-        if not isinstance(document, simdjson.Object):
+        if not isinstance(document, simdjson.Object) or body.startswith(codecs.BOM_UTF8):
             return None
         nested: Any = document["sequences"]
         step_sizes = [list(map(len, sequence)) for sequence in nested]
@@ -148,7 +160,7 @@ def _decode_fast(body: bytes, features: int) -> tuple[Sequences, dict[str, Any]]
 def _decode_exactly(body: bytes, features: int) -> tuple[Sequences, dict[str, Any]]:
     """Decode any body, or raise its first fault."""
     try:
-        document = json.loads(body.decode("utf-8"), object_pairs_hook=_unique_keys)
+        document = json.loads(body.decode("utf-8"), object_pairs_hook=_unique_keys, parse_int=_parse_int)
     except RecursionError:
         raise MalformedJson("it is nested too deeply") from None
     except ValueError as error:
@@ -175,12 +187,7 @@ def _read_sequence(sequence: object, path: str, features: int) -> Steps:
                 raise NotANumber(f"{path}[{time}][{place}]", _describe(number))
         if len(step) != features:
             raise FeatureMismatch(f"{path}[{time}]", len(step), features)
-    try:
-        numbers = np.array(sequence, dtype=np.float64)
-    except OverflowError:  # an integer of more than 308 digits, which no float holds
-        held = [[n if abs(n) <= sys.float_info.max else math.inf for n in step] for step in sequence]
-        numbers = np.array(held, dtype=np.float64)
-    return _to_float32(numbers.reshape(len(sequence), features))
+    return _to_float32(np.array(sequence, dtype=np.float64).reshape(len(sequence), features))
 
 
 def _to_float32(numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
@@ -188,11 +195,17 @@ def _to_float32(numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
         return numbers.astype(np.float32)
 
 
+def _parse_int(digits: str) -> int | float:
+    """Read an integer; one beyond 64 bits becomes the nearest float, and one beyond any float infinity."""
+    return int(digits) if len(digits) < 19 else float(digits)
+
+
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     unique = dict(pairs)
     if len(unique) != len(pairs):
-        keys = [key for key, _ in pairs]
-        raise InvalidField(next(key for key in keys if keys.count(key) > 1), "given twice", "each field once")
+        counts = Counter(key for key, _ in pairs)
+        twice = next(key for key, count in counts.items() if count > 1)
+        raise InvalidField(_quote(twice), "given twice", "each field once")
     return unique
 
 
@@ -213,7 +226,7 @@ def _cut(sequences: Sequences, lengths: list[int]) -> Sequences:
 
 def _raise_first(error: ValidationError) -> NoReturn:
     first = error.errors(include_url=False)[0]
-    path = "".join(f"[{part}]" if isinstance(part, int) else str(part) for part in first["loc"])
+    path = "".join(f"[{part}]" if isinstance(part, int) else _quote(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         known = ", ".join(EncodeRequest.model_fields)
         raise InvalidField(path, "not a field of this request", f"one of {known}") from error
@@ -230,8 +243,13 @@ def _describe(value: object) -> str:
         case int() | float():
             return "a number"
         case str():
-            return f"the string {value[:40]!r}"
+            return f"the string {_quote(value)}"
         case list():
             return f"a list of {len(value)}"
         case _:
             return "an object"
+
+
+def _quote(text: str) -> str:
+    """Quote what a client wrote, shortened; the name of a field stays as it is."""
+    return text if text in EncodeRequest.model_fields else repr(text[:40])

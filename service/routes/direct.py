@@ -1,7 +1,7 @@
 """What the routes share: the loaded service, bodies within bounds, and routes without FastAPI's own path."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 from fastapi.routing import APIRoute
@@ -20,14 +20,14 @@ class Service:
 
     Attributes:
         golden_difference: largest difference in the replay of the golden vectors; None where there were none.
-        engine: there while the app's lifespan lasts.
+        engine: there while the app's lifespan lasts, and its threads with it.
         is_draining: set on SIGTERM; new requests are refused from then on.
     """
 
     settings: Settings
     session: EncoderSession
     golden_difference: float | None
-    engine: Engine
+    engine: Engine = field(init=False)
     is_draining: bool = False
 
     @property

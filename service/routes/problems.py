@@ -101,7 +101,7 @@ def name_problem(kind: type[LengthwiseError]) -> str:
 
 
 def document(*kinds: type[LengthwiseError]) -> dict[int | str, dict[str, Any]]:
-    """Write the OpenAPI responses of a route that can fail in these ways, and in unforeseen ones."""
+    """Write the OpenAPI responses of a route that can fail in these ways."""
     responses: dict[int | str, dict[str, Any]] = {}
     for kind in kinds:
         answer = ANSWERS[kind]

@@ -1,0 +1,41 @@
+"""Starts the service as users do, for whoever measures or tests it."""
+
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def start_service(*flags: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Start the service on a free port, and stop it at the end.
+
+    Args:
+        flags: of `python -m service`.
+
+    Yields:
+        The process and its base URL, as soon as it says that it listens.
+
+    Raises:
+        RuntimeError: it ended before it listened; carries what it wrote.
+    """
+    command = [sys.executable, "-m", "service", "--port", "0", *flags]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    log = process.stderr
+    assert log is not None
+    try:
+        written: list[str] = []
+        for line in log:
+            written.append(line)
+            if found := re.search(r"running on (http://\S+)", line):
+                break
+        else:
+            raise RuntimeError(f"the service did not start: {''.join(written)}")
+        threading.Thread(target=log.read, daemon=True).start()  # or its log would fill the pipe and stop it
+        yield process, found[1]
+    finally:
+        process.terminate()
+        process.wait()
+        log.close()
