@@ -1,7 +1,11 @@
 """Heads, losses and augmentation."""
 
+import numpy as np
 import torch
 
+from model.config import TrainConfig
+from model.data import SequenceSet
+from model.datasets import LabelledSequences
 from model.encoder import EncoderConfig, SequenceEncoder
 from model.tasks import Augmentation, SequenceClassifier
 
@@ -26,8 +30,12 @@ def test_noise_is_drawn_for_every_number() -> None:
 
 def test_labels_are_smoothed_in_training_only() -> None:
     """A perfect prediction costs nothing in evaluation, and something in training."""
-    model = SequenceClassifier(SequenceEncoder(EncoderConfig(features=1, hidden=1)), 2, label_smoothing=0.1)
-    logits, labels = torch.tensor([[100.0, 0.0]]), torch.tensor([0])
-    assert model.eval().loss(logits, labels) == 0
-    assert model.train().loss(logits, labels) > 1
-    assert model.accuracy(logits, labels) == 1
+    model = SequenceClassifier(
+        SequenceEncoder(EncoderConfig(features=1, hidden=1)), TrainConfig(label_smoothing=0.1), 2
+    )
+    with torch.no_grad():
+        model.head.weight.zero_()
+        model.head.bias.copy_(torch.tensor([100.0, 0.0]))
+    data = LabelledSequences([np.zeros((3, 1), np.float32)], np.array([0]))
+    assert model.measure(data) == {"loss": 0.0, "accuracy": 1.0}
+    assert model.training_loss(SequenceSet(data)[[0]]) > 1
