@@ -2,16 +2,19 @@
 
 | file | what it holds |
 |---|---|
-| `config.json` | encoder, training and data set: see `RunConfig` |
-| `weights.safetensors` | encoder and head as trained; never a pickle |
-| `samples.safetensors` | held-out sequences with lengths and labels; the export proves itself on them |
+| `config.json` | task, encoder, training and data set: see `RunConfig` |
+| `weights.safetensors` | the task's module as trained, its encoder under `encoder.`; never a pickle |
+| `samples.safetensors` | held-out sequences, on which the export proves itself; lengths of those trained on |
 | `results.json` | the metrics of these weights |
-| `metrics.csv` | losses and accuracies, epoch by epoch |
+| `metrics.csv` | losses and validation metrics, epoch by epoch |
+| `report.html`, `report/` | the report and its pictures; see `model.report` |
 | `last.ckpt` | Lightning's own state for `--resume`; nothing else reads it |
 """
 
 import dataclasses
 import json
+import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +24,20 @@ import numpy.typing as npt
 import safetensors.numpy
 import safetensors.torch
 
-from model.datasets import LabelledSequences
+from model.config import DEFAULT_TASK, DataConfig, TrainConfig
+from model.datasets import FileSource, LabelledSequences
 from model.encoder import EncoderConfig, SequenceEncoder
-from model.tasks import SequenceClassifier
+from model.tasks import TASKS, Task
+
+OUTPUTS = (
+    "weights.safetensors",
+    "samples.safetensors",
+    "results.json",
+    "metrics.csv",
+    "best.ckpt",
+    "last.ckpt",
+    "report.html",
+)
 
 
 class BrokenRun(Exception):
@@ -34,69 +48,30 @@ class BrokenRun(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrainConfig:
-    """How an encoder is trained.
-
-    Attributes:
-        epochs: passes over the training sequences, at most.
-        batch_size: sequences in a batch.
-        pool_batches: batches cut from one length-sorted pool; more pad less, fewer mix lengths more.
-        learning_rate: the peak of the one-cycle schedule (Smith, 2018) that AdamW follows.
-        weight_decay: AdamW's.
-        label_smoothing: share of each target spread over all classes.
-        noise: added to every number; see `model.tasks.Augmentation`.
-        offset: added throughout a sequence; see `model.tasks.Augmentation`.
-        validation_share: of each class, held out of training to stop it early.
-        patience: epochs without a better validation loss before training stops.
-        seed: of initial weights, batches, augmentation and the split.
-        shuffle_frames: permute the steps of every sequence, in training and test: a control.
-    """
-
-    epochs: int = 60
-    batch_size: int = 32
-    pool_batches: int = 8
-    learning_rate: float = 5e-3
-    weight_decay: float = 0.01
-    label_smoothing: float = 0.1
-    noise: float = 0.0
-    offset: float = 0.0
-    validation_share: float = 0.1
-    patience: int = 30
-    seed: int = 0
-    shuffle_frames: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DataConfig:
-    """What an encoder was trained on."""
-
-    name: str
-    classes: list[str]
-    source: str
-    licence: str
-    longest_training_sequence: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class RunConfig:
     """`config.json`: with the weights, all that is needed to build the model again."""
 
+    task: str = DEFAULT_TASK
     encoder: EncoderConfig
     training: TrainConfig
     data: DataConfig
 
-    def build(self) -> SequenceClassifier:
+    def __post_init__(self) -> None:
+        """Refuse a task nobody knows."""
+        if self.task not in TASKS:
+            raise ValueError(f"the task {self.task!r} is none of {', '.join(TASKS)}")
+
+    def build(self) -> Task:
         """Build the model with fresh weights."""
-        return SequenceClassifier(
-            SequenceEncoder(self.encoder), len(self.data.classes), label_smoothing=self.training.label_smoothing
-        )
+        return TASKS[self.task](SequenceEncoder(self.encoder), self.training, len(self.data.classes))
 
 
 def start_run(run: Path, config: RunConfig) -> None:
     """Start a run directory; what an earlier run left in it goes, so that nothing of two runs is ever mixed."""
     run.mkdir(parents=True, exist_ok=True)
-    for name in ("weights.safetensors", "samples.safetensors", "results.json", "metrics.csv", "best.ckpt", "last.ckpt"):
+    for name in OUTPUTS:
         (run / name).unlink(missing_ok=True)
+    shutil.rmtree(run / "report", ignore_errors=True)
     _write_json(run / "config.json", dataclasses.asdict(config))
 
 
@@ -122,30 +97,47 @@ def read_config(run: Path) -> RunConfig:
     """
     try:
         raw = json.loads((run / "config.json").read_text())
+        file = raw["data"].pop("file")
         return RunConfig(
+            task=raw["task"],
             encoder=EncoderConfig(**raw["encoder"]),
             training=TrainConfig(**raw["training"]),
-            data=DataConfig(**raw["data"]),
+            data=DataConfig(**raw["data"], file=None if file is None else FileSource(**file)),
         )
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise BrokenRun(run, f"config.json: {error}") from error
 
 
-def write_result(run: Path, model: SequenceClassifier, samples: LabelledSequences, results: dict[str, float]) -> None:
-    """Finish a run directory with the trained weights, held-out sequences and metrics."""
+def write_result(
+    run: Path,
+    model: Task,
+    samples: LabelledSequences,
+    results: dict[str, float],
+    training_lengths: Sequence[int] = (),
+) -> None:
+    """Finish a run directory with the trained weights, held-out sequences and metrics.
+
+    Args:
+        run: the directory.
+        model: as trained.
+        samples: held-out sequences.
+        results: the metrics.
+        training_lengths: steps in each sequence trained on, for the report.
+    """
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     safetensors.torch.save_file(state, run / "weights.safetensors")
-    lengths = np.array([len(steps) for steps in samples.sequences], dtype=np.int64)
+    lengths = np.array(samples.lengths, dtype=np.int64)
     ragged: dict[str, npt.NDArray[Any]] = {
         "values": np.concatenate(samples.sequences),
         "lengths": lengths,
         "labels": samples.labels,
+        "training_lengths": np.array(training_lengths, dtype=np.int64),
     }
     safetensors.numpy.save_file(ragged, run / "samples.safetensors")
     _write_json(run / "results.json", results)
 
 
-def read_model(run: Path) -> SequenceClassifier:
+def read_model(run: Path) -> Task:
     """Build the model of a run with its trained weights, in evaluation mode.
 
     Raises:
@@ -165,12 +157,29 @@ def read_samples(run: Path) -> LabelledSequences:
     Raises:
         BrokenRun: they are missing.
     """
+    ragged = _read_ragged(run)
+    ends = np.cumsum(ragged["lengths"])
+    return LabelledSequences(np.split(ragged["values"], ends[:-1]), ragged["labels"])
+
+
+def read_training_lengths(run: Path) -> list[int]:
+    """Read how many steps each sequence trained on has.
+
+    Raises:
+        BrokenRun: they are missing.
+    """
+    lengths: list[int] = _read_ragged(run)["training_lengths"].tolist()
+    return lengths
+
+
+def _read_ragged(run: Path) -> dict[str, npt.NDArray[Any]]:
     try:
         ragged = safetensors.numpy.load_file(run / "samples.safetensors")
-        ends = np.cumsum(ragged["lengths"])
-        return LabelledSequences(np.split(ragged["values"], ends[:-1]), ragged["labels"])
-    except (OSError, KeyError, safetensors.SafetensorError) as error:
+    except (OSError, safetensors.SafetensorError) as error:
         raise BrokenRun(run, f"samples.safetensors: {error}") from error
+    if missing := {"values", "lengths", "labels", "training_lengths"} - ragged.keys():
+        raise BrokenRun(run, f"samples.safetensors: it lacks {', '.join(sorted(missing))}")
+    return ragged
 
 
 def read_results(run: Path) -> dict[str, float]:

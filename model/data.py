@@ -1,15 +1,16 @@
 """From sequences to padded batches of tensors: length buckets, augmentation, splits."""
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.utils.data
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
 
-from model.datasets import LabelledSequences
+from model.datasets import Dataset, LabelledSequences
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,9 +18,9 @@ class Batch:
     """A padded, labelled batch.
 
     Attributes:
-        sequences: `(B, T, F)`, float32, zero past each row's length.
+        sequences: `(B, T, F)` float32, or `(B, T)` int64 token ids; zero past each row's length.
         lengths: `(B,)`, int64.
-        labels: `(B,)`, int64.
+        labels: `(B,)`, int64 classes or float32 numbers; `(B, 0)` where there are none.
     """
 
     sequences: Tensor
@@ -31,7 +32,7 @@ class Batch:
         return Batch(self.sequences.to(device), self.lengths.to(device), self.labels.to(device))
 
 
-class SequenceSet(Dataset[Batch]):
+class SequenceSet(torch.utils.data.Dataset[Batch]):
     """Labelled sequences, a padded batch at a time."""
 
     def __init__(self, data: LabelledSequences) -> None:
@@ -52,12 +53,15 @@ class SequenceSet(Dataset[Batch]):
         )
 
 
-class LengthBuckets(Sampler[list[int]]):
+class LengthBuckets(torch.utils.data.Sampler[list[int]]):
     """Batches of sequences alike in length, in random order.
 
     Each epoch the sequences are shuffled, cut into pools of several batches, sorted by length within a pool and cut
     into batches: little is padded, and batches still differ from epoch to epoch. An epoch's draw depends on the seed
     and its number only, so that a resumed training meets the batches an unbroken one would.
+
+    Several processes that train together each draw the same epoch and keep their part of its batches. Since they wait
+    for one another, each keeps as many, and a few batches may be met twice.
     """
 
     def __init__(self, lengths: list[int], batch_size: int, seed: int = 0, pool_batches: int = 8) -> None:
@@ -66,15 +70,21 @@ class LengthBuckets(Sampler[list[int]]):
         self._pool = batch_size * pool_batches
         self._seed = seed
         self._epoch = 0
+        self._rank, self._ranks = 0, 1
+
+    def share(self, rank: int, ranks: int) -> None:
+        """Keep the part of process number `rank` of `ranks`."""
+        self._rank, self._ranks = rank, ranks
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch to draw, as Lightning does before each."""
         self._epoch = epoch
 
     def __len__(self) -> int:
-        """Count the batches of an epoch."""
+        """Count the batches of an epoch, for one process."""
         pools, rest = divmod(len(self._lengths), self._pool)
-        return pools * self._pool // self._batch_size + -(-rest // self._batch_size)
+        batches = pools * self._pool // self._batch_size + -(-rest // self._batch_size)
+        return math.ceil(batches / self._ranks)
 
     def __iter__(self) -> Iterator[list[int]]:
         """Draw the epoch's batches."""
@@ -83,8 +93,9 @@ class LengthBuckets(Sampler[list[int]]):
         for pool in torch.split(torch.randperm(len(self._lengths), generator=draw), self._pool):
             by_length = pool[self._lengths[pool].argsort(stable=True)]
             batches.extend(torch.split(by_length, self._batch_size))
-        for place in torch.randperm(len(batches), generator=draw).tolist():
-            yield batches[place].tolist()
+        places = torch.randperm(len(batches), generator=draw).tolist()
+        for place in range(self._rank, len(self) * self._ranks, self._ranks):
+            yield batches[places[place % len(places)]].tolist()
 
 
 def mix_seed(seed: int, count: int) -> int:
@@ -97,28 +108,35 @@ def in_order(count: int, batch_size: int = 64) -> list[list[int]]:
     return [list(range(start, min(start + batch_size, count))) for start in range(0, count, batch_size)]
 
 
-def split_stratified(data: LabelledSequences, share: float, seed: int) -> tuple[LabelledSequences, LabelledSequences]:
-    """Carve a validation set out of `data`, with the same share of every class.
+def split(data: LabelledSequences, share: float, seed: int) -> tuple[LabelledSequences, LabelledSequences]:
+    """Hold out a part of `data`: the same share of every class, or of all rows where labels are no classes.
 
     Args:
-        data: at least one sequence of each class.
-        share: of each class, rounded up.
+        data: n >= 2 sequences.
+        share: rounded up; but of what there is, at least one row remains.
         seed: of the draw.
 
     Returns:
-        What remains for training, and the validation set.
+        What remains, and what is held out.
     """
     draw = np.random.default_rng(seed)
+    is_classified = data.labels.ndim == 1 and data.labels.dtype == np.int64
+    strata = data.labels if is_classified else np.zeros(len(data), dtype=np.int64)
     held_out: list[npt.NDArray[np.int64]] = []
-    for label in np.unique(data.labels):
-        rows = draw.permutation(np.flatnonzero(data.labels == label))
-        held_out.append(rows[: int(np.ceil(share * len(rows)))])
-    validation = np.sort(np.concatenate(held_out))
-    training = np.setdiff1d(np.arange(len(data)), validation)
-    return data.subset(training), data.subset(validation)
+    for label in np.unique(strata):
+        rows = draw.permutation(np.flatnonzero(strata == label))
+        held_out.append(rows[: min(int(np.ceil(share * len(rows))), len(rows) - 1)])
+    apart = np.sort(np.concatenate(held_out))
+    remaining = np.setdiff1d(np.arange(len(data)), apart)
+    return data.subset(remaining), data.subset(apart)
 
 
 def shuffle_frames(data: LabelledSequences, seed: int) -> LabelledSequences:
     """Permute the steps of every sequence: the control that shows what order is worth."""
     draw = np.random.default_rng(seed)
     return LabelledSequences([draw.permutation(steps) for steps in data.sequences], data.labels)
+
+
+def shuffle_dataset(dataset: Dataset) -> Dataset:
+    """Permute the steps of every sequence, in training and test."""
+    return replace(dataset, train=shuffle_frames(dataset.train, 1), test=shuffle_frames(dataset.test, 2))

@@ -1,15 +1,17 @@
-"""The data sets the project trains on, read from registry packages at run time; none is committed here."""
+"""The data sets the project trains on: their types, and those with a name, made or read from registry packages."""
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-Steps: TypeAlias = npt.NDArray[np.float32]  # (t, F)
+Steps: TypeAlias = npt.NDArray[Any]  # (t, F) float32, or (t,) int64 token ids
+LabelKind: TypeAlias = Literal["classes", "numbers", "none"]
 
 
 class DatasetUnavailable(Exception):
@@ -23,32 +25,69 @@ class DatasetUnavailable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class LabelledSequences:
-    """Sequences of any length with one class each.
+    """Sequences of any length with one label each.
 
     Attributes:
-        sequences: n arrays `(t_i, F)`, float32, `t_i >= 1`.
-        labels: `(n,)`, int64, indices into `Dataset.classes`.
+        sequences: n arrays with `t_i >= 1`: `(t_i, F)` float32, or `(t_i,)` int64 token ids from 1 (0 is padding).
+        labels: `(n,)` int64, indices into `Dataset.classes`; `(n,)` float32 numbers; or `(n, 0)` where there are none.
     """
 
     sequences: list[Steps]
-    labels: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.int64] | npt.NDArray[np.float32]
 
     def __len__(self) -> int:
         return len(self.sequences)
 
     def subset(self, rows: npt.NDArray[np.int64]) -> "LabelledSequences":
-        """Keep the given rows, in the given order."""
+        """Keep the given rows, in the given order; the steps themselves are shared, not copied."""
         return LabelledSequences([self.sequences[row] for row in rows], self.labels[rows])
+
+    @property
+    def lengths(self) -> list[int]:
+        """The steps in each sequence."""
+        return [len(steps) for steps in self.sequences]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileSource:
+    """A file of the user's: where it is and how to read it; see `model.files`.
+
+    Attributes:
+        path: Parquet, JSONL, NPZ or CSV, told apart by extension.
+        test: a file of the same kind to test on; without it a share of `path` is held out.
+        test_share: of each class where there are classes, of all rows otherwise.
+        sequence: the column or array that holds the steps.
+        label: the column or array that holds the labels.
+        id: CSV only: the column that says which sequence a line belongs to.
+        order: CSV only: the column that orders a sequence's lines.
+        vocabulary: token ids, padding included; None for one more than the largest in `path`.
+        source: where the data comes from, for the model's record; None for the file's name.
+        licence: under which terms.
+    """
+
+    path: str
+    test: str | None = None
+    test_share: float = 0.2
+    sequence: str = "sequence"
+    label: str = "label"
+    id: str = "id"
+    order: str = "order"
+    vocabulary: int | None = None
+    source: str | None = None
+    licence: str = "not stated"
 
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """A classification data set with its official split.
+    """A data set with its split.
 
     Attributes:
-        classes: the label of each class index, as the source writes it.
+        classes: the label of each class index, as the source writes it; empty where labels are no classes.
         source: where the data comes from.
         licence: under which terms, as the source states them.
+        vocabulary: token ids, padding included; None where steps are numbers.
+        longer: sequences longer than any in `train`, judged apart from `test`.
+        file: where it was read from, if from a file of the user's.
     """
 
     name: str
@@ -57,11 +96,28 @@ class Dataset:
     classes: tuple[str, ...]
     source: str
     licence: str
+    vocabulary: int | None = None
+    longer: LabelledSequences | None = None
+    file: FileSource | None = None
 
     @property
-    def features(self) -> int:
-        """F, the numbers in a step."""
-        return int(self.train.sequences[0].shape[1])
+    def features(self) -> int | None:
+        """F, the numbers in a step; None where steps are token ids."""
+        return None if self.vocabulary is not None else int(self.train.sequences[0].shape[1])
+
+    @property
+    def inputs(self) -> dict[str, int]:
+        """What an encoder must be told to read these sequences: the fields of `EncoderConfig`."""
+        if self.vocabulary is not None:
+            return {"vocabulary": self.vocabulary}
+        return {"features": int(self.train.sequences[0].shape[1])}
+
+    @property
+    def label_kind(self) -> LabelKind:
+        """What the labels are."""
+        if self.classes:
+            return "classes"
+        return "none" if self.train.labels.ndim == 2 else "numbers"
 
 
 def japanese_vowels() -> Dataset:
@@ -130,4 +186,40 @@ def _draw_marks(draw: np.random.Generator, cases: int) -> LabelledSequences:
     return LabelledSequences(sequences, labels)
 
 
-DATASETS: dict[str, Callable[[], Dataset]] = {"japanese-vowels": japanese_vowels, "which-first": which_first}
+def digit_sums() -> Dataset:
+    """Make the many-to-one task of the TensorFlow tutorials: the sum of 1 to 4 integers from 0 to 9.
+
+    Token id d + 1 stands for the digit d. Of the sequences of each length, 1,000 at most, a fifth is held out: no
+    sequence is in both parts. `longer` holds 200 sequences each of 5 to 8 digits.
+    """
+    draw = np.random.default_rng(20260102)
+    train: list[Steps] = []
+    test: list[Steps] = []
+    for length in (1, 2, 3, 4):
+        every = np.array(list(itertools.product(range(1, 11), repeat=length)), dtype=np.int64)
+        chosen = draw.permutation(every)[:1000]
+        test.extend(chosen[: len(chosen) // 5])
+        train.extend(chosen[len(chosen) // 5 :])
+    longer: list[Steps] = [draw.integers(1, 11, length) for length in (5, 6, 7, 8) for _ in range(200)]
+    return Dataset(
+        name="sum",
+        train=_label_sums(train),
+        test=_label_sums(test),
+        classes=(),
+        source="made by model/datasets.py",
+        licence="Apache-2.0",
+        vocabulary=11,
+        longer=_label_sums(longer),
+    )
+
+
+def _label_sums(sequences: list[Steps]) -> LabelledSequences:
+    sums = [int(steps.sum()) - len(steps) for steps in sequences]  # ids count from 1, digits from 0
+    return LabelledSequences(sequences, np.array(sums, dtype=np.float32))
+
+
+DATASETS: dict[str, Callable[[], Dataset]] = {
+    "japanese-vowels": japanese_vowels,
+    "sum": digit_sums,
+    "which-first": which_first,
+}

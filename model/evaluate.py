@@ -1,71 +1,55 @@
-"""`python -m model.evaluate RUN_DIR ...`: what trained encoders are worth on the official test sequences.
+"""`python -m model.evaluate RUN_DIR ...`: what trained encoders are worth on held-out sequences.
 
-Besides the head's own accuracy it judges the embeddings as others will use them: by their nearest neighbour among the
-training sequences, and by a linear probe fitted on these.
+Besides the task's own metrics it judges embeddings of labelled classes as others will use them: by their nearest
+neighbour among the training sequences, and by a linear probe fitted on these.
 """
 
 import argparse
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
-import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from model.checkpoint import BrokenRun, read_config, read_model
-from model.data import SequenceSet, in_order, shuffle_frames
-from model.datasets import DATASETS, Dataset, DatasetUnavailable, LabelledSequences
-from model.tasks import SequenceClassifier
+from model.datasets import Dataset, DatasetUnavailable
+from model.files import load_dataset
+from model.readers import BadFile
+from model.tasks import TASKS, Task, run_batches
 
 
-def evaluate(model: SequenceClassifier, dataset: Dataset) -> dict[str, float]:
-    """Measure a classifier and its embeddings on the test sequences.
+def evaluate(task: Task, dataset: Dataset) -> dict[str, float]:
+    """Measure a trained task and its embeddings on the test sequences.
 
     Args:
-        model: trained on `dataset.train` or a part of it.
+        task: trained on `dataset.train` or a part of it.
         dataset: the split to judge on; the probes are fitted on all of its training sequences.
 
     Returns:
-        `accuracy` of the head, `nearest_neighbour` (1-NN, Euclidean) and `linear_probe` (logistic regression on
-        standardised embeddings) accuracy, each a share of the test sequences.
+        The task's metrics, the loss apart, whose scale is the training's own; the same with `longer_` before them,
+        where the data set has longer sequences; and where there are classes the accuracy of `nearest_neighbour`
+        (1-NN, Euclidean) and `linear_probe` (logistic regression on standardised embeddings).
     """
-    train, _ = _run(model, dataset.train)
-    test, logits = _run(model, dataset.test)
-    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000))
-    neighbour = KNeighborsClassifier(1)
-    return {
-        "accuracy": float(np.mean(logits.argmax(axis=1) == dataset.test.labels)),
-        "nearest_neighbour": float(neighbour.fit(train, dataset.train.labels).score(test, dataset.test.labels)),
-        "linear_probe": float(probe.fit(train, dataset.train.labels).score(test, dataset.test.labels)),
-    }
+    results = _without_loss(task.measure(dataset.test))
+    if dataset.longer is not None:
+        longer = _without_loss(task.measure(dataset.longer))
+        results |= {f"longer_{name}": value for name, value in longer.items()}
+    if dataset.classes:
+        train = run_batches(task, task.encoder, dataset.train).cpu().numpy()
+        test = run_batches(task, task.encoder, dataset.test).cpu().numpy()
+        for name, probe in (
+            ("nearest_neighbour", KNeighborsClassifier(1)),
+            ("linear_probe", make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000))),
+        ):
+            results[name] = float(probe.fit(train, dataset.train.labels).score(test, dataset.test.labels))
+    return results
 
 
-def load_dataset(name: str, *, shuffled: bool = False) -> Dataset:
-    """Load a data set by its name in `DATASETS`, as it is or with the steps of every sequence permuted."""
-    dataset = DATASETS[name]()
-    if not shuffled:
-        return dataset
-    return replace(dataset, train=shuffle_frames(dataset.train, 1), test=shuffle_frames(dataset.test, 2))
-
-
-def score(model: SequenceClassifier, data: LabelledSequences) -> float:
-    """Return the share of sequences the head classifies right."""
-    _, logits = _run(model, data)
-    return float(np.mean(logits.argmax(axis=1) == data.labels))
-
-
-def _run(model: SequenceClassifier, data: LabelledSequences) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Return embeddings `(n, D)` and logits `(n, classes)` of every sequence, in order."""
-    items, model = SequenceSet(data), model.eval()
-    with torch.inference_mode():
-        batches = (items[rows] for rows in in_order(len(data)))
-        embeddings = torch.cat([model.encoder(batch.sequences, batch.lengths) for batch in batches])
-        return embeddings.numpy(), model.head(embeddings).numpy()
+def _without_loss(metrics: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if name != "loss"}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -75,10 +59,13 @@ def main(arguments: list[str] | None = None) -> None:
     runs: list[Path] = parser.parse_args(arguments).runs
     try:
         results = [_evaluate_run(run) for run in runs]
-    except (BrokenRun, DatasetUnavailable) as error:
+    except (BadFile, BrokenRun, DatasetUnavailable) as error:
         sys.exit(f"evaluate: {error}")
+    names = list(results[0])
+    if any(list(result) != names for result in results):
+        sys.exit("evaluate: these runs are measured differently: evaluate those of one task at a time")
     width = max(len("mean"), *(len(str(run)) for run in runs))
-    print(f"{'run':{width}}", *(f"{name:>18}" for name in results[0]))
+    print(f"{'run':{width}}", *(f"{name:>18}" for name in names))
     for run, result in zip(runs, results, strict=True):
         print(f"{run!s:{width}}", *(f"{value:18.4f}" for value in result.values()))
     if len(runs) > 1:
@@ -89,8 +76,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _evaluate_run(run: Path) -> dict[str, float]:
     config = read_config(run)
-    dataset = load_dataset(config.data.name, shuffled=config.training.shuffle_frames)
-    return evaluate(read_model(run), dataset)
+    source, labels = config.data.file or config.data.name, TASKS[config.task].labels
+    return evaluate(read_model(run), load_dataset(source, labels, shuffled=config.training.shuffle_frames))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,31 @@
-"""What an encoder is trained to do: a head, a loss and a metric on top of its embeddings."""
+"""What an encoder is trained to do: a head, a loss and metrics on top of its embeddings.
 
+A task is a module that holds the encoder under the name `encoder`, so that an export finds it in any run. Training,
+evaluation and report know tasks by `Task` alone; a new one is a class here or beside, with a line in `TASKS`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from model.config import TrainConfig
+from model.data import Batch, SequenceSet, in_order
+from model.datasets import Dataset, LabelKind, LabelledSequences
 from model.encoder import SequenceEncoder
+
+
+class WrongLabels(ValueError):
+    """A task cannot learn from a data set's labels."""
+
+    def __init__(self, task: str, needed: LabelKind, dataset: Dataset) -> None:
+        found = {"classes": "classes", "numbers": "numbers", "none": "nothing"}[dataset.label_kind]
+        super().__init__(f"the task {task} learns from {needed}, and {dataset.name} is labelled with {found}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,26 +47,194 @@ class Augmentation:
         return sequences + std * (self.noise * torch.randn_like(sequences) + offset)
 
 
-class SequenceClassifier(nn.Module):
-    """A linear classifier on the embeddings."""
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """How a task does on each of n sequences, for the report.
 
-    def __init__(self, encoder: SequenceEncoder, classes: int, label_smoothing: float = 0.0) -> None:
+    Attributes:
+        predicted: `(n,)`, class indices or numbers.
+        merit: `(n,)`, float64: 1 or 0 for right or wrong, or the absolute error.
+        merit_name: what the mean of `merit` is called.
+    """
+
+    predicted: npt.NDArray[np.int64] | npt.NDArray[np.float32]
+    merit: npt.NDArray[np.float64]
+    merit_name: str
+
+
+class Task(nn.Module, ABC):
+    """An encoder and what it is trained to do.
+
+    Every task is built from an encoder, the training config and the number of classes (0 where there are none).
+
+    Attributes:
+        name: in recipes, in `config.json` and on the command line.
+        labels: what it learns from.
+        monitor: the metric of `measure` that ends a training when it stops improving.
+        monitor_mode: whether less or more of it is better.
+    """
+
+    name: ClassVar[str]
+    labels: ClassVar[LabelKind]
+    monitor: ClassVar[str] = "loss"
+    monitor_mode: ClassVar[Literal["min", "max"]] = "min"
+
+    def __init__(self, encoder: SequenceEncoder, training: TrainConfig, _classes: int) -> None:
         super().__init__()
         self.encoder = encoder
+        self._augmentation = Augmentation(training.noise, training.offset)
+
+    @abstractmethod
+    def training_loss(self, batch: Batch) -> Tensor:
+        """Return the loss to minimise on a batch, a scalar."""
+
+    @abstractmethod
+    def measure(self, data: LabelledSequences) -> dict[str, float]:
+        """Return the metrics over all of `data`, in evaluation mode: `loss` (of this training), and what users read."""
+
+    def judge(self, _data: LabelledSequences) -> Judgement | None:
+        """Judge each sequence on its own; None where a task predicts nothing of a sequence as a whole."""
+        return None
+
+    def prepare(self, data: LabelledSequences) -> None:
+        """Fit what is not learned by descent, here the standardisation, on the sequences to be trained on."""
+        if self.encoder.standardization is not None:
+            self.encoder.standardization.fit([torch.from_numpy(steps) for steps in data.sequences])
+
+    def augment(self, sequences: Tensor) -> Tensor:
+        """Change a padded training batch as the recipe says; token ids stay what they are."""
+        if not sequences.is_floating_point():
+            return sequences
+        standardization = self.encoder.standardization
+        std = torch.ones((), device=sequences.device) if standardization is None else standardization.std
+        return self._augmentation(sequences, std)
+
+
+class SequenceClassifier(Task):
+    """Says which class a sequence is of: a linear classifier on its embedding."""
+
+    name = "classification"
+    labels = "classes"
+
+    def __init__(self, encoder: SequenceEncoder, training: TrainConfig, classes: int) -> None:
+        super().__init__(encoder, training, classes)
         self.head = nn.Linear(encoder.config.dim, classes)
-        self._label_smoothing = label_smoothing
+        self._label_smoothing = training.label_smoothing
+        weights = torch.ones(classes) if training.class_weights == "balanced" else None
+        self.class_weights: Tensor | None
+        self.register_buffer("class_weights", weights)
 
     def forward(self, sequences: Tensor, lengths: Tensor) -> Tensor:
-        """Score the classes: `(B, T, F)` and `(B,)` to `(B, classes)` logits."""
+        """Score the classes: a padded batch and its lengths `(B,)` to `(B, classes)` logits."""
         logits: Tensor = self.head(self.encoder(sequences, lengths))
         return logits
 
-    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the cross-entropy of `(B, classes)` logits with `(B,)` labels, smoothed in training only."""
-        smoothing = self._label_smoothing if self.training else 0.0
-        return nn.functional.cross_entropy(logits, labels, label_smoothing=smoothing)
+    def prepare(self, data: LabelledSequences) -> None:
+        """Fit the standardisation, and the class weights where they are asked for.
 
-    @staticmethod
-    def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the share of rows whose best class is the label's."""
-        return (logits.argmax(dim=1) == labels).to(torch.float32).mean()
+        A class weighs n / (classes * its count), so that the mean weight of the training sequences is 1.
+        """
+        super().prepare(data)
+        if self.class_weights is not None:
+            counts = np.bincount(data.labels, minlength=len(self.class_weights))
+            weights = len(data) / (len(counts) * np.maximum(counts, 1))
+            self.class_weights.copy_(torch.from_numpy(weights))
+
+    def training_loss(self, batch: Batch) -> Tensor:
+        """Return the cross-entropy, with smoothed labels and weighted classes where these are asked for."""
+        logits = self(self.augment(batch.sequences), batch.lengths)
+        return nn.functional.cross_entropy(
+            logits, batch.labels, weight=self.class_weights, label_smoothing=self._label_smoothing
+        )
+
+    def measure(self, data: LabelledSequences) -> dict[str, float]:
+        """Return `loss`, with weighted classes but without smoothing, and `accuracy`."""
+        logits = run_batches(self, self, data).float()
+        labels = torch.from_numpy(data.labels).to(logits.device)
+        loss = nn.functional.cross_entropy(logits, labels, weight=self.class_weights)
+        return {"loss": float(loss), "accuracy": float((logits.argmax(dim=1) == labels).double().mean())}
+
+    def judge(self, data: LabelledSequences) -> Judgement:
+        """Judge by right and wrong."""
+        predicted = run_batches(self, self, data).argmax(dim=1).cpu().numpy()
+        return Judgement(predicted, (predicted == data.labels).astype(np.float64), "accuracy")
+
+
+class SequenceRegressor(Task):
+    """Says a number about a sequence, many steps to one: a linear function of its embedding.
+
+    It learns in units of the training targets' standard deviation, whatever their scale.
+    """
+
+    name = "regression"
+    labels = "numbers"
+    target_mean: Tensor
+    target_std: Tensor
+
+    def __init__(self, encoder: SequenceEncoder, training: TrainConfig, _classes: int = 0) -> None:
+        super().__init__(encoder, training, _classes)
+        self.head = nn.Linear(encoder.config.dim, 1)
+        self.register_buffer("target_mean", torch.zeros(()))
+        self.register_buffer("target_std", torch.ones(()))
+
+    def forward(self, sequences: Tensor, lengths: Tensor) -> Tensor:
+        """Predict in the targets' own units: a padded batch and its lengths `(B,)` to `(B,)`."""
+        outputs: Tensor = self.head(self.encoder(sequences, lengths))[:, 0]
+        return outputs.float() * self.target_std + self.target_mean
+
+    def prepare(self, data: LabelledSequences) -> None:
+        """Fit the standardisation of features and targets."""
+        super().prepare(data)
+        targets = data.labels.astype(np.float64)
+        self.target_mean.fill_(targets.mean())
+        self.target_std.fill_(targets.std() or 1.0)  # one target for all is predicted, not divided by zero
+
+    def training_loss(self, batch: Batch) -> Tensor:
+        """Return the mean squared error in standardised units."""
+        errors: Tensor = self(self.augment(batch.sequences), batch.lengths) - batch.labels
+        return nn.functional.mse_loss(errors / self.target_std, torch.zeros_like(errors))
+
+    def measure(self, data: LabelledSequences) -> dict[str, float]:
+        """Return `loss` in standardised units, `mse`, `mae`, and `r2`, the share of the variance explained."""
+        targets = data.labels.astype(np.float64)
+        errors = self._predict(data) - targets
+        mse, variance = float(np.mean(errors**2)), float(targets.var())
+        return {
+            "loss": mse / float(self.target_std) ** 2,
+            "mse": mse,
+            "mae": float(np.mean(np.abs(errors))),
+            "r2": 1.0 - mse / variance if variance else float("nan"),
+        }
+
+    def judge(self, data: LabelledSequences) -> Judgement:
+        """Judge by the absolute error."""
+        predicted = self._predict(data)
+        return Judgement(predicted, np.abs(predicted - data.labels.astype(np.float64)), "mean absolute error")
+
+    def _predict(self, data: LabelledSequences) -> npt.NDArray[np.float32]:
+        predictions: npt.NDArray[np.float32] = run_batches(self, self, data).cpu().numpy()
+        return predictions
+
+
+def run_batches(module: nn.Module, run: Callable[[Tensor, Tensor], Tensor], data: LabelledSequences) -> Tensor:
+    """Run sequences through a module or a part of it, in evaluation mode and without gradients.
+
+    Args:
+        module: put into evaluation mode, and back.
+        run: maps a padded batch and its lengths `(B,)` to `(B, ...)`.
+        data: n sequences.
+
+    Returns:
+        `(n, ...)`, row i for sequence i, on the module's device.
+    """
+    items, device, was_training = SequenceSet(data), next(module.parameters()).device, module.training
+    module.eval()
+    by_length = np.argsort(data.lengths, kind="stable")  # little is padded
+    with torch.no_grad():
+        batches = (items[by_length[rows].tolist()].to(device) for rows in in_order(len(data)))
+        outputs = torch.cat([run(batch.sequences, batch.lengths) for batch in batches])
+    module.train(was_training)
+    return outputs[torch.from_numpy(np.argsort(by_length)).to(device)]
+
+
+TASKS: dict[str, type[Task]] = {task.name: task for task in (SequenceClassifier, SequenceRegressor)}

@@ -11,10 +11,11 @@ import torch
 from starlette.testclient import TestClient
 
 from export.artifact import export_run
-from model.checkpoint import DataConfig, RunConfig, TrainConfig, start_run, write_result
+from model.checkpoint import RunConfig, start_run, write_result
+from model.config import DataConfig, TrainConfig
 from model.datasets import LabelledSequences
 from model.encoder import EncoderConfig
-from model.tasks import SequenceClassifier
+from model.tasks import Task
 from service.app import create_app
 from service.settings import Settings
 
@@ -31,7 +32,7 @@ def draw_sequences(lengths: list[int], features: int = FEATURES, seed: int = 0) 
     return [draw.standard_normal((length, features)).astype(np.float32) for length in lengths]
 
 
-def make_run(run: Path, encoder: EncoderConfig) -> SequenceClassifier:
+def make_run(run: Path, encoder: EncoderConfig) -> Task:
     """Write a run directory as a training would leave it, with random weights."""
     torch.manual_seed(0)
     data = DataConfig(name="made", classes=["a", "b"], source="made", licence="Apache-2.0", longest_training_sequence=9)

@@ -14,7 +14,7 @@ ALLOWED = {
     "service": {"service"},
     "model": {"model"},
     "export": {"export", "model", "service"},
-    "bench": {"bench", "service"},
+    "bench": {"bench", "model", "service"},
 }
 OURS = set(ALLOWED) | {"tests"}
 NEVER_IN_SERVICE = {"torch", "onnx", "pytorch_lightning", "sklearn", "sktime"}

@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from model import datasets
-from model.data import LengthBuckets, SequenceSet, in_order, mix_seed, shuffle_frames, split_stratified
-from model.datasets import DatasetUnavailable, LabelledSequences, japanese_vowels, which_first
+from model.data import LengthBuckets, SequenceSet, in_order, mix_seed, shuffle_frames, split
+from model.datasets import DatasetUnavailable, LabelledSequences, digit_sums, japanese_vowels, which_first
 from tests.conftest import draw_sequences
 
 
@@ -103,13 +104,13 @@ def test_in_order_covers_every_row() -> None:
 
 @given(lengths=st.lists(st.integers(1, 9), min_size=6, max_size=40), share=st.floats(0.05, 0.5))
 def test_the_split_is_stratified_and_loses_nothing(lengths: list[int], share: float) -> None:
-    """Every sequence is on one side, and each class is held out in its share, rounded up."""
+    """Every sequence is on one side; each class is held out in its share, rounded up, and one of it remains."""
     data = label(lengths, classes=3)
     data = LabelledSequences([np.full((1, 1), row, np.float32) for row in range(len(data))], data.labels)
-    training, validation = split_stratified(data, share, seed=1)
+    training, validation = split(data, share, seed=1)
     rows = [int(steps[0, 0]) for steps in training.sequences + validation.sequences]
     assert sorted(rows) == list(range(len(data)))
-    expected = [int(np.ceil(share * count)) for count in np.bincount(data.labels)]
+    expected = [min(int(np.ceil(share * count)), count - 1) for count in np.bincount(data.labels)]
     assert np.bincount(validation.labels, minlength=3).tolist() == expected
 
 
@@ -121,3 +122,48 @@ def test_batches_are_padded_with_zeros() -> None:
     assert (batch.lengths.tolist(), batch.labels.tolist()) == ([2, 4], [0, 1])
     assert not batch.sequences[0, 2:].any()
     assert np.array_equal(batch.sequences[0, :2].numpy(), data.sequences[0])
+
+
+@given(lengths=st.lists(st.integers(1, 50), min_size=1, max_size=60), size=st.integers(1, 7), ranks=st.integers(1, 4))
+def test_processes_share_an_epoch(lengths: list[int], size: int, ranks: int) -> None:
+    """Together they meet every sequence, each as many batches as it says, and none that another has but the filling."""
+    parts = []
+    for rank in range(ranks):
+        buckets = LengthBuckets(lengths, size)
+        buckets.share(rank, ranks)
+        parts.append(list(buckets))
+        assert len(parts[-1]) == len(buckets) == len(parts[0])
+    batches = [tuple(batch) for part in parts for batch in part]
+    assert {row for batch in batches for row in batch} == set(range(len(lengths)))
+    assert len(batches) - len(set(batches)) < ranks
+
+
+def test_token_ids_are_padded_with_zero() -> None:
+    """A batch of token ids is two-dimensional, int64."""
+    data = LabelledSequences([np.array([3, 1]), np.array([2])], np.array([0.5, 1.5], np.float32))
+    batch = SequenceSet(data)[[0, 1]]
+    assert batch.sequences.tolist() == [[3, 1], [2, 0]]
+    assert batch.sequences.dtype == torch.int64
+    assert batch.labels.tolist() == [0.5, 1.5]
+
+
+def test_sums_are_sums_of_digits() -> None:
+    """Token id d + 1 is the digit d; no sequence is in two parts, and the longer ones are longer."""
+    dataset = digit_sums()
+    assert dataset.inputs == {"vocabulary": 11}
+    assert dataset.longer is not None
+    for part, lengths in ((dataset.train, {1, 2, 3, 4}), (dataset.test, {1, 2, 3, 4}), (dataset.longer, {5, 6, 7, 8})):
+        assert set(part.lengths) == lengths
+        assert [sum(int(token) - 1 for token in steps) for steps in part.sequences] == part.labels.tolist()
+        assert all(0 < int(steps.min()) <= int(steps.max()) <= 10 for steps in part.sequences)
+    train, test = ({tuple(steps.tolist()) for steps in part.sequences} for part in (dataset.train, dataset.test))
+    assert not train & test
+    assert (len(train), len(test)) == (len(dataset.train), len(dataset.test)) == (1688, 422)
+
+
+def test_numbers_are_split_plainly() -> None:
+    """Where labels are no classes, a share of all rows is held out."""
+    data = LabelledSequences(draw_sequences([1] * 20), np.arange(20, dtype=np.float32))
+    training, validation = split(data, 0.25, seed=0)
+    assert (len(training), len(validation)) == (15, 5)
+    assert sorted([*training.labels, *validation.labels]) == list(range(20))

@@ -1,9 +1,19 @@
 """Heads, losses and augmentation."""
 
+import numpy as np
+import pytest
 import torch
 
+from model.config import TrainConfig
+from model.data import SequenceSet
+from model.datasets import LabelledSequences
 from model.encoder import EncoderConfig, SequenceEncoder
-from model.tasks import Augmentation, SequenceClassifier
+from model.tasks import Augmentation, SequenceClassifier, SequenceRegressor, run_batches
+
+
+def make_classifier(training: TrainConfig, classes: int) -> SequenceClassifier:
+    """Build a small classifier with random weights."""
+    return SequenceClassifier(SequenceEncoder(EncoderConfig(features=1, hidden=1)), training, classes)
 
 
 def test_an_offset_shifts_a_sequence_as_a_whole() -> None:
@@ -26,8 +36,101 @@ def test_noise_is_drawn_for_every_number() -> None:
 
 def test_labels_are_smoothed_in_training_only() -> None:
     """A perfect prediction costs nothing in evaluation, and something in training."""
-    model = SequenceClassifier(SequenceEncoder(EncoderConfig(features=1, hidden=1)), 2, label_smoothing=0.1)
-    logits, labels = torch.tensor([[100.0, 0.0]]), torch.tensor([0])
-    assert model.eval().loss(logits, labels) == 0
-    assert model.train().loss(logits, labels) > 1
-    assert model.accuracy(logits, labels) == 1
+    model = SequenceClassifier(
+        SequenceEncoder(EncoderConfig(features=1, hidden=1)), TrainConfig(label_smoothing=0.1), 2
+    )
+    with torch.no_grad():
+        model.head.weight.zero_()
+        model.head.bias.copy_(torch.tensor([100.0, 0.0]))
+    data = LabelledSequences([np.zeros((3, 1), np.float32)], np.array([0]))
+    assert model.measure(data) == {"loss": 0.0, "accuracy": 1.0}
+    assert model.training_loss(SequenceSet(data)[[0]]) > 1
+
+
+def test_balanced_weights_make_rare_classes_count_as_much() -> None:
+    """Nine rows of one class weigh as much as the one of another, and the mean weight of a row is 1."""
+    labels = np.array([0] * 9 + [1])
+    data = LabelledSequences([np.zeros((2, 1), np.float32)] * 10, labels)
+    task = make_classifier(TrainConfig(class_weights="balanced", label_smoothing=0.0), classes=3)
+    task.prepare(data)
+    assert task.class_weights is not None
+    np.testing.assert_allclose(task.class_weights.numpy()[:2], [10 / 27, 10 / 3], rtol=1e-6)  # float32
+    with torch.no_grad():
+        task.head.weight.zero_()
+        task.head.bias.copy_(torch.tensor([3.0, 0.0, -50.0]))
+    losses = [-np.log(np.exp(logit) / (np.exp(3) + 1)) for logit in (3.0, 0.0)]
+    expected = (9 * 10 / 27 * losses[0] + 10 / 3 * losses[1]) / (9 * 10 / 27 + 10 / 3)
+    assert task.measure(data)["loss"] == pytest.approx(expected, rel=1e-5)
+    assert task.training_loss(SequenceSet(data)[list(range(10))]).item() == pytest.approx(expected, rel=1e-5)
+
+
+def make_regressor() -> SequenceRegressor:
+    """Build a regressor with a known head: it predicts the training mean plus one standard deviation."""
+    task = SequenceRegressor(SequenceEncoder(EncoderConfig(features=1, hidden=2)), TrainConfig())
+    with torch.no_grad():
+        task.head.weight.zero_()
+        task.head.bias.fill_(1.0)
+    return task
+
+
+def test_a_regressor_learns_in_units_of_its_targets() -> None:
+    """The head's 1 is the training targets' mean plus their standard deviation, and the loss has no unit."""
+    task = make_regressor()
+    data = LabelledSequences([np.zeros((2, 1), np.float32)] * 2, np.array([1000.0, 3000.0], np.float32))
+    task.prepare(data)
+    batch = SequenceSet(data)[[0, 1]]
+    assert task(batch.sequences, batch.lengths).tolist() == [3000.0, 3000.0]
+    assert task.training_loss(batch).item() == pytest.approx(2.0)  # errors of 2 and 0 standard deviations
+    assert task.measure(data) == pytest.approx({"loss": 2.0, "mse": 2e6, "mae": 1000.0, "r2": -1.0})
+
+
+def test_one_target_for_all_is_predicted() -> None:
+    """Without variance there is nothing to divide by: the loss is finite, and the share explained undefined."""
+    task = make_regressor()
+    data = LabelledSequences([np.zeros((1, 1), np.float32)] * 3, np.full(3, 5.0, np.float32))
+    task.prepare(data)
+    metrics = task.measure(data)
+    assert metrics["mse"] == 1.0
+    assert np.isnan(metrics["r2"])
+
+
+def test_judgements_are_row_by_row() -> None:
+    """A classifier is right or wrong about each sequence, a regressor off by so much."""
+    task = make_regressor()
+    data = LabelledSequences([np.zeros((1, 1), np.float32)] * 2, np.array([0.0, 4.0], np.float32))
+    judgement = task.judge(data)
+    assert (judgement.predicted.tolist(), judgement.merit.tolist()) == ([1.0, 1.0], [1.0, 3.0])
+    classifier = make_classifier(TrainConfig(), classes=2)
+    with torch.no_grad():
+        classifier.head.weight.zero_()
+        classifier.head.bias.copy_(torch.tensor([0.0, 1.0]))
+    judgement = classifier.judge(LabelledSequences(data.sequences, np.array([1, 0])))
+    assert (judgement.predicted.tolist(), judgement.merit.tolist()) == ([1, 1], [1.0, 0.0])
+
+
+def test_batches_run_by_length_come_back_in_order() -> None:
+    """Sequences are sorted to pad little; row i is for sequence i all the same."""
+    lengths = np.random.default_rng(0).integers(1, 20, 150).tolist()
+    data = LabelledSequences([np.full((length, 1), length, np.float32) for length in lengths], np.zeros(150, np.int64))
+    found = run_batches(torch.nn.Linear(1, 1), lambda sequences, lengths: sequences[:, 0, 0] + 0 * lengths, data)
+    assert found.tolist() == lengths
+
+
+def test_running_a_module_leaves_its_mode_alone() -> None:
+    """It is evaluated without dropout, and goes on in the mode it was in."""
+    module = torch.nn.Dropout(0.5)
+    module.register_parameter("place", torch.nn.Parameter(torch.zeros(1)))
+    data = LabelledSequences([np.ones((1, 1), np.float32)] * 50, np.zeros(50, np.int64))
+    assert run_batches(module.train(), lambda sequences, _: module(sequences), data).min() == 1
+    assert module.training
+    run_batches(module.eval(), lambda sequences, _: sequences, data)
+    assert not module.training
+
+
+def test_token_ids_are_not_augmented() -> None:
+    """Noise changes numbers; ids stay ids."""
+    task = make_classifier(TrainConfig(noise=1.0, offset=1.0), classes=2)
+    ids = torch.tensor([[1, 2, 0]])
+    assert torch.equal(task.augment(ids), ids)
+    numbers = torch.ones(1, 3, 1)
+    assert not torch.equal(task.augment(numbers), numbers)

@@ -1,0 +1,113 @@
+"""JSONL and NPZ, read row by row, and what all readers share; what is read is checked in `model.files`."""
+
+import json
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from model.datasets import FileSource
+
+
+class BadFile(Exception):
+    """A file cannot be learned from: which, where in it, and why."""
+
+    def __init__(self, path: str | Path, place: str, reason: str) -> None:
+        super().__init__(f"{path}{', ' if place else ''}{place}: {reason}")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One sequence as a reader found it, unchecked.
+
+    Attributes:
+        place: where it stands, for messages.
+        steps: the steps, of any shape and type.
+        label: the label as the file has it; None where there is none.
+    """
+
+    place: str
+    steps: npt.NDArray[Any]
+    label: object
+
+
+def read_jsonl(path: Path, source: FileSource, *, labelled: bool) -> Iterator[Row]:
+    """Read one JSON object a line; empty lines are skipped."""
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            place = f"line {number}"
+            try:
+                content = json.loads(line)
+            except ValueError as error:
+                raise BadFile(path, place, f"it is not JSON: {error}") from error
+            if not isinstance(content, dict):
+                raise BadFile(path, place, "it is no JSON object")
+            for name in [source.sequence, source.label] if labelled else [source.sequence]:
+                if name not in content:
+                    raise BadFile(path, place, f"there is no field {name!r}")
+            yield Row(place, _read_nested(path, place, content[source.sequence]), content.get(source.label))
+
+
+def _read_nested(path: Path, place: str, steps: Any) -> npt.NDArray[Any]:
+    """Turn nested lists into an array; where they are ragged or hold something else, say at which step."""
+    if not isinstance(steps, list):
+        raise BadFile(path, place, f"the sequence is {steps!r:.40}, which is no list")
+    try:
+        array = np.array(steps)
+    except ValueError:  # ragged
+        raise BadFile(path, place, _describe_fault(steps)) from None
+    if array.size and array.dtype.kind not in "iuf":
+        raise BadFile(path, place, _describe_fault(steps))
+    return array
+
+
+def _describe_fault(steps: list[Any]) -> str:
+    width = len(steps[0]) if isinstance(steps[0], list) else None
+    for number, step in enumerate(steps):
+        for found in step if isinstance(step, list) else [step]:
+            if type(found) not in (int, float):
+                return f"step {number} holds {found!r:.40}, which is no number"
+        if (len(step) if isinstance(step, list) else None) != width:
+            return f"step {number} does not hold as many numbers as step 0 does"
+    return "it holds an integer beyond 64 bits"
+
+
+def read_npz(path: Path, source: FileSource, *, labelled: bool) -> Iterator[Row]:
+    """Read arrays of ragged values: `values`, `lengths` and, where there are labels, `labels`."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            values_name = source.sequence if source.sequence in arrays else "values"
+            labels_name = source.label if source.label in arrays else "labels"
+            check_columns(path, [values_name, "lengths", *([labels_name] if labelled else [])], list(arrays))
+            values, lengths = arrays[values_name], arrays["lengths"]
+            labels = arrays[labels_name].tolist() if labelled else [None] * len(lengths)
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise BadFile(path, "", f"it is no NPZ file without pickles: {error}") from error
+    if lengths.ndim != 1 or lengths.dtype.kind not in "iu" or (lengths < 0).any() or values.ndim not in (1, 2):
+        raise BadFile(path, "", "lengths must be (n,) integers from 0, and values (sum of lengths, F) or (sum,)")
+    if lengths.sum() != len(values) or len(labels) != len(lengths):
+        found = f"{len(values)} values and {len(labels)} labels"
+        raise BadFile(path, "", f"there are {found} for {len(lengths)} lengths that add up to {lengths.sum()}")
+    if values.dtype.kind == "f":
+        values = round_to_float32(values)  # once, so that rows are views
+    for number, end in enumerate(np.cumsum(lengths)):
+        yield Row(f"row {number}", values[end - lengths[number] : end], labels[number])
+
+
+def round_to_float32(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """Return numbers as float32, themselves where they are; what it cannot hold becomes infinite, and is refused."""
+    with np.errstate(over="ignore"):
+        return values.astype(np.float32, copy=False)
+
+
+def check_columns(path: Path, needed: list[str], found: list[str]) -> None:
+    """Refuse a file that lacks a column, and say which it has."""
+    for name in needed:
+        if name not in found:
+            raise BadFile(path, "", f"there is no {name!r}: it holds {', '.join(map(repr, found)) or 'nothing'}")

@@ -1,0 +1,165 @@
+"""Parquet and long CSV, read row by row; what is read is checked in `model.files`."""
+
+import csv
+import math
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from model.datasets import FileSource
+from model.readers import BadFile, Row, check_columns, round_to_float32
+
+ROWS_AT_ONCE = 4096  # of a Parquet file
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+
+
+def read_parquet(path: Path, source: FileSource, *, labelled: bool) -> Iterator[Row]:
+    """Read list columns, some thousand rows at a time."""
+    try:
+        import pyarrow as pa  # noqa: PLC0415 - only who reads Parquet needs it
+        import pyarrow.parquet as pq  # noqa: PLC0415
+    except ImportError:
+        raise BadFile(
+            path, "", "Parquet is read with pyarrow, which is not installed: pip install '.[train]'"
+        ) from None
+    names = [source.sequence, *([source.label] if labelled else [])]
+    try:
+        with path.open("rb") as content, pq.ParquetFile(content) as file:
+            check_columns(path, names, file.schema_arrow.names)
+            start = 0
+            for batch in file.iter_batches(ROWS_AT_ONCE, columns=names):
+                labels = batch.column(source.label).to_pylist() if labelled else [None] * len(batch)
+                for offset, steps in enumerate(_split_lists(path, start, batch.column(source.sequence))):
+                    yield Row(f"row {start + offset}", steps, labels[offset])
+                start += len(batch)
+    except pa.ArrowException as error:
+        raise BadFile(path, "", f"it cannot be read as Parquet: {error}") from error
+
+
+def _split_lists(path: Path, start: int, column: Any) -> list[npt.NDArray[Any]]:
+    """Turn a column of lists, or of lists of lists, into one array a row, all of them views into one.
+
+    Args:
+        path: for messages.
+        start: the number of the column's first row, for messages.
+        column: an Arrow array.
+    """
+    from pyarrow import types  # noqa: PLC0415
+
+    ends, steps = _flatten(path, column)
+    widths = None
+    if not types.is_primitive(steps.type):
+        value_ends, steps = _flatten(path, steps)
+        widths = np.diff(value_ends)
+        _check_widths(path, start, widths, ends)
+        ends, lengths = value_ends[ends], np.diff(ends)
+    if not (types.is_integer(steps.type) or types.is_floating(steps.type)):
+        raise BadFile(path, "", f"the steps hold values of the type {steps.type}, which are no numbers")
+    values = steps.to_numpy(zero_copy_only=False)  # null becomes NaN, which is refused
+    if widths is None:
+        return np.split(values, ends[1:-1])
+    rows = np.split(round_to_float32(values), ends[1:-1])
+    return [row.reshape(length, len(row) // max(length, 1)) for row, length in zip(rows, lengths, strict=True)]
+
+
+def _flatten(path: Path, lists: Any) -> tuple[npt.NDArray[np.int64], Any]:
+    """Return where each of n lists begins and the last one ends, `(n + 1,)`, and what they hold, end to end."""
+    import pyarrow as pa  # noqa: PLC0415
+    import pyarrow.compute as pc  # noqa: PLC0415
+
+    if not isinstance(lists, pa.ListArray | pa.LargeListArray | pa.FixedSizeListArray):
+        raise BadFile(path, "", f"the sequences are of the type {lists.type}, which is no list")
+    lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
+    return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]), lists.flatten()
+
+
+def _check_widths(path: Path, start: int, widths: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> None:
+    """Refuse a row whose steps do not all hold as many numbers; rows that differ from one another are found later."""
+    first = np.repeat(np.append(widths, 0)[ends[:-1]], np.diff(ends))
+    if (widths != first).any():
+        step = int(np.argmax(widths != first))
+        row = int(np.searchsorted(ends, step, side="right")) - 1
+        place, number = f"row {start + row}", step - ends[row]
+        raise BadFile(path, place, f"step {number} does not hold as many numbers as step 0 does")
+
+
+@dataclass(frozen=True, slots=True)
+class _Lines:
+    """The lines of a long CSV: m steps of n sequences, in the file's order."""
+
+    labels: dict[str, str | None]  # by sequence id, in the order of their first lines
+    owners: "array[int]"  # (m,), whose step it is
+    order: "array[float]"  # (m,)
+    values: "array[float] | array[int]"  # (m * F,)
+
+
+def read_csv(path: Path, source: FileSource, *, labelled: bool) -> Iterator[Row]:
+    """Read one step a line; the lines of a sequence need not stand together."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            lines = _read_lines(path, csv.reader(file), source, labelled=labelled)
+    except csv.Error as error:
+        raise BadFile(path, "", f"it cannot be read as CSV: {error}") from error
+    owners, order = np.frombuffer(lines.owners, np.int64), np.frombuffer(lines.order, np.float64)
+    is_tokens = lines.values.typecode == "q"
+    values = np.frombuffer(lines.values, np.int64 if is_tokens else np.float32)
+    if not is_tokens:
+        values = values.reshape(len(owners), len(values) // max(len(owners), 1))
+    by_order = np.lexsort((order, owners))
+    if (np.diff(by_order) != 1).any():
+        values, owners, order = values[by_order], owners[by_order], order[by_order]
+    twice = (np.diff(owners) == 0) & (np.diff(order) == 0)
+    names = list(lines.labels)
+    if twice.any():
+        step = int(np.argmax(twice))
+        reason = f"{source.order!r} is {order[step]:g} for two of its steps"
+        raise BadFile(path, f"sequence {names[owners[step]]!r}", reason)
+    steps = np.split(values, np.cumsum(np.bincount(owners, minlength=len(names)))[:-1]) if names else []
+    for name, found in zip(names, steps, strict=True):
+        yield Row(f"sequence {name!r}", found, lines.labels[name])
+
+
+def _read_lines(path: Path, reader: Any, source: FileSource, *, labelled: bool) -> _Lines:
+    """Read every line of a long CSV into flat arrays."""
+    header: list[str] = next(reader, [])
+    special = [source.id, source.order, *([source.label] if labelled else [])]
+    check_columns(path, special, header)
+    id_place, order_place = header.index(source.id), header.index(source.order)
+    features = [place for place, name in enumerate(header) if name not in {*special, source.label}]
+    if not features:
+        raise BadFile(path, "", "there is no column besides id, order and label")
+    is_tokens = [header[place] for place in features] == ["token"]
+    lines = _Lines({}, array("q"), array("d"), array("q" if is_tokens else "f"))
+    numbers: dict[str, int] = {}
+    for cells in reader:
+        place = f"line {reader.line_num}"
+        if not cells:
+            continue
+        if len(cells) != len(header):
+            raise BadFile(path, place, f"there are {len(cells)} cells, and {len(header)} columns")
+        name, label = cells[id_place], cells[header.index(source.label)] if labelled else None
+        if lines.labels.setdefault(name, label) != label:
+            raise BadFile(path, place, f"sequence {name!r} has the label {label!r}, and {lines.labels[name]!r} before")
+        lines.owners.append(numbers.setdefault(name, len(numbers)))
+        lines.order.append(_read_number(path, place, source.order, cells[order_place]))
+        for feature in features:
+            number = _read_number(path, place, header[feature], cells[feature])
+            if is_tokens and not number.is_integer():
+                raise BadFile(path, place, f"'token' is {cells[feature]!r}, which is no integer")
+            lines.values.append(int(number) if is_tokens else number)  # type: ignore[arg-type]
+    return lines
+
+
+def _read_number(path: Path, place: str, column: str, text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number) or abs(number) > FLOAT32_MAX:
+        raise BadFile(path, place, f"{column!r} is {text!r}, which is no finite float32")
+    return number

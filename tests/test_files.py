@@ -1,0 +1,331 @@
+"""Users' own files: every format gives the same data set, and every fault names its row."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from model import tables
+from model.datasets import FileSource, LabelKind
+from model.files import read_dataset
+from model.readers import BadFile
+
+LISTS = [[[0.5, -1.0], [2.0, 0.0]], [[1.0, 1.0]], [[3.0, 0.25], [0.0, 4.0], [1.0, 2.0]], [[7.0, 7.0]], [[8.0, 1.0]]]
+IDS = [[1, 4, 2], [3], [2, 2], [5, 1], [4]]
+LABELS = ["b", "a", "b", "a", "b"]
+
+
+def write_jsonl(path: Path, sequences: list[Any], labels: list[Any]) -> None:
+    """Write one object a line, with an empty line between."""
+    rows = ({"sequence": steps, "label": label} for steps, label in zip(sequences, labels, strict=True))
+    path.write_text("\n\n".join(json.dumps(row) for row in rows))
+
+
+def write_parquet(path: Path, sequences: list[Any], labels: list[Any]) -> None:
+    """Write list columns, with types as pyarrow infers them."""
+    pq.write_table(pa.table({"sequence": sequences, "label": labels, "other": labels}), path)
+
+
+def write_npz(path: Path, sequences: list[Any], labels: list[Any]) -> None:
+    """Write the values end to end."""
+    values = np.concatenate([np.array(steps) for steps in sequences])
+    np.savez(path, values=values, lengths=[len(steps) for steps in sequences], labels=np.array(labels))
+
+
+def write_csv(path: Path, sequences: list[Any], labels: list[Any]) -> None:
+    """Write a step a line, last steps first, so that only `order` tells them apart."""
+    is_tokens = np.ndim(sequences[0][0]) == 0
+    header = ["id", "order", *(["token"] if is_tokens else ["x", "y"]), "label"]
+    lines = [
+        [f"s{row}", place, *np.atleast_1d(step).tolist(), label]
+        for row, (steps, label) in enumerate(zip(sequences, labels, strict=True))
+        for place, step in enumerate(steps)
+    ]
+    lines.sort(key=lambda line: (-line[1], line[0]))
+    # A sequence stands where its first line stands, so that rows come in another order than in the other formats.
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([header, *lines])
+
+
+WRITERS: dict[str, Callable[[Path, list[Any], list[Any]], None]] = {
+    "jsonl": write_jsonl,
+    "parquet": write_parquet,
+    "npz": write_npz,
+    "csv": write_csv,
+}
+
+
+def read(path: Path, kind: LabelKind = "classes", test: Path | None = None, **options: Any) -> Any:
+    """Read a file as the command line would."""
+    return read_dataset(FileSource(path=str(path), test=None if test is None else str(test), **options), kind)
+
+
+@pytest.mark.parametrize("extension", WRITERS)
+@pytest.mark.parametrize("sequences", [LISTS, IDS], ids=["numbers", "tokens"])
+def test_every_format_gives_the_same_data_set(extension: str, sequences: list[Any], tmp_path: Path) -> None:
+    """Steps, lengths, labels and classes are those that were written, as float32 or int64."""
+    path = tmp_path / f"mine.{extension}"
+    WRITERS[extension](path, sequences, LABELS)
+    dataset = read(path, test=path)
+    assert dataset.name == "mine"
+    assert dataset.classes == ("a", "b")
+    assert (dataset.features, dataset.vocabulary) == ((2, None) if sequences is LISTS else (None, 6))
+    assert dataset.inputs == ({"features": 2} if sequences is LISTS else {"vocabulary": 6})
+
+    def normalise(steps: list[npt.NDArray[Any]], labels: list[int]) -> list[str]:
+        return sorted(f"{one.tolist()} {label}" for one, label in zip(steps, labels, strict=True))
+
+    dtype = np.dtype(np.float32 if sequences is LISTS else np.int64)
+    expected = normalise([np.array(steps, dtype) for steps in sequences], [1, 0, 1, 0, 1])
+    for part in (dataset.train, dataset.test):
+        assert {steps.dtype for steps in part.sequences} == {dtype}
+        assert normalise(part.sequences, part.labels.tolist()) == expected
+    if extension != "csv":
+        assert [steps.tolist() for steps in dataset.train.sequences] == sequences
+
+
+@pytest.mark.parametrize("extension", WRITERS)
+def test_labels_may_be_numbers_or_missing(extension: str, tmp_path: Path) -> None:
+    """Regression reads labels as numbers; a task without labels asks for no column."""
+    path = tmp_path / f"mine.{extension}"
+    WRITERS[extension](path, LISTS, [0.5, -2, 1e3, 0, 7])
+    assert sorted(read(path, "numbers", path).train.labels.tolist()) == [-2.0, 0.0, 0.5, 7.0, 1000.0]
+    unlabelled = read(path, "none", path)
+    assert unlabelled.train.labels.shape == (5, 0)
+    assert unlabelled.label_kind == "none"
+    assert unlabelled.features == 2
+
+
+def test_a_share_is_held_out_of_every_class(tmp_path: Path) -> None:
+    """Without a test file the same rows are held out each time, of each class its share."""
+    path = tmp_path / "mine.jsonl"
+    write_jsonl(path, [[[float(row)]] for row in range(50)], ["a"] * 40 + ["b"] * 10)
+    first, again = read(path, test_share=0.3), read(path, test_share=0.3)
+    assert np.bincount(first.test.labels).tolist() == [12, 3]
+    assert [steps.item() for steps in first.test.sequences] == [steps.item() for steps in again.test.sequences]
+    rows = [steps.item() for steps in first.train.sequences + first.test.sequences]
+    assert sorted(rows) == list(range(50))
+
+
+def test_classes_are_ordered_by_value(tmp_path: Path) -> None:
+    """Integer labels count, so that 10 comes after 9."""
+    path = tmp_path / "mine.jsonl"
+    write_jsonl(path, [[[0.0]]] * 4, [10, 9, -1, 10])
+    assert read(path, test=path).classes == ("-1", "9", "10")
+
+
+def test_columns_may_have_other_names(tmp_path: Path) -> None:
+    """Every column's name can be given."""
+    (tmp_path / "a.csv").write_text("who,when,v,what\nx,2,5,u\nx,1,4,u\ny,1,6,v\nz,1,6,v\n")
+    dataset = read(tmp_path / "a.csv", test=tmp_path / "a.csv", id="who", order="when", label="what")
+    assert dataset.train.sequences[0].tolist() == [[4.0], [5.0]]
+    np.savez(tmp_path / "a.npz", steps=np.ones((3, 2)), lengths=[1, 1, 1], y=[0, 1, 0])
+    assert len(read(tmp_path / "a.npz", test=tmp_path / "a.npz", sequence="steps", label="y").train) == 3
+
+
+def test_parquet_is_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many rows are read at once, the data set is the same, and rows are counted through the file."""
+    monkeypatch.setattr(tables, "ROWS_AT_ONCE", 2)
+    write_parquet(tmp_path / "a.parquet", LISTS, LABELS)
+    assert [steps.tolist() for steps in read(tmp_path / "a.parquet", test=tmp_path / "a.parquet").train.sequences] == (
+        LISTS
+    )
+    write_parquet(tmp_path / "b.parquet", [*LISTS[:4], [[1.0, 2.0], [3.0]]], LABELS)
+    with pytest.raises(BadFile, match="row 4: step 1 does not hold as many numbers as step 0 does"):
+        read(tmp_path / "b.parquet")
+
+
+def test_a_file_is_not_held_twice(tmp_path: Path) -> None:
+    """Sequences of float32 files are views into what was read, and splits share them."""
+    np.savez(
+        tmp_path / "a.npz", values=np.ones((8, 2), np.float32), lengths=[2] * 4, labels=np.array(["a", "b", "a", "b"])
+    )
+    dataset = read(tmp_path / "a.npz")
+    buffers = {id(steps.base) for steps in dataset.train.sequences + dataset.test.sequences}
+    assert len(buffers) == 1
+    assert all(steps.base is not None for steps in dataset.train.sequences)
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("sequences", "labels", "reason"),
+    [
+        ([[[1.0]], [[1.0, 2.0]]], "ab", "steps have 2 numbers, and 1 in the first sequence"),
+        ([[[1.0]], [[1.0], [2.0], [NAN]]], "ab", "number 0 of step 2 is nan, which is no finite float32"),
+        ([[[1.0, 1.0]], [[1.0, 1e300]]], "ab", "number 1 of step 0 is .*, which is no finite float32"),
+        ([[[1.0]], []], "ab", "the sequence is empty"),
+        ([[[1.0]], [[1.0]]], ["a", None], "the label is missing"),
+        ([[1, 2], [2, 0]], "ab", "step 1 is 0, which is no token id: an integer from 1"),
+        ([[1, 2], [-3]], "ab", "step 0 is -3, which is no token id"),
+        ([[1.0, 2.0], [1.0, 2.5]], "ab", "step 1 is 2.5, which is no token id.*written as a list of one"),
+    ],
+)
+@pytest.mark.parametrize("extension", ["jsonl", "parquet"])
+def test_a_fault_names_file_row_and_step(
+    extension: str, sequences: list[Any], labels: Any, reason: str, tmp_path: Path
+) -> None:
+    """The second row is at fault, and the sentence says so."""
+    path = tmp_path / f"bad.{extension}"
+    WRITERS[extension](path, sequences, list(labels))
+    place = {"jsonl": "line 3", "parquet": "row 1"}[extension]
+    with pytest.raises(BadFile, match=rf"bad\.{extension}, {place}: {reason}"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ('{"sequence": [[1.0, 2.0], [3.0]], "label": 1}', "step 1 does not hold as many numbers as step 0 does"),
+        ('{"sequence": [[1.0], 3.0], "label": 1}', "step 1 does not hold as many numbers as step 0 does"),
+        ('{"sequence": [[1.0], ["3.0"]], "label": 1}', "step 1 holds '3.0', which is no number"),
+        ('{"sequence": [[1.0], [null]], "label": 1}', "step 1 holds None, which is no number"),
+        ('{"sequence": [[true]], "label": 1}', "step 0 holds True, which is no number"),
+        ('{"sequence": [[1e999]], "label": 1}', "number 0 of step 0 is inf"),
+        ('{"sequence": [[1%s]], "label": 1}' % ("0" * 30), "it holds an integer beyond 64 bits"),
+        ('{"sequence": [[]], "label": 1}', "steps have no numbers"),
+        ('{"sequence": [[[1.0]]], "label": 1}', "a sequence must be a list of steps"),
+        ('{"sequence": "abc", "label": 1}', "the sequence is 'abc', which is no list"),
+        ('{"sequence": [[1.0]]}', "there is no field 'label'"),
+        ('{"label": 1}', "there is no field 'sequence'"),
+        ('{"sequence": [[1.0]], "label": ""}', "the label is missing"),
+        ("[1]", "it is no JSON object"),
+        ("{", "it is not JSON"),
+    ],
+)
+def test_a_bad_line_of_json_is_named(line: str, reason: str, tmp_path: Path) -> None:
+    """Whatever stands where a sequence belongs, the line and what is wrong with it are named."""
+    (tmp_path / "bad.jsonl").write_text(line)
+    with pytest.raises(BadFile, match=rf"bad\.jsonl, line 1: {reason}"):
+        read(tmp_path / "bad.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "there is no 'id': it holds nothing"),
+        ("id,order,x\n", "there is no 'label': it holds 'id', 'order', 'x'"),
+        ("id,order,label\n", "there is no column besides id, order and label"),
+        ("id,order,label,x\n", "it holds no sequences"),
+        ("id,order,label,x\na,1,u\n", "line 2: there are 3 cells, and 4 columns"),
+        ("id,order,label,x\na,1,u,5\na,2,u,oops\n", "line 3: 'x' is 'oops', which is no finite float32"),
+        ("id,order,label,x\na,1,u,nan\n", "line 2: 'x' is 'nan', which is no finite float32"),
+        ("id,order,label,x\na,1,u,1e39\n", "line 2: 'x' is '1e39', which is no finite float32"),
+        ("id,order,label,x\na,first,u,1\n", "line 2: 'order' is 'first'"),
+        ("id,order,label,x\na,1,u,5\n\na,2,v,5\n", "line 4: sequence 'a' has the label 'v', and 'u' before"),
+        ("id,order,label,x\na,1,u,5\na,1,u,6\n", "sequence 'a': 'order' is 1 for two of its steps"),
+        ("id,order,label,x\na,1,,5\n", "sequence 'a': the label is missing"),
+        ("id,order,label,token\na,1,u,2.5\n", "line 2: 'token' is '2.5', which is no integer"),
+        ("id,order,label,token\na,1,u,0\n", "sequence 'a': step 0 is 0, which is no token id"),
+        ("id,order,label,x\na,1,u," + "5" * 200_000, "it cannot be read as CSV: field larger"),
+    ],
+)
+def test_a_bad_csv_is_named_by_line_or_sequence(text: str, reason: str, tmp_path: Path) -> None:
+    """Cells are named by line, sequences by id."""
+    (tmp_path / "bad.csv").write_text(text)
+    with pytest.raises(BadFile, match=rf"bad\.csv(, |: ){reason}"):
+        read(tmp_path / "bad.csv")
+
+
+@pytest.mark.parametrize(
+    ("arrays", "reason"),
+    [
+        ({"values": [[1.0]], "labels": [1]}, "there is no 'lengths': it holds 'values', 'labels'"),
+        ({"values": [[1.0]], "lengths": [1]}, "there is no 'labels'"),
+        ({"values": [[1.0]], "lengths": [2], "labels": [1]}, "1 values and 1 labels for 1 lengths that add up to 2"),
+        ({"values": [[1.0]], "lengths": [1], "labels": [1, 2]}, "1 values and 2 labels for 1 lengths"),
+        ({"values": [[1.0]], "lengths": [1.0], "labels": [1]}, "lengths must be"),
+        ({"values": 1.0, "lengths": [1], "labels": [1]}, "lengths must be"),
+        ({"values": [[1.0]], "lengths": [1, 0], "labels": [1, 2]}, "row 1: the sequence is empty"),
+        ({"values": [["a"]], "lengths": [1], "labels": [1]}, "row 0: a sequence must be a list of steps"),
+        ({"values": np.array([None]), "lengths": [1], "labels": [1]}, "it is no NPZ file without pickles"),
+    ],
+)
+def test_a_bad_npz_is_refused(arrays: dict[str, Any], reason: str, tmp_path: Path) -> None:
+    """Arrays that are missing or do not fit together are named, and pickles are never loaded."""
+    np.savez(tmp_path / "bad.npz", **arrays)
+    with pytest.raises(BadFile, match=rf"bad\.npz(, |: ).*{reason}"):
+        read(tmp_path / "bad.npz")
+
+
+@pytest.mark.parametrize(
+    ("columns", "reason"),
+    [
+        ({"label": ["a"]}, "there is no 'sequence': it holds 'label'"),
+        ({"sequence": [[1]]}, "there is no 'label'"),
+        ({"sequence": ["abc"], "label": ["a"]}, "the sequences are of the type string, which is no list"),
+        ({"sequence": [["abc"]], "label": ["a"]}, "of the type string, which is no list"),
+        ({"sequence": [[[True]]], "label": ["a"]}, "the steps hold values of the type bool"),
+        ({"sequence": [None], "label": ["a"]}, "of the type null, which is no list"),
+        ({"sequence": [[[1.0]], None], "label": ["a", "b"]}, "row 1: the sequence is empty"),
+        ({"sequence": [[[1.0]], [[1.0], [None]]], "label": ["a", "b"]}, "row 1: number 0 of step 1 is nan"),
+        ({"sequence": [[[1.0]], [[]]], "label": ["a", "b"]}, "row 1: steps have 0 numbers, and 1 in the first"),
+        ({"sequence": [[[[1.0]]]], "label": ["a"]}, "the steps hold values of the type list"),
+    ],
+)
+def test_a_bad_parquet_is_refused(columns: dict[str, Any], reason: str, tmp_path: Path) -> None:
+    """Columns of other types, and nulls, are named."""
+    pq.write_table(pa.table(columns), tmp_path / "bad.parquet")
+    with pytest.raises(BadFile, match=rf"bad\.parquet(, |: ).*{reason}"):
+        read(tmp_path / "bad.parquet")
+
+
+@pytest.mark.parametrize("extension", WRITERS)
+def test_what_is_no_such_file_is_refused(extension: str, tmp_path: Path) -> None:
+    """A missing file, and one of another format, are one sentence each."""
+    with pytest.raises(BadFile, match=rf"none\.{extension}: No such file"):
+        read(tmp_path / f"none.{extension}")
+    (tmp_path / f"junk.{extension}").write_bytes(b"\x93\xff\x00junk\n" * 9)
+    with pytest.raises(BadFile, match=rf"junk\.{extension}: "):
+        read(tmp_path / f"junk.{extension}")
+
+
+def test_other_extensions_are_refused(tmp_path: Path) -> None:
+    """The sentence says which there are."""
+    with pytest.raises(BadFile, match=r"a\.xlsx: the extension must be one of \.parquet, \.jsonl, \.npz, \.csv"):
+        read(tmp_path / "a.xlsx")
+
+
+def test_the_test_file_must_fit_the_training_file(tmp_path: Path) -> None:
+    """Another number of features, an unknown label and an unknown token are named by the test file's row."""
+    train, test = tmp_path / "train.jsonl", tmp_path / "test.jsonl"
+    write_jsonl(train, LISTS, LABELS)
+    write_jsonl(test, [[[1.0]]], ["a"])
+    with pytest.raises(BadFile, match=r"test\.jsonl, line 1: steps have 1 numbers, and 2 in the first sequence"):
+        read(train, test=test)
+    write_jsonl(test, LISTS[:2], ["a", "c"])
+    with pytest.raises(BadFile, match=r"test\.jsonl, line 3: the label 'c' does not occur in the training file"):
+        read(train, test=test)
+    write_jsonl(test, IDS[:2], ["a", "b"])
+    with pytest.raises(BadFile, match=r"test\.jsonl, line 1: steps are token ids, and lists of numbers in the first"):
+        read(train, test=test)
+    write_jsonl(train, IDS, LABELS)
+    write_jsonl(test, [[1], [2, 6]], ["a", "b"])
+    with pytest.raises(BadFile, match=r"test\.jsonl, line 3: token 6 at step 1 is beyond the vocabulary of 6"):
+        read(train, test=test)
+    assert read(train, test=test, vocabulary=7).vocabulary == 7
+    with pytest.raises(BadFile, match=r"train\.jsonl, line 1: token 4 at step 1 is beyond the vocabulary of 3"):
+        read(train, test=test, vocabulary=3)
+
+
+@pytest.mark.parametrize(("label", "reason"), [("x", "is no number"), ("inf", "is no finite number")])
+def test_regression_needs_numbers(label: str, reason: str, tmp_path: Path) -> None:
+    """A label that is no number is named by its row."""
+    write_jsonl(tmp_path / "a.jsonl", LISTS[:2], [1.5, label])
+    with pytest.raises(BadFile, match=rf"a\.jsonl, line 3: the label '{label}' {reason}"):
+        read(tmp_path / "a.jsonl", "numbers")
+
+
+def test_a_few_rows_are_too_few(tmp_path: Path) -> None:
+    """Two sequences cannot be trained, validated and tested on."""
+    write_jsonl(tmp_path / "a.jsonl", LISTS[:2], LABELS[:2])
+    with pytest.raises(BadFile, match="it takes 3 sequences to train, validate and test, and there are 2"):
+        read(tmp_path / "a.jsonl")
