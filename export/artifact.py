@@ -1,8 +1,8 @@
-"""From a run directory to a proven artifact: graph, proof, manifest, golden vectors, file."""
+"""From an encoder to a proven artifact: graph, proof, manifest, golden vectors, file."""
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -33,6 +33,27 @@ class ProofFailed(Exception):
         super().__init__(f"the exported graph fails its proof, so nothing was written. Not true: {failed}")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Where an encoder comes from, for its manifest.
+
+    Attributes:
+        name: it is served under, as `NAME` allows it.
+        version: of the model.
+        source: of the data, or of the weights.
+        licence: under which terms.
+        longest_training_sequence: steps; None where nobody knows.
+        task: what it was trained to do; None where nobody knows.
+    """
+
+    name: str
+    version: str = "1"
+    source: str = "not stated"
+    licence: str = "not stated"
+    longest_training_sequence: int | None = None
+    task: Task | None = None
+
+
 def export_run(
     run: Path, output: Path, name: str | None = None, version: str = "1", options: GraphOptions | None = None
 ) -> Manifest:
@@ -56,27 +77,72 @@ def export_run(
         ValueError: the options ask for what the encoder cannot give.
     """
     config, encoder, samples = read_config(run), read_model(run).encoder, read_samples(run).sequences
+    origin = Origin(
+        name=name or config.data.name,
+        version=version,
+        source=config.data.source,
+        licence=config.data.licence,
+        longest_training_sequence=config.data.longest_training_sequence,
+        task=_describe_task(config, read_results(run)),
+    )
+    return export_encoder(encoder, samples, origin, output, options)
+
+
+def export_encoder(
+    encoder: SequenceEncoder,
+    samples: Sequence[Steps],
+    origin: Origin,
+    output: Path,
+    options: GraphOptions | None = None,
+) -> Manifest:
+    """Export an encoder, however it came by its weights.
+
+    Args:
+        encoder: in evaluation mode.
+        samples: n >= 1 sequences to prove it on.
+        origin: what the manifest says of where it comes from.
+        output: the file to write.
+        options: what the graph offers besides embeddings; nothing by default.
+
+    Returns:
+        The manifest that the file carries.
+
+    Raises:
+        ProofFailed: the graph does not do what the encoder does; `output` is left as it was.
+        LengthwiseError: what was written is not what the service would serve.
+        OSError: the file cannot be written.
+        ValueError: the options ask for what the encoder cannot give.
+    """
     graph = build_graph(encoder, options)
     checks = prove(encoder, graph, samples)
     manifest = Manifest(
-        name=name or config.data.name,
-        version=version,
+        name=origin.name,
+        version=origin.version,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        encoder=asdict(config.encoder),
-        input=_describe_input(config.encoder),
-        dim=config.encoder.dim,
-        pooling=config.encoder.pooling,
-        longest_training_sequence=config.data.longest_training_sequence,
+        encoder=asdict(encoder.config),
+        input=_describe_input(encoder.config),
+        dim=encoder.config.dim,
+        pooling=encoder.config.pooling,
+        longest_training_sequence=origin.longest_training_sequence,
         standardization=_describe_statistics(encoder.standardization),
-        task=_describe_task(config, read_results(run)),
-        source=config.data.source,
-        licence=config.data.licence,
+        task=origin.task,
+        source=origin.source,
+        licence=origin.licence,
         weights_sha256=hash_weights(graph),
         parity=checks,
         golden=choose_golden(encoder, samples),
     )
     write_artifact(graph, manifest, output)
     return manifest
+
+
+def make_samples(config: EncoderConfig, count: int = 60, longest: int = 40) -> list[Steps]:
+    """Make sequences to prove an encoder on where nobody has real ones: standard normal features, or any tokens."""
+    draw = np.random.default_rng(0)
+    lengths = draw.integers(1, longest + 1, count)
+    if config.features is None:
+        return [draw.integers(1, config.vocabulary or 2, length) for length in lengths]
+    return [draw.standard_normal((length, config.features)).astype(np.float32) for length in lengths]
 
 
 def prove(encoder: SequenceEncoder, graph: onnx.ModelProto, samples: Sequence[Steps]) -> list[ParityCheck]:

@@ -15,6 +15,7 @@ import onnx
 from onnx import TensorProto, ValueInfoProto, helper, numpy_helper
 
 from export.builder import GraphBuilder
+from export.gates import TORCH_TO_ONNX, reorder_gates
 from export.pool import add_pooling
 from model.encoder import EncoderConfig, SequenceEncoder
 from model.recurrent import RecurrentLayer
@@ -22,10 +23,6 @@ from model.reset_before import ResetBeforeGRU
 
 OPSET = 17
 IR_VERSION = 8
-
-# ONNX's order of an LSTM's gates is input, output, forget, cell; PyTorch's input, forget, cell, output. For a GRU it is
-# update, reset, new against reset, update, new.
-ONNX_GATES = {"LSTM": [0, 3, 1, 2], "GRU": [1, 0, 2], "RNN": [0]}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,7 +136,12 @@ def _add_layer(builder: GraphBuilder, layer: RecurrentLayer, name: str, steps: s
     weights: dict[str, npt.NDArray[np.float32]] = {}
     for letter, parts in {"W": ["weight_ih"], "R": ["weight_hh"], "B": ["bias_ih", "bias_hh"]}.items():
         directions = [
-            np.concatenate([_onnx_gates(operator, getattr(module, f"{part}_l0").detach().numpy()) for part in parts])
+            np.concatenate(
+                [
+                    reorder_gates(getattr(module, f"{part}_l0").detach().numpy(), TORCH_TO_ONNX[operator])
+                    for part in parts
+                ]
+            )
             for module in layer.directions
         ]
         weights[letter] = np.stack(
@@ -152,12 +154,6 @@ def _add_layer(builder: GraphBuilder, layer: RecurrentLayer, name: str, steps: s
         attributes["linear_before_reset"] = int(not isinstance(cell, ResetBeforeGRU))
     outputs = [f"{name}.output", f"{name}.final_h", *([f"{name}.final_c"] if operator == "LSTM" else [])]
     return builder.add_many(operator, [steps, *names, "lengths_int32", *initial], outputs, **attributes)[0]
-
-
-def _onnx_gates(operator: str, stacked: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Reorder the gate blocks of `(gates * H, ...)` from PyTorch's order to ONNX's."""
-    order = ONNX_GATES[operator]
-    return np.concatenate([np.split(stacked, len(order))[gate] for gate in order])
 
 
 def _take_initial(builder: GraphBuilder, config: EncoderConfig, index: int, options: GraphOptions) -> list[str]:

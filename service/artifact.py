@@ -106,7 +106,8 @@ class Manifest(Record):
     Attributes:
         format: version of this manifest's own layout.
         name: the name the model is served under.
-        longest_training_sequence: steps; longer inputs are served but were never seen in training.
+        longest_training_sequence: steps; longer inputs are served but were never seen in training. None where nobody
+            knows, as of weights trained elsewhere.
         weights_sha256: over the initializers' names and bytes, in the graph's order.
     """
 
@@ -118,9 +119,9 @@ class Manifest(Record):
     input: Input
     dim: int = Field(ge=1)
     pooling: str
-    longest_training_sequence: int
+    longest_training_sequence: int | None
     standardization: Statistics | None
-    task: Task
+    task: Task | None
     source: str
     licence: str
     weights_sha256: str

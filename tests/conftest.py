@@ -82,3 +82,9 @@ def serve(artifact: Path) -> Iterator[Callable[..., TestClient]]:
 def client(serve: Callable[..., TestClient]) -> TestClient:
     """The app with default settings."""
     return serve()
+
+
+@pytest.fixture
+def small_grid(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prove on fewer batches, where a test proves many encoders; the shipped one has the whole grid."""
+    monkeypatch.setattr("export.verify.GRID_BATCHES", (1, 5))

@@ -355,7 +355,9 @@ def test_a_file_is_trained_on_evaluated_and_exported(tmp_path: Path, capsys: pyt
     evaluate_main([str(run)])
     accuracy = float(capsys.readouterr().out.splitlines()[1].split()[1])
     assert accuracy == pytest.approx(read_results(run)["accuracy"], abs=1e-4)  # four digits are printed
-    assert export_run(run, tmp_path / "easy.onnx").task.dataset == "easy"
+    task = export_run(run, tmp_path / "easy.onnx").task
+    assert task is not None
+    assert task.dataset == "easy"
 
 
 def test_a_bad_file_ends_training_in_one_sentence(tmp_path: Path) -> None:
