@@ -6,7 +6,7 @@ FROM python:3.11-slim AS build
 ARG LOCK=requirements.lock
 COPY ${LOCK} /tmp/requirements.lock
 RUN python -m venv /opt/venv \
-    && /opt/venv/bin/pip install --no-cache-dir --only-binary :all: --require-hashes -r /tmp/requirements.lock
+    && /opt/venv/bin/pip install --no-cache-dir --only-binary :all: --no-deps --require-hashes -r /tmp/requirements.lock
 COPY service /app/service
 RUN /opt/venv/bin/python -m compileall -q /app/service
 

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from export.artifact import ProofFailed, export_run
+from export.graph import GraphOptions
 from model.checkpoint import BrokenRun
 from service.artifact import NAME, ParityCheck
 from service.errors import LengthwiseError
@@ -18,13 +19,19 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, help="the ONNX file to write")
     parser.add_argument("--name", type=model_name, help="the name it is served under; the data set's by default")
     parser.add_argument("--version", default="1", help="of the model; 1 by default")
+    parser.add_argument("--steps", action="store_true", help="give the outputs of every step too")
+    parser.add_argument("--state", action="store_true", help="give the final state too")
+    parser.add_argument(
+        "--initial-state", action="store_true", help="let sequences start from a state; for one direction"
+    )
     options = parser.parse_args(arguments)
+    offered = GraphOptions(steps=options.steps, state=options.state, initial_state=options.initial_state)
     try:
-        manifest = export_run(options.run, options.output, options.name, options.version)
+        manifest = export_run(options.run, options.output, options.name, options.version, offered)
     except ProofFailed as failure:
         print_report(failure.checks)
         sys.exit(f"export: {failure}")
-    except (BrokenRun, LengthwiseError, OSError) as error:
+    except (BrokenRun, LengthwiseError, OSError, ValueError) as error:
         sys.exit(f"export: {error}")
     print_report(manifest.parity)
     size = options.output.stat().st_size / 2**10
@@ -45,7 +52,7 @@ def model_name(text: str) -> str:
 def print_report(checks: list[ParityCheck]) -> None:
     """Print one line a claim: what was compared, how often, the largest difference and whether it is tolerated."""
     width = max(len(check.claim) for check in checks)
-    print(f"{'an embedding':{width}}  {'cases':>6}  {'difference':>10}  {'tolerated':>9}")
+    print(f"{'claim':{width}}  {'cases':>6}  {'difference':>10}  {'tolerated':>9}")
     for check in checks:
         verdict = "ok" if check.holds else "FAILED"
         row = f"{check.cases:6}  {check.max_difference:10.2g}  {check.tolerance:9.2g}  {verdict}"

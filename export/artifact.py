@@ -5,13 +5,16 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
+import numpy as np
 import onnx
 
-from export.graph import build_graph, hash_weights
+from export.graph import GraphOptions, build_graph, hash_weights
+from export.oracle import Case
 from export.verify import draw_sequences, run_torch, verify
 from model.checkpoint import RunConfig, read_config, read_model, read_results, read_samples
-from model.encoder import SequenceEncoder, Standardization
+from model.encoder import EncoderConfig, SequenceEncoder, Standardization
 from service.artifact import METADATA_KEY, Golden, Input, Manifest, ParityCheck, Statistics, Task, Tensor
 from service.sequences import Steps
 from service.session import EncoderSession
@@ -27,12 +30,12 @@ class ProofFailed(Exception):
     def __init__(self, checks: list[ParityCheck]) -> None:
         self.checks = checks
         failed = "; ".join(check.claim for check in checks if not check.holds)
-        super().__init__(
-            f"the exported graph fails its proof, so nothing was written. Not true: its embedding {failed}"
-        )
+        super().__init__(f"the exported graph fails its proof, so nothing was written. Not true: {failed}")
 
 
-def export_run(run: Path, output: Path, name: str | None = None, version: str = "1") -> Manifest:
+def export_run(
+    run: Path, output: Path, name: str | None = None, version: str = "1", options: GraphOptions | None = None
+) -> Manifest:
     """Export a finished run.
 
     Args:
@@ -40,6 +43,7 @@ def export_run(run: Path, output: Path, name: str | None = None, version: str = 
         output: the file to write.
         name: the name the model is served under, as `NAME` allows it; the data set's by default.
         version: of the model.
+        options: what the graph offers besides embeddings; nothing by default.
 
     Returns:
         The manifest that the file carries.
@@ -49,16 +53,17 @@ def export_run(run: Path, output: Path, name: str | None = None, version: str = 
         ProofFailed: the graph does not do what the encoder does; `output` is left as it was.
         LengthwiseError: what was written is not what the service would serve.
         OSError: the file cannot be written.
+        ValueError: the options ask for what the encoder cannot give.
     """
     config, encoder, samples = read_config(run), read_model(run).encoder, read_samples(run).sequences
-    graph = build_graph(encoder)
+    graph = build_graph(encoder, options)
     checks = prove(encoder, graph, samples)
     manifest = Manifest(
         name=name or config.data.name,
         version=version,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         encoder=asdict(config.encoder),
-        input=Input(kind="features", features=config.encoder.features),
+        input=_describe_input(config.encoder),
         dim=config.encoder.dim,
         pooling=config.encoder.pooling,
         longest_training_sequence=config.data.longest_training_sequence,
@@ -94,7 +99,11 @@ def choose_golden(encoder: SequenceEncoder, samples: Sequence[Steps]) -> list[Go
     """
     lengths = sorted(map(len, samples))
     made = draw_sequences(samples, [lengths[0], lengths[len(lengths) // 2], lengths[-1], 1, 0], seed=0)
-    return [Golden(sequence=Tensor.of(steps), embedding=Tensor.of(run_torch(encoder, [steps])[0])) for steps in made]
+    answers = [run_torch(encoder, [Case(steps)])[0] for steps in made]
+    return [
+        Golden(sequence=Tensor.of(steps), embedding=Tensor.of(answer.embedding.astype(np.float32)))
+        for steps, answer in zip(made, answers, strict=True)
+    ]
 
 
 def write_artifact(graph: onnx.ModelProto, manifest: Manifest, output: Path) -> None:
@@ -113,6 +122,11 @@ def write_artifact(graph: onnx.ModelProto, manifest: Manifest, output: Path) -> 
         partial.replace(output)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _describe_input(config: EncoderConfig) -> Input:
+    kind: Literal["features", "tokens"] = "tokens" if config.features is None else "features"
+    return Input(kind=kind, features=config.features, vocabulary=config.vocabulary)
 
 
 def _describe_statistics(standardization: Standardization | None) -> Statistics | None:

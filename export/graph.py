@@ -6,87 +6,90 @@ what keeps an embedding the same to the last bit in any batch.
 """
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, ValueInfoProto, helper, numpy_helper
 
-from model.encoder import SequenceEncoder
-from model.recurrent import BidirectionalLSTM
+from export.builder import GraphBuilder
+from export.pool import add_pooling
+from model.encoder import EncoderConfig, SequenceEncoder
+from model.recurrent import RecurrentLayer
+from model.reset_before import ResetBeforeGRU
 
 OPSET = 17
 IR_VERSION = 8
 
-# PyTorch stacks an LSTM's gates as input, forget, cell, output; ONNX as input, output, forget, cell.
-ONNX_GATES = [0, 3, 1, 2]
+# ONNX's order of an LSTM's gates is input, output, forget, cell; PyTorch's input, forget, cell, output. For a GRU it is
+# update, reset, new against reset, update, new.
+ONNX_GATES = {"LSTM": [0, 3, 1, 2], "GRU": [1, 0, 2], "RNN": [0]}
 
 
-@dataclass(slots=True)
-class GraphBuilder:
-    """Collects nodes and initializers, and names what lies between them."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraphOptions:
+    """What a graph offers besides embeddings. ONNX Runtime computes every output a graph has, asked for or not.
 
-    nodes: list[onnx.NodeProto] = field(default_factory=list)
-    initializers: list[onnx.TensorProto] = field(default_factory=list)
+    Attributes:
+        steps: an output `steps`, float32 `[batch, time, W]`: the top layer's outputs, zero past the length.
+        state: outputs `state_h`, and `state_c` of LSTMs, float32 `[batch, layers, directions, H]`: the state after
+            each row's last valid step.
+        initial_state: inputs `initial_h`, and `initial_c` of LSTMs, of the same shape; for one direction only.
+    """
 
-    def constant(self, name: str, value: npt.NDArray[np.generic]) -> str:
-        """Add an initializer and return its name."""
-        self.initializers.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
-        return name
-
-    def add(self, operator: str, inputs: list[str], output: str, **attributes: Any) -> str:
-        """Add a node with one output and return that output's name."""
-        self.nodes.append(helper.make_node(operator, inputs, [output], name=output, **attributes))
-        return output
+    steps: bool = False
+    state: bool = False
+    initial_state: bool = False
 
 
-def build_graph(encoder: SequenceEncoder) -> onnx.ModelProto:
+def build_graph(encoder: SequenceEncoder, options: GraphOptions | None = None) -> onnx.ModelProto:
     """Write an encoder down as an ONNX model.
 
     Args:
         encoder: trained; its weights become initializers.
+        options: what the graph offers besides embeddings; nothing by default.
 
     Returns:
-        A checked model with the inputs `sequences` float32 `[batch, time, F]` and `lengths` int64 `[batch]`, and the
-        output `embedding` float32 `[batch, D]`.
-    """
-    config = encoder.config
-    builder = GraphBuilder()
-    steps = "sequences"
-    if encoder.standardization is not None:
-        mean = builder.constant("standardization.mean", encoder.standardization.mean.numpy())
-        std = builder.constant("standardization.std", encoder.standardization.std.numpy())
-        steps = builder.add("Div", [builder.add("Sub", [steps, mean], "centred"), std], "standardized")
-    steps = builder.add("Transpose", [steps], "time_major", perm=[1, 0, 2])  # [T, B, F]
-    lengths = builder.add("Cast", ["lengths"], "lengths_int32", to=TensorProto.INT32)
+        A checked model with the inputs `sequences`, float32 `[batch, time, F]` or int64 `[batch, time]`, and `lengths`,
+        int64 `[batch]`, the output `embedding`, float32 `[batch, D]`, and what the options add.
 
+    Raises:
+        ValueError: an initial state is asked for, and the encoder reads in both directions.
+    """
+    options = options or GraphOptions()
+    config = encoder.config
+    if options.initial_state and config.bidirectional:
+        raise ValueError(
+            "an encoder that reads in both directions takes no initial state: the backward one starts at the "
+            "end of a sequence, where nothing came before"
+        )
+    builder = GraphBuilder()
+    steps = _add_input(builder, encoder)
+    builder.add("Cast", ["lengths"], "lengths_int32", to=TensorProto.INT32)
+
+    finals: dict[str, list[str]] = {name: [] for name in _state_names(config)}
     outputs = ""
     for index, layer in enumerate(encoder.layers):
+        assert isinstance(layer, RecurrentLayer)
+        name = f"layer{index}"
         if index:
-            beside = builder.add("Transpose", [outputs], f"layer{index}.by_row", perm=[0, 2, 1, 3])  # [T, B, 2, H]
-            joined = builder.constant(f"layer{index}.shape", np.array([0, 0, config.dim], dtype=np.int64))
-            steps = builder.add("Reshape", [beside, joined], f"layer{index}.input")  # [T, B, 2H]
-        assert isinstance(layer, BidirectionalLSTM)
-        outputs = _add_lstm(builder, layer, f"layer{index}", steps, lengths)  # [T, 2, B, H]
+            beside = builder.add("Transpose", [outputs], f"{name}.by_step", perm=[0, 2, 1, 3])  # [T, B, directions, H]
+            steps = builder.add("Reshape", [beside, builder.integers(0, 0, config.width)], f"{name}.input")  # [T, B, W]
+        outputs = _add_layer(builder, layer, name, steps, initial=_take_initial(builder, config, index, options))
+        if options.state:
+            for letter, parts in finals.items():
+                parts.append(_freeze(builder, f"{name}.final_{letter}", f"{name}.initial_{letter}", options))
 
-    _add_masked_mean(builder, outputs, config.dim)
-    graph = helper.make_graph(
-        builder.nodes,
-        "lengthwise",
-        inputs=[
-            helper.make_tensor_value_info("sequences", TensorProto.FLOAT, ["batch", "time", config.features]),
-            helper.make_tensor_value_info("lengths", TensorProto.INT64, ["batch"]),
-        ],
-        outputs=[helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["batch", config.dim])],
-        initializer=builder.initializers,
-    )
-    model = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="lengthwise"
-    )
-    onnx.checker.check_model(model, full_check=True)
-    return model
+    _add_embedding(builder, encoder, outputs)
+    if options.steps:
+        by_row = builder.add("Transpose", [outputs], "steps_by_row", perm=[2, 0, 1, 3])  # [B, T, directions, H]
+        builder.add("Reshape", [by_row, builder.integers(0, 0, config.width)], "steps")
+    if options.state:
+        for letter, parts in finals.items():
+            builder.add("Concat", parts, f"state_{letter}", axis=1)  # [B, layers, directions, H]
+    return _assemble(builder, config, options)
 
 
 def hash_weights(model: onnx.ModelProto) -> str:
@@ -98,36 +101,133 @@ def hash_weights(model: onnx.ModelProto) -> str:
     return digest.hexdigest()
 
 
-def _add_lstm(builder: GraphBuilder, layer: BidirectionalLSTM, name: str, steps: str, lengths: str) -> str:
-    """Add one bidirectional layer over `[T, B, I]` and return its outputs `[T, 2, B, H]`."""
+def _state_names(config: EncoderConfig) -> list[str]:
+    return ["h", "c"] if config.cell == "lstm" else ["h"]
+
+
+def _add_input(builder: GraphBuilder, encoder: SequenceEncoder) -> str:
+    """Turn `sequences` into what the first layer reads, `[T, B, I]`."""
+    if encoder.embedding is not None:
+        ids = builder.add("Transpose", ["sequences"], "ids", perm=[1, 0])  # [T, B]
+        _add_mask(builder, ids)
+        safe = builder.add("Where", ["valid", ids, builder.integer(0)], "valid_ids")  # junk may be no token at all
+        return builder.add("Gather", [builder.weights("embedding.weight", encoder.embedding.weight), safe], "embedded")
+    steps = "sequences"
+    if encoder.standardization is not None:
+        mean = builder.weights("standardization.mean", encoder.standardization.mean)
+        std = builder.weights("standardization.std", encoder.standardization.std)
+        steps = builder.add("Div", [builder.add("Sub", [steps, mean], "centred"), std], "standardized")
+    steps = builder.add("Transpose", [steps], "time_major", perm=[1, 0, 2])  # [T, B, F]
+    if encoder.config.pooling in ("max", "mean+max", "attention"):
+        _add_mask(builder, steps)
+    return steps
+
+
+def _add_mask(builder: GraphBuilder, time_major: str) -> None:
+    """Add `valid`, bool `[T, B]`: true where a step belongs to its row's sequence."""
+    shape = builder.add("Shape", [time_major], "time_size", start=0, end=1)  # [1]
+    time = builder.add("Squeeze", [shape, builder.integers(0)], "time")
+    places = builder.add("Range", [builder.integer(0), time, builder.integer(1)], "places")  # [T]
+    column = builder.add("Unsqueeze", [places, builder.integers(1)], "places_column")  # [T, 1]
+    builder.add("Less", [column, "lengths"], "valid")
+
+
+def _add_layer(builder: GraphBuilder, layer: RecurrentLayer, name: str, steps: str, initial: list[str]) -> str:
+    """Add one layer over `[T, B, I]`; return its outputs `[T, directions, B, H]` and name its final states beside."""
+    cell = layer.ahead
+    operator = "GRU" if isinstance(cell, ResetBeforeGRU) else type(cell).__name__
     weights: dict[str, npt.NDArray[np.float32]] = {}
     for letter, parts in {"W": ["weight_ih"], "R": ["weight_hh"], "B": ["bias_ih", "bias_hh"]}.items():
         directions = [
-            np.concatenate([_onnx_gates(getattr(lstm, f"{part}_l0").detach().numpy()) for part in parts])
-            for lstm in (layer.ahead, layer.behind)
+            np.concatenate([_onnx_gates(operator, getattr(module, f"{part}_l0").detach().numpy()) for part in parts])
+            for module in layer.directions
         ]
-        weights[letter] = np.stack(directions)  # W [2, 4H, I], R [2, 4H, H], B [2, 8H]
+        weights[letter] = np.stack(
+            directions
+        )  # W [directions, gates * H, I], R [.., gates * H, H], B [.., 2 gates * H]
     names = [builder.constant(f"{name}.{letter}", value) for letter, value in weights.items()]
-    hidden = layer.ahead.hidden_size
-    inputs = [steps, *names, lengths]
-    return builder.add("LSTM", inputs, f"{name}.output", direction="bidirectional", hidden_size=hidden)
+    attributes: dict[str, Any] = {"hidden_size": cell.hidden_size}
+    attributes["direction"] = "forward" if layer.behind is None else "bidirectional"
+    if operator == "GRU":
+        attributes["linear_before_reset"] = int(not isinstance(cell, ResetBeforeGRU))
+    outputs = [f"{name}.output", f"{name}.final_h", *([f"{name}.final_c"] if operator == "LSTM" else [])]
+    return builder.add_many(operator, [steps, *names, "lengths_int32", *initial], outputs, **attributes)[0]
 
 
-def _onnx_gates(stacked: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Reorder the four gate blocks of `(4H, ...)` from PyTorch's order to ONNX's."""
-    return np.concatenate([np.split(stacked, 4)[gate] for gate in ONNX_GATES])
+def _onnx_gates(operator: str, stacked: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Reorder the gate blocks of `(gates * H, ...)` from PyTorch's order to ONNX's."""
+    order = ONNX_GATES[operator]
+    return np.concatenate([np.split(stacked, len(order))[gate] for gate in order])
 
 
-def _add_masked_mean(builder: GraphBuilder, outputs: str, dim: int) -> None:
-    """Average `[T, 2, B, H]`, which is zero past each length, into `embedding` `[B, 2H]`."""
-    time_axis = builder.constant("time_axis", np.array([0], dtype=np.int64))
-    total = builder.add("ReduceSum", [outputs, time_axis], "total", keepdims=0)  # [2, B, H]
-    by_row = builder.add("Transpose", [total], "total_by_row", perm=[1, 0, 2])  # [B, 2, H]
-    joined = builder.constant("embedding_shape", np.array([0, dim], dtype=np.int64))
-    numerator = builder.add("Reshape", [by_row, joined], "numerator")  # [B, 2H]
-    one = builder.constant("one", np.array(1, dtype=np.int64))
-    at_least_one = builder.add("Max", ["lengths", one], "at_least_one")  # a zero-length row is 0 / 1
-    as_float = builder.add("Cast", [at_least_one], "count", to=TensorProto.FLOAT)
-    feature_axis = builder.constant("feature_axis", np.array([1], dtype=np.int64))
-    denominator = builder.add("Unsqueeze", [as_float, feature_axis], "denominator")  # [B, 1]
-    builder.add("Div", [numerator, denominator], "embedding")
+def _take_initial(builder: GraphBuilder, config: EncoderConfig, index: int, options: GraphOptions) -> list[str]:
+    """Cut a layer's initial states out of the inputs, as the recurrent operators take them: `[directions, B, H]`."""
+    names = []
+    for letter in _state_names(config) if options.initial_state else []:
+        inputs = [f"initial_{letter}", builder.integer(index)]
+        taken = builder.add("Gather", inputs, f"layer{index}.taken_{letter}", axis=1)  # [B, directions, H]
+        names.append(builder.add("Transpose", [taken], f"layer{index}.initial_{letter}", perm=[1, 0, 2]))
+    return names
+
+
+def _freeze(builder: GraphBuilder, final: str, initial: str, options: GraphOptions) -> str:
+    """Return a layer's final state as `[B, 1, directions, H]`; an empty row keeps its initial one.
+
+    ONNX Runtime gives zeros for empty rows, an initial state or none.
+    """
+    if options.initial_state:
+        final = builder.add("Where", [builder.occupied(), final, initial], f"{final}_kept")
+    by_row = builder.add("Transpose", [final], f"{final}_by_row", perm=[1, 0, 2])
+    return builder.add("Unsqueeze", [by_row, builder.integers(1)], f"{final}_layer")
+
+
+def _add_embedding(builder: GraphBuilder, encoder: SequenceEncoder, outputs: str) -> None:
+    """Pool `[T, directions, B, H]` into `embedding`, `[B, D]`."""
+    config = encoder.config
+    tail = [name for name, wanted in (("projected", config.projection), ("scaled", config.normalize)) if wanted]
+    final = f"layer{config.layers - 1}.final_h"
+    pooled = add_pooling(builder, encoder, outputs, final, "pooled" if tail else "embedding")
+    if encoder.projection is not None:
+        # One row would take another kernel, which sums in another order: a second row keeps a lone sequence on the
+        # kernel its batch mates use.
+        twice = builder.add("Concat", [pooled, pooled], "pooled_twice", axis=0)
+        matrix = builder.weights("projection.weight", encoder.projection.weight.T)
+        both = builder.add("MatMul", [twice, matrix], "projected_twice")
+        rows = builder.add("Shape", [pooled], "rows", start=0, end=1)
+        name = "embedding" if tail[-1] == "projected" else "projected"
+        pooled = builder.add("Slice", [both, builder.integers(0), rows, builder.integers(0)], name)
+    if config.normalize:
+        norm = builder.add("ReduceL2", [pooled], "norm", axes=[1], keepdims=1)
+        floor = builder.scalar("norm_floor", 1e-12)  # a zero vector stays zero
+        builder.add("Div", [pooled, builder.add("Max", [norm, floor], "norm_or_floor")], "embedding")
+
+
+def _assemble(builder: GraphBuilder, config: EncoderConfig, options: GraphOptions) -> onnx.ModelProto:
+    """Put the inputs and outputs around what was built, and check the whole."""
+
+    def state(prefix: str, *, wanted: bool) -> list[ValueInfoProto]:
+        shape: list[str | int | None] = ["batch", config.layers, config.directions, config.hidden]
+        names = _state_names(config) if wanted else []
+        return [helper.make_tensor_value_info(f"{prefix}_{letter}", TensorProto.FLOAT, shape) for letter in names]
+
+    kind = TensorProto.FLOAT if config.vocabulary is None else TensorProto.INT64
+    shape: list[str | int | None] = ["batch", "time", *([] if config.features is None else [config.features])]
+    outputs = [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["batch", config.dim])]
+    if options.steps:
+        outputs.append(helper.make_tensor_value_info("steps", TensorProto.FLOAT, ["batch", "time", config.width]))
+    graph = helper.make_graph(
+        list(builder.nodes.values()),
+        "lengthwise",
+        inputs=[
+            helper.make_tensor_value_info("sequences", kind, shape),
+            helper.make_tensor_value_info("lengths", TensorProto.INT64, ["batch"]),
+            *state("initial", wanted=options.initial_state),
+        ],
+        outputs=[*outputs, *state("state", wanted=options.state)],
+        initializer=list(builder.initializers.values()),
+    )
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="lengthwise"
+    )
+    onnx.checker.check_model(model, full_check=True)
+    return model

@@ -3,59 +3,117 @@
 It knows nothing of batches, padding or masks, so it cannot get them wrong. It counts in float64.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
 from model.encoder import SequenceEncoder
-from model.recurrent import BidirectionalLSTM
+from model.recurrent import RecurrentLayer
+from service.sequences import State, Steps
 
-Floats = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.floating]
 
 
-def encode(encoder: SequenceEncoder, sequence: npt.NDArray[np.float32]) -> Floats:
-    """Encode one sequence.
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One sequence to encode.
 
-    Args:
-        encoder: whose weights to use.
-        sequence: `(t, F)`, `0 <= t`.
-
-    Returns:
-        `(D,)`: the mean over time of the top layer's outputs, or zeros where there is no step.
+    Attributes:
+        sequence: `(t, F)`, or `(t,)` token ids, `0 <= t`.
+        initial: the state to start from, as in `Answer`; nothing where it starts from zero.
     """
-    steps = sequence.astype(np.float64)
+
+    sequence: Steps
+    initial: State = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What an encoder makes of one sequence.
+
+    Attributes:
+        embedding: `(D,)`.
+        steps: `(t, W)`.
+        state: `h`, and `c` of LSTMs, `(layers, directions, H)`.
+    """
+
+    embedding: Floats
+    steps: Floats
+    state: Mapping[str, Floats]
+
+
+def encode(encoder: SequenceEncoder, case: Case) -> Answer:
+    """Encode one sequence with the encoder's weights."""
+    config = encoder.config
+    if encoder.embedding is not None:
+        steps = _weights(encoder.embedding.weight)[case.sequence.astype(int)]
+    else:
+        steps = case.sequence.astype(np.float64)
     if encoder.standardization is not None:
         steps = (steps - _weights(encoder.standardization.mean)) / _weights(encoder.standardization.std)
-    for layer in encoder.layers:
-        assert isinstance(layer, BidirectionalLSTM)
-        ahead = lstm(steps, *_parameters(layer.ahead))
-        behind = lstm(steps[::-1], *_parameters(layer.behind))[::-1]
-        steps = np.concatenate([ahead, behind], axis=1)
-    return steps.mean(axis=0) if len(steps) else np.zeros(encoder.config.dim)
+    shape = (config.layers, config.directions, config.hidden)
+    state = {name: np.zeros(shape) for name in ("hc" if config.cell == "lstm" else "h")}
+    for name, initial in case.initial.items():
+        state[name] = initial.astype(np.float64)
+    for index, layer in enumerate(encoder.layers):
+        assert isinstance(layer, RecurrentLayer)
+        beside = []
+        for place, cell in enumerate(layer.directions):
+            turned = steps[::-1] if place else steps
+            outputs, *final = run_cell(cell, turned, *(part[index, place] for part in state.values()))
+            for part, value in zip(state.values(), final, strict=True):
+                part[index, place] = value
+            beside.append(outputs[::-1] if place else outputs)
+        steps = np.concatenate(beside, axis=1)
+    return Answer(_embed(encoder, steps), steps, state)
 
 
-def lstm(steps: Floats, w: Floats, r: Floats, w_bias: Floats, r_bias: Floats) -> Floats:
-    """Run an LSTM from a zero state (Hochreiter and Schmidhuber, 1997, with the forget gate of Gers et al., 2000).
+def run_cell(cell: nn.Module, steps: Floats, h: Floats, c: Floats | None = None) -> tuple[Floats, ...]:
+    """Run one direction of a layer.
+
+    An LSTM (Hochreiter and Schmidhuber, 1997, with the forget gate of Gers et al., 2000), a GRU (Cho et al., 2014; its
+    reset gate after the recurrent product, as in cuDNN, or before it) or a tanh RNN (Elman, 1990).
 
     Args:
+        cell: whose weights to use.
         steps: `(t, I)`.
-        w: `(4H, I)`, the input weights of the gates input, forget, cell, output.
-        r: `(4H, H)`, their recurrent weights.
-        w_bias: `(4H,)`.
-        r_bias: `(4H,)`.
+        h: `(H,)`, the hidden state to start from.
+        c: `(H,)`, the cell state of an LSTM.
 
     Returns:
-        `(t, H)`, the hidden state after each step.
+        The hidden state after each step `(t, H)`, then the final h, and c of an LSTM.
     """
-    hidden = np.zeros(r.shape[1])
-    cell = np.zeros(r.shape[1])
-    outputs = np.zeros((len(steps), r.shape[1]))
+    w, r, w_bias, r_bias = (_weights(getattr(cell, f"{name}_l0")) for name in PARAMETERS)
+    outputs = np.zeros((len(steps), len(h)))
     for time, step in enumerate(steps):
-        enter, forget, candidate, leave = np.split(w @ step + w_bias + r @ hidden + r_bias, 4)
-        cell = sigmoid(forget) * cell + sigmoid(enter) * np.tanh(candidate)
-        hidden = sigmoid(leave) * np.tanh(cell)
-        outputs[time] = hidden
-    return outputs
+        if c is not None:
+            enter, forget, candidate, leave = np.split(w @ step + w_bias + r @ h + r_bias, 4)
+            c = sigmoid(forget) * c + sigmoid(enter) * np.tanh(candidate)
+            h = sigmoid(leave) * np.tanh(c)
+        elif len(w) == len(h):
+            h = np.tanh(w @ step + w_bias + r @ h + r_bias)
+        else:
+            h = _step_gru(cell, (w, r, w_bias, r_bias), step, h)
+        outputs[time] = h
+    return (outputs, h) if c is None else (outputs, h, c)
+
+
+PARAMETERS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+
+
+def _step_gru(cell: nn.Module, weights: tuple[Floats, ...], step: Floats, h: Floats) -> Floats:
+    (w_reset, w_update, w_new), (r_reset, r_update, r_new), (a_reset, a_update, a_new), (b_reset, b_update, b_new) = (
+        np.split(part, 3) for part in weights
+    )
+    reset = sigmoid(w_reset @ step + a_reset + r_reset @ h + b_reset)
+    update = sigmoid(w_update @ step + a_update + r_update @ h + b_update)
+    recurrent = reset * (r_new @ h + b_new) if isinstance(cell, nn.GRU) else r_new @ (reset * h) + b_new
+    new = np.tanh(w_new @ step + a_new + recurrent)
+    result: Floats = (1 - update) * new + update * h
+    return result
 
 
 def sigmoid(x: Floats) -> Floats:
@@ -64,9 +122,31 @@ def sigmoid(x: Floats) -> Floats:
     return result
 
 
-def _parameters(module: nn.LSTM) -> tuple[Floats, Floats, Floats, Floats]:
-    w, r, w_bias, r_bias = (_weights(weights) for weights in module.all_weights[0])
-    return w, r, w_bias, r_bias
+def _embed(encoder: SequenceEncoder, steps: Floats) -> Floats:
+    """Pool `(t, W)` into `(D,)`."""
+    config = encoder.config
+    if not len(steps):
+        return np.zeros(config.dim)
+    match config.pooling:
+        case "mean":
+            pooled = steps.mean(axis=0)
+        case "max":
+            pooled = steps.max(axis=0)
+        case "mean+max":
+            pooled = np.concatenate([steps.mean(axis=0), steps.max(axis=0)])
+        case "last":
+            pooled = np.concatenate([steps[-1, : config.hidden], steps[0, config.hidden :]])
+        case "attention":
+            assert encoder.attention is not None
+            key = encoder.attention.key
+            scores = np.tanh(steps @ _weights(key.weight).T + _weights(key.bias)) @ _weights(encoder.attention.context)
+            weights = np.exp(scores - scores.max())
+            pooled = weights @ steps / weights.sum()
+    if encoder.projection is not None:
+        pooled = _weights(encoder.projection.weight) @ pooled
+    if config.normalize:
+        pooled = pooled / max(float(np.linalg.norm(pooled)), 1e-12)
+    return np.asarray(pooled)
 
 
 def _weights(tensor: Tensor) -> Floats:

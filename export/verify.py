@@ -5,28 +5,32 @@ order and padding change nothing is exact: the same kernel adds the same numbers
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from export import oracle
+from export.oracle import Answer, Case
 from model.encoder import SequenceEncoder
+from model.recurrent import State as TorchState
 from service.artifact import ParityCheck
-from service.sequences import Batch, Embeddings, Steps, pad_batch
+from service.sequences import Batch, Output, State, Steps, pad_batch
 from service.session import EncoderSession
 
-# Embeddings are averages of hidden states in (-1, 1), where one bit of float32 is 6e-8. Sums over some hundred terms,
-# ordered differently, differ in the last bits, and sharp gates carry that on: 1e-6 between torch and ONNX Runtime, 2e-6
-# between either and float64 were measured. A wrong gate, length or average is off by 1e-2.
+# Outputs are hidden states in (-1, 1) and averages of them, where one bit of float32 is 6e-8. Sums over some hundred
+# terms, ordered differently, differ in the last bits, and sharp gates carry that on: 1e-6 between torch and ONNX
+# Runtime, 2e-6 between either and float64 were measured. A wrong gate, length or average is off by 1e-2.
 TOLERANCE = 5e-6
 EXACT = 0.0
+# ONNX Runtime runs a lone row of a plain RNN on another kernel than several: 5e-7 was measured.
+RNN_TOLERANCE = 2e-6
 
 GRID_BATCHES = (1, 2, 3, 8, 33)
 JUNK = (1e6, np.inf, np.nan)
 
-Pair: TypeAlias = tuple[npt.NDArray[np.floating], npt.NDArray[np.floating]]  # found and expected, (B, D) each
+Pair: TypeAlias = tuple[Answer, Answer]  # found and expected
 
 
 def verify(encoder: SequenceEncoder, session: EncoderSession, samples: Sequence[Steps]) -> list[ParityCheck]:
@@ -35,79 +39,159 @@ def verify(encoder: SequenceEncoder, session: EncoderSession, samples: Sequence[
     Args:
         encoder: what was trained, in evaluation mode.
         session: what was exported.
-        samples: n >= 1 real sequences `(t_i, F)`.
+        samples: n >= 1 real sequences, `(t_i, F)` or `(t_i,)`.
 
     Returns:
         One check a claim; the proof holds where all of them do.
     """
-    grid = list(_draw_grid(samples))
-    everything = [*samples, *(steps for sequences in grid for steps in sequences)]
-    alone = np.concatenate([session.run(pad_batch([steps])) for steps in everything])
-    mixed = list(_mix(len(everything)))
-
-    def take(rows: npt.NDArray[np.int64]) -> list[Steps]:
-        return [everything[row] for row in rows]
-
-    return [
-        _compare(
-            "equals torch over a grid of lengths and batch sizes",
-            TOLERANCE,
-            ((session.run(pad_batch(sequences)), run_torch(encoder, sequences)) for sequences in grid),
-        ),
-        _compare(
-            "equals torch on real sequences, alone",
-            TOLERANCE,
-            ((alone[[row]], run_torch(encoder, [steps])) for row, steps in enumerate(samples)),
-        ),
-        _compare(
-            "equals torch in mixed batches",
-            TOLERANCE,
-            ((session.run(pad_batch(take(rows))), run_torch(encoder, take(rows))) for rows in mixed),
-        ),
-        _compare(
-            "equals a numpy oracle on each sequence, unpadded",
-            TOLERANCE,
-            ((alone[[row]], oracle.encode(encoder, steps)[None]) for row, steps in enumerate(everything)),
-        ),
-        _compare(
-            "is the same alone and in any batch",
-            EXACT,
-            ((session.run(pad_batch(take(rows))), alone[rows]) for rows in mixed),
-        ),
-        _compare(
-            "is the same in reverse order",
-            EXACT,
-            ((session.run(pad_batch(take(rows[::-1]))), alone[rows[::-1]]) for rows in mixed),
-        ),
-        _compare(
-            "is the same with more padding, and junk in it",
-            EXACT,
-            (
-                (session.run(_pad_with_junk(take(rows), JUNK[place % len(JUNK)])), alone[rows])
-                for place, rows in enumerate(mixed)
-            ),
-        ),
-        _compare(
-            "is the zero vector for an empty sequence",
-            EXACT,
-            ((alone[[row]], np.zeros_like(alone[[row]])) for row, steps in enumerate(everything) if not len(steps)),
-        ),
-    ]
+    proof = _Proof(encoder, session, samples)
+    return [check for part in session.outputs for check in proof.check(part)]
 
 
-def _compare(claim: str, tolerance: float, pairs: Iterable[Pair]) -> ParityCheck:
-    """Check a claim row by row; a NaN anywhere makes the difference NaN, which no tolerance admits."""
-    differences = [np.abs(found - expected).max(axis=1) for found, expected in pairs]
-    every = np.concatenate(differences)
-    return ParityCheck(claim=claim, cases=len(every), max_difference=float(every.max()), tolerance=tolerance)
+class _Proof:
+    """The cases of one proof, each run once in every way that claims are about."""
+
+    def __init__(self, encoder: SequenceEncoder, session: EncoderSession, samples: Sequence[Steps]) -> None:
+        self._encoder, self._session = encoder, session
+        self._same = RNN_TOLERANCE if encoder.config.cell == "rnn" else EXACT
+        self._grid = [_with_states(sequences, session, seed) for seed, sequences in enumerate(_draw_grid(samples))]
+        self._real = _with_states(samples, session, len(self._grid))
+        everything = [*self._real, *(case for cases in self._grid for case in cases)]
+        mixed = [[everything[row] for row in rows] for rows in _mix(len(everything))]
+        alone = {id(case): run_session(session, [case])[0] for case in everything}
+
+        def expected(cases: Sequence[Case]) -> list[Answer]:
+            return [alone[id(case)] for case in cases]
+
+        self._on_grid = _pair(self._grid, lambda cases: run_session(session, cases), self._torch)
+        self._on_real = _pair([[case] for case in self._real], expected, self._torch)
+        self._on_mixed = _pair(mixed, lambda cases: run_session(session, cases), self._torch)
+        self._on_oracle = [(alone[id(case)], oracle.encode(encoder, case)) for case in everything]
+        self._batched = [(found, alone[id(case)]) for (found, _), case in _zip(self._on_mixed, mixed)]
+        turned = [cases[::-1] for cases in mixed]
+        self._turned = _pair(turned, lambda cases: run_session(session, cases), expected)
+        junk = (_junk(place) for place in range(len(mixed)))
+        self._padded = _pair(mixed, lambda cases: run_session(session, cases, next(junk)), expected)
+        self._empty = [(alone[id(case)], self._nothing(case)) for case in everything if not len(case.sequence)]
+
+    def check(self, part: Output) -> Iterator[ParityCheck]:
+        """Yield the claims about one part of an answer."""
+        yield _compare(part, "equals torch over a grid of lengths and batch sizes", TOLERANCE, self._on_grid)
+        yield _compare(part, "equals torch on real sequences, alone", TOLERANCE, self._on_real)
+        yield _compare(part, "equals torch in mixed batches", TOLERANCE, self._on_mixed)
+        yield _compare(part, "equals a numpy oracle on each sequence, unpadded", TOLERANCE, self._on_oracle)
+        yield _compare(part, "is the same alone and in any batch", self._same, self._batched)
+        yield _compare(part, "is the same in reverse order", self._same, self._turned)
+        yield _compare(part, "is the same with more padding, and junk in it", self._same, self._padded)
+        nothing = "is the initial one" if part == "state" else "is zero"
+        yield _compare(part, f"{nothing} for an empty sequence", EXACT, self._empty)
+
+    def _torch(self, cases: Sequence[Case]) -> list[Answer]:
+        return run_torch(self._encoder, cases, embedding_only=self._session.outputs == ["embedding"])
+
+    def _nothing(self, case: Case) -> Answer:
+        """Return what an empty sequence must give."""
+        session = self._session
+        initial = case.initial or {name: state[0] for name, state in session.zero_state(1).items()}
+        return Answer(np.zeros(session.dim), np.zeros((0, session.width or 0)), initial)
+
+
+def run_session(session: EncoderSession, cases: Sequence[Case], junk: float | None = None) -> list[Answer]:
+    """Run cases as one batch.
+
+    Args:
+        session: what was exported.
+        cases: n >= 1.
+        junk: where it is not None, rows are padded seven steps further than needed, with this in the padding.
+    """
+    batch = pad_batch([case.sequence for case in cases], _stack_states(cases))
+    if junk is not None:
+        batch = _pad_with_junk(batch, junk)
+    result = session.run_all(batch)
+    return _split(batch.lengths, result.embeddings, result.steps, result.state)
+
+
+def run_torch(encoder: SequenceEncoder, cases: Sequence[Case], *, embedding_only: bool = True) -> list[Answer]:
+    """Run cases as one padded batch; without the outputs of each step and the state where nobody asks for them."""
+    batch = pad_batch([case.sequence for case in cases])
+    initial = {name: torch.from_numpy(state) for name, state in _stack_states(cases).items()}
+    inputs = torch.from_numpy(batch.steps), torch.from_numpy(batch.lengths), TorchState(**initial) if initial else None
+    with torch.inference_mode():
+        if embedding_only:
+            return _split(batch.lengths, encoder(*inputs).numpy(), None, {})
+        encoded = encoder.run(*inputs)
+    state = {"h": encoded.state.h.numpy()}
+    if encoded.state.c is not None:
+        state["c"] = encoded.state.c.numpy()
+    return _split(batch.lengths, encoded.embedding.numpy(), encoded.steps.numpy(), state)
 
 
 def draw_sequences(samples: Sequence[Steps], lengths: Iterable[int], seed: int) -> list[Steps]:
-    """Draw sequences of the given lengths, with the mean and deviation of the real ones in each feature."""
+    """Draw sequences of the given lengths, with the mean and deviation of the real features, or of their tokens."""
     draw = np.random.default_rng(seed)
     steps = np.concatenate(samples)
+    if steps.ndim == 1:
+        return [draw.choice(steps, length) for length in lengths]
     mean, std = steps.mean(axis=0), steps.std(axis=0)
     return [(mean + std * draw.standard_normal((length, len(mean)))).astype(np.float32) for length in lengths]
+
+
+def _with_states(sequences: Sequence[Steps], session: EncoderSession, seed: int) -> list[Case]:
+    """Draw an initial state for each sequence, where the graph takes one."""
+    draw = np.random.default_rng(seed)
+    names = session.state_names if session.takes_state else []
+    shape = session.state_shape
+    return [Case(steps, {name: draw.uniform(-1, 1, shape).astype(np.float32) for name in names}) for steps in sequences]
+
+
+def _stack_states(cases: Sequence[Case]) -> State:
+    return {name: np.stack([case.initial[name] for case in cases]) for name in cases[0].initial}
+
+
+def _split(lengths: npt.NDArray[np.int64], embeddings: Any, steps: Any, state: Any) -> list[Answer]:
+    """Split a batch's results into rows; steps past the length must be zero, and stay in where they are not."""
+    answers = []
+    for row, length in enumerate(lengths):
+        outputs = np.zeros((length, 0)) if steps is None else steps[row]
+        if not outputs[length:].any():
+            outputs = outputs[:length]
+        answers.append(Answer(embeddings[row], outputs, {name: part[row] for name, part in state.items()}))
+    return answers
+
+
+def _pair(batches: Iterable[Sequence[Case]], find: Any, expect: Any) -> list[Pair]:
+    return [pair for cases in batches for pair in zip(find(cases), expect(cases), strict=True)]
+
+
+def _zip(pairs: list[Pair], batches: Sequence[Sequence[Case]]) -> Iterator[tuple[Pair, Case]]:
+    return zip(pairs, (case for cases in batches for case in cases), strict=True)
+
+
+def _compare(part: Output, claim: str, tolerance: float, pairs: Sequence[Pair]) -> ParityCheck:
+    """Check a claim case by case; a NaN anywhere makes the difference NaN, which no tolerance admits."""
+    worst = np.array([_difference(part, found, expected) for found, expected in pairs])
+    subject = "final state" if part == "state" else part
+    verb = claim if part != "steps" else claim.replace("is ", "are ", 1).replace("equals", "equal", 1)
+    return ParityCheck(
+        claim=f"{subject} {verb}", cases=len(worst), max_difference=float(worst.max()), tolerance=tolerance
+    )
+
+
+def _difference(part: Output, found: Answer, expected: Answer) -> float:
+    """Return the largest difference in any element; infinite where the shapes differ.
+
+    It is relative to elements over 1, such as the cells of an LSTM, since that is how float32 rounds.
+    """
+    match part:
+        case "embedding":
+            pairs = [(found.embedding, expected.embedding)]
+        case "steps":
+            pairs = [(found.steps, expected.steps)]
+        case "state":
+            pairs = [(found.state[name], expected.state[name]) for name in found.state]
+    if any(one.shape != other.shape for one, other in pairs):
+        return np.inf
+    return float(max(np.max(np.abs(one - other) / np.maximum(1.0, np.abs(other)), initial=0.0) for one, other in pairs))
 
 
 def _draw_grid(samples: Sequence[Steps]) -> Iterator[list[Steps]]:
@@ -128,18 +212,13 @@ def _mix(count: int) -> Iterator[npt.NDArray[np.int64]]:
         yield from np.split(rows, range(size, count, size))
 
 
-def _pad_with_junk(sequences: Sequence[Steps], junk: float) -> Batch:
-    """Pad seven steps further than needed, with junk."""
-    batch = pad_batch(sequences)
-    padded = np.full((batch.steps.shape[0], batch.time + 7, batch.steps.shape[2]), junk, dtype=np.float32)
-    for row, steps in zip(padded, sequences, strict=True):
-        row[: len(steps)] = steps
-    return Batch(padded, batch.lengths)
+def _junk(place: int) -> float:
+    return JUNK[place % len(JUNK)]
 
 
-def run_torch(encoder: SequenceEncoder, sequences: Sequence[Steps]) -> Embeddings:
-    """Encode sequences `(t_i, F)` as one padded batch; row i of `(n, D)` is for `sequences[i]`."""
-    batch = pad_batch(sequences)
-    with torch.inference_mode():
-        embeddings: Embeddings = encoder(torch.from_numpy(batch.steps), torch.from_numpy(batch.lengths)).numpy()
-    return embeddings
+def _pad_with_junk(batch: Batch, junk: float) -> Batch:
+    """Pad seven steps further, and put junk into all padding: into token ids a number no vocabulary has."""
+    steps: Any = np.pad(batch.steps, [(0, 0), (0, 7), *[(0, 0)] * (batch.steps.ndim - 2)])
+    for row, length in zip(steps, batch.lengths, strict=True):
+        row[length:] = junk if steps.dtype == np.float32 else 2**40
+    return Batch(steps, batch.lengths, batch.state)

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import __version__
 from service.codecs.ragged_json import EncodeRequest
+from service.codecs.texts import describe_input
 from service.engine import Engine
 from service.errors import LengthwiseError
 from service.routes import native, operations, problems
@@ -38,7 +39,7 @@ def create_app(settings: Settings) -> FastAPI:
     """
     session = open_session(settings.model, settings.provider, settings.threads)
     difference = session.replay_golden()
-    service = Service(settings, session, difference)
+    service = Service(settings, session, difference, describe_input(session))
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:

@@ -25,37 +25,49 @@ class Record(BaseModel):
 
 
 class Tensor(Record):
-    """A float32 array, exactly: its shape, and its little-endian bytes in base64."""
+    """An array, exactly: its kind, its shape, and its little-endian bytes in base64."""
 
+    dtype: Literal["<f4", "<i8"] = "<f4"
     shape: tuple[int, ...]
     base64: str
 
     @classmethod
-    def of(cls, array: npt.NDArray[np.float32]) -> "Tensor":
-        """Store an array of any shape."""
-        return cls(shape=array.shape, base64=base64.b64encode(array.astype("<f4").tobytes()).decode())
+    def of(cls, array: npt.NDArray[np.float32] | npt.NDArray[np.int64]) -> "Tensor":
+        """Store an array of any shape, of float32 or int64."""
+        dtype: Literal["<f4", "<i8"] = "<i8" if array.dtype == np.int64 else "<f4"
+        return cls(dtype=dtype, shape=array.shape, base64=base64.b64encode(array.astype(dtype).tobytes()).decode())
 
-    def array(self) -> npt.NDArray[np.float32]:
+    def array(self) -> Any:
         """Return the array as it was stored.
 
         Raises:
             ValueError: shape and bytes disagree.
         """
-        return np.frombuffer(base64.b64decode(self.base64), "<f4").astype(np.float32).reshape(self.shape)
+        stored = np.frombuffer(base64.b64decode(self.base64), self.dtype)
+        return stored.astype(stored.dtype.newbyteorder("=")).reshape(self.shape)
 
 
 class Golden(Record):
-    """A sequence `(t, F)` and the embedding `(D,)` its encoder gave when it was exported."""
+    """A sequence, `(t, F)` or `(t,)` token ids, and the embedding `(D,)` its encoder gave when it was exported."""
 
     sequence: Tensor
     embedding: Tensor
 
 
 class Input(Record):
-    """What one step is."""
+    """What one step is.
 
-    kind: Literal["features"]
-    features: int = Field(ge=1)
+    Attributes:
+        kind: `features`, numbers; `tokens`, ids; or `text`, ids that `tokenizer` makes of strings.
+        features: F, where steps are numbers.
+        vocabulary: V, where they are ids: each is in `1..V-1`, and 0 is padding.
+        tokenizer: of texts, as the JSON of the `tokenizers` library.
+    """
+
+    kind: Literal["features", "tokens", "text"]
+    features: int | None = Field(None, ge=1)
+    vocabulary: int | None = Field(None, ge=2)
+    tokenizer: str | None = Field(None, repr=False)
 
 
 class Statistics(Record):
@@ -116,8 +128,8 @@ class Manifest(Record):
     golden: list[Golden] = Field(min_length=1)
 
     def summary(self) -> dict[str, Any]:
-        """Return everything but the golden vectors, as plain JSON values."""
-        return self.model_dump(mode="json", exclude={"golden"})
+        """Return everything but the golden vectors and the tokenizer, as plain JSON values."""
+        return self.model_dump(mode="json", exclude={"golden": True, "input": {"tokenizer"}})
 
 
 def read_manifest(metadata: Mapping[str, str], file: str) -> Manifest | None:

@@ -55,6 +55,24 @@ class NonFiniteValue(InvalidRequest):
         super().__init__(f"{path} is not finite as float32: NaN, infinities and magnitudes over 3.4e38 are refused.")
 
 
+class UnknownToken(InvalidRequest):
+    """A token id is not one of the model's vocabulary."""
+
+    def __init__(self, path: str, found: int, vocabulary: int | None) -> None:
+        self.path = path
+        known = "1 and above" if vocabulary is None else f"1 to {vocabulary - 1}"
+        padding = "; 0 is padding, which may only follow the last token" if found == 0 else ""
+        super().__init__(f"{path} is the token id {found}: the model knows {known}{padding}.")
+
+
+class NotOffered(InvalidRequest):
+    """The request asks for, or brings, what the loaded model does not have."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        self.path = path
+        super().__init__(f"{path} {reason}.")
+
+
 class FeatureMismatch(InvalidRequest):
     """A step has another number of features than the model reads."""
 
@@ -66,16 +84,16 @@ class FeatureMismatch(InvalidRequest):
 class EmptyRequest(InvalidRequest):
     """The request holds no sequence."""
 
-    def __init__(self) -> None:
-        self.path = "sequences"
-        super().__init__("sequences is empty: expected at least one sequence.")
+    def __init__(self, field: str = "sequences") -> None:
+        self.path = field
+        super().__init__(f"{field} is empty: expected at least one sequence.")
 
 
 class EmptySequence(InvalidRequest):
     """A sequence holds no step."""
 
-    def __init__(self, index: int) -> None:
-        self.path = f"sequences[{index}]"
+    def __init__(self, path: str) -> None:
+        self.path = path
         self.setting = "LENGTHWISE_EMPTY_SEQUENCES"
         super().__init__(
             f"{self.path} has no steps, and no average: set {self.setting}=zero to answer the zero vector instead."
@@ -105,8 +123,8 @@ class BodyTooLarge(TooLarge):
 class SequenceTooLong(TooLarge):
     """One sequence has more steps than any may have."""
 
-    def __init__(self, index: int, steps: int, limit: int) -> None:
-        self.path = f"sequences[{index}]"
+    def __init__(self, path: str, steps: int, limit: int) -> None:
+        self.path = path
         self.limit, self.setting = limit, "LENGTHWISE_MAX_SEQUENCE_STEPS"
         super().__init__(f"{self.path} has {steps} steps: the limit is {limit}, set by {self.setting}.")
 

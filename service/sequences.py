@@ -1,15 +1,17 @@
 """Ragged sequences and padded batches: the two shapes the data takes between the wire and the session."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from service.errors import EmptyRequest, EmptySequence, NonFiniteValue, RequestTooLong, SequenceTooLong
+from service.errors import EmptyRequest, EmptySequence, NonFiniteValue, RequestTooLong, SequenceTooLong, UnknownToken
 
-Steps: TypeAlias = npt.NDArray[np.float32]  # (t, F): one sequence
+Steps: TypeAlias = npt.NDArray[np.float32] | npt.NDArray[np.int64]  # (t, F), or (t,) token ids: one sequence
+Output: TypeAlias = Literal["embedding", "steps", "state"]  # what a graph may give
+State: TypeAlias = dict[str, npt.NDArray[np.float32]]  # h, and c of LSTMs: (..., layers, directions, H)
 Embeddings: TypeAlias = npt.NDArray[np.float32]  # (n, D)
 Lengths: TypeAlias = npt.NDArray[np.int64]  # (n,)
 
@@ -30,16 +32,39 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class InputSpec:
+    """What a model reads, for whoever decodes sequences for it.
+
+    Attributes:
+        features: F, the numbers in a step; None where steps are token ids.
+        vocabulary: V, of token ids; None where it is not known.
+        tokenize: from n texts to n arrays of ids, where the model reads texts too.
+        state_names: what a state to start from is made of; nothing where the model takes none.
+        state_shape: `(layers, directions, H)` of each.
+    """
+
+    features: int | None
+    vocabulary: int | None = None
+    tokenize: Callable[[Sequence[str]], list[npt.NDArray[np.int64]]] | None = None
+    state_names: tuple[str, ...] = ()
+    state_shape: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Sequences:
     """The sequences of one request, end to end.
 
     Attributes:
-        values: `(S, F)`, float32, all steps of all sequences in order.
+        values: `(S, F)` float32, or `(S,)` int64 token ids: all steps of all sequences in order.
         lengths: `(n,)`, int64, summing to S.
+        state: of `(n, layers, directions, H)`, to start each sequence from; empty where they start from zero.
+        field: of the request they came in, for messages.
     """
 
-    values: npt.NDArray[np.float32]
+    values: Steps
     lengths: Lengths
+    state: State = field(default_factory=dict)
+    field: str = "sequences"
 
     @property
     def steps(self) -> int:
@@ -51,8 +76,12 @@ class Sequences:
         ends = np.cumsum(self.lengths).tolist()
         return [self.values[end - length : end] for end, length in zip(ends, self.lengths.tolist(), strict=True)]
 
-    def check(self, limits: Limits) -> None:
+    def check(self, limits: Limits, vocabulary: int | None = None) -> None:
         """Refuse what no session should see, whatever format it came in.
+
+        Args:
+            limits: what one request may hold.
+            vocabulary: V, of token ids; None where it is not known.
 
         Raises:
             EmptyRequest: there is no sequence.
@@ -60,32 +89,43 @@ class Sequences:
             SequenceTooLong: carries the first such index.
             EmptySequence: carries the first such index.
             NonFiniteValue: names the first NaN or infinity.
+            UnknownToken: names the first id outside `1..V-1`.
         """
         if not len(self.lengths):
-            raise EmptyRequest
+            raise EmptyRequest(self.field)
         if np.maximum(self.lengths, 1).sum() > limits.max_request_steps:  # an empty sequence is computed as one step
             raise RequestTooLong(limits.max_request_steps)
         if self.lengths.max() > limits.max_sequence_steps:
             index = int(np.argmax(self.lengths > limits.max_sequence_steps))
-            raise SequenceTooLong(index, int(self.lengths[index]), limits.max_sequence_steps)
+            raise SequenceTooLong(f"{self.field}[{index}]", int(self.lengths[index]), limits.max_sequence_steps)
         if not limits.empty_allowed and not self.lengths.all():
-            raise EmptySequence(int(np.argmin(self.lengths != 0)))
+            raise EmptySequence(f"{self.field}[{int(np.argmin(self.lengths != 0))}]")
+        if self.values.dtype == np.int64:
+            known = (self.values > 0) & (self.values < (vocabulary or np.iinfo(np.int64).max))
+            if not known.all():
+                place = int(np.argmin(known))
+                raise UnknownToken(self._locate(place), int(self.values[place]), vocabulary)
         finite = np.isfinite(self.values)
         if not finite.all():
             step, feature = divmod(int(np.argmin(finite)), self.values.shape[1])
-            ends = np.cumsum(self.lengths)
-            index = int(np.searchsorted(ends, step, side="right"))
-            raise NonFiniteValue(f"sequences[{index}][{step - int(ends[index] - self.lengths[index])}][{feature}]")
+            raise NonFiniteValue(f"{self._locate(step)}[{feature}]")
+
+    def _locate(self, step: int) -> str:
+        """Name the place of a step of `values` in the request."""
+        ends = np.cumsum(self.lengths)
+        index = int(np.searchsorted(ends, step, side="right"))
+        return f"{self.field}[{index}][{step - int(ends[index] - self.lengths[index])}]"
 
 
-def join(sequences: Sequence[Steps], features: int) -> Sequences:
+def join(sequences: Sequence[Steps], features: int | None) -> Sequences:
     """Lay sequences end to end.
 
     Args:
-        sequences: n >= 0 arrays `(t_i, F)`, float32.
-        features: F.
+        sequences: n >= 0 arrays, `(t_i, F)` float32 or `(t_i,)` int64.
+        features: F; None for token ids.
     """
-    values = np.concatenate([np.empty((0, features), dtype=np.float32), *sequences])
+    nothing = np.empty(0, dtype=np.int64) if features is None else np.empty((0, features), dtype=np.float32)
+    values = np.concatenate([nothing, *sequences])
     return Sequences(values, np.array([len(steps) for steps in sequences], dtype=np.int64))
 
 
@@ -94,12 +134,14 @@ class Batch:
     """Sequences padded to one length.
 
     Attributes:
-        steps: `(B, T, F)`, float32, zero past each row's length.
+        steps: `(B, T, F)` float32, or `(B, T)` int64 token ids; zero past each row's length.
         lengths: `(B,)`, int64, `0 <= lengths[i] <= T`.
+        state: of `(B, layers, directions, H)`, to start from; empty where rows start from zero.
     """
 
-    steps: npt.NDArray[np.float32]
+    steps: Steps
     lengths: Lengths
+    state: State = field(default_factory=dict)
 
     @property
     def time(self) -> int:
@@ -107,19 +149,51 @@ class Batch:
         return int(self.steps.shape[1])
 
 
-def pad_batch(sequences: Sequence[Steps]) -> Batch:
+@dataclass(frozen=True, slots=True)
+class Result:
+    """All that a graph gives for a batch.
+
+    Attributes:
+        embeddings: `(B, D)`.
+        steps: `(B, T, W)`, the outputs of each step, zero past the length; None where the graph has none.
+        state: of `(B, layers, directions, H)`, after each row's last valid step; empty where the graph has none.
+    """
+
+    embeddings: Embeddings
+    steps: npt.NDArray[np.float32] | None
+    state: State
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a model gave for the n sequences of one request, in order.
+
+    Attributes:
+        embeddings: `(n, D)`.
+        steps: n arrays `(t_i, W)`, where they were asked for.
+        state: of `(n, layers, directions, H)`, where it was asked for.
+    """
+
+    embeddings: Embeddings
+    steps: Sequence[npt.NDArray[np.float32]] = ()
+    state: State = field(default_factory=dict)
+
+
+def pad_batch(sequences: Sequence[Steps], state: State | None = None) -> Batch:
     """Right-pad sequences to the longest of them.
 
     The encoder masks by `lengths`, so what fills the padding never reaches a result.
 
     Args:
-        sequences: n >= 1 arrays `(t_i, F)`, float32, `0 <= t_i`, all of one F.
+        sequences: n >= 1 arrays, `(t_i, F)` float32 with one F, or `(t_i,)` int64; `0 <= t_i`.
+        state: to start them from, n rows; zero where there is none.
 
     Returns:
         The batch; row i is `sequences[i]`. T is never below 1: the recurrent kernels refuse an empty time axis.
     """
     lengths = np.array([len(steps) for steps in sequences], dtype=np.int64)
-    padded = np.zeros((len(sequences), max(1, int(lengths.max())), sequences[0].shape[1]), dtype=np.float32)
+    first = sequences[0]
+    padded = np.zeros((len(sequences), max(1, int(lengths.max())), *first.shape[1:]), dtype=first.dtype)
     for row, steps in zip(padded, sequences, strict=True):
         row[: len(steps)] = steps
-    return Batch(padded, lengths)
+    return Batch(padded, lengths, state or {})

@@ -5,16 +5,20 @@ from pathlib import Path
 from typing import Literal, TypeAlias, cast
 
 import numpy as np
+import numpy.typing as npt
 import onnxruntime
 
 from service.artifact import Manifest, read_manifest
 from service.errors import ArtifactError, GoldenMismatch, ProviderUnavailable
-from service.sequences import Batch, Embeddings, pad_batch
+from service.sequences import Batch, Embeddings, Output, Result, State, pad_batch
 
 Provider: TypeAlias = Literal["auto", "cpu", "cuda"]
 
 CUDA_PROVIDER = "CUDAExecutionProvider"
 CPU_PROVIDER = "CPUExecutionProvider"
+
+STATE_INPUTS = {"initial_h", "initial_c"}
+STATE_OUTPUTS = {"state_h", "state_c"}
 
 # The golden vectors were written by the CPU kernels of one machine. Another CPU sums in another order: the last bits of
 # float32 sums of O(1). cuDNN sums in blocks, with TensorFloat-32 switched off.
@@ -29,8 +33,13 @@ class EncoderSession:
         sha256: of the whole artifact.
         manifest: what the artifact says of itself; None where it says nothing, and then nothing was proven.
         provider: what it runs on, `cpu` or `cuda`.
-        features: F, the numbers in a step.
+        features: F, the numbers in a step; None where steps are token ids.
+        vocabulary: V, where steps are token ids in `1..V-1` and the manifest says so; None otherwise.
         dim: D, the numbers in an embedding.
+        width: W, the numbers the graph gives for each step; None where it gives embeddings only.
+        state_shape: `(layers, directions, H)` of the final state it gives or the initial one it takes, or None.
+        state_names: what a state is made of: `h`, and `c` of LSTMs.
+        takes_state: whether sequences may start from a state.
     """
 
     def __init__(self, content: bytes, file: str, provider: Provider = "cpu", threads: int = 1) -> None:
@@ -55,23 +64,52 @@ class EncoderSession:
             raise ProviderUnavailable(
                 provider, "ONNX Runtime could not start it: is there a GPU, its driver and cuDNN?"
             )
+        self._outputs = [node.name for node in self._session.get_outputs()]
         self.features = self._read_features()
-        self.dim = self._try_out()
+        self._read_state()
+        self.dim, self.width = self._try_out()
         self.manifest: Manifest | None = read_manifest(self._session.get_modelmeta().custom_metadata_map, file)
+        self.vocabulary = None if self.manifest is None else self.manifest.input.vocabulary
         if self.manifest is not None:
             self._compare(self.manifest)
+
+    @property
+    def outputs(self) -> list[Output]:
+        """What a request may ask for: `embedding`, and `steps` and `state` where the graph gives them."""
+        outputs: list[Output] = ["embedding"]
+        outputs += ["steps"] if self.width else []
+        outputs += ["state"] if STATE_OUTPUTS & set(self._outputs) else []
+        return outputs
 
     def run(self, batch: Batch) -> Embeddings:
         """Encode a padded batch.
 
         Args:
-            batch: `(B, T, F)` steps with F the session's own, and `(B,)` lengths.
+            batch: `(B, T, F)` steps with F the session's own, or `(B, T)` ids, and `(B,)` lengths.
 
         Returns:
             `(B, D)`, float32.
         """
-        (embeddings,) = self._session.run(["embedding"], {"sequences": batch.steps, "lengths": batch.lengths})
+        (embeddings,) = self._session.run(["embedding"], self._feed(batch))
         return cast("Embeddings", embeddings)
+
+    def run_all(self, batch: Batch) -> Result:
+        """Encode a padded batch as `run` does, and return everything that the graph gives."""
+        found = dict(zip(self._outputs, self._session.run(self._outputs, self._feed(batch)), strict=True))
+        state = {name.removeprefix("state_"): part for name, part in found.items() if name.startswith("state_")}
+        return Result(found["embedding"], found.get("steps"), state)
+
+    def _feed(self, batch: Batch) -> dict[str, npt.NDArray[np.generic]]:
+        feed: dict[str, npt.NDArray[np.generic]] = {"sequences": batch.steps, "lengths": batch.lengths}
+        if self.takes_state:
+            feed |= {
+                f"initial_{name}": state for name, state in (batch.state or self.zero_state(len(batch.lengths))).items()
+            }
+        return feed
+
+    def zero_state(self, rows: int) -> State:
+        """Return what `rows` sequences start from where nothing is given, if the graph has a state at all."""
+        return {name: np.zeros((rows, *(self.state_shape or ())), dtype=np.float32) for name in self.state_names}
 
     def replay_golden(self) -> float | None:
         """Encode the manifest's golden sequences, alone and in one batch, and compare with what was proven.
@@ -97,32 +135,61 @@ class EncoderSession:
             raise GoldenMismatch(self.file, difference, tolerance)
         return difference
 
-    def _read_features(self) -> int:
-        """Return F of a graph that has the inputs and output of an encoder."""
+    def _read_features(self) -> int | None:
+        """Return F of a graph that has the inputs and output of an encoder, or None where its steps are token ids."""
         inputs = {node.name: (node.type, node.shape) for node in self._session.get_inputs()}
         outputs = {node.name: node.type for node in self._session.get_outputs()}
         match inputs, outputs:
             case (
                 {"sequences": ("tensor(float)", [*free, int(features)]), "lengths": ("tensor(int64)", [_]), **more},
                 {"embedding": "tensor(float)"},
-            ) if len(free) == 2 and not any(isinstance(size, int) for size in free) and not more:
+            ) if len(free) == 2 and _are_open(free) and more.keys() <= STATE_INPUTS:
                 return features
+            case (
+                {"sequences": ("tensor(int64)", [_, _] as free), "lengths": ("tensor(int64)", [_]), **more},
+                {"embedding": "tensor(float)"},
+            ) if _are_open(free) and more.keys() <= STATE_INPUTS:
+                return None
         raise ArtifactError(
             self.file,
             f"its inputs are {inputs} and its outputs {outputs}; an encoder has the inputs sequences, float "
-            "[batch, time, features] with only features fixed, and lengths, int64 [batch], and the output embedding, "
-            "float [batch, dim]",
+            "[batch, time, features] with only features fixed or int64 [batch, time], and lengths, int64 [batch], and "
+            "the output embedding, float [batch, dim]",
         )
 
-    def _try_out(self) -> int:
-        """Encode two made sequences, and return D."""
+    def _read_state(self) -> None:
+        """Learn from the graph what states it takes and gives."""
+        taken = {node.name: node for node in self._session.get_inputs() if node.name in STATE_INPUTS}
+        given = {node.name: node for node in self._session.get_outputs() if node.name in STATE_OUTPUTS}
+        self.takes_state = bool(taken)
+        self.state_names = [letter for letter in "hc" if f"initial_{letter}" in taken or f"state_{letter}" in given]
+        shapes = {(node.type, *node.shape[1:]) for node in [*taken.values(), *given.values()]}
+        sizes = [size for shape in shapes for size in shape[1:]]
+        match_each = not (taken and given) or {name[-1] for name in taken} == {name[-1] for name in given}
+        known = len(sizes) == 3 and all(isinstance(size, int) for size in sizes)
+        if shapes and not (known and match_each and {shape[0] for shape in shapes} == {"tensor(float)"}):
+            raise ArtifactError(
+                self.file, f"its states {sorted(taken | given)} are not float [batch, layers, directions, hidden] alike"
+            )
+        self.state_shape = (sizes[0], sizes[1], sizes[2]) if shapes else None
+
+    def _try_out(self) -> tuple[int, int | None]:
+        """Encode two made sequences, and return D and W."""
+        made = [np.zeros(length, np.int64) for length in (3, 1)]
+        if self.features is not None:
+            made = [np.zeros((length, self.features), np.float32) for length in (3, 1)]
         try:
-            shape = self.run(pad_batch([np.zeros((length, self.features), np.float32) for length in (3, 1)])).shape
+            result = self.run_all(pad_batch(made))
         except Exception as error:
             raise ArtifactError(self.file, f"it fails on two short sequences: {_first_line(error)}") from error
+        shape = result.embeddings.shape
         if len(shape) != 2 or shape[0] != 2 or not shape[1]:
             raise ArtifactError(self.file, f"its embeddings of two sequences have the shape {list(shape)}")
-        return int(shape[1])
+        if result.steps is None:
+            return int(shape[1]), None
+        if result.steps.ndim != 3 or result.steps.shape[:2] != (2, 3):
+            raise ArtifactError(self.file, f"its steps of two sequences have the shape {list(result.steps.shape)}")
+        return int(shape[1]), int(result.steps.shape[2])
 
     def _compare(self, manifest: Manifest) -> None:
         """Refuse a manifest of another graph, or one whose own proof does not hold."""
@@ -171,6 +238,11 @@ def _choose_providers(provider: Provider) -> list[str | tuple[str, dict[str, str
         )
     onnxruntime.preload_dlls()  # finds CUDA and cuDNN in the nvidia wheels
     return [(CUDA_PROVIDER, {"use_tf32": "0"}), CPU_PROVIDER]
+
+
+def _are_open(sizes: list[object]) -> bool:
+    """Whether no size of a shape is fixed."""
+    return not any(isinstance(size, int) for size in sizes)
 
 
 def _first_line(error: Exception) -> str:

@@ -39,7 +39,7 @@ def make_run(run: Path, encoder: EncoderConfig) -> Task:
     config = RunConfig(encoder=encoder, training=TrainConfig(), data=data)
     start_run(run, config)
     model = config.build().eval()
-    samples = draw_sequences([1, 2, 5, 9, 9, 4], encoder.features)
+    samples = draw_sequences([1, 2, 5, 9, 9, 4], encoder.features or 0)
     if model.encoder.standardization is not None:
         model.encoder.standardization.fit([torch.from_numpy(2 * steps + 1) for steps in samples])
     write_result(run, model, LabelledSequences(samples, np.zeros(len(samples), dtype=np.int64)), {"accuracy": 0.5})

@@ -7,8 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from export import oracle
-from model.encoder import EncoderConfig, SequenceEncoder, Standardization
-from model.pooling import masked_mean
+from export.oracle import Case
+from model.encoder import EncoderConfig, SequenceEncoder, Standardization, count_tokens
+from model.pooling import masked_max, masked_mean, pool
+from model.recurrent import Cell, State
+from model.reset_before import ResetBeforeGRU
 from tests.conftest import draw_sequences
 
 
@@ -31,7 +34,7 @@ def test_encoder_equals_the_oracle_in_any_batch(lengths: list[int], extra: int, 
         row[: len(steps)] = torch.from_numpy(steps)
     with torch.inference_mode():
         found = encoder(padded, torch.tensor(lengths)).numpy()
-    expected = [oracle.encode(encoder, steps) for steps in sequences]
+    expected = [oracle.encode(encoder, Case(steps)).embedding for steps in sequences]
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)  # float32 against float64, values below 1
 
 
@@ -41,7 +44,7 @@ def test_encoder_without_standardization_reads_features_as_they_are() -> None:
     (steps,) = draw_sequences([7])
     with torch.inference_mode():
         found = encoder(torch.from_numpy(steps)[None], torch.tensor([7]))[0].numpy()
-    np.testing.assert_allclose(found, oracle.encode(encoder, steps), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(found, oracle.encode(encoder, Case(steps)).embedding, rtol=0, atol=1e-6)
 
 
 def test_empty_rows_are_zero_vectors() -> None:
@@ -77,3 +80,80 @@ def test_config_refuses_impossible_sizes(field: str, value: float) -> None:
     """The sentence names the field and the value."""
     with pytest.raises(ValueError, match=rf"{field} is {value}"):
         EncoderConfig(**{"features": 3, field: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({}, "either features or token ids"),
+        ({"features": 3, "vocabulary": 5}, "either features or token ids"),
+        ({"vocabulary": 1}, "vocabulary is 1"),
+        ({"features": 3, "embedding": 4}, "embedding is for token ids"),
+        ({"features": 3, "cell": "lstmp"}, "cell is 'lstmp'"),
+        ({"features": 3, "pooling": "median"}, "pooling is 'median'"),
+        ({"features": 3, "projection": 0}, "projection is 0"),
+    ],
+)
+def test_config_refuses_what_no_encoder_can_be(fields: dict[str, object], sentence: str) -> None:
+    """The sentence names the field, the value and what would do."""
+    with pytest.raises(ValueError, match=sentence):
+        EncoderConfig(**fields)  # type: ignore[arg-type]
+
+
+def test_a_token_becomes_the_fourth_root_of_the_vocabulary() -> None:
+    """The default width is `int(vocabulary ** 0.25)`, and never zero."""
+    assert EncoderConfig(vocabulary=10000).step_size == 10
+    assert EncoderConfig(vocabulary=2).step_size == 1
+    assert EncoderConfig(vocabulary=10000, embedding=50).step_size == 50
+
+
+def test_lengths_are_the_count_of_tokens() -> None:
+    """Id 0 is padding; every other id is a step."""
+    assert count_tokens(torch.tensor([[3, 1, 0, 0], [0, 0, 0, 0], [5, 5, 5, 5]])).tolist() == [2, 0, 4]
+
+
+def test_max_pooling_sees_negative_steps_only() -> None:
+    """The zeros of the padding are no maximum of what lies below zero."""
+    steps = torch.tensor([[[-2.0], [-4.0], [0.0]], [[0.0], [0.0], [0.0]]])
+    assert masked_max(steps, torch.tensor([2, 0])).tolist() == [[-2.0], [0.0]]
+
+
+def test_attention_pooling_is_not_a_function() -> None:
+    """It has weights, and says where they are."""
+    with pytest.raises(ValueError, match="AttentionPooling"):
+        pool("attention", torch.zeros(1, 1, 1), torch.tensor([1]), 1)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+def test_a_sequence_goes_on_where_its_first_half_ended(cell: Cell) -> None:
+    """Encoding in two parts, the second from the first's final state, gives the steps of encoding it whole."""
+    torch.manual_seed(0)
+    encoder = SequenceEncoder(EncoderConfig(features=3, hidden=4, layers=2, bidirectional=False, cell=cell)).eval()
+    sequences, lengths = torch.randn(3, 9, 3), torch.tensor([9, 6, 4])
+    whole = encoder.run(sequences, lengths)
+    first = encoder.run(sequences[:, :4], torch.tensor([4, 4, 4]))
+    second = encoder.run(sequences[:, 4:], lengths - 4, first.state)
+    torch.testing.assert_close(torch.cat([first.steps, second.steps], dim=1), whole.steps, rtol=0, atol=1e-6)
+    torch.testing.assert_close(second.state.h, whole.state.h, rtol=0, atol=1e-6)
+    assert torch.equal(second.state.h[2], first.state.h[2])  # its second part is empty, and keeps the state
+
+
+def test_a_state_may_be_given_to_an_empty_batch() -> None:
+    """Rows without steps have no outputs, the zero embedding, and the state they came with."""
+    encoder = SequenceEncoder(EncoderConfig(features=2, hidden=3, bidirectional=False)).eval()
+    state = State(torch.ones(2, 1, 1, 3), torch.ones(2, 1, 1, 3))
+    encoded = encoder.run(torch.zeros(2, 0, 2), torch.tensor([0, 0]), state)
+    assert encoded.steps.shape == (2, 0, 3)
+    assert not encoded.embedding.any()
+    assert torch.equal(encoded.state.h, state.h)
+    assert encoded.state.c is not None
+    assert torch.equal(encoded.state.c, torch.ones(2, 1, 1, 3))
+
+
+def test_reset_before_differs_from_torchs_gru() -> None:
+    """With the same weights the two GRUs are two models: neither stands in for the other."""
+    torch.manual_seed(0)
+    before, after = ResetBeforeGRU(2, 3), torch.nn.GRU(2, 3, batch_first=True)
+    before.load_state_dict(after.state_dict())
+    steps = torch.randn(1, 6, 2)
+    assert not torch.allclose(before(steps)[0], after(steps)[0], atol=1e-3)

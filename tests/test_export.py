@@ -12,9 +12,9 @@ from onnx import helper, numpy_helper
 import export.artifact
 from export.__main__ import main
 from export.artifact import ProofFailed, export_run, prove
-from export.graph import build_graph, hash_weights
+from export.graph import GraphOptions, build_graph, hash_weights
 from model.checkpoint import BrokenRun, read_model, read_samples
-from model.encoder import EncoderConfig
+from model.encoder import EncoderConfig, SequenceEncoder
 from service.sequences import pad_batch
 from service.session import open_session
 from tests import oracle
@@ -80,7 +80,9 @@ def average_padded_time(model: onnx.ModelProto) -> None:
     reduce.op_type = "ReduceMean"
     axes = reduce.input.pop()
     reduce.attribute.append(helper.make_attribute("axes", [0]))
-    find(model, "Max").input[:] = ["one", "one"]
+    nothing = helper.make_node("Sub", ["lengths", "lengths"], ["nothing"])
+    model.graph.node.insert(0, nothing)
+    find(model, "Max").input[0] = "nothing"
     keep = [tensor for tensor in model.graph.initializer if tensor.name != axes]
     del model.graph.initializer[:]
     model.graph.initializer.extend(keep)
@@ -111,7 +113,7 @@ def let_padding_in(model: onnx.ModelProto) -> None:
 
 def drop_the_floor(model: onnx.ModelProto) -> None:
     """Divide an empty sequence by zero."""
-    replace_weights(model, "one", np.zeros_like)
+    replace_weights(model, "integer_1", np.zeros_like)
 
 
 BREAKAGES: dict[Callable[[onnx.ModelProto], None], str] = {
@@ -121,7 +123,7 @@ BREAKAGES: dict[Callable[[onnx.ModelProto], None], str] = {
     swap_directions: "equals a numpy oracle",
     forget_standardization: "equals torch on real sequences, alone",
     let_padding_in: "is the same with more padding",
-    drop_the_floor: "is the zero vector for an empty sequence",
+    drop_the_floor: "embedding is zero for an empty sequence",
 }
 
 
@@ -135,8 +137,8 @@ def test_a_broken_graph_is_refused(
 ) -> None:
     """Each breakage fails its claim, and leaves an existing file as it was."""
 
-    def build_broken(encoder: object) -> onnx.ModelProto:
-        model = build_graph(encoder)  # type: ignore[arg-type]
+    def build_broken(encoder: SequenceEncoder, options: GraphOptions | None) -> onnx.ModelProto:
+        model = build_graph(encoder, options)
         breakage(model)
         return model
 

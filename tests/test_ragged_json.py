@@ -10,10 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 
 from service import errors
-from service.codecs import ragged_json
+from service.codecs import exact_json, ragged_json
 from service.codecs.ragged_json import EncodeOptions, Usage
+from service.codecs.texts import read_tokenizer
+from service.sequences import Answer, InputSpec, Limits
 
 F = 2
 MAX_STEPS = 200_000
@@ -23,7 +28,7 @@ FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
 def decode(body: object) -> tuple[list[list[list[float]]], EncodeOptions]:
     """Decode an object's JSON, or bytes as they are, into plain lists."""
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    sequences, options = ragged_json.decode(raw, F, MAX_STEPS)
+    sequences, options = ragged_json.decode(raw, InputSpec(F), MAX_STEPS)
     return [steps.tolist() for steps in sequences.split()], options
 
 
@@ -31,11 +36,11 @@ def decode(body: object) -> tuple[list[list[list[float]]], EncodeOptions]:
 def test_both_decoders_agree_bit_for_bit(sequences: list[list[list[float]]]) -> None:
     """What the fast decoder accepts, the exact one reads the same; every float32 survives the trip."""
     body = json.dumps({"sequences": sequences}).encode()
-    fast = ragged_json._decode_fast(body, F)
-    exact = ragged_json._decode_exactly(body, F)
+    fast = ragged_json._decode_fast(body, InputSpec(F))
+    exact = exact_json.read_sequences(exact_json.read_document(body), InputSpec(F))
     assert fast is not None
-    assert fast[0].values.tobytes() == exact[0].values.tobytes()
-    assert fast[0].lengths.tolist() == exact[0].lengths.tolist() == [len(steps) for steps in sequences]
+    assert fast[0].values.tobytes() == exact.values.tobytes()
+    assert fast[0].lengths.tolist() == exact.lengths.tolist() == [len(steps) for steps in sequences]
     assert [steps.tolist() for steps in fast[0].split()] == sequences
 
 
@@ -46,15 +51,17 @@ JSON = st.recursive(
 )
 
 
-@given(nested=st.lists(JSON, max_size=3) | JSON, lengths=st.none() | JSON)
-def test_the_fast_decoder_accepts_only_what_the_exact_one_does(nested: object, lengths: object) -> None:
+@given(nested=st.lists(JSON, max_size=3) | JSON, lengths=st.none() | JSON, features=st.sampled_from([F, None]))
+def test_the_fast_decoder_accepts_only_what_the_exact_one_does(
+    nested: object, lengths: object, features: int | None
+) -> None:
     """On any JSON at all, a body that passes the fast checks is read the same by the exact decoder."""
     body = json.dumps({"sequences": nested, "lengths": lengths}).encode()
-    fast = ragged_json._decode_fast(body, F)
+    fast = ragged_json._decode_fast(body, InputSpec(features))
     if fast is not None:
-        exact = ragged_json._decode_exactly(body, F)
-        assert fast[0].values.tobytes() == exact[0].values.tobytes()
-        assert fast[0].lengths.tolist() == exact[0].lengths.tolist()
+        exact = exact_json.read_sequences(exact_json.read_document(body), InputSpec(features))
+        assert fast[0].values.tobytes() == exact.values.tobytes()
+        assert fast[0].lengths.tolist() == exact.lengths.tolist()
 
 
 def test_a_list_hidden_among_numbers_is_found() -> None:
@@ -68,7 +75,7 @@ def test_a_list_hidden_among_numbers_is_found() -> None:
 def test_any_bytes_are_decoded_or_refused(body: bytes) -> None:
     """No body makes the decoder fail in any way but its own errors."""
     try:
-        ragged_json.decode(body, F, MAX_STEPS)
+        ragged_json.decode(body, InputSpec(F), MAX_STEPS)
     except errors.InvalidRequest as error:
         assert str(error)  # noqa: PT017 - the claim is on whatever was raised, if anything was
 
@@ -125,18 +132,18 @@ def test_padded_sequences_are_cut_to_their_lengths() -> None:
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "1e39", "1e400", "1" + 400 * "0", "-1" + 5000 * "0"])
 def test_numbers_beyond_float32_decode_as_not_finite(number: str) -> None:
     """They get past the decoder as infinities or NaN, so that one check refuses them with their place."""
-    sequences, _ = ragged_json.decode(f'{{"sequences": [[[0, {number}]]]}}'.encode(), F, MAX_STEPS)
+    sequences, _ = ragged_json.decode(f'{{"sequences": [[[0, {number}]]]}}'.encode(), InputSpec(F), MAX_STEPS)
     assert not np.isfinite(sequences.values[0, 1])
     assert sequences.values[0, 0] == 0
 
 
 def test_a_body_with_too_many_steps_is_not_parsed() -> None:
     """Its brackets are counted first, so that a hostile body costs no more than its bytes."""
-    body = b'{"sequences": [' + b"[[" * 9  # not even JSON
+    body = b'{"sequences": [' + b"[[" * 12  # not even JSON
     with pytest.raises(errors.RequestTooLong, match="more than 8 steps"):
-        ragged_json.decode(body, F, max_steps=8)
+        ragged_json.decode(body, InputSpec(F), 8)
     full = json.dumps({"sequences": [[[1, 2]]] * 8, "lengths": [1] * 8}).encode()
-    assert ragged_json.decode(full, F, max_steps=8)[0].steps == 8
+    assert ragged_json.decode(full, InputSpec(F), 8)[0].steps == 8
 
 
 def test_integers_beyond_64_bits_are_numbers() -> None:
@@ -149,9 +156,9 @@ def test_integers_beyond_64_bits_are_numbers() -> None:
 def test_encoded_embeddings_are_exact(embeddings: Any) -> None:
     """JSON numbers round-trip to the same float32, and base64 holds the same bytes."""
     usage = Usage(sequences=3, steps=6, padded_steps=9)
-    as_float = orjson.loads(ragged_json.encode(embeddings, [1, 2, 3], "m", usage, EncodeOptions()))
+    as_float = orjson.loads(ragged_json.encode(Answer(embeddings), [1, 2, 3], "m", usage, EncodeOptions()))
     options = EncodeOptions(encoding_format="base64")
-    as_base64 = orjson.loads(ragged_json.encode(embeddings, [1, 2, 3], "m", usage, options))
+    as_base64 = orjson.loads(ragged_json.encode(Answer(embeddings), [1, 2, 3], "m", usage, options))
     assert np.array(as_float["embeddings"], dtype=np.float32).tobytes() == embeddings.tobytes()
     assert b"".join(map(base64.b64decode, as_base64["embeddings"])) == embeddings.tobytes()
     assert (as_float["dim"], as_float["lengths"], as_float["model"]) == (4, [1, 2, 3], "m")
@@ -162,7 +169,113 @@ def test_normalize_scales_to_length_one_and_leaves_zero() -> None:
     """Each row gets L2 norm 1, a tiny one too; the zero vector stays."""
     embeddings = np.array([[3, 4], [0, 0], [3e-30, 4e-30]], dtype=np.float32)
     answer = ragged_json.encode(
-        embeddings, [1, 1, 1], "m", Usage(sequences=3, steps=3, padded_steps=3), EncodeOptions(normalize=True)
+        Answer(embeddings), [1, 1, 1], "m", Usage(sequences=3, steps=3, padded_steps=3), EncodeOptions(normalize=True)
     )
     expected = np.array([[0.6, 0.8], [0, 0], [0.6, 0.8]], dtype=np.float32)
     np.testing.assert_allclose(orjson.loads(answer)["embeddings"], expected, rtol=1e-6)  # float32 rounding
+
+
+TOKENS = InputSpec(None, vocabulary=100)
+STATEFUL = InputSpec(F, state_names=("h", "c"), state_shape=(1, 1, 2))
+LIMITS = Limits(max_sequence_steps=9, max_request_steps=99, empty_allowed=False)
+
+
+@given(st.lists(st.lists(st.integers(1, 99), max_size=5), min_size=1, max_size=5))
+def test_token_ids_arrive_as_they_were_sent(ids: list[list[int]]) -> None:
+    """Ids come back in order, whatever their number and lengths, from either decoder."""
+    plain = json.dumps({"sequences": ids}).encode()
+    odd = json.dumps({"sequences": ids, "lengths": None, "model": None}).replace("null", " null").encode()
+    for body in (plain, odd, plain.replace(b"[", b"[ ")):
+        sequences, _ = ragged_json.decode(body, TOKENS, MAX_STEPS)
+        assert [one.tolist() for one in sequences.split()] == ids
+        assert sequences.values.dtype == np.int64
+
+
+def test_zeros_after_the_last_token_are_padding() -> None:
+    """Padded ids need no lengths: their count without the zeros is the length."""
+    sequences, _ = ragged_json.decode(b'{"sequences": [[5, 7, 0, 0], [3, 0, 0, 0], [1, 2, 3, 4]]}', TOKENS, MAX_STEPS)
+    assert [one.tolist() for one in sequences.split()] == [[5, 7], [3], [1, 2, 3, 4]]
+
+
+@pytest.mark.parametrize(
+    ("body", "error", "sentence"),
+    [
+        ({"sequences": [[1], [2, 100]]}, errors.UnknownToken, r"sequences\[1\]\[1\] is the token id 100: .* 1 to 99"),
+        ({"sequences": [[1, 0, 2]]}, errors.UnknownToken, r"sequences\[0\]\[1\] is the token id 0: .* 0 is padding"),
+        ({"sequences": [[-1]]}, errors.UnknownToken, "is the token id -1"),
+        ({"sequences": [[1.0]]}, errors.InvalidField, r"sequences\[0\]\[0\] is a number: expected a token id"),
+        ({"sequences": [[True]]}, errors.InvalidField, r"sequences\[0\]\[0\] is true"),
+        ({"sequences": [["a"]]}, errors.InvalidField, r"sequences\[0\]\[0\] is the string 'a'"),
+        ({"sequences": [[[1]]]}, errors.InvalidField, r"sequences\[0\]\[0\] is a list of 1"),
+        ({"sequences": [[10**30]]}, errors.InvalidField, "expected a token id"),
+        ({"sequences": [1]}, errors.InvalidField, "a list of token ids"),
+        ({"sequences": [[0, 0]]}, errors.EmptySequence, r"sequences\[0\] has no steps"),
+        ({"sequences": [[1], [2]], "lengths": [1]}, errors.InvalidLengths, "1 entries for 2"),
+        ({"texts": ["a"]}, errors.NotOffered, "texts is given, and the model has no tokenizer"),
+        ({"sequences": [[1]], "state": {}}, errors.NotOffered, "starts every sequence from zero"),
+        ({"sequences": [[1]], "outputs": []}, errors.InvalidField, "outputs is a list of 0"),
+        ({"sequences": [[1]], "outputs": ["logits"]}, errors.InvalidField, r"outputs\[0\] is the string 'logits'"),
+    ],
+)
+def test_bad_tokens_are_named(body: Any, error: type[errors.InvalidRequest], sentence: str) -> None:
+    """What is no id, or none of this vocabulary, is refused with its place."""
+    with pytest.raises(error, match=sentence):
+        ragged_json.decode(json.dumps(body).encode(), TOKENS, MAX_STEPS)[0].check(LIMITS, TOKENS.vocabulary)
+
+
+def test_texts_become_the_tokenizers_ids() -> None:
+    """A text is as many steps as it has tokens; unknown words are the tokenizer's own affair."""
+    tokenizer = Tokenizer(WordLevel({"[PAD]": 0, "[UNK]": 1, "hello": 2, "world": 3}, unk_token="[UNK]"))  # noqa: S106 - no password
+    tokenizer.pre_tokenizer = Whitespace()
+    spec = InputSpec(None, vocabulary=4, tokenize=read_tokenizer(tokenizer.to_str(), "made.onnx"))
+    sequences, _ = ragged_json.decode(b'{"texts": ["hello world", "hello there you"]}', spec, MAX_STEPS)
+    assert [one.tolist() for one in sequences.split()] == [[2, 3], [2, 1, 1]]
+    for body, error, sentence in (
+        (b'{"texts": ["hello", 3]}', errors.InvalidField, r"texts\[1\] is a number: expected a string"),
+        (b'{"texts": "hello"}', errors.InvalidField, "texts is the string 'hello': expected a list"),
+        (b'{"texts": ["hello"], "sequences": [[1]]}', errors.InvalidField, "sequences is given beside texts"),
+        (b'{"texts": ["hello", ""]}', errors.EmptySequence, r"texts\[1\] has no steps"),
+        (b'{"texts": []}', errors.EmptyRequest, "texts is empty"),
+    ):
+        with pytest.raises(error, match=sentence):
+            ragged_json.decode(body, spec, MAX_STEPS)[0].check(LIMITS, spec.vocabulary)
+
+
+def test_a_broken_tokenizer_blames_its_file() -> None:
+    """What the library cannot read does not start a service."""
+    with pytest.raises(errors.ArtifactError, match=r"made\.onnx cannot be served: its tokenizer cannot be read"):
+        read_tokenizer("{}", "made.onnx")
+
+
+def test_a_state_comes_with_its_sequences() -> None:
+    """`h` and `c` of each sequence, in the shape the model has; all else is refused with its place."""
+    body = {"sequences": [[[1, 2]], [[3, 4]]], "state": {"h": [[[[1, 2]]], [[[3, 4]]]], "c": [[[[5, 6]]], [[[7, 8]]]]}}
+    sequences, _ = ragged_json.decode(json.dumps(body).encode(), STATEFUL, MAX_STEPS)
+    assert sequences.state["h"].tolist() == [[[[1, 2]]], [[[3, 4]]]]
+    assert sequences.state["c"].shape == (2, 1, 1, 2)
+    rows = [[[[1, 2]]], [[[3, 4]]]]
+    for state, error, sentence in (
+        ({"h": rows}, errors.InvalidField, "state is an object: expected an object with h and c"),
+        ([], errors.InvalidField, "state is a list of 0"),
+        ({"h": rows, "c": rows[:1]}, errors.InvalidField, r"state\.c is a list of 1: expected a list of 2"),
+        ({"h": rows, "c": [[[[1]]], [[[3]]]]}, errors.InvalidField, r"state\.c\[0\]\[0\]\[0\] is a list of 1"),
+        ({"h": rows, "c": [[[[1, None]]], [[[3, 4]]]]}, errors.NotANumber, r"state\.c\[0\]\[0\]\[0\]\[1\] is null"),
+        ({"h": rows, "c": [[[[1, 1e60]]], [[[3, 4]]]]}, errors.NonFiniteValue, r"state\.c\[0\]\[0\]\[0\]\[1\]"),
+    ):
+        with pytest.raises(error, match=sentence):
+            ragged_json.decode(json.dumps({**body, "state": state}).encode(), STATEFUL, MAX_STEPS)
+
+
+def test_steps_and_state_are_written_row_by_row() -> None:
+    """Each sequence has its own steps, as long as it is, and its own state; base64 gives each as bytes."""
+    steps = [np.ones((2, 3), np.float32), np.zeros((1, 3), np.float32)]
+    answer = Answer(np.zeros((2, 3), np.float32), steps, {"h": np.ones((2, 1, 1, 3), np.float32)})
+    usage = Usage(sequences=2, steps=3, padded_steps=4)
+    options = EncodeOptions(outputs=["steps", "state"])
+    written = orjson.loads(ragged_json.encode(answer, [2, 1], "m", usage, options))
+    assert written["steps"] == [[[1, 1, 1], [1, 1, 1]], [[0, 0, 0]]]
+    assert written["state"] == {"h": [[[[1, 1, 1]]]] * 2}
+    assert "embeddings" not in written
+    options = EncodeOptions(outputs=["steps"], encoding_format="base64")
+    written = orjson.loads(ragged_json.encode(answer, [2, 1], "m", usage, options))
+    assert base64.b64decode(written["steps"][0]) == np.ones(6, "<f4").tobytes()

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from model.recurrent import BidirectionalLSTM, reverse_by_length, valid_mask
+from model.recurrent import RecurrentLayer, reverse_by_length, valid_mask
 
 LENGTHS = st.lists(st.integers(1, 12), min_size=1, max_size=6)
 
@@ -17,8 +17,10 @@ def pad(lengths: list[int], features: int, extra: int = 0) -> tuple[Tensor, Tens
     return torch.randn(len(lengths), max(lengths) + extra, features), torch.tensor(lengths)
 
 
-def pack_reference(layer: BidirectionalLSTM, steps: Tensor, lengths: Tensor) -> Tensor:
+def pack_reference(layer: RecurrentLayer, steps: Tensor, lengths: Tensor) -> Tensor:
     """Run the layer's weights through torch's own bidirectional LSTM on a packed sequence."""
+    assert isinstance(layer.ahead, nn.LSTM)
+    assert isinstance(layer.behind, nn.LSTM)
     reference = nn.LSTM(steps.shape[2], layer.ahead.hidden_size, batch_first=True, bidirectional=True)
     for name, weights in layer.ahead.named_parameters():
         getattr(reference, name).data = weights.data
@@ -33,7 +35,7 @@ def pack_reference(layer: BidirectionalLSTM, steps: Tensor, lengths: Tensor) -> 
 def test_bidirectional_lstm_equals_packed_sequences(lengths: list[int], extra: int) -> None:
     """On any padded batch the layer gives what torch gives on the packed one."""
     torch.manual_seed(0)
-    layer = BidirectionalLSTM(3, 5)
+    layer = RecurrentLayer("lstm", 3, 5)
     steps, valid = pad(lengths, 3, extra)
     with torch.no_grad():
         # Two kernels order float32 sums of a few terms differently: the last bits of numbers below 1.
@@ -44,10 +46,10 @@ def test_bidirectional_lstm_equals_packed_sequences(lengths: list[int], extra: i
 def test_gradients_equal_packed_sequences(lengths: list[int]) -> None:
     """Training on padded batches follows the gradient of packed ones: padding teaches nothing."""
     torch.manual_seed(0)
-    layer = BidirectionalLSTM(3, 4)
+    layer = RecurrentLayer("lstm", 3, 4)
     steps, valid = pad(lengths, 3, extra=2)
     found = torch.autograd.grad(layer(steps, valid).square().sum(), list(layer.ahead.parameters()))
-    reference = BidirectionalLSTM(3, 4)
+    reference = RecurrentLayer("lstm", 3, 4)
     reference.load_state_dict(layer.state_dict())
     rows = [reference(steps[[row], :length], valid[[row]]) for row, length in enumerate(lengths)]
     total = torch.stack([row.square().sum() for row in rows]).sum()
@@ -74,7 +76,7 @@ def test_valid_mask_is_tensorflows_sequence_mask() -> None:
 
 def test_outputs_past_the_length_are_zero_even_beside_nan() -> None:
     """Whatever stands in the padding, the outputs there are zero and the valid ones finite."""
-    layer = BidirectionalLSTM(2, 3)
+    layer = RecurrentLayer("lstm", 2, 3)
     steps, lengths = torch.full((2, 4, 2), torch.nan), torch.tensor([2, 0])
     steps[0, :2] = 1.0
     outputs = layer(steps, lengths)

@@ -131,8 +131,8 @@ def test_graphs_that_only_look_like_encoders_are_refused_at_start(artifact: Path
         model.graph.node.append(helper.make_node("ReduceSum", ["rows", "batch_axis"], ["embedding"], keepdims=1))
 
     def demand_long(model: onnx.ModelProto) -> None:
-        weights = next(tensor for tensor in model.graph.initializer if tensor.name == "embedding_shape")
-        weights.CopyFrom(numpy_helper.from_array(np.array([7, 16]), "embedding_shape"))
+        weights = next(tensor for tensor in model.graph.initializer if tensor.name == "integers_0_16")
+        weights.CopyFrom(numpy_helper.from_array(np.array([7, 16]), "integers_0_16"))
 
     for change, reason in (
         (fix_time, "with only features fixed"),

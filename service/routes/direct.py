@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from service.engine import Engine
 from service.errors import BodyTooLarge, UnsupportedMediaType
+from service.sequences import InputSpec
 from service.session import EncoderSession
 from service.settings import Settings
 
@@ -21,12 +22,14 @@ class Service:
     Attributes:
         golden_difference: largest difference in the replay of the golden vectors; None where there were none.
         engine: there while the app's lifespan lasts, and its threads with it.
+        spec: what the model reads.
         is_draining: set on SIGTERM; new requests are refused from then on.
     """
 
     settings: Settings
     session: EncoderSession
     golden_difference: float | None
+    spec: InputSpec
     engine: Engine = field(init=False)
     is_draining: bool = False
 

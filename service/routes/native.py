@@ -13,6 +13,7 @@ from service import errors
 from service.codecs import ragged_json
 from service.routes import problems
 from service.routes.direct import DirectRoute, read_body, require_media_type, service_of
+from service.sequences import Answer
 
 router = APIRouter(route_class=DirectRoute, tags=["encode"])
 
@@ -38,6 +39,8 @@ RESPONSE_HEADERS: dict[str, Any] = {
             errors.NotANumber,
             errors.NonFiniteValue,
             errors.FeatureMismatch,
+            errors.UnknownToken,
+            errors.NotOffered,
             errors.EmptyRequest,
             errors.EmptySequence,
             errors.InvalidLengths,
@@ -72,11 +75,16 @@ async def encode(request: Request) -> Response:
 
     began = time.perf_counter()
     # A large body is decoded on a thread, so that the event loop goes on answering others.
-    decode = partial(ragged_json.decode, body, service.session.features, service.settings.max_request_steps)
+    decode = partial(ragged_json.decode, body, service.spec, service.settings.max_request_steps)
     sequences, options = decode() if len(body) <= LARGE_BODY_BYTES else await asyncio.to_thread(decode)
     if options.model not in (None, service.model_name):
         raise errors.UnknownModel(options.model, [service.model_name])
-    sequences.check(service.settings.limits)
+    for output in options.outputs:
+        if output not in service.session.outputs:
+            raise errors.NotOffered(
+                "outputs", f"asks for {output}, and the model gives {', '.join(service.session.outputs)}"
+            )
+    sequences.check(service.settings.limits, service.spec.vocabulary)
     decoded = time.perf_counter()
 
     try:
@@ -89,7 +97,7 @@ async def encode(request: Request) -> Response:
     finished = time.perf_counter()
     lengths = sequences.lengths.tolist()
     usage = ragged_json.Usage(sequences=len(lengths), steps=sequences.steps, padded_steps=encoded.padded_steps)
-    content = ragged_json.encode(encoded.embeddings, lengths, service.model_name, usage, options)
+    content = ragged_json.encode(Answer(encoded.embeddings), lengths, service.model_name, usage, options)
     stages = {
         "decode": decoded - began,
         "queue": encoded.queue_seconds,

@@ -32,7 +32,10 @@ class ModelInfo(BaseModel):
     sha256: str = Field(description="Of the whole artifact; every answer repeats it as X-Model-Sha.")
     verified: bool = Field(description="Whether golden vectors in the file were replayed here before serving.")
     golden_difference: float | None = Field(description="Largest difference in that replay.")
-    features: int = Field(description="Numbers in a step.")
+    features: int | None = Field(description="Numbers in a step; null where steps are token ids.")
+    vocabulary: int | None = Field(description="Token ids are below it; null where steps are numbers.")
+    reads: list[str] = Field(description="Fields of a request that may bring sequences: `sequences`, `texts`, `state`.")
+    outputs: list[str] = Field(description="What a request may ask for.")
     dim: int = Field(description="Numbers in an embedding.")
     manifest: dict[str, Any] | None = Field(description="What the artifact says of itself, golden vectors left out.")
 
@@ -77,6 +80,9 @@ async def info(request: Request) -> Response:
         verified=session.manifest is not None,
         golden_difference=service.golden_difference,
         features=session.features,
+        vocabulary=session.vocabulary,
+        reads=["sequences", *(["texts"] if service.spec.tokenize else []), *(["state"] if session.takes_state else [])],
+        outputs=list(session.outputs),
         dim=session.dim,
         manifest=session.manifest.summary() if session.manifest else None,
     )

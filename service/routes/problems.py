@@ -52,6 +52,8 @@ ANSWERS: dict[type[LengthwiseError], Answer] = {
     errors.NotANumber: Answer(HTTPStatus.UNPROCESSABLE_ENTITY, "Something else stands where a number belongs"),
     errors.NonFiniteValue: Answer(HTTPStatus.UNPROCESSABLE_ENTITY, "A number is not finite"),
     errors.FeatureMismatch: Answer(HTTPStatus.UNPROCESSABLE_ENTITY, "A step has the wrong number of features"),
+    errors.UnknownToken: Answer(HTTPStatus.UNPROCESSABLE_ENTITY, "A token id is not in the vocabulary"),
+    errors.NotOffered: Answer(HTTPStatus.UNPROCESSABLE_ENTITY, "The model does not have what was asked for"),
     errors.EmptyRequest: Answer(HTTPStatus.UNPROCESSABLE_ENTITY, "There is no sequence"),
     errors.EmptySequence: Answer(HTTPStatus.UNPROCESSABLE_ENTITY, "A sequence has no steps"),
     errors.InvalidLengths: Answer(HTTPStatus.UNPROCESSABLE_ENTITY, "The lengths do not fit the sequences"),

@@ -1,0 +1,201 @@
+"""Reads a request's JSON value by value, and names the first fault: slow, and sure."""
+
+import json
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from service.errors import (
+    FeatureMismatch,
+    InvalidField,
+    InvalidLengths,
+    MalformedJson,
+    NonFiniteValue,
+    NotANumber,
+    NotOffered,
+)
+from service.sequences import InputSpec, Sequences, State, Steps, join
+
+FIELDS = ("sequences", "texts", "model", "lengths", "state", "outputs", "normalize", "encoding_format")
+
+
+def read_document(body: bytes) -> dict[str, Any]:
+    """Parse a body.
+
+    Raises:
+        MalformedJson: it is not JSON.
+        InvalidField: it is not an object, or a field stands twice.
+    """
+    try:
+        document = json.loads(body.decode("utf-8"), object_pairs_hook=_unique_keys, parse_int=_parse_int)
+    except RecursionError:
+        raise MalformedJson("it is nested too deeply") from None
+    except ValueError as error:
+        raise MalformedJson(str(error)) from error
+    if not isinstance(document, dict):
+        raise InvalidField("The body", describe(document), "an object with the field sequences")
+    return document
+
+
+def read_sequences(document: dict[str, Any], spec: InputSpec) -> Sequences:
+    """Take `sequences`, or `texts`, out of a document.
+
+    Raises:
+        InvalidRequest: one of its subclasses, naming the first fault.
+    """
+    if "texts" in document:
+        return _read_texts(document.pop("texts"), document, spec)
+    if "sequences" not in document:
+        raise InvalidField("sequences", "missing", "a list of sequences")
+    nested = document.pop("sequences")
+    if not isinstance(nested, list):
+        raise InvalidField("sequences", describe(nested), "a list of sequences")
+    read = _read_tokens if spec.features is None else _read_steps
+    return join([read(sequence, f"sequences[{index}]", spec) for index, sequence in enumerate(nested)], spec.features)
+
+
+def read_state(value: object, spec: InputSpec, rows: int) -> State:
+    """Read `state`: for each sequence what it starts from, `{"h": [n][layers][directions][H], "c": ...}`.
+
+    Raises:
+        NotOffered: the model takes none.
+        InvalidField: it is of another shape.
+        NotANumber: something else stands where a number belongs.
+        NonFiniteValue: a number is not finite.
+    """
+    if not spec.state_names:
+        raise NotOffered("state", "is given, and the model starts every sequence from zero")
+    if not isinstance(value, dict) or sorted(value) != sorted(spec.state_names):
+        raise InvalidField("state", describe(value), f"an object with {' and '.join(spec.state_names)}")
+    shape = (rows, *spec.state_shape)
+    return {name: _read_array(value[name], f"state.{name}", shape) for name in spec.state_names}
+
+
+def cut(sequences: Sequences, lengths: list[int]) -> Sequences:
+    """Cut padded sequences to their lengths.
+
+    Raises:
+        InvalidLengths: they do not fit.
+    """
+    padded = sequences.split()
+    if len(lengths) != len(padded):
+        raise InvalidLengths("lengths", f"has {len(lengths)} entries for {len(padded)} sequences")
+    for index, (steps, length) in enumerate(zip(padded, lengths, strict=True)):
+        if len(steps) != len(padded[0]):
+            reason = f"has {len(steps)} steps and sequences[0] has {len(padded[0])}: with lengths, all are padded alike"
+            raise InvalidLengths(f"sequences[{index}]", reason)
+        if not 0 <= length <= len(steps):
+            raise InvalidLengths(f"lengths[{index}]", f"is {length}: expected 0 to {len(steps)}, the padded steps")
+    return _shorten(sequences, padded, lengths)
+
+
+def drop_padding(sequences: Sequences) -> Sequences:
+    """Cut the zeros off the ends of token sequences: id 0 is padding. One that stands before a token stays."""
+    if sequences.values.dtype != np.int64 or sequences.values.all():
+        return sequences
+    padded = sequences.split()
+    return _shorten(sequences, padded, [int(np.max(np.flatnonzero(ids), initial=-1)) + 1 for ids in padded])
+
+
+def describe(value: object) -> str:
+    """Say what kind of JSON value this is, quoting nothing long."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return str(value).lower()
+        case int() | float():
+            return "a number"
+        case str():
+            return f"the string {quote(value)}"
+        case list():
+            return f"a list of {len(value)}"
+        case _:
+            return "an object"
+
+
+def quote(text: str) -> str:
+    """Quote what a client wrote, shortened; the name of a field stays as it is."""
+    return text if text in FIELDS else repr(text[:40])
+
+
+def to_float32(numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+    """Round to float32; what overflows becomes infinite, and is refused as such with its place."""
+    with np.errstate(over="ignore"):
+        return numbers.astype(np.float32)
+
+
+def _shorten(sequences: Sequences, padded: list[Steps], lengths: list[int]) -> Sequences:
+    features = None if sequences.values.ndim == 1 else sequences.values.shape[1]
+    return join([steps[:length] for steps, length in zip(padded, lengths, strict=True)], features)
+
+
+def _read_texts(texts: object, document: dict[str, Any], spec: InputSpec) -> Sequences:
+    if spec.tokenize is None:
+        raise NotOffered("texts", "is given, and the model has no tokenizer: send sequences")
+    for other in ("sequences", "lengths"):
+        if other in document:
+            raise InvalidField(other, "given beside texts", "one of the two")
+    if not isinstance(texts, list):
+        raise InvalidField("texts", describe(texts), "a list of strings")
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise InvalidField(f"texts[{index}]", describe(text), "a string")
+    ids = spec.tokenize(texts)
+    joined = join(list(ids), None)
+    return Sequences(joined.values, joined.lengths, field="texts")
+
+
+def _read_tokens(sequence: object, path: str, _spec: InputSpec) -> Steps:
+    if not isinstance(sequence, list):
+        raise InvalidField(path, describe(sequence), "a sequence: a list of token ids")
+    for time, token in enumerate(sequence):
+        if isinstance(token, bool) or not isinstance(token, int):
+            raise InvalidField(f"{path}[{time}]", describe(token), "a token id: an integer")
+    return np.array(sequence, dtype=np.int64)
+
+
+def _read_steps(sequence: object, path: str, spec: InputSpec) -> Steps:
+    features = spec.features or 0
+    if not isinstance(sequence, list):
+        raise InvalidField(path, describe(sequence), "a sequence: a list of steps")
+    for time, step in enumerate(sequence):
+        if not isinstance(step, list):
+            raise InvalidField(f"{path}[{time}]", describe(step), f"a step: a list of {features} numbers")
+        for place, number in enumerate(step):
+            if isinstance(number, bool) or not isinstance(number, int | float):
+                raise NotANumber(f"{path}[{time}][{place}]", describe(number))
+        if len(step) != features:
+            raise FeatureMismatch(f"{path}[{time}]", len(step), features)
+    return to_float32(np.array(sequence, dtype=np.float64).reshape(len(sequence), features))
+
+
+def _read_array(value: object, path: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """Read nested lists of numbers of exactly this shape."""
+    if not shape:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise NotANumber(path, describe(value))
+        number = to_float32(np.array(value, dtype=np.float64))
+        if not np.isfinite(number):
+            raise NonFiniteValue(path)
+        return number
+    if not isinstance(value, list) or len(value) != shape[0]:
+        raise InvalidField(path, describe(value), f"a list of {shape[0]}")
+    parts = [_read_array(part, f"{path}[{index}]", shape[1:]) for index, part in enumerate(value)]
+    return np.array(parts, dtype=np.float32).reshape(shape)
+
+
+def _parse_int(digits: str) -> int | float:
+    """Read an integer; one beyond 64 bits becomes the nearest float, and one beyond any float infinity."""
+    return int(digits) if len(digits) < 19 else float(digits)
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    unique = dict(pairs)
+    if len(unique) != len(pairs):
+        counts = Counter(key for key, _ in pairs)
+        twice = next(key for key, count in counts.items() if count > 1)
+        raise InvalidField(quote(twice), "given twice", "each field once")
+    return unique
