@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from export.artifact import ProofFailed, export_run
+from export.quantize import CannotQuantize, describe
 from model.checkpoint import BrokenRun
 from service.artifact import NAME, ParityCheck
 from service.errors import LengthwiseError
@@ -18,15 +19,21 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, help="the ONNX file to write")
     parser.add_argument("--name", type=model_name, help="the name it is served under; the data set's by default")
     parser.add_argument("--version", default="1", help="of the model; 1 by default")
+    parser.add_argument(
+        "--quantize", action="store_true", help="int8 LSTM weights: faster, and nothing is exact any more"
+    )
     options = parser.parse_args(arguments)
     try:
-        manifest = export_run(options.run, options.output, options.name, options.version)
+        manifest = export_run(options.run, options.output, options.name, options.version, quantize=options.quantize)
     except ProofFailed as failure:
         print_report(failure.checks)
         sys.exit(f"export: {failure}")
-    except (BrokenRun, LengthwiseError, OSError) as error:
+    except (BrokenRun, CannotQuantize, LengthwiseError, OSError) as error:
         sys.exit(f"export: {error}")
-    print_report(manifest.parity)
+    if manifest.quantization is None:
+        print_report(manifest.parity)
+    else:
+        print(describe(manifest.quantization))
     size = options.output.stat().st_size / 2**10
     print(f"{options.output}: {manifest.name} {manifest.version}, {manifest.dim} numbers an embedding, {size:.0f} KiB")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import onnx
 
 from export.graph import build_graph, hash_weights
+from export.quantize import quantize_artifact
 from export.verify import draw_sequences, run_torch, verify
 from model.checkpoint import RunConfig, read_config, read_model, read_results, read_samples
 from model.encoder import SequenceEncoder, Standardization
@@ -32,7 +33,9 @@ class ProofFailed(Exception):
         )
 
 
-def export_run(run: Path, output: Path, name: str | None = None, version: str = "1") -> Manifest:
+def export_run(
+    run: Path, output: Path, name: str | None = None, version: str = "1", *, quantize: bool = False
+) -> Manifest:
     """Export a finished run.
 
     Args:
@@ -40,6 +43,7 @@ def export_run(run: Path, output: Path, name: str | None = None, version: str = 
         output: the file to write.
         name: the name the model is served under, as `NAME` allows it; the data set's by default.
         version: of the model.
+        quantize: turn LSTM weights to int8, once the float32 graph has held its proof.
 
     Returns:
         The manifest that the file carries.
@@ -47,6 +51,7 @@ def export_run(run: Path, output: Path, name: str | None = None, version: str = 
     Raises:
         BrokenRun: the run directory is incomplete.
         ProofFailed: the graph does not do what the encoder does; `output` is left as it was.
+        CannotQuantize: there is nothing to quantise, or it became another encoder.
         LengthwiseError: what was written is not what the service would serve.
         OSError: the file cannot be written.
     """
@@ -70,6 +75,8 @@ def export_run(run: Path, output: Path, name: str | None = None, version: str = 
         parity=checks,
         golden=choose_golden(encoder, samples),
     )
+    if quantize:
+        graph, manifest = quantize_artifact(graph, manifest, run)
     write_artifact(graph, manifest, output)
     return manifest
 
