@@ -7,6 +7,7 @@ round by round; figures are medians over rounds.
 import argparse
 import json
 import platform
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -18,7 +19,6 @@ from bench.plot import draw_bars
 from bench.report import Results, compare, render
 from bench.servers import OURS, PEERS, Server, Unavailable
 from bench.start import measure_starts
-from bench.watch import Watch
 from bench.workloads import MODELS
 from service.settings import SHIPPED_MODEL, available_cpus
 
@@ -30,9 +30,9 @@ PANELS = {"S.rate": "Single sequences, 32 at a time", "B.rate": "32 in a request
 def main(arguments: list[str] | None = None) -> None:
     """Measure what the command line names."""
     options = parse_arguments(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("bench: ended"))  # by way of every server's own end
     pace = QUICK if options.quick else FULL
     pace = replace(pace, rounds=options.rounds or pace.rounds)
-    watch = Watch()
     pythons, missing = prepare(options.servers, options.folder)
     folder = options.folder / "models"
     subprocess.run([sys.executable, "-m", "bench.models", str(folder)], check=True)
@@ -44,11 +44,9 @@ def main(arguments: list[str] | None = None) -> None:
         every.append(results)
     start = measure_starts(SHIPPED_MODEL, starts=3, requests=300)
     print("the shipped encoder:", ", ".join(f"{name} {value:g}" for name, value in start.items()))
-    others = watch.others_share()
-    print(f"meanwhile other programs took {others:.0%} of the {available_cpus()} CPUs")
     if options.plots:
         write_plots(every, options.plots)
-    machine = {"cpus": available_cpus(), "others_share": round(others, 3), "machine": platform.machine()}
+    machine = {"cpus": available_cpus(), "machine": platform.machine()}
     versions = {"python": platform.python_version(), "onnxruntime": version("onnxruntime")}
     document = {"bench": "service", "rounds": pace.rounds, "seconds": pace.seconds, **machine, **versions}
     print(json.dumps({**document, "start": start, "models": {one.model: summarize(one) for one in every}}))

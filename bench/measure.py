@@ -10,7 +10,8 @@ import orjson
 
 from bench import raw
 from bench.load import Outcome, run_closed, run_open
-from bench.servers import OURS, Server, Unavailable, start
+from bench.servers import OURS, Server, Unavailable, find_family, start
+from bench.watch import Watch
 from bench.workloads import MODELS, WORKLOADS, Embeddings, Steps, Wire, Workload, draw_requests
 
 # All servers run the same kernels on the same numbers; whoever pads, batches or scatters wrongly is off by 1e-2.
@@ -95,6 +96,7 @@ def measure_server(
     """
     figures: Figures = {}
     first = write_requests(tasks[0], server.wire)[0]
+    watch = Watch()
     with start(server, python, model, first, model.with_suffix(".log")) as running:
         figures["ready_seconds"] = running.ready_seconds
         for task in tasks:
@@ -110,6 +112,7 @@ def measure_server(
                     outcome = run_open(running.port, requests, share * figures["S.rate"], 2 * pace.seconds)
                     figures |= describe(f"open{share * 100:.0f}", outcome, 1)
         figures["resident_mb"] = running.resident_mb
+        figures["others_share"] = watch.others_share(find_family(running.process.pid))
     return figures
 
 

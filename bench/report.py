@@ -1,4 +1,8 @@
-"""What is printed: one table a model, ratios to the best peer and to the raw limit, open loops."""
+"""What is printed: one table a model, ratios to the best peer and to the raw limit, open loops.
+
+The last column is the share of the CPUs that programs outside the benchmark took meanwhile; where it is not near 0, the
+row says little.
+"""
 
 import statistics
 from collections.abc import Sequence
@@ -24,6 +28,7 @@ COLUMNS = {
     "p99   ": ("mix.p99_ms", ".1f"),
     "MB": ("resident_mb", ".0f"),
     "ready s": ("ready_seconds", ".2f"),
+    "others": ("others_share", ".0%"),
 }
 
 

@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 
@@ -9,13 +10,17 @@ class Watch:
     """Counts CPU time from its making on."""
 
     def __init__(self) -> None:
-        self._began, self._busy, self._own = time.perf_counter(), _busy_seconds(), _own_seconds()
+        self._began, self._busy, self._own = time.perf_counter(), _busy_seconds(), time.process_time()
 
-    def others_share(self) -> float:
-        """Return the share of the machine's CPU time that neither this process nor any it has awaited took."""
+    def others_share(self, family: Iterable[int]) -> float:
+        """Return the share of the machine's CPU time that neither this process nor a family of processes took.
+
+        Args:
+            family: a process and its descendants, begun after this watch.
+        """
         elapsed = time.perf_counter() - self._began
-        others = (_busy_seconds() - self._busy) - (_own_seconds() - self._own)
-        return max(0.0, others / (elapsed * (os.cpu_count() or 1)))
+        own = time.process_time() - self._own + sum(map(_spent_seconds, family))
+        return max(0.0, (_busy_seconds() - self._busy - own) / (elapsed * (os.cpu_count() or 1)))
 
 
 def _busy_seconds() -> float:
@@ -26,6 +31,10 @@ def _busy_seconds() -> float:
     return (user + nice + system + irq + soft_irq + steal) / os.sysconf("SC_CLK_TCK")
 
 
-def _own_seconds() -> float:
-    times = os.times()
-    return times.user + times.system + times.children_user + times.children_system
+def _spent_seconds(pid: int) -> float:
+    """Return the CPU seconds of a process and of those of its children that have ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    except OSError:  # it ended meanwhile
+        return 0.0
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")

@@ -22,7 +22,7 @@ from bench.models import write_models
 from bench.plot import draw_bars
 from bench.report import Results, compare, render, take_medians
 from bench.servers import OURS, PEERS, Server, Unavailable, find_family, start
-from bench.watch import Watch
+from bench.watch import Watch, _spent_seconds
 from bench.workloads import (
     JSON,
     KSERVE_BINARY,
@@ -323,15 +323,18 @@ def test_a_family_holds_its_children() -> None:
         assert {os.getpid(), child.pid} <= set(find_family(os.getpid()))
         assert find_family(child.pid) == [child.pid]
         child.communicate(b"\n")
+    assert _spent_seconds(2**30) == 0.0
+    assert _spent_seconds(os.getpid()) > 0.0
 
 
 def test_what_others_took_is_what_is_left_of_the_busy_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 8 busy seconds 5 were our own: the rest is a share of all the CPUs had."""
+    """Of 8 busy seconds 4 were this process's and 1 a server's: the rest is a share of all the CPUs had."""
     monkeypatch.setattr("bench.watch._busy_seconds", iter([100.0, 108.0]).__next__)
-    monkeypatch.setattr("bench.watch._own_seconds", iter([1.0, 6.0]).__next__)
+    monkeypatch.setattr("bench.watch._spent_seconds", {7: 0.25, 8: 0.75}.__getitem__)
+    monkeypatch.setattr("bench.watch.time.process_time", iter([1.0, 5.0]).__next__)
     monkeypatch.setattr("bench.watch.time.perf_counter", iter([0.0, 10.0]).__next__)
     monkeypatch.setattr("bench.watch.os.cpu_count", lambda: 2)
-    assert Watch().others_share() == pytest.approx(3 / 20)
+    assert Watch().others_share([7, 8]) == pytest.approx(3 / 20)
 
 
 def test_raw_batches_hold_every_sequence_once(model: Path) -> None:
