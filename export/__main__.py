@@ -13,6 +13,7 @@ from typing import get_args
 from export.artifact import Origin, ProofFailed, export_encoder, export_run, make_samples
 from export.graph import GraphOptions
 from export.keras_file import read_keras
+from export.quantize import CannotQuantize, describe
 from export.torch_state import read_torch_state
 from model.checkpoint import BrokenRun
 from model.pooling import Pooling
@@ -28,9 +29,12 @@ def main(arguments: list[str] | None = None) -> None:
     except ProofFailed as failure:
         print_report(failure.checks)
         sys.exit(f"export: {failure}")
-    except (BrokenRun, LengthwiseError, OSError, ValueError) as error:
+    except (BrokenRun, CannotQuantize, LengthwiseError, OSError, ValueError) as error:
         sys.exit(f"export: {error}")
-    print_report(manifest.parity)
+    if manifest.quantization is None:
+        print_report(manifest.parity)
+    else:
+        print(describe(manifest.quantization))
     size = options.output.stat().st_size / 2**10
     print(f"{options.output}: {manifest.name} {manifest.version}, {manifest.dim} numbers an embedding, {size:.0f} KiB")
 
@@ -54,6 +58,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--initial-state", action="store_true", help="let sequences start from a state; for one direction"
     )
+    parser.add_argument(
+        "--quantize", action="store_true", help="int8 LSTM weights: faster, and nothing is exact any more"
+    )
     foreign = parser.add_argument_group("weights trained elsewhere")
     poolings = [pooling for pooling in get_args(Pooling) if pooling != "attention"]
     foreign.add_argument("--pooling", choices=poolings, default="mean", help="of --from-torch; mean by default")
@@ -69,7 +76,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 def export(options: argparse.Namespace) -> Manifest:
     """Export what the command line names, and print what a reader of foreign weights noted."""
-    offered = GraphOptions(steps=options.steps, state=options.state, initial_state=options.initial_state)
+    offered = GraphOptions(
+        steps=options.steps, state=options.state, initial_state=options.initial_state, quantize=options.quantize
+    )
     if options.run is not None:
         return export_run(options.run, options.output, options.name, options.version, offered)
     if options.from_torch is not None:

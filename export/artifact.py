@@ -12,10 +12,14 @@ import onnx
 
 from export.graph import GraphOptions, build_graph, hash_weights
 from export.oracle import Case
+from export.quantize import Judge, quantize_artifact
 from export.verify import draw_sequences, run_torch, verify
 from model.checkpoint import RunConfig, read_config, read_model, read_results, read_samples
+from model.datasets import LabelledSequences
 from model.encoder import EncoderConfig, SequenceEncoder, Standardization
-from service.artifact import METADATA_KEY, Golden, Input, Manifest, ParityCheck, Statistics, Task, Tensor
+from model.tasks import SequenceClassifier, Task
+from service.artifact import METADATA_KEY, Golden, Input, Manifest, ParityCheck, Statistics, Tensor
+from service.artifact import Task as TaskRecord
 from service.sequences import Steps
 from service.session import EncoderSession
 
@@ -51,7 +55,7 @@ class Origin:
     source: str = "not stated"
     licence: str = "not stated"
     longest_training_sequence: int | None = None
-    task: Task | None = None
+    task: TaskRecord | None = None
 
 
 def export_run(
@@ -72,11 +76,12 @@ def export_run(
     Raises:
         BrokenRun: the run directory is incomplete.
         ProofFailed: the graph does not do what the encoder does; `output` is left as it was.
+        CannotQuantize: there is nothing to quantise, or it became another encoder.
         LengthwiseError: what was written is not what the service would serve.
         OSError: the file cannot be written.
         ValueError: the options ask for what the encoder cannot give.
     """
-    config, encoder, samples = read_config(run), read_model(run).encoder, read_samples(run).sequences
+    config, model, samples = read_config(run), read_model(run), read_samples(run)
     origin = Origin(
         name=name or config.data.name,
         version=version,
@@ -85,7 +90,7 @@ def export_run(
         longest_training_sequence=config.data.longest_training_sequence,
         task=_describe_task(config, read_results(run)),
     )
-    return export_encoder(encoder, samples, origin, output, options)
+    return export_encoder(model.encoder, samples.sequences, origin, output, options, _judge(model, samples))
 
 
 def export_encoder(
@@ -94,6 +99,7 @@ def export_encoder(
     origin: Origin,
     output: Path,
     options: GraphOptions | None = None,
+    judge: Judge | None = None,
 ) -> Manifest:
     """Export an encoder, however it came by its weights.
 
@@ -103,12 +109,14 @@ def export_encoder(
         origin: what the manifest says of where it comes from.
         output: the file to write.
         options: what the graph offers besides embeddings; nothing by default.
+        judge: what its task makes of the samples' embeddings, to weigh int8 by.
 
     Returns:
         The manifest that the file carries.
 
     Raises:
         ProofFailed: the graph does not do what the encoder does; `output` is left as it was.
+        CannotQuantize: there is nothing to quantise, or it became another encoder.
         LengthwiseError: what was written is not what the service would serve.
         OSError: the file cannot be written.
         ValueError: the options ask for what the encoder cannot give.
@@ -132,6 +140,8 @@ def export_encoder(
         parity=checks,
         golden=choose_golden(encoder, samples),
     )
+    if options is not None and options.quantize:
+        graph, manifest = quantize_artifact(graph, manifest, samples, judge)
     write_artifact(graph, manifest, output)
     return manifest
 
@@ -190,6 +200,14 @@ def write_artifact(graph: onnx.ModelProto, manifest: Manifest, output: Path) -> 
         partial.unlink(missing_ok=True)
 
 
+def _judge(model: Task, samples: LabelledSequences) -> Judge | None:
+    """Return what scores embeddings of the samples by a classifier's head; None for other tasks."""
+    if not isinstance(model, SequenceClassifier):
+        return None
+    weight, bias = (parameter.detach().numpy() for parameter in (model.head.weight, model.head.bias))
+    return lambda embeddings: float(np.mean((embeddings @ weight.T + bias).argmax(axis=1) == samples.labels))
+
+
 def _describe_input(config: EncoderConfig) -> Input:
     kind: Literal["features", "tokens"] = "tokens" if config.features is None else "features"
     return Input(kind=kind, features=config.features, vocabulary=config.vocabulary)
@@ -201,5 +219,5 @@ def _describe_statistics(standardization: Standardization | None) -> Statistics 
     return Statistics(mean=standardization.mean.tolist(), std=standardization.std.tolist())
 
 
-def _describe_task(config: RunConfig, results: dict[str, float]) -> Task:
-    return Task(name="classification", dataset=config.data.name, classes=config.data.classes, metrics=results)
+def _describe_task(config: RunConfig, results: dict[str, float]) -> TaskRecord:
+    return TaskRecord(name=config.task, dataset=config.data.name, classes=config.data.classes, metrics=results)

@@ -27,18 +27,20 @@ IR_VERSION = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GraphOptions:
-    """What a graph offers besides embeddings. ONNX Runtime computes every output a graph has, asked for or not.
+    """What a graph offers besides exact embeddings. ONNX Runtime computes every output it has, asked for or not.
 
     Attributes:
         steps: an output `steps`, float32 `[batch, time, W]`: the top layer's outputs, zero past the length.
         state: outputs `state_h`, and `state_c` of LSTMs, float32 `[batch, layers, directions, H]`: the state after
             each row's last valid step.
         initial_state: inputs `initial_h`, and `initial_c` of LSTMs, of the same shape; for one direction only.
+        quantize: int8 weights for its LSTMs, once the float32 graph has held its proof; see `export.quantize`.
     """
 
     steps: bool = False
     state: bool = False
     initial_state: bool = False
+    quantize: bool = False
 
 
 def build_graph(encoder: SequenceEncoder, options: GraphOptions | None = None) -> onnx.ModelProto:

@@ -64,8 +64,8 @@ RESPONSE_HEADERS: dict[str, Any] = {
 async def encode(request: Request) -> Response:
     """Return one embedding for each sequence: the average of the encoder's outputs over its valid steps.
 
-    On the CPU, an embedding of an encoder exported by Lengthwise does not depend, by a single bit, on the other
-    sequences, on their order or on any padding.
+    On the CPU, an embedding of a float32 encoder exported by Lengthwise does not depend, by a single bit, on the other
+    sequences, on their order or on any padding. A quantised one depends on them by what `/info` says.
     """
     service = service_of(request)
     if service.is_draining:
