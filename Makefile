@@ -42,8 +42,10 @@ evaluate: $(VENV)/developing ## evaluate the trained encoder in RUN
 export: $(VENV)/developing ## export the encoder in RUN to OUT, and prove it
 	$(BIN)/python -m export $(RUN) -o $(OUT)
 
-bench: $(VENV)/developing ## measure start, readiness and memory of the service
+bench: $(VENV)/developing ## measure start and memory of the service, the scheduler alone, and the cost model's error
 	$(BIN)/python -m bench.start
+	$(BIN)/python -m bench.schedule
+	$(BIN)/python -m bench.cost
 
 lock: $(VENV)/developing ## pin the serving dependencies anew, with hashes
 	$(COMPILE) --universal pyproject.toml -o requirements.lock
