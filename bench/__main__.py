@@ -20,7 +20,8 @@ from bench.report import Results, compare, render
 from bench.servers import OURS, PEERS, Server, Unavailable
 from bench.start import measure_starts
 from bench.workloads import MODELS
-from service.settings import SHIPPED_MODEL, available_cpus
+from service.machine import available_cpus
+from service.settings import SHIPPED_MODEL
 
 FULL = Pace(rounds=3, seconds=2.0, warm_seconds=0.5, raw_seconds=0.4)
 QUICK = Pace(rounds=1, seconds=0.6, warm_seconds=0.3, raw_seconds=0.1)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import onnxruntime
 
 from bench.workloads import Embeddings, Steps, pad
-from service.settings import available_cpus
+from service.machine import available_cpus
 
 BATCH_ROWS = (8, 16, 32)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from bench.load import ask
 from bench.workloads import JSON, KSERVE_BINARY, KSERVE_JSON, MODELS, Wire
-from service.settings import available_cpus
+from service.machine import available_cpus
 
 READY_SECONDS = 120.0
 STOP_SECONDS = 15.0

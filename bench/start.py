@@ -16,7 +16,8 @@ import httpx
 import numpy as np
 
 from bench.launch import start_service
-from service.settings import SHIPPED_MODEL, available_cpus
+from service.machine import available_cpus
+from service.settings import SHIPPED_MODEL
 
 
 def measure_start(model: Path, requests: int) -> dict[str, float]:

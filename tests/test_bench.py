@@ -36,7 +36,7 @@ from bench.workloads import (
     draw_sequences,
     post,
 )
-from service.settings import available_cpus
+from service.machine import available_cpus
 
 
 class Answerer:
