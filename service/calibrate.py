@@ -162,7 +162,7 @@ def load(settings: Settings) -> Calibrator:
     """
 
     def reopen(threads: int) -> EncoderSession:
-        return open_session(settings.model, settings.provider, threads)
+        return open_session(settings.model, settings.provider, threads, settings.cuda)
 
     return Calibrator(settings, reopen(settings.threads or 1), reopen)
 

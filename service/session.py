@@ -2,7 +2,7 @@
 
 import hashlib
 from pathlib import Path
-from typing import Literal, TypeAlias, cast
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -10,12 +10,10 @@ import onnxruntime
 
 from service.artifact import Manifest, read_manifest
 from service.errors import ArtifactError, GoldenMismatch, ProviderUnavailable
+from service.providers import CUDA_PROVIDER, CudaOptions, Provider, choose_providers
 from service.sequences import Batch, Embeddings, Output, Result, State, pad_batch
 
-Provider: TypeAlias = Literal["auto", "cpu", "cuda"]
-
-CUDA_PROVIDER = "CUDAExecutionProvider"
-CPU_PROVIDER = "CPUExecutionProvider"
+CUDA_DEFAULTS = CudaOptions()
 
 STATE_INPUTS = {"initial_h", "initial_c"}
 STATE_OUTPUTS = {"state_h", "state_c"}
@@ -42,7 +40,14 @@ class EncoderSession:
         takes_state: whether sequences may start from a state.
     """
 
-    def __init__(self, content: bytes, file: str, provider: Provider = "cpu", threads: int = 1) -> None:
+    def __init__(
+        self,
+        content: bytes,
+        file: str,
+        provider: Provider = "cpu",
+        threads: int = 1,
+        cuda: CudaOptions = CUDA_DEFAULTS,
+    ) -> None:
         """Load an artifact.
 
         Args:
@@ -50,6 +55,7 @@ class EncoderSession:
             file: its name, for messages.
             provider: where to run it; `auto` takes CUDA where it works and the CPU otherwise.
             threads: threads within one run.
+            cuda: what CUDA is started with.
 
         Raises:
             ArtifactError: the bytes are not an ONNX graph with the inputs and output of an encoder.
@@ -57,7 +63,8 @@ class EncoderSession:
         """
         self.file = file
         self.sha256 = hashlib.sha256(content).hexdigest()
-        self._session = _load(content, file, provider, threads)
+        self._session = _load(content, file, threads, choose_providers(provider, cuda))
+        self._device = cuda.device
         taken = self._session.get_providers()[0]
         self.provider = "cuda" if taken == CUDA_PROVIDER else "cpu"
         if provider == "cuda" != self.provider:
@@ -90,14 +97,36 @@ class EncoderSession:
         Returns:
             `(B, D)`, float32.
         """
-        (embeddings,) = self._session.run(["embedding"], self._feed(batch))
-        return cast("Embeddings", embeddings)
+        (embeddings,) = self._run(["embedding"], batch)
+        return embeddings
 
     def run_all(self, batch: Batch) -> Result:
         """Encode a padded batch as `run` does, and return everything that the graph gives."""
-        found = dict(zip(self._outputs, self._session.run(self._outputs, self._feed(batch)), strict=True))
+        found = dict(zip(self._outputs, self._run(self._outputs, batch), strict=True))
         state = {name.removeprefix("state_"): part for name, part in found.items() if name.startswith("state_")}
         return Result(found["embedding"], found.get("steps"), state)
+
+    def _run(self, outputs: list[str], batch: Batch) -> list[npt.NDArray[np.float32]]:
+        feed = self._feed(batch)
+        if self.provider == "cpu":
+            return cast("list[npt.NDArray[np.float32]]", self._session.run(outputs, feed))
+        return self._run_bound(outputs, feed)
+
+    def _run_bound(
+        self, outputs: list[str], feed: dict[str, npt.NDArray[np.generic]], device: str = "cuda"
+    ) -> list[npt.NDArray[np.float32]]:
+        """Run with everything bound to where the kernels want it: lengths in host memory, steps on `device`."""
+        binding = self._session.io_binding()
+        for name, array in feed.items():
+            if name == "lengths":
+                binding.bind_cpu_input(name, array)
+            else:
+                value = onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), device, self._device)
+                binding.bind_ortvalue_input(name, value)
+        for name in outputs:
+            binding.bind_output(name, "cpu")
+        self._session.run_with_iobinding(binding)
+        return cast("list[npt.NDArray[np.float32]]", binding.copy_outputs_to_cpu())
 
     def _feed(self, batch: Batch) -> dict[str, npt.NDArray[np.generic]]:
         feed: dict[str, npt.NDArray[np.generic]] = {"sequences": batch.steps, "lengths": batch.lengths}
@@ -200,7 +229,9 @@ class EncoderSession:
             raise ArtifactError(self.file, "the proof in its manifest does not hold")
 
 
-def open_session(path: Path, provider: Provider = "cpu", threads: int = 1) -> EncoderSession:
+def open_session(
+    path: Path, provider: Provider = "cpu", threads: int = 1, cuda: CudaOptions = CUDA_DEFAULTS
+) -> EncoderSession:
     """Load the artifact at `path`; see `EncoderSession`.
 
     Raises:
@@ -210,34 +241,21 @@ def open_session(path: Path, provider: Provider = "cpu", threads: int = 1) -> En
         content = path.read_bytes()
     except OSError as error:
         raise ArtifactError(str(path), f"it cannot be read: {error.strerror}") from error
-    return EncoderSession(content, str(path), provider, threads)
+    return EncoderSession(content, str(path), provider, threads, cuda)
 
 
-def _load(content: bytes, file: str, provider: Provider, threads: int) -> onnxruntime.InferenceSession:
+def _load(
+    content: bytes, file: str, threads: int, providers: list[str | tuple[str, dict[str, str]]]
+) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.enable_mem_pattern = False  # shapes vary from run to run, and a plan a shape would only pile up
     options.log_severity_level = 3  # errors; what matters is raised
-    providers = _choose_providers(provider)
     try:
         return onnxruntime.InferenceSession(content, options, providers=providers)
     except Exception as error:  # its exceptions share no base below Exception
         raise ArtifactError(file, f"ONNX Runtime refuses it: {_first_line(error)}") from error
-
-
-def _choose_providers(provider: Provider) -> list[str | tuple[str, dict[str, str]]]:
-    """Return ONNX Runtime's provider list, the preferred first."""
-    if provider == "cpu":
-        return [CPU_PROVIDER]
-    if CUDA_PROVIDER not in onnxruntime.get_available_providers():
-        if provider == "auto":
-            return [CPU_PROVIDER]
-        raise ProviderUnavailable(
-            provider, "this ONNX Runtime has none: install onnxruntime-gpu in place of onnxruntime"
-        )
-    onnxruntime.preload_dlls()  # finds CUDA and cuDNN in the nvidia wheels
-    return [(CUDA_PROVIDER, {"use_tf32": "0"}), CPU_PROVIDER]
 
 
 def _are_open(sizes: list[object]) -> bool:

@@ -7,8 +7,8 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from service.providers import CudaOptions, Provider
 from service.sequences import Limits
-from service.session import Provider
 
 SHIPPED_MODEL = Path("artifacts/japanese-vowels.onnx")
 
@@ -36,6 +36,10 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for every interface.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one and logs it.")
     provider: Provider = Field("auto", description="Where the encoder runs; auto takes CUDA where it works.")
+    cuda_device: int = Field(0, ge=0, description="Number of the GPU, where CUDA runs it.")
+    cuda_memory_bytes: int = Field(
+        0, ge=0, description="What ONNX Runtime may take of the GPU's memory; 0 is all of it."
+    )
     runners: int = Field(0, ge=0, description="Batches that run at the same time; 0 measures how many are fastest.")
     threads: int = Field(0, ge=0, description="Threads within one run; 0 measures how many are fastest.")
     cache_dir: Path = Field(
@@ -86,6 +90,11 @@ class Settings(BaseSettings):
             if getattr(self, small) > getattr(self, large):
                 raise ValueError(f"{small} is {getattr(self, small)}, over {large}, which is {getattr(self, large)}")
         return self
+
+    @property
+    def cuda(self) -> CudaOptions:
+        """What the CUDA provider is started with."""
+        return CudaOptions(self.cuda_device, self.cuda_memory_bytes)
 
     @property
     def limits(self) -> Limits:

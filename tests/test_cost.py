@@ -205,7 +205,7 @@ def test_a_chosen_number_of_threads_is_what_is_served(
     monkeypatch.setattr(calibrate, "arrange", lambda *_: [best])
     opened: list[int] = []
 
-    def note(path: Path, _provider: str, threads: int) -> EncoderSession:
+    def note(path: Path, _provider: str, threads: int, _cuda: object) -> EncoderSession:
         opened.append(threads)
         return open_session(path, "cpu", threads)
 

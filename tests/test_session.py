@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from service import session as session_module
 from service.artifact import METADATA_KEY, Input, Manifest, ParityCheck
 from service.errors import ArtifactError, GoldenMismatch, ProviderUnavailable
+from service.providers import CPU_PROVIDER, CUDA_PROVIDER, CudaOptions, choose_providers
 from service.sequences import Batch, pad_batch
 from service.session import EncoderSession, open_session
 from tests.conftest import FEATURES, draw_sequences
@@ -189,7 +189,7 @@ def test_a_graph_with_other_inputs_is_refused() -> None:
 
 def test_cuda_is_refused_where_it_is_not(artifact: Path) -> None:
     """Asking for CUDA on a runtime without it is one clear sentence, never a silent CPU."""
-    if session_module.CUDA_PROVIDER in onnxruntime.get_available_providers():
+    if CUDA_PROVIDER in onnxruntime.get_available_providers():
         pytest.skip("this ONNX Runtime has the CUDA provider")
     with pytest.raises(ProviderUnavailable, match=r"LENGTHWISE_PROVIDER=cuda.*install onnxruntime-gpu"):
         open_session(artifact, "cuda")
@@ -197,9 +197,7 @@ def test_cuda_is_refused_where_it_is_not(artifact: Path) -> None:
 
 def test_cuda_that_does_not_start_is_refused_or_passed_over(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A runtime that lists CUDA and cannot start it: `cuda` is refused, `auto` says that it took the CPU."""
-    monkeypatch.setattr(
-        onnxruntime, "get_available_providers", lambda: [session_module.CUDA_PROVIDER, session_module.CPU_PROVIDER]
-    )
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA_PROVIDER, CPU_PROVIDER])
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None)
     load = onnxruntime.InferenceSession
     monkeypatch.setattr(
@@ -208,6 +206,25 @@ def test_cuda_that_does_not_start_is_refused_or_passed_over(artifact: Path, monk
     assert open_session(artifact, "auto").provider == "cpu"
     with pytest.raises(ProviderUnavailable, match="could not start it"):
         open_session(artifact, "cuda")
+
+
+def test_cuda_is_started_with_its_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device, the memory it may take, and full float32 products reach ONNX Runtime; the CPU is its fallback."""
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA_PROVIDER, CPU_PROVIDER])
+    first, fallback = choose_providers("auto", CudaOptions(device=1, memory_bytes=2**30))
+    assert isinstance(first, tuple)
+    name, options = first
+    assert (name, fallback) == (CUDA_PROVIDER, CPU_PROVIDER)
+    assert options.items() >= {"device_id": "1", "gpu_mem_limit": str(2**30), "use_tf32": "0"}.items()
+    assert "gpu_mem_limit" not in choose_providers("cuda", CudaOptions())[0][1]
+
+
+def test_a_bound_run_gives_the_same_bits(artifact: Path) -> None:
+    """What CUDA runs through, inputs and outputs bound by name, is on the CPU the plain run."""
+    session = open_session(artifact)
+    batch = pad_batch(draw_sequences([3, 0, 5]))
+    bound = session._run_bound(["embedding"], session._feed(batch), device="cpu")
+    assert bound[0].tobytes() == session.run(batch).tobytes()
 
 
 @pytest.mark.gpu
