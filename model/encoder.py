@@ -117,12 +117,14 @@ class Standardization(nn.Module):
     def fit(self, sequences: list[Tensor]) -> None:
         """Take mean and standard deviation over all steps of `sequences`, each `(t_i, F)`.
 
-        A feature that never varies keeps a standard deviation of 1, so that it maps to zero, not to NaN.
+        A feature that varies by less than float32 tells keeps a standard deviation of 1: it maps to zero, not to NaN.
         """
-        steps = torch.cat(sequences).double()
-        std = steps.std(dim=0, correction=0)
-        self.mean.copy_(steps.mean(dim=0))
-        self.std.copy_(torch.where(std > 0, std, 1.0))
+        count = sum(map(len, sequences))
+        mean = torch.stack([steps.double().sum(dim=0) for steps in sequences]).sum(dim=0) / count
+        squares = torch.stack([(steps.double() - mean).square().sum(dim=0) for steps in sequences]).sum(dim=0)
+        std = (squares / count).sqrt()
+        self.mean.copy_(mean)
+        self.std.copy_(torch.where(std > torch.finfo(torch.float32).eps * mean.abs(), std, 1.0))
 
     def forward(self, steps: Tensor) -> Tensor:
         """Map `(..., F)` to `(..., F)`."""

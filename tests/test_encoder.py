@@ -65,6 +65,8 @@ def test_standardization_keeps_a_constant_feature_finite() -> None:
     standardization = Standardization(2)
     standardization.fit([torch.tensor([[1.0, 5.0], [3.0, 5.0]])])
     assert standardization(torch.tensor([[2.0, 5.0], [3.0, 5.0]])).tolist() == [[0.0, 0.0], [1.0, 0.0]]
+    standardization.fit([torch.full((7, 2), 0.1)])  # whose mean is not 0.1 to the last bit
+    assert standardization.std.tolist() == [1.0, 1.0]
 
 
 def test_dropout_acts_in_training_only() -> None:
