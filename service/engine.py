@@ -86,6 +86,7 @@ class _Request:
     rows: dict[int, Row]
     done: asyncio.Future[None]
     remaining: int
+    field: str
     padded_steps: int = 0
     started: float | None = None
 
@@ -155,7 +156,7 @@ class Engine:
         self.scheduler.submit(job, now)
         work = _split(sequences, is_whole=set(outputs) != {"embedding"})
         embeddings = np.empty((len(work), self._session.dim), dtype=np.float32)
-        request = _Request(work, embeddings, {}, self._loop.create_future(), len(work))
+        request = _Request(work, embeddings, {}, self._loop.create_future(), len(work), sequences.field)
         self._requests[job] = request
         timer = None if deadline == inf else self._loop.call_later(deadline - now, request.fail, DeadlinePassed())
         self._schedule_dispatch()
@@ -284,7 +285,7 @@ class Engine:
                 continue
             request.padded_steps += run.steps
             if isinstance(outcome, str):
-                request.fail(RunFailed(entry.row, outcome))
+                request.fail(RunFailed(entry.row, outcome, request.field))
                 continue
             if isinstance(outcome, Row):
                 request.rows[entry.row] = outcome

@@ -31,6 +31,13 @@ class MalformedJson(InvalidRequest):
         super().__init__(f"The body is not valid JSON: {reason}.")
 
 
+class MalformedBody(InvalidRequest):
+    """The body is not in the format it claims to be in."""
+
+    def __init__(self, form: str, reason: str) -> None:
+        super().__init__(f"The body is not valid {form}: {reason}.")
+
+
 class InvalidField(InvalidRequest):
     """A field of the request is missing, unknown or of the wrong kind."""
 
@@ -132,8 +139,8 @@ class SequenceTooLong(TooLarge):
 class RequestTooLong(TooLarge):
     """The sequences of a request have more steps in all than one request may."""
 
-    def __init__(self, limit: int) -> None:
-        self.path = "sequences"
+    def __init__(self, limit: int, field: str = "sequences") -> None:
+        self.path = field
         self.limit, self.setting = limit, "LENGTHWISE_MAX_REQUEST_STEPS"
         super().__init__(
             f"The sequences have more than {limit} steps in all, the limit set by {self.setting}: send them in parts."
@@ -151,8 +158,8 @@ class UnknownModel(LengthwiseError):
 class UnsupportedMediaType(LengthwiseError):
     """The body is of a kind the service does not read."""
 
-    def __init__(self, found: str, supported: str) -> None:
-        self.path = "Content-Type"
+    def __init__(self, found: str, supported: str, header: str = "Content-Type") -> None:
+        self.path = header
         super().__init__(f"The body is {found}: expected {supported}.")
 
 
@@ -205,8 +212,8 @@ class DeadlinePassed(DeadlineMissed):
 class RunFailed(LengthwiseError):
     """The model failed on an input that passed every check."""
 
-    def __init__(self, index: int, reason: str) -> None:
-        self.path = f"sequences[{index}]"
+    def __init__(self, index: int, reason: str, field: str = "sequences") -> None:
+        self.path = f"{field}[{index}]"
         super().__init__(f"The model could not encode {self.path}: {reason}.")
 
 

@@ -1,7 +1,7 @@
 """Ragged sequences and padded batches: the two shapes the data takes between the wire and the session."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -94,7 +94,7 @@ class Sequences:
         if not len(self.lengths):
             raise EmptyRequest(self.field)
         if np.maximum(self.lengths, 1).sum() > limits.max_request_steps:  # an empty sequence is computed as one step
-            raise RequestTooLong(limits.max_request_steps)
+            raise RequestTooLong(limits.max_request_steps, self.field)
         if self.lengths.max() > limits.max_sequence_steps:
             index = int(np.argmax(self.lengths > limits.max_sequence_steps))
             raise SequenceTooLong(f"{self.field}[{index}]", int(self.lengths[index]), limits.max_sequence_steps)
@@ -177,6 +177,12 @@ class Answer:
     embeddings: Embeddings
     steps: Sequence[npt.NDArray[np.float32]] = ()
     state: State = field(default_factory=dict)
+
+    def normalized(self) -> "Answer":
+        """Return the answer with each embedding scaled to L2 norm 1; a zero vector stays zero."""
+        norms = np.linalg.norm(self.embeddings.astype(np.float64), axis=1, keepdims=True)
+        scaled = (self.embeddings / np.where(norms > 0, norms, 1.0)).astype(np.float32)
+        return replace(self, embeddings=scaled)
 
 
 def pad_batch(sequences: Sequence[Steps], state: State | None = None) -> Batch:

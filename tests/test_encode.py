@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from service.app import create_app
-from service.routes import native
+from service.routes import encoding
 from service.routes.problems import MEDIA_TYPE
 from service.settings import Settings
 from tests import oracle
@@ -256,7 +256,7 @@ def test_an_app_may_start_again(serve: Serve) -> None:
 def test_large_bodies_are_decoded_alike(client: TestClient) -> None:
     """A body over the size that is decoded on a thread gives what smaller ones give."""
     sequences = [steps.tolist() for steps in draw_sequences([500] * 50)]
-    assert len(json.dumps({"sequences": sequences})) > native.LARGE_BODY_BYTES
+    assert len(json.dumps({"sequences": sequences})) > encoding.LARGE_BODY_BYTES
     assert embed(client, sequences)[7] == embed(client, sequences[7:8])[0]
 
 

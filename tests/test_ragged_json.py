@@ -165,16 +165,6 @@ def test_encoded_embeddings_are_exact(embeddings: Any) -> None:
     assert as_float["usage"] == {"sequences": 3, "steps": 6, "padded_steps": 9}
 
 
-def test_normalize_scales_to_length_one_and_leaves_zero() -> None:
-    """Each row gets L2 norm 1, a tiny one too; the zero vector stays."""
-    embeddings = np.array([[3, 4], [0, 0], [3e-30, 4e-30]], dtype=np.float32)
-    answer = ragged_json.encode(
-        Answer(embeddings), [1, 1, 1], "m", Usage(sequences=3, steps=3, padded_steps=3), EncodeOptions(normalize=True)
-    )
-    expected = np.array([[0.6, 0.8], [0, 0], [0.6, 0.8]], dtype=np.float32)
-    np.testing.assert_allclose(orjson.loads(answer)["embeddings"], expected, rtol=1e-6)  # float32 rounding
-
-
 TOKENS = InputSpec(None, vocabulary=100)
 STATEFUL = InputSpec(F, state_names=("h", "c"), state_shape=(1, 1, 2))
 LIMITS = Limits(max_sequence_steps=9, max_request_steps=99, empty_allowed=False)

@@ -13,7 +13,7 @@ from service.errors import (
     RequestTooLong,
     SequenceTooLong,
 )
-from service.sequences import Limits, Sequences, join, pad_batch
+from service.sequences import Answer, Limits, Sequences, join, pad_batch
 from tests.conftest import draw_sequences
 
 LIMITS = Limits(max_sequence_steps=5, max_request_steps=12, empty_allowed=False)
@@ -87,3 +87,10 @@ def test_steps_are_views_not_copies() -> None:
     """Splitting costs no memory of its own."""
     joined = Sequences(np.zeros((4, 3), np.float32), np.array([1, 3]))
     assert all(np.shares_memory(steps, joined.values) for steps in joined.split())
+
+
+def test_normalizing_scales_to_length_one_and_leaves_zero() -> None:
+    """Each row gets L2 norm 1, a tiny one too; the zero vector stays."""
+    embeddings = np.array([[3, 4], [0, 0], [3e-30, 4e-30]], dtype=np.float32)
+    expected = np.array([[0.6, 0.8], [0, 0], [0.6, 0.8]], dtype=np.float32)
+    np.testing.assert_allclose(Answer(embeddings).normalized().embeddings, expected, rtol=1e-6)  # float32 rounding

@@ -133,16 +133,13 @@ def encode(answer: Answer, lengths: list[int], model: str, usage: Usage, options
     """Encode an answer.
 
     Args:
-        answer: what the model gave.
+        answer: what the model gave, scaled where that was asked for.
         lengths: n valid steps.
         model: name of the model that ran.
         usage: what it cost.
         options: the request's own.
     """
     embeddings = answer.embeddings
-    if options.normalize:
-        norms = np.linalg.norm(embeddings.astype(np.float64), axis=1, keepdims=True)
-        embeddings = (embeddings / np.where(norms > 0, norms, 1.0)).astype(np.float32)
     content: dict[str, Any] = {}
     if "embedding" in options.outputs:
         content["embeddings"] = _write_rows(embeddings, options)

@@ -48,6 +48,7 @@ class Answer:
 
 ANSWERS: dict[type[LengthwiseError], Answer] = {
     errors.MalformedJson: Answer(HTTPStatus.UNPROCESSABLE_ENTITY, "The body is not JSON"),
+    errors.MalformedBody: Answer(HTTPStatus.UNPROCESSABLE_ENTITY, "The body is not in the format it claims"),
     errors.InvalidField: Answer(HTTPStatus.UNPROCESSABLE_ENTITY, "A field is missing, unknown or of the wrong kind"),
     errors.NotANumber: Answer(HTTPStatus.UNPROCESSABLE_ENTITY, "Something else stands where a number belongs"),
     errors.NonFiniteValue: Answer(HTTPStatus.UNPROCESSABLE_ENTITY, "A number is not finite"),

@@ -1,0 +1,56 @@
+"""What every format is read into, and what every format is written from."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeAlias
+
+from service.sequences import Answer, Output, Sequences
+
+
+class Content(NamedTuple):
+    """A body to answer with."""
+
+    body: bytes
+    media_type: str
+    headers: Mapping[str, str] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What there is to write once a request was computed.
+
+    Attributes:
+        answer: what the model gave.
+        lengths: n valid steps.
+        model: name of the model that ran.
+        padded_steps: steps computed, padding included.
+    """
+
+    answer: Answer
+    lengths: list[int]
+    model: str
+    padded_steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a request asks, whatever it was written in.
+
+    Attributes:
+        sequences: to encode.
+        write: writes the answer as the request wants it.
+        outputs: what is wanted of what the model gives.
+        normalize: whether embeddings are scaled to L2 norm 1.
+        model: that is named, if any.
+        timeout_seconds: what the body allows from the request's arrival, if it says.
+    """
+
+    sequences: Sequences
+    write: Callable[[Reply], Content]
+    outputs: tuple[Output, ...] = field(default=("embedding",))
+    normalize: bool = False
+    model: str | None = None
+    timeout_seconds: float | None = None
+
+
+Decode: TypeAlias = Callable[[bytes], Question]

@@ -1,0 +1,133 @@
+"""The one path of a request that encodes, whatever it is written in: limits, deadline, draining, times and headers."""
+
+import asyncio
+import time
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service import errors
+from service.codecs.compression import decompress, require_encoding
+from service.codecs.exchange import Content, Decode, Question, Reply
+from service.engine import Encoded
+from service.routes.direct import Service, read_body, read_timeout, service_of
+
+LARGE_BODY_BYTES = 2**20
+
+RESPONSE_HEADERS: dict[str, Any] = {
+    "X-Request-Id": {"description": "The request's own, or a new one.", "schema": {"type": "string"}},
+    "X-Model-Sha": {"description": "SHA-256 of the artifact that ran.", "schema": {"type": "string"}},
+    "Server-Timing": {"description": "Milliseconds in decode, queue, run, encode.", "schema": {"type": "string"}},
+}
+
+TIMEOUT_HEADER: dict[str, Any] = {
+    "name": "X-Request-Timeout-Ms",
+    "in": "header",
+    "description": "Milliseconds from the request's arrival after which its answer is of no use.",
+    "schema": {"type": "integer", "minimum": 1},
+}
+
+# What any route that encodes may answer, whatever its format.
+FAILURES: tuple[type[errors.LengthwiseError], ...] = (
+    errors.MalformedJson,
+    errors.MalformedBody,
+    errors.InvalidField,
+    errors.NotANumber,
+    errors.NonFiniteValue,
+    errors.FeatureMismatch,
+    errors.UnknownToken,
+    errors.NotOffered,
+    errors.EmptyRequest,
+    errors.EmptySequence,
+    errors.InvalidLengths,
+    errors.UnknownModel,
+    errors.BodyTooLarge,
+    errors.SequenceTooLong,
+    errors.RequestTooLong,
+    errors.UnsupportedMediaType,
+    errors.QueueFull,
+    errors.Draining,
+    errors.DeadlineUnreachable,
+    errors.DeadlinePassed,
+    errors.RunFailed,
+)
+
+
+async def answer(request: Request, decode: Decode) -> Response:
+    """Read a request, encode its sequences, and write what came of it as the request wants it.
+
+    Args:
+        request: whose body is not read yet.
+        decode: from that body, opened where it was compressed, to what it asks.
+
+    Raises:
+        LengthwiseError: why there is no answer.
+    """
+    service = service_of(request)
+    arrived = time.perf_counter()
+    if service.is_draining:
+        raise errors.Draining
+    deadline = arrived + read_timeout(request, service.settings.request_timeout_ms)
+    encoding = request.headers.get("content-encoding", "").strip().lower()
+    require_encoding(encoding)
+    body = await read_body(request, service.settings.max_body_bytes)
+
+    began = time.perf_counter()
+
+    def read() -> Question:
+        return decode(decompress(body, encoding, service.settings.max_body_bytes))
+
+    # A large body is decoded on a thread, so that the event loop goes on answering others; a compressed one may be.
+    is_large = len(body) > LARGE_BODY_BYTES or encoding
+    question = await asyncio.to_thread(read) if is_large else read()
+    decoded = time.perf_counter()
+
+    if question.timeout_seconds is not None:
+        deadline = min(deadline, arrived + question.timeout_seconds)
+    encoded = await run(service, question, deadline)
+    finished = time.perf_counter()
+    content = write(service, question, encoded)
+    stages = {
+        "decode": decoded - began,
+        "queue": encoded.queue_seconds,
+        "run": encoded.run_seconds,
+        "encode": time.perf_counter() - finished,
+    }
+    timing = ", ".join(f"{stage};dur={1000 * seconds:.3f}" for stage, seconds in stages.items())
+    headers = {"X-Model-Sha": service.session.sha256, "Server-Timing": timing, **content.headers}
+    return Response(content.body, headers=headers, media_type=content.media_type)
+
+
+async def run(service: Service, question: Question, deadline: float) -> Encoded:
+    """Check what is asked, and encode it.
+
+    Args:
+        service: what is loaded.
+        question: not checked yet.
+        deadline: when the answer is of no use any more, on the clock of `time.perf_counter`.
+
+    Raises:
+        LengthwiseError: why it was not encoded.
+    """
+    if question.model not in (None, service.model_name):
+        raise errors.UnknownModel(question.model, [service.model_name])
+    for output in question.outputs:
+        if output not in service.session.outputs:
+            raise errors.NotOffered(
+                "outputs", f"asks for {output}, and the model gives {', '.join(service.session.outputs)}"
+            )
+    question.sequences.check(service.settings.limits, service.spec.vocabulary)
+    try:
+        return await service.engine.encode(question.sequences, deadline, question.outputs)
+    except asyncio.CancelledError:
+        if service.is_draining:  # the time to drain is up
+            raise errors.Draining from None
+        raise
+
+
+def write(service: Service, question: Question, encoded: Encoded) -> Content:
+    """Write an answer as its question wants it."""
+    found = encoded.answer.normalized() if question.normalize else encoded.answer
+    lengths = question.sequences.lengths.tolist()
+    return question.write(Reply(found, lengths, service.model_name, encoded.padded_steps))
