@@ -136,4 +136,4 @@ def _describe_statistics(standardization: Standardization | None) -> Statistics 
 
 
 def _describe_task(config: RunConfig, results: dict[str, float]) -> Task:
-    return Task(name="classification", dataset=config.data.name, classes=config.data.classes, metrics=results)
+    return Task(name=config.task, dataset=config.data.name, classes=config.data.classes, metrics=results)
