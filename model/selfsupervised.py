@@ -15,7 +15,7 @@ from model.encoder import PAD_ID, SequenceEncoder
 from model.tasks import Task, run_batches
 
 SHORTEST_CROP = 0.5  # of a sequence
-HIDDEN_SHARE = 0.15  # of the steps of a view
+HIDDEN_SHARE = 0.15  # of the tokens of a view; numbers are changed by noise and offset instead
 TEMPERATURE = 0.5
 VIEW_SIZE = 64  # the numbers that views are compared by; the embedding itself is freed from what the loss discards
 MEASURING_SEED = 0  # the same views of the validation sequences after every epoch
@@ -75,6 +75,13 @@ class SelfSupervised(Task):
         """Return the NT-Xent loss over the batch's sequences."""
         return contrast(*self(batch.sequences, batch.lengths).unbind(dim=1))
 
+    def augment(self, sequences: Tensor) -> Tensor:
+        """Change numbers as the recipe says; replace tokens `(B, T)` at random by padding's, which says nothing."""
+        if sequences.is_floating_point():
+            return super().augment(sequences)
+        hidden = torch.rand(sequences.shape, device=sequences.device) < HIDDEN_SHARE
+        return sequences.masked_fill(hidden, PAD_ID)
+
     def measure(self, data: LabelledSequences) -> dict[str, float]:
         """Return `loss`, and `matched`, the share of views whose other half is the most similar of all others.
 
@@ -99,18 +106,8 @@ class SelfSupervised(Task):
         All draws but the crop's own are of the cropped shape, so that the padding around a batch changes none.
         """
         steps, kept = crop(sequences, lengths)
-        steps = self._hide_steps(self.augment(steps))
-        compared: Tensor = self.head(self.encoder(steps, kept))
+        compared: Tensor = self.head(self.encoder(self.augment(steps), kept))
         return compared
-
-    def _hide_steps(self, steps: Tensor) -> Tensor:
-        """Replace steps at random by what says nothing: padding's token, or each feature's mean."""
-        hidden = torch.rand(steps.shape[:2], device=steps.device) < HIDDEN_SHARE
-        if not steps.is_floating_point():
-            return steps.masked_fill(hidden, PAD_ID)
-        standardization = self.encoder.standardization
-        nothing = steps.new_zeros(()) if standardization is None else standardization.mean
-        return torch.where(hidden[:, :, None], nothing, steps)
 
 
 def _compare(first: Tensor, second: Tensor) -> Tensor:

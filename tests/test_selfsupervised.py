@@ -124,18 +124,15 @@ def test_padding_changes_nothing_in_the_loss(junk: float) -> None:
     assert losses[0].isfinite()
 
 
-def test_hidden_tokens_become_padding_and_hidden_numbers_the_mean() -> None:
-    """A hidden step says nothing to the encoder; the others stay what they are, and the share is the stated one."""
+def test_tokens_are_hidden_and_numbers_are_changed() -> None:
+    """A hidden token becomes padding's, in the stated share, and the others stay; numbers follow the recipe."""
     torch.manual_seed(0)
-    ids = make_task(vocabulary=9)._hide_steps(torch.full((100, 50), 7))
+    ids = make_task(vocabulary=9).augment(torch.full((100, 50), 7))
     assert set(ids.flatten().tolist()) == {0, 7}
     assert (ids == 0).double().mean().item() == pytest.approx(HIDDEN_SHARE, abs=0.02)  # 5,000 draws, s.d. 0.005
-    task = make_task()
-    task.prepare(unlabelled([np.array([[2.0, 4.0, 6.0], [4.0, 4.0, 0.0]], np.float32)]))
-    steps = task._hide_steps(torch.ones(20, 10, 3))
-    assert {tuple(step.tolist()) for step in steps.flatten(0, 1)} == {(1.0, 1.0, 1.0), (3.0, 4.0, 3.0)}
-    bare = make_task(standardize=False)._hide_steps(torch.ones(20, 10, 3))
-    assert {tuple(step.tolist()) for step in bare.flatten(0, 1)} == {(1.0, 1.0, 1.0), (0.0, 0.0, 0.0)}
+    steps = torch.ones(20, 10, 3)
+    assert not (make_task().augment(steps) == steps).any()
+    assert torch.equal(make_task(TrainConfig()).augment(steps), steps)
 
 
 @pytest.mark.parametrize("pooling", Pooling.__args__)  # type: ignore[attr-defined]
