@@ -24,10 +24,11 @@ import numpy.typing as npt
 import safetensors.numpy
 import safetensors.torch
 
+from model.catalogue import TASKS
 from model.config import DEFAULT_TASK, DataConfig, TrainConfig
 from model.datasets import FileSource, LabelledSequences
 from model.encoder import EncoderConfig, SequenceEncoder
-from model.tasks import TASKS, Task
+from model.tasks import Task
 
 OUTPUTS = (
     "weights.safetensors",

@@ -64,7 +64,7 @@ class Recipe:
     """All that is chosen before a training: what is learned, by which encoder, and how.
 
     Attributes:
-        task: a name in `model.tasks.TASKS`.
+        task: a name in `model.catalogue.TASKS`.
         encoder: what to train.
         training: how.
     """

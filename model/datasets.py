@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -41,6 +41,10 @@ class LabelledSequences:
     def subset(self, rows: npt.NDArray[np.int64]) -> "LabelledSequences":
         """Keep the given rows, in the given order; the steps themselves are shared, not copied."""
         return LabelledSequences([self.sequences[row] for row in rows], self.labels[rows])
+
+    def without_labels(self) -> "LabelledSequences":
+        """Keep the sequences alone, so that nothing can learn from their labels."""
+        return replace(self, labels=np.empty((len(self), 0), dtype=np.float32))
 
     @property
     def lengths(self) -> list[int]:

@@ -14,11 +14,12 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from model.catalogue import TASKS
 from model.checkpoint import BrokenRun, read_config, read_model
 from model.datasets import Dataset, DatasetUnavailable
 from model.files import load_dataset
 from model.readers import BadFile
-from model.tasks import TASKS, Task, run_batches
+from model.tasks import Task, run_batches
 
 
 def evaluate(task: Task, dataset: Dataset) -> dict[str, float]:

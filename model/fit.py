@@ -9,12 +9,13 @@ from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from model.catalogue import TASKS
 from model.checkpoint import RunConfig, read_results, resume_run, start_run, write_result
 from model.config import DataConfig, Hardware, Recipe, TrainConfig
 from model.data import Batch, LengthBuckets, SequenceSet, mix_seed, split
 from model.datasets import Dataset, LabelledSequences
 from model.evaluate import evaluate
-from model.tasks import TASKS, Task, WrongLabels
+from model.tasks import Task, WrongLabels
 
 
 class Training(lightning.LightningModule):
@@ -102,7 +103,8 @@ def train(
     if needed not in ("none", dataset.label_kind):
         raise WrongLabels(recipe.task, needed, dataset)
     lightning.seed_everything(training.seed, verbose=False)
-    fitting, validation = split(dataset.train, training.validation_share, training.seed)
+    learnt_from = dataset.train.without_labels() if needed == "none" else dataset.train
+    fitting, validation = split(learnt_from, training.validation_share, training.seed)
     config = _describe(dataset, fitting, recipe)
     task = config.build()
     task.prepare(fitting)

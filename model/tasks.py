@@ -1,7 +1,8 @@
 """What an encoder is trained to do: a head, a loss and metrics on top of its embeddings.
 
 A task is a module that holds the encoder under the name `encoder`, so that an export finds it in any run. Training,
-evaluation and report know tasks by `Task` alone; a new one is a class here or beside, with a line in `TASKS`.
+evaluation and report know tasks by `Task` alone; a new one is a class here or beside, with a line in
+`model.catalogue`.
 """
 
 from abc import ABC, abstractmethod
@@ -235,6 +236,3 @@ def run_batches(module: nn.Module, run: Callable[[Tensor, Tensor], Tensor], data
         outputs = torch.cat([run(batch.sequences, batch.lengths) for batch in batches])
     module.train(was_training)
     return outputs[torch.from_numpy(np.argsort(by_length)).to(device)]
-
-
-TASKS: dict[str, type[Task]] = {task.name: task for task in (SequenceClassifier, SequenceRegressor)}

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
+from model.catalogue import TASKS
 from model.checkpoint import BrokenRun
 from model.config import Hardware, Recipe, read_recipe, read_task
 from model.datasets import DATASETS, Dataset, DatasetUnavailable, FileSource
@@ -19,7 +20,6 @@ from model.files import load_dataset
 from model.fit import train
 from model.readers import BadFile
 from model.report import print_predictions, write_report
-from model.tasks import TASKS
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -48,9 +48,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _prepare(options: argparse.Namespace) -> tuple[Recipe, Dataset]:
     """Load the data as the task needs it, and read the recipe."""
-    path = options.recipe
-    if options.dataset and path is None:
-        path = RECIPES / f"{options.dataset}.json"
+    path = options.recipe or _find_recipe(options.task, options.dataset)
     task = options.task or read_task(path)
     if task not in TASKS:
         raise ValueError(f"{path} is not a recipe: the task {task!r} is none of {', '.join(TASKS)}")
@@ -72,6 +70,12 @@ def _prepare(options: argparse.Namespace) -> tuple[Recipe, Dataset]:
     return recipe, dataset
 
 
+def _find_recipe(task: str | None, dataset: str | None) -> Path | None:
+    """Return the recipe where none is given: the task's own, where it is asked for and has one, or the data set's."""
+    paths = (RECIPES / f"{name}.json" for name in (task, dataset) if name)
+    return next((path for path in paths if path.exists()), None)
+
+
 def _make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m model.train", description=__doc__)
     what = parser.add_mutually_exclusive_group(required=True)
@@ -79,7 +83,9 @@ def _make_parser() -> argparse.ArgumentParser:
     what.add_argument("--data", type=Path, metavar="FILE", help="your own: .parquet, .jsonl, .npz or .csv")
     parser.add_argument("--task", choices=sorted(TASKS), help="what to learn; the recipe's, or classification")
     parser.add_argument(
-        "--recipe", type=Path, help="JSON with task, encoder and training fields; the data set's own by default"
+        "--recipe",
+        type=Path,
+        help="JSON with task, encoder and training fields; the task's or data set's by default",
     )
     parser.add_argument("--out", type=Path, help="run directory; runs/NAME by default")
     parser.add_argument("--seed", type=int, help="of weights, batches and validation split")
