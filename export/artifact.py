@@ -13,7 +13,7 @@ import onnx
 from export.graph import GraphOptions, build_graph, hash_weights
 from export.oracle import Case
 from export.verify import draw_sequences, run_torch, verify
-from model.checkpoint import RunConfig, read_config, read_model, read_results, read_samples
+from model.checkpoint import RunConfig, read_config, read_model, read_results, read_samples, read_tokenizer
 from model.encoder import EncoderConfig, SequenceEncoder, Standardization
 from service.artifact import METADATA_KEY, Golden, Input, Manifest, ParityCheck, Statistics, Task, Tensor
 from service.sequences import Steps
@@ -63,7 +63,7 @@ def export_run(
         version=version,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         encoder=asdict(config.encoder),
-        input=_describe_input(config.encoder),
+        input=_describe_input(config.encoder, read_tokenizer(run)),
         dim=config.encoder.dim,
         pooling=config.encoder.pooling,
         longest_training_sequence=config.data.longest_training_sequence,
@@ -124,9 +124,11 @@ def write_artifact(graph: onnx.ModelProto, manifest: Manifest, output: Path) -> 
         partial.unlink(missing_ok=True)
 
 
-def _describe_input(config: EncoderConfig) -> Input:
-    kind: Literal["features", "tokens"] = "tokens" if config.features is None else "features"
-    return Input(kind=kind, features=config.features, vocabulary=config.vocabulary)
+def _describe_input(config: EncoderConfig, tokenizer: str | None) -> Input:
+    kind: Literal["features", "tokens", "text"] = "tokens" if config.features is None else "features"
+    if tokenizer is not None:
+        kind = "text"
+    return Input(kind=kind, features=config.features, vocabulary=config.vocabulary, tokenizer=tokenizer)
 
 
 def _describe_statistics(standardization: Standardization | None) -> Statistics | None:
@@ -136,4 +138,4 @@ def _describe_statistics(standardization: Standardization | None) -> Statistics 
 
 
 def _describe_task(config: RunConfig, results: dict[str, float]) -> Task:
-    return Task(name="classification", dataset=config.data.name, classes=config.data.classes, metrics=results)
+    return Task(name=config.task, dataset=config.data.name, classes=config.data.classes, metrics=results)

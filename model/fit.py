@@ -9,12 +9,13 @@ from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from model.catalogue import TASKS
 from model.checkpoint import RunConfig, read_results, resume_run, start_run, write_result
 from model.config import DataConfig, Hardware, Recipe, TrainConfig
 from model.data import Batch, LengthBuckets, SequenceSet, mix_seed, split
 from model.datasets import Dataset, LabelledSequences
 from model.evaluate import evaluate
-from model.tasks import TASKS, Task, WrongLabels
+from model.tasks import Task, WrongLabels
 
 
 class Training(lightning.LightningModule):
@@ -38,10 +39,14 @@ class Training(lightning.LightningModule):
     def configure_optimizers(self) -> dict[str, Any]:  # type: ignore[override]
         """Return AdamW under a one-cycle schedule."""
         config = self._config
-        optimizer = torch.optim.AdamW(self.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+        embedding = [] if self.task.encoder.embedding is None else list(self.task.encoder.embedding.parameters())
+        others = [weights for weights in self.parameters() if all(weights is not one for one in embedding)]
+        rates = [config.learning_rate, config.learning_rate * config.embedding_rate][: 2 if embedding else 1]
+        groups = [{"params": part, "lr": rate} for part, rate in zip((others, embedding), rates, strict=False)]
+        optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer,
-            config.learning_rate,
+            rates,
             total_steps=int(self.trainer.estimated_stepping_batches),
             pct_start=0.2,
         )
@@ -101,9 +106,13 @@ def train(
     if needed not in ("none", dataset.label_kind):
         raise WrongLabels(recipe.task, needed, dataset)
     lightning.seed_everything(training.seed, verbose=False)
-    fitting, validation = split(dataset.train, training.validation_share, training.seed)
+    fitting, validation = dataset.train, dataset.validation
+    if validation is None:
+        fitting, validation = split(dataset.train, training.validation_share, training.seed)
     config = _describe(dataset, fitting, recipe)
     task = config.build()
+    if dataset.vectors is not None:
+        task.set_token_vectors(dataset.vectors)
     task.prepare(fitting)
     module = Training(task, training)
     trainer = lightning.Trainer(
@@ -119,7 +128,7 @@ def train(
     )
     checkpoint = resume_run(run, config) if resume else None
     if checkpoint is None and trainer.is_global_zero:
-        start_run(run, config)
+        start_run(run, config, dataset.tokenizer)
     buckets = LengthBuckets(fitting.lengths, training.batch_size, training.seed, training.pool_batches)
     buckets.share(trainer.global_rank, trainer.world_size)
     loader = DataLoader(SequenceSet(fitting), batch_size=None, sampler=buckets)

@@ -12,14 +12,14 @@ from pathlib import Path
 
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
+from model.catalogue import DATASETS, TASKS
 from model.checkpoint import BrokenRun
 from model.config import Hardware, Recipe, read_recipe, read_task
-from model.datasets import DATASETS, Dataset, DatasetUnavailable, FileSource
+from model.datasets import Dataset, DatasetUnavailable, FileSource
 from model.files import load_dataset
 from model.fit import train
 from model.readers import BadFile
 from model.report import print_predictions, write_report
-from model.tasks import TASKS
 
 RECIPES = Path(__file__).parent / "recipes"
 

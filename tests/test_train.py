@@ -14,16 +14,17 @@ import torch
 
 from export.artifact import export_run
 from model import train as train_module
+from model.catalogue import DATASETS, TASKS
 from model.checkpoint import BrokenRun, read_config, read_model, read_results, read_samples
 from model.config import Recipe, TrainConfig, read_recipe
 from model.data import split
-from model.datasets import DATASETS, Dataset, LabelledSequences
+from model.datasets import Dataset, LabelledSequences
 from model.encoder import EncoderConfig
 from model.evaluate import evaluate
 from model.evaluate import main as evaluate_main
 from model.files import load_dataset
 from model.fit import Training, train
-from model.tasks import TASKS, SequenceClassifier, WrongLabels
+from model.tasks import SequenceClassifier, WrongLabels
 from model.train import main as train_main
 
 # Lightning's own chatter: it warns of few workers and few batches, and its dependencies of their own deprecations.
