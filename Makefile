@@ -42,8 +42,8 @@ evaluate: $(VENV)/developing ## evaluate the trained encoder in RUN
 export: $(VENV)/developing ## export the encoder in RUN to OUT, and prove it
 	$(BIN)/python -m export $(RUN) -o $(OUT)
 
-bench: $(VENV)/developing ## measure start, readiness and memory of the service
-	$(BIN)/python -m bench.start
+bench: $(VENV)/developing ## measure the service, its peers and the raw limit; BENCH=--quick is shorter
+	$(BIN)/python -m bench $(BENCH)
 
 lock: $(VENV)/developing ## pin the serving dependencies anew, with hashes
 	$(COMPILE) --universal pyproject.toml -o requirements.lock
@@ -55,7 +55,7 @@ image: ## build the container image; ONNXRUNTIME=gpu for the CUDA provider
 	docker build --build-arg REVISION=$$(git rev-parse HEAD) --build-arg LOCK=$(if $(filter gpu,$(ONNXRUNTIME)),requirements-gpu.lock,requirements.lock) -t lengthwise .
 
 clean: ## remove the virtual environment and all caches
-	rm -rf $(VENV) .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .bench .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -16,7 +16,8 @@ import httpx
 import numpy as np
 
 from bench.launch import start_service
-from service.settings import SHIPPED_MODEL, available_cpus
+from service.machine import available_cpus
+from service.settings import SHIPPED_MODEL
 
 
 def measure_start(model: Path, requests: int) -> dict[str, float]:
@@ -24,7 +25,7 @@ def measure_start(model: Path, requests: int) -> dict[str, float]:
 
     Args:
         model: the artifact to serve.
-        requests: how many to send, of mixed lengths, before memory is read again.
+        requests: how many to send, of 1 to 8 sequences of mixed lengths, before memory is read again.
 
     Returns:
         `ready_seconds`, `ready_mb` and `after_requests_mb`.
@@ -43,6 +44,13 @@ def measure_start(model: Path, requests: int) -> dict[str, float]:
         return {"ready_seconds": ready, "ready_mb": fresh, "after_requests_mb": resident_mb(process.pid)}
 
 
+def measure_starts(model: Path, starts: int, requests: int) -> dict[str, float]:
+    """Start the service several times, after once for the file cache and bytecode, and take medians; see above."""
+    measure_start(model, 0)
+    rounds = [measure_start(model, requests) for _ in range(starts)]
+    return {name: round(statistics.median(one[name] for one in rounds), 3) for name in rounds[0]}
+
+
 def resident_mb(pid: int) -> float:
     """Return the resident memory of a process in 10^6 bytes."""
     pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
@@ -50,19 +58,16 @@ def resident_mb(pid: int) -> float:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Measure several starts and print their medians."""
+    """Print the medians of several starts."""
     parser = argparse.ArgumentParser(prog="python -m bench.start", description=__doc__)
     parser.add_argument("--model", type=Path, default=SHIPPED_MODEL)
     parser.add_argument("--starts", type=int, default=7)
     parser.add_argument("--requests", type=int, default=300)
     options = parser.parse_args(arguments)
-    measure_start(options.model, 0)  # fills the file cache and writes bytecode
-    rounds = [measure_start(options.model, options.requests) for _ in range(options.starts)]
-    medians = {name: round(statistics.median(one[name] for one in rounds), 3) for name in rounds[0]}
+    medians = measure_starts(options.model, options.starts, options.requests)
     print(f"{options.model}, {options.starts} starts, {options.requests} requests each, {available_cpus()} CPUs")
     for name, median in medians.items():
-        values = sorted(one[name] for one in rounds)
-        print(f"{name:18} median {median:8.3f}   min {values[0]:8.3f}   max {values[-1]:8.3f}")
+        print(f"{name:18} median {median:8.3f}")
     machine = {"cpus": available_cpus(), "machine": platform.machine(), "python": platform.python_version()}
     print(json.dumps({"bench": "start", "starts": options.starts, **medians, **machine}))
 

@@ -1,41 +1,97 @@
-"""`python -m export RUN_DIR -o FILE`: export a trained encoder, prove it, print the proof."""
+"""`python -m export RUN_DIR -o FILE`: export a trained encoder, prove it, print the proof.
+
+Weights that were trained elsewhere are read with `--from-torch` (a state dict of nn.LSTM, nn.GRU or nn.RNN in
+safetensors) or `--from-keras` (a .keras file); what cannot be represented exactly is refused.
+"""
 
 import argparse
 import re
 import sys
 from pathlib import Path
+from typing import get_args
 
-from export.artifact import ProofFailed, export_run
+from export.artifact import Origin, ProofFailed, export_encoder, export_run, make_samples
 from export.graph import GraphOptions
+from export.keras_file import read_keras
+from export.quantize import CannotQuantize, describe
+from export.torch_state import read_torch_state
 from model.checkpoint import BrokenRun
-from service.artifact import NAME, ParityCheck
+from model.pooling import Pooling
+from service.artifact import NAME, Manifest, ParityCheck
 from service.errors import LengthwiseError
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Export as the command line says; exit with the reason where the proof fails."""
-    parser = argparse.ArgumentParser(prog="python -m export", description=__doc__)
-    parser.add_argument("run", type=Path, metavar="RUN_DIR", help="a finished run of model.train")
+    options = build_parser().parse_args(arguments)
+    try:
+        manifest = export(options)
+    except ProofFailed as failure:
+        print_report(failure.checks)
+        sys.exit(f"export: {failure}")
+    except (BrokenRun, CannotQuantize, LengthwiseError, OSError, ValueError) as error:
+        sys.exit(f"export: {error}")
+    if manifest.quantization is None:
+        print_report(manifest.parity)
+    else:
+        print(describe(manifest.quantization))
+    size = options.output.stat().st_size / 2**10
+    print(f"{options.output}: {manifest.name} {manifest.version}, {manifest.dim} numbers an embedding, {size:.0f} KiB")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("run", type=Path, nargs="?", metavar="RUN_DIR", help="a finished run of model.train")
+    what.add_argument("--from-torch", type=Path, metavar="FILE", help="safetensors state dict of a recurrent layer")
+    what.add_argument("--from-keras", type=Path, metavar="FILE", help=".keras file of a recurrent stack")
     parser.add_argument("-o", "--output", type=Path, required=True, help="the ONNX file to write")
-    parser.add_argument("--name", type=model_name, help="the name it is served under; the data set's by default")
+    parser.add_argument(
+        "--name", type=model_name, help="the name it is served under; the data set's or file's by default"
+    )
     parser.add_argument("--version", default="1", help="of the model; 1 by default")
     parser.add_argument("--steps", action="store_true", help="give the outputs of every step too")
     parser.add_argument("--state", action="store_true", help="give the final state too")
     parser.add_argument(
         "--initial-state", action="store_true", help="let sequences start from a state; for one direction"
     )
-    options = parser.parse_args(arguments)
-    offered = GraphOptions(steps=options.steps, state=options.state, initial_state=options.initial_state)
-    try:
-        manifest = export_run(options.run, options.output, options.name, options.version, offered)
-    except ProofFailed as failure:
-        print_report(failure.checks)
-        sys.exit(f"export: {failure}")
-    except (BrokenRun, LengthwiseError, OSError, ValueError) as error:
-        sys.exit(f"export: {error}")
-    print_report(manifest.parity)
-    size = options.output.stat().st_size / 2**10
-    print(f"{options.output}: {manifest.name} {manifest.version}, {manifest.dim} numbers an embedding, {size:.0f} KiB")
+    parser.add_argument(
+        "--quantize", action="store_true", help="int8 LSTM weights: faster, and nothing is exact any more"
+    )
+    foreign = parser.add_argument_group("weights trained elsewhere")
+    poolings = [pooling for pooling in get_args(Pooling) if pooling != "attention"]
+    foreign.add_argument("--pooling", choices=poolings, default="mean", help="of --from-torch; mean by default")
+    foreign.add_argument("--prefix", default="", help="of the names in --from-torch, such as encoder.lstm.")
+    foreign.add_argument(
+        "--embedding", metavar="NAME", help="tensor in --from-torch that embeds token ids; id 0 is padding"
+    )
+    foreign.add_argument("--normalize", action="store_true", help="scale embeddings to L2 norm 1")
+    foreign.add_argument("--source", default="not stated", help="where the weights come from, for the manifest")
+    foreign.add_argument("--licence", default="not stated", help="under which terms, for the manifest")
+    return parser
+
+
+def export(options: argparse.Namespace) -> Manifest:
+    """Export what the command line names, and print what a reader of foreign weights noted."""
+    offered = GraphOptions(
+        steps=options.steps, state=options.state, initial_state=options.initial_state, quantize=options.quantize
+    )
+    if options.run is not None:
+        return export_run(options.run, options.output, options.name, options.version, offered)
+    if options.from_torch is not None:
+        file = options.from_torch
+        found = read_torch_state(file, options.pooling, options.prefix, options.embedding, normalize=options.normalize)
+    else:
+        file = options.from_keras
+        found = read_keras(file, normalize=options.normalize)
+    for note in found.notes:
+        print(f"note: {note}")
+    name = options.name or model_name(file.stem)
+    origin = Origin(name=name, version=options.version, source=options.source, licence=options.licence)
+    return export_encoder(found.encoder, make_samples(found.encoder.config), origin, options.output, offered)
 
 
 def model_name(text: str) -> str:

@@ -1,8 +1,8 @@
-"""From a run directory to a proven artifact: graph, proof, manifest, golden vectors, file."""
+"""From an encoder to a proven artifact: graph, proof, manifest, golden vectors, file."""
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -12,10 +12,18 @@ import onnx
 
 from export.graph import GraphOptions, build_graph, hash_weights
 from export.oracle import Case
+from export.quantize import Judge, quantize_artifact
 from export.verify import draw_sequences, run_torch, verify
+<<<<<<< HEAD
 from model.checkpoint import RunConfig, read_config, read_model, read_results, read_samples, read_tokenizer
+=======
+from model.checkpoint import RunConfig, read_config, read_model, read_results, read_samples
+from model.datasets import LabelledSequences
+>>>>>>> origin/main
 from model.encoder import EncoderConfig, SequenceEncoder, Standardization
-from service.artifact import METADATA_KEY, Golden, Input, Manifest, ParityCheck, Statistics, Task, Tensor
+from model.tasks import SequenceClassifier, Task
+from service.artifact import METADATA_KEY, Golden, Input, Manifest, ParityCheck, Statistics, Tensor
+from service.artifact import Task as TaskRecord
 from service.sequences import Steps
 from service.session import EncoderSession
 
@@ -31,6 +39,27 @@ class ProofFailed(Exception):
         self.checks = checks
         failed = "; ".join(check.claim for check in checks if not check.holds)
         super().__init__(f"the exported graph fails its proof, so nothing was written. Not true: {failed}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Where an encoder comes from, for its manifest.
+
+    Attributes:
+        name: it is served under, as `NAME` allows it.
+        version: of the model.
+        source: of the data, or of the weights.
+        licence: under which terms.
+        longest_training_sequence: steps; None where nobody knows.
+        task: what it was trained to do; None where nobody knows.
+    """
+
+    name: str
+    version: str = "1"
+    source: str = "not stated"
+    licence: str = "not stated"
+    longest_training_sequence: int | None = None
+    task: TaskRecord | None = None
 
 
 def export_run(
@@ -51,32 +80,91 @@ def export_run(
     Raises:
         BrokenRun: the run directory is incomplete.
         ProofFailed: the graph does not do what the encoder does; `output` is left as it was.
+        CannotQuantize: there is nothing to quantise, or it became another encoder.
         LengthwiseError: what was written is not what the service would serve.
         OSError: the file cannot be written.
         ValueError: the options ask for what the encoder cannot give.
     """
-    config, encoder, samples = read_config(run), read_model(run).encoder, read_samples(run).sequences
+    config, model, samples = read_config(run), read_model(run), read_samples(run)
+    origin = Origin(
+        name=name or config.data.name,
+        version=version,
+        source=config.data.source,
+        licence=config.data.licence,
+        longest_training_sequence=config.data.longest_training_sequence,
+        task=_describe_task(config, read_results(run)),
+    )
+    return export_encoder(model.encoder, samples.sequences, origin, output, options, _judge(model, samples))
+
+
+def export_encoder(
+    encoder: SequenceEncoder,
+    samples: Sequence[Steps],
+    origin: Origin,
+    output: Path,
+    options: GraphOptions | None = None,
+    judge: Judge | None = None,
+) -> Manifest:
+    """Export an encoder, however it came by its weights.
+
+    Args:
+        encoder: in evaluation mode.
+        samples: n >= 1 sequences to prove it on.
+        origin: what the manifest says of where it comes from.
+        output: the file to write.
+        options: what the graph offers besides embeddings; nothing by default.
+        judge: what its task makes of the samples' embeddings, to weigh int8 by.
+
+    Returns:
+        The manifest that the file carries.
+
+    Raises:
+        ProofFailed: the graph does not do what the encoder does; `output` is left as it was.
+        CannotQuantize: there is nothing to quantise, or it became another encoder.
+        LengthwiseError: what was written is not what the service would serve.
+        OSError: the file cannot be written.
+        ValueError: the options ask for what the encoder cannot give.
+    """
     graph = build_graph(encoder, options)
     checks = prove(encoder, graph, samples)
     manifest = Manifest(
-        name=name or config.data.name,
-        version=version,
+        name=origin.name,
+        version=origin.version,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
+<<<<<<< HEAD
         encoder=asdict(config.encoder),
         input=_describe_input(config.encoder, read_tokenizer(run)),
         dim=config.encoder.dim,
         pooling=config.encoder.pooling,
         longest_training_sequence=config.data.longest_training_sequence,
+=======
+        encoder=asdict(encoder.config),
+        input=_describe_input(encoder.config),
+        dim=encoder.config.dim,
+        pooling=encoder.config.pooling,
+        longest_training_sequence=origin.longest_training_sequence,
+>>>>>>> origin/main
         standardization=_describe_statistics(encoder.standardization),
-        task=_describe_task(config, read_results(run)),
-        source=config.data.source,
-        licence=config.data.licence,
+        task=origin.task,
+        source=origin.source,
+        licence=origin.licence,
         weights_sha256=hash_weights(graph),
         parity=checks,
         golden=choose_golden(encoder, samples),
     )
+    if options is not None and options.quantize:
+        graph, manifest = quantize_artifact(graph, manifest, samples, judge)
     write_artifact(graph, manifest, output)
     return manifest
+
+
+def make_samples(config: EncoderConfig, count: int = 60, longest: int = 40) -> list[Steps]:
+    """Make sequences to prove an encoder on where nobody has real ones: standard normal features, or any tokens."""
+    draw = np.random.default_rng(0)
+    lengths = draw.integers(1, longest + 1, count)
+    if config.features is None:
+        return [draw.integers(1, config.vocabulary or 2, length) for length in lengths]
+    return [draw.standard_normal((length, config.features)).astype(np.float32) for length in lengths]
 
 
 def prove(encoder: SequenceEncoder, graph: onnx.ModelProto, samples: Sequence[Steps]) -> list[ParityCheck]:
@@ -124,11 +212,25 @@ def write_artifact(graph: onnx.ModelProto, manifest: Manifest, output: Path) -> 
         partial.unlink(missing_ok=True)
 
 
+<<<<<<< HEAD
 def _describe_input(config: EncoderConfig, tokenizer: str | None) -> Input:
     kind: Literal["features", "tokens", "text"] = "tokens" if config.features is None else "features"
     if tokenizer is not None:
         kind = "text"
     return Input(kind=kind, features=config.features, vocabulary=config.vocabulary, tokenizer=tokenizer)
+=======
+def _judge(model: Task, samples: LabelledSequences) -> Judge | None:
+    """Return what scores embeddings of the samples by a classifier's head; None for other tasks."""
+    if not isinstance(model, SequenceClassifier):
+        return None
+    weight, bias = (parameter.detach().numpy() for parameter in (model.head.weight, model.head.bias))
+    return lambda embeddings: float(np.mean((embeddings @ weight.T + bias).argmax(axis=1) == samples.labels))
+
+
+def _describe_input(config: EncoderConfig) -> Input:
+    kind: Literal["features", "tokens"] = "tokens" if config.features is None else "features"
+    return Input(kind=kind, features=config.features, vocabulary=config.vocabulary)
+>>>>>>> origin/main
 
 
 def _describe_statistics(standardization: Standardization | None) -> Statistics | None:
@@ -137,5 +239,10 @@ def _describe_statistics(standardization: Standardization | None) -> Statistics 
     return Statistics(mean=standardization.mean.tolist(), std=standardization.std.tolist())
 
 
+<<<<<<< HEAD
 def _describe_task(config: RunConfig, results: dict[str, float]) -> Task:
     return Task(name=config.task, dataset=config.data.name, classes=config.data.classes, metrics=results)
+=======
+def _describe_task(config: RunConfig, results: dict[str, float]) -> TaskRecord:
+    return TaskRecord(name=config.task, dataset=config.data.name, classes=config.data.classes, metrics=results)
+>>>>>>> origin/main

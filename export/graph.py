@@ -15,6 +15,7 @@ import onnx
 from onnx import TensorProto, ValueInfoProto, helper, numpy_helper
 
 from export.builder import GraphBuilder
+from export.gates import TORCH_TO_ONNX, reorder_gates
 from export.pool import add_pooling
 from model.encoder import EncoderConfig, SequenceEncoder
 from model.recurrent import RecurrentLayer
@@ -23,25 +24,23 @@ from model.reset_before import ResetBeforeGRU
 OPSET = 17
 IR_VERSION = 8
 
-# ONNX's order of an LSTM's gates is input, output, forget, cell; PyTorch's input, forget, cell, output. For a GRU it is
-# update, reset, new against reset, update, new.
-ONNX_GATES = {"LSTM": [0, 3, 1, 2], "GRU": [1, 0, 2], "RNN": [0]}
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GraphOptions:
-    """What a graph offers besides embeddings. ONNX Runtime computes every output a graph has, asked for or not.
+    """What a graph offers besides exact embeddings. ONNX Runtime computes every output it has, asked for or not.
 
     Attributes:
         steps: an output `steps`, float32 `[batch, time, W]`: the top layer's outputs, zero past the length.
         state: outputs `state_h`, and `state_c` of LSTMs, float32 `[batch, layers, directions, H]`: the state after
             each row's last valid step.
         initial_state: inputs `initial_h`, and `initial_c` of LSTMs, of the same shape; for one direction only.
+        quantize: int8 weights for its LSTMs, once the float32 graph has held its proof; see `export.quantize`.
     """
 
     steps: bool = False
     state: bool = False
     initial_state: bool = False
+    quantize: bool = False
 
 
 def build_graph(encoder: SequenceEncoder, options: GraphOptions | None = None) -> onnx.ModelProto:
@@ -139,7 +138,12 @@ def _add_layer(builder: GraphBuilder, layer: RecurrentLayer, name: str, steps: s
     weights: dict[str, npt.NDArray[np.float32]] = {}
     for letter, parts in {"W": ["weight_ih"], "R": ["weight_hh"], "B": ["bias_ih", "bias_hh"]}.items():
         directions = [
-            np.concatenate([_onnx_gates(operator, getattr(module, f"{part}_l0").detach().numpy()) for part in parts])
+            np.concatenate(
+                [
+                    reorder_gates(getattr(module, f"{part}_l0").detach().numpy(), TORCH_TO_ONNX[operator])
+                    for part in parts
+                ]
+            )
             for module in layer.directions
         ]
         weights[letter] = np.stack(
@@ -152,12 +156,6 @@ def _add_layer(builder: GraphBuilder, layer: RecurrentLayer, name: str, steps: s
         attributes["linear_before_reset"] = int(not isinstance(cell, ResetBeforeGRU))
     outputs = [f"{name}.output", f"{name}.final_h", *([f"{name}.final_c"] if operator == "LSTM" else [])]
     return builder.add_many(operator, [steps, *names, "lengths_int32", *initial], outputs, **attributes)[0]
-
-
-def _onnx_gates(operator: str, stacked: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Reorder the gate blocks of `(gates * H, ...)` from PyTorch's order to ONNX's."""
-    order = ONNX_GATES[operator]
-    return np.concatenate([np.split(stacked, len(order))[gate] for gate in order])
 
 
 def _take_initial(builder: GraphBuilder, config: EncoderConfig, index: int, options: GraphOptions) -> list[str]:

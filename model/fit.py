@@ -33,7 +33,8 @@ class Training(lightning.LightningModule):
         """
         torch.manual_seed(mix_seed(self._config.seed, self.global_step * self.trainer.world_size + self.global_rank))
         loss = self.task.training_loss(batch)
-        self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch.lengths))
+        size = len(batch.lengths)
+        self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=size, sync_dist=True)
         return loss
 
     def configure_optimizers(self) -> dict[str, Any]:  # type: ignore[override]

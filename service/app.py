@@ -3,8 +3,9 @@
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from itertools import count
 from typing import Any
 from uuid import uuid4
 
@@ -13,17 +14,17 @@ from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from service import __version__
+from service.calibrate import load
 from service.codecs.ragged_json import EncodeRequest
 from service.codecs.texts import describe_input
 from service.engine import Engine
 from service.errors import LengthwiseError
-from service.routes import native, operations, problems
-from service.routes.direct import Service
+from service.routes import direct, native, operations, problems
+from service.routes.direct import Endpoint, Service
 from service.scheduler import Scheduler
-from service.session import open_session
 from service.settings import Settings
 
 logger = logging.getLogger("lengthwise")
@@ -37,54 +38,63 @@ def create_app(settings: Settings) -> FastAPI:
     Raises:
         StartupError: the artifact, its golden vectors or the provider are not as they must be.
     """
-    session = open_session(settings.model, settings.provider, settings.threads)
+    calibrator = load(settings)
+    session = calibrator.session
     difference = session.replay_golden()
-    service = Service(settings, session, difference, describe_input(session))
+    service = Service(settings, session, difference, describe_input(session), calibrator)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         proof = "unverified" if difference is None else f"golden vectors within {difference:.2g}"
         logger.info("Serving %s on %s, %s", service.model_name, session.provider, proof)
-        scheduler = Scheduler(settings.max_batch_sequences, settings.max_batch_steps, settings.max_queue_steps)
-        service.engine = Engine(session, scheduler, settings.runners)
+        runners = calibrator.arrangements[0].runners
+        scheduler = Scheduler(calibrator.costs, runners, settings.max_batch_steps, settings.max_queue_steps)
+        service.engine = Engine(session, scheduler)
+        refinement = asyncio.create_task(service.engine.refine(calibrator))
         yield
+        refinement.cancel()
         await asyncio.to_thread(service.engine.close)
 
-    app = FastAPI(
-        title="Lengthwise",
-        version=__version__,
-        summary="Embeddings of variable-length sequences",
-        lifespan=lifespan,
-        redoc_url=None,
-        redirect_slashes=False,
-    )
-    app.state.service = service
-    app.include_router(native.router)
-    app.include_router(operations.router)
-    app.add_middleware(RequestContext, service=service)
-    app.add_exception_handler(LengthwiseError, _answer_error)
+    app = EncoderApp(service, lifespan)
     app.add_exception_handler(HTTPException, _answer_http)
-    app.add_exception_handler(ClientDisconnect, _answer_nobody)
     app.add_exception_handler(Exception, _answer_unknown)
-    app.openapi = lambda: _describe(app)  # type: ignore[method-assign]
     return app
 
 
-class RequestContext:
-    """Gives every request an id and every answer its header; while draining, asks clients to reconnect elsewhere."""
+class EncoderApp(FastAPI):
+    """Calls the routes that FastAPI documents without FastAPI's layers in between, and gives every request an id.
 
-    def __init__(self, app: ASGIApp, service: Service) -> None:
-        self._app = app
-        self._service = service
+    Those layers take longer than a short run of the encoder. What is no direct route goes to FastAPI: the document,
+    its page, unknown paths and wrong methods.
+    """
+
+    def __init__(self, service: Service, lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]]) -> None:
+        super().__init__(
+            title="Lengthwise",
+            version=__version__,
+            summary="Embeddings of variable-length sequences",
+            lifespan=lifespan,
+            redoc_url=None,
+            redirect_slashes=False,
+        )
+        self.state.service = self._service = service
+        self._new_ids = map(
+            f"{uuid4().hex[:16]}{{:016x}}".format, count()
+        )  # unique without asking the kernel each time
+        self._endpoints: dict[tuple[str, str], Endpoint] = {}
+        for router in (native.router, operations.router):
+            self.include_router(router)
+            self._endpoints |= direct.find_endpoints(router)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Wrap one request."""
+        """Answer a request, or pass the lifespan on."""
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await super().__call__(scope, receive, send)
             return
-        offered = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
-        request_id = offered if REQUEST_ID.fullmatch(offered) else uuid4().hex
-        scope.setdefault("state", {})["request_id"] = request_id
+        scope["app"] = self
+        request = Request(scope, receive)
+        offered = request.headers.get("x-request-id", "")
+        request.state.request_id = request_id = offered if REQUEST_ID.fullmatch(offered) else next(self._new_ids)
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -93,12 +103,33 @@ class RequestContext:
                     message["headers"].append((b"connection", b"close"))
             await send(message)
 
-        await self._app(scope, receive, send_with_id)
+        if endpoint := self._endpoints.get((scope["method"], scope["path"])):
+            response = await _answer(endpoint, request)
+            await response(scope, receive, send_with_id)
+        else:
+            await super().__call__(scope, receive, send_with_id)
+
+    def openapi(self) -> dict[str, Any]:
+        """Build the OpenAPI document once, with the schemas that no route declares to FastAPI."""
+        if self.openapi_schema is None:
+            document = get_openapi(title=self.title, version=self.version, summary=self.summary, routes=self.routes)
+            schemas = document["components"]["schemas"]
+            for model in (EncodeRequest, problems.Problem):
+                schemas[model.__name__] = model.model_json_schema(ref_template="#/components/schemas/{model}")
+            self.openapi_schema = document
+        return self.openapi_schema
 
 
-async def _answer_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, LengthwiseError)
-    return problems.answer_error(error, request.state.request_id)
+async def _answer(endpoint: Endpoint, request: Request) -> Response:
+    """Call an endpoint; whatever it raises is an answer too."""
+    try:
+        return await endpoint(request)
+    except LengthwiseError as error:
+        return problems.answer_error(error, request.state.request_id)
+    except ClientDisconnect:
+        return Response(status_code=400)  # the client hung up before it was read; nobody sees this answer
+    except Exception as error:  # noqa: BLE001 - what no one foresaw is logged and answered
+        return await _answer_unknown(request, error)
 
 
 async def _answer_http(request: Request, error: Exception) -> Response:
@@ -107,25 +138,8 @@ async def _answer_http(request: Request, error: Exception) -> Response:
     return problems.answer_status(error.status_code, str(error.detail), request.state.request_id, headers)
 
 
-async def _answer_nobody(_request: Request, _error: Exception) -> Response:
-    """Close a request whose client hung up before it was read; nobody sees this answer."""
-    return Response(status_code=400)
-
-
 async def _answer_unknown(request: Request, error: Exception) -> Response:
-    """Answer what no one foresaw."""
     request_id = request.state.request_id
     logger.error("Request %s failed on an unforeseen error", request_id, exc_info=error)
     detail = "The service failed on this request; its log has the reason under the request id."
-    return problems.answer_status(500, detail, request_id, {"X-Request-Id": request_id})
-
-
-def _describe(app: FastAPI) -> dict[str, Any]:
-    """Build the OpenAPI document once, with the schemas that no route declares to FastAPI."""
-    if app.openapi_schema is None:
-        document = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
-        schemas = document["components"]["schemas"]
-        for model in (EncodeRequest, problems.Problem):
-            schemas[model.__name__] = model.model_json_schema(ref_template="#/components/schemas/{model}")
-        app.openapi_schema = document
-    return app.openapi_schema
+    return problems.answer_status(500, detail, request_id)

@@ -100,13 +100,47 @@ class ParityCheck(Record):
         return self.max_difference <= self.tolerance
 
 
+class Quantization(Record):
+    """What turning float32 weights to int8 cost, measured at export on held-out sequences.
+
+    Attributes:
+        operator: that runs in place of the float32 one.
+        sequences: how many were compared.
+        max_error: largest difference of any number in an embedding to float32's.
+        mean_error: mean of these differences.
+        cosine_p1: cosine of an embedding to float32's that one in a hundred stays below.
+        cosine_median: cosine that half stay below.
+        accuracy_before: of the task's head on float32 embeddings, where it classifies.
+        accuracy_after: of the same head on these.
+        speed_up: throughput over float32's on `cpu`, one thread, length-sorted batches.
+        cpu: where that was measured.
+        batch_difference: largest difference of a sequence alone and in a batch; an embedding depends on its batch.
+        golden_tolerance: within which the golden vectors must replay.
+    """
+
+    operator: str
+    sequences: int
+    max_error: float
+    mean_error: float
+    cosine_p1: float
+    cosine_median: float
+    accuracy_before: float | None
+    accuracy_after: float | None
+    speed_up: float
+    cpu: str
+    batch_difference: float
+    golden_tolerance: float = Field(gt=0, lt=1)
+
+
 class Manifest(Record):
     """What an artifact says of itself.
 
     Attributes:
         format: version of this manifest's own layout.
         name: the name the model is served under.
-        longest_training_sequence: steps; longer inputs are served but were never seen in training.
+        longest_training_sequence: steps; longer inputs are served but were never seen in training. None where nobody
+            knows, as of weights trained elsewhere.
+        quantization: what int8 cost; None for float32. Where it stands `parity` is empty: nothing is exact.
         weights_sha256: over the initializers' names and bytes, in the graph's order.
     """
 
@@ -118,14 +152,19 @@ class Manifest(Record):
     input: Input
     dim: int = Field(ge=1)
     pooling: str
-    longest_training_sequence: int
+    longest_training_sequence: int | None
     standardization: Statistics | None
-    task: Task
+    task: Task | None
     source: str
     licence: str
     weights_sha256: str
     parity: list[ParityCheck]
+    quantization: Quantization | None = None
     golden: list[Golden] = Field(min_length=1)
+
+    def golden_tolerance(self, float32: float) -> float:
+        """Return how closely the golden vectors must replay, given what a float32 encoder must keep to."""
+        return float32 if self.quantization is None else max(float32, self.quantization.golden_tolerance)
 
     def summary(self) -> dict[str, Any]:
         """Return everything but the golden vectors and the tokenizer, as plain JSON values."""

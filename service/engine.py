@@ -1,28 +1,63 @@
 """Runs batches off the event loop: the seam between asyncio, the scheduler and the session.
 
-A runner is a thread of a bounded pool. Whenever one is idle and sequences wait, it is given the scheduler's next
-batch; nothing ever sleeps to gather one. All state is touched on the event loop only.
+A runner is a thread. Whenever one is idle and sequences wait, it is given the scheduler's next batch; nothing ever
+sleeps to gather one, and a short run that is alone needs no thread. All state is touched on the event loop only.
 """
 
 import asyncio
 import logging
+import threading
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from functools import partial
-from typing import TypeAlias
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from math import inf
+from queue import SimpleQueue
+from typing import NamedTuple, Protocol, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
-from service.errors import RunFailed
-from service.scheduler import Entry, Job, Scheduler, count_steps
-from service.sequences import Embeddings, Sequences, Steps, pad_batch
+from service.cost import Shape
+from service.errors import DeadlinePassed, LengthwiseError, RunFailed
+from service.jobs import Job, Run
+from service.scheduler import Scheduler
+from service.sequences import Answer, Embeddings, Output, Sequences, State, Steps, pad_batch
 from service.session import EncoderSession
 
 logger = logging.getLogger("lengthwise")
 
-Outcome: TypeAlias = Embeddings | str  # a row's embedding `(D,)`, or why it has none
+
+class Work(NamedTuple):
+    """One sequence, as a runner gets it.
+
+    Attributes:
+        steps: `(t, F)`, or `(t,)` token ids.
+        state: of `(layers, directions, H)`, to start from; empty where it starts from zero.
+        is_whole: whether more than its embedding is wanted.
+    """
+
+    steps: Steps
+    state: State
+    is_whole: bool
+
+
+class Row(NamedTuple):
+    """All that a run gave for one sequence: `(D,)`, `(t, W)` where the graph gives steps, and its state."""
+
+    embedding: Embeddings
+    steps: npt.NDArray[np.float32] | None
+    state: State
+
+
+Outcome: TypeAlias = Embeddings | Row | str  # a row's embedding `(D,)`, all of it, or why there is none
+
+EMBEDDING_ONLY: tuple[Output, ...] = ("embedding",)
+
+# A run this short is done on the event loop while there is nothing else to do: to wake a thread and be woken by it
+# takes about as long, and requests that arrive meanwhile share the next batch.
+DIRECT_RUN_SECONDS = 0.001
+IDLE_SECONDS = 1.0  # without a request, before a measurement refines what runs are thought to cost
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,141 +65,257 @@ class Encoded:
     """A finished request.
 
     Attributes:
-        embeddings: `(n, D)`, in the request's order.
+        answer: in the request's order.
         padded_steps: steps computed for it, padding included.
         queue_seconds: from its arrival to its first run.
         run_seconds: from its first run to its last answer.
     """
 
-    embeddings: Embeddings
+    answer: Answer
     padded_steps: int
     queue_seconds: float
     run_seconds: float
 
 
 @dataclass(slots=True, eq=False)
-class _Pending:
-    """What the engine knows of a job beyond what the scheduler does."""
+class _Request:
+    """What the engine knows of a job beyond what the scheduler does; `remaining` counts the rows not filled yet."""
 
+    work: Sequence[Work]
+    embeddings: Embeddings
+    rows: dict[int, Row]
     done: asyncio.Future[None]
-    submitted: float = field(default_factory=time.perf_counter)
+    remaining: int
+    padded_steps: int = 0
     started: float | None = None
+
+    def fail(self, error: LengthwiseError) -> None:
+        """Give the request an error for an answer, unless it has one."""
+        if not self.done.done():
+            self.done.set_exception(error)
+
+
+class Refinement(Protocol):
+    """What would make predictions better; `Calibrator` is one."""
+
+    def choose_shape(self) -> Shape | None:
+        """Return a shape worth measuring, None where there is none any more."""
+
+    def measure(self, shape: Shape) -> float:
+        """Return the seconds a run over it takes."""
+
+    def save(self) -> None:
+        """Keep what was learnt."""
 
 
 class Engine:
     """Encodes sequences for many requests at once on one session."""
 
-    def __init__(self, session: EncoderSession, scheduler: Scheduler, runners: int) -> None:
-        self._session = session
-        self._scheduler = scheduler
-        self._idle = self._runners = runners
-        self._executor = ThreadPoolExecutor(runners, thread_name_prefix="lengthwise-runner")
-        self._pending: dict[Job, _Pending] = {}
-        self._dispatching = False
-        self._steps_per_second = 10_000.0  # until the first run says better; only Retry-After depends on it
+    def __init__(self, session: EncoderSession, scheduler: Scheduler) -> None:
+        """Start the runners, as many as the scheduler keeps busy, on the running loop.
 
-    async def encode(self, sequences: Sequences) -> Encoded:
+        Args:
+            session: runs the batches.
+            scheduler: cuts them.
+        """
+        self.scheduler = scheduler
+        self._session = session
+        self._loop = asyncio.get_running_loop()
+        self._requests: dict[Job, _Request] = {}
+        self._dispatching = False
+        self._batches: SimpleQueue[tuple[Run, list[Work]] | None] = SimpleQueue()
+        self._threads = [
+            threading.Thread(target=self._work, name=f"lengthwise-runner-{number}", daemon=True)
+            for number in range(scheduler.runners)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    async def encode(
+        self, sequences: Sequences, deadline: float = inf, outputs: Collection[Output] = EMBEDDING_ONLY
+    ) -> Encoded:
         """Encode one request's sequences, in whatever batches they fit best.
 
         Args:
             sequences: n >= 1 sequences with the session's own F, checked.
+            deadline: when an answer is of no use any more, on the clock of `time.perf_counter`.
+            outputs: what is wanted of what the session gives.
 
         Returns:
-            The embeddings, row i for sequence i, and what they cost.
+            The answer, row i for sequence i, and what it cost.
 
         Raises:
             QueueFull: there is no room to wait in.
+            DeadlineUnreachable: an answer in time cannot be expected.
+            DeadlinePassed: it was expected, and was not there in time.
             RunFailed: the model failed on one of them; carries its index.
         """
-        job = Job(sequences.split(), self._session.dim)
-        self._scheduler.submit(job, self._steps_per_second)
-        pending = self._pending[job] = _Pending(asyncio.get_running_loop().create_future())
+        now = time.perf_counter()
+        job = Job(sequences.lengths.tolist(), deadline)
+        self.scheduler.submit(job, now)
+        work = _split(sequences, is_whole=set(outputs) != {"embedding"})
+        embeddings = np.empty((len(work), self._session.dim), dtype=np.float32)
+        request = _Request(work, embeddings, {}, self._loop.create_future(), len(work))
+        self._requests[job] = request
+        timer = None if deadline == inf else self._loop.call_later(deadline - now, request.fail, DeadlinePassed())
         self._schedule_dispatch()
         try:
-            await pending.done
+            await request.done
         finally:  # where it failed or was cancelled, what is left of it must not cost a run
-            if job.remaining:
-                self._scheduler.withdraw(job)
-            del self._pending[job]
-        started = pending.started or pending.submitted
+            if timer:
+                timer.cancel()
+            if request.remaining:
+                self.scheduler.withdraw(job)
+            del self._requests[job]
+        started = request.started or now
         return Encoded(
-            embeddings=job.embeddings,
-            padded_steps=job.padded_steps,
-            queue_seconds=started - pending.submitted,
+            answer=_join(embeddings, request.rows),
+            padded_steps=request.padded_steps,
+            queue_seconds=started - now,
             run_seconds=time.perf_counter() - started,
         )
 
     def close(self) -> None:
         """Wait for running batches and end the runners."""
-        self._executor.shutdown(wait=True)
+        for _ in self._threads:
+            self._batches.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    async def refine(self, refinement: Refinement) -> None:
+        """Measure in idle time what the calibration left out, until nothing is left, and keep it.
+
+        A request that comes meanwhile shares the CPUs with one measurement, which is then not used.
+        """
+        costs = self.scheduler.costs
+        while shape := refinement.choose_shape():
+            served = self.scheduler.submitted
+            await asyncio.sleep(IDLE_SECONDS)
+            if self._requests or self.scheduler.submitted != served:
+                continue
+            seconds = await asyncio.to_thread(refinement.measure, shape)
+            if self.scheduler.submitted == served:
+                costs.learn(shape, seconds)
+        await asyncio.to_thread(refinement.save)
 
     def _schedule_dispatch(self) -> None:
         """Dispatch one turn of the loop later, so that requests read in this turn share the batches."""
         if not self._dispatching:
             self._dispatching = True
-            asyncio.get_running_loop().call_soon(self._dispatch)
+            self._loop.call_soon(self._dispatch)
 
     def _dispatch(self) -> None:
+        """Hand batches to idle runners while there are both."""
         self._dispatching = False
-        loop = asyncio.get_running_loop()
-        while self._idle and (batch := self._scheduler.next_batch(self._idle)):
-            self._idle -= 1
-            started = time.perf_counter()
-            for entry in batch:
-                pending = self._pending[entry.job]
-                pending.started = pending.started or started
-            sequences = [entry.steps for entry in batch]
-            try:
-                run = loop.run_in_executor(self._executor, self._run, sequences)
-            except RuntimeError as error:  # no thread can be started
-                logger.exception("A runner could not be started")
-                self._resolve(batch, [f"no runner could be started: {error}"] * len(batch))
-                self._idle += 1
-                continue
-            run.add_done_callback(partial(self._finish, batch, started))
+        now = time.perf_counter()
+        while run := self.scheduler.next_run(now):
+            work = []
+            for entry in run.entries:
+                request = self._requests[entry.job]
+                request.started = request.started or now
+                work.append(request.work[entry.row])
+            is_alone = self.scheduler.running == 1 and not self.scheduler.waiting
+            if is_alone and run.expected_end - now <= DIRECT_RUN_SECONDS:
+                self._finish(run, *self._time(work))
+            else:
+                self._batches.put((run, work))
 
-    def _run(self, sequences: Sequence[Steps]) -> list[Outcome]:
-        """Encode a batch on a runner. Where the run fails, halve it until the culprits stand alone."""
+    def _work(self) -> None:
+        """Run batches on a runner until there is None."""
+        while batch := self._batches.get():
+            run, work = batch
+            answer = self._time(work)
+            with suppress(RuntimeError):  # the loop is closed, and nobody waits for the answer
+                self._loop.call_soon_threadsafe(self._finish, run, *answer)
+
+    def _time(self, work: list[Work]) -> tuple[Embeddings | list[Outcome], float]:
+        """Encode a batch and return what it gave and the seconds it took."""
+        began = time.perf_counter()
+        outcomes = self._run(work)
+        return outcomes, time.perf_counter() - began
+
+    def _run(self, work: list[Work]) -> Embeddings | list[Outcome]:
+        """Encode a batch. Where the run fails, halve it until the culprits stand alone."""
         try:
-            embeddings = self._encode(sequences)
+            encoded = self._encode(work)
         except Exception as error:  # whatever it is, only its own sequence may suffer
-            if len(sequences) == 1:
-                logger.exception("The model failed on a sequence of shape %s", sequences[0].shape)
+            if len(work) == 1:
+                logger.exception("The model failed on a sequence of shape %s", work[0].steps.shape)
                 return [f"the run failed with {type(error).__name__}"]
-            middle = len(sequences) // 2
-            return self._run(sequences[:middle]) + self._run(sequences[middle:])
-        return [row if np.isfinite(row).all() else "its embedding is not finite" for row in embeddings]
+            middle = len(work) // 2
+            return [*self._run(work[:middle]), *self._run(work[middle:])]
+        if isinstance(encoded, np.ndarray) and np.isfinite(encoded).all():
+            return encoded
+        return [row if _is_finite(row) else "what it gave is not finite" for row in encoded]
 
-    def _encode(self, sequences: Sequence[Steps]) -> Embeddings:
-        embeddings = self._session.run(pad_batch(sequences))
-        if embeddings.shape != (len(sequences), self._session.dim):
-            raise ValueError(f"{len(sequences)} sequences gave embeddings of shape {embeddings.shape}")
+    def _encode(self, work: list[Work]) -> Embeddings | list[Row]:
+        """Encode a batch: embeddings only, or a whole row for each sequence where any wants one."""
+        states = None
+        if any(one.state for one in work):
+            zero = self._session.zero_state(1)
+            states = {name: np.stack([one.state.get(name, zero[name][0]) for one in work]) for name in zero}
+        batch = pad_batch([one.steps for one in work], states)
+        if not any(one.is_whole for one in work):
+            return self._check(self._session.run(batch), len(work))
+        result = self._session.run_all(batch)
+        self._check(result.embeddings, len(work))
+        return [
+            Row(
+                result.embeddings[row],
+                None if result.steps is None else result.steps[row, :length].copy(),
+                {name: part[row] for name, part in result.state.items()},
+            )
+            for row, length in enumerate(batch.lengths.tolist())
+        ]
+
+    def _check(self, embeddings: Embeddings, rows: int) -> Embeddings:
+        if embeddings.shape != (rows, self._session.dim):
+            raise ValueError(f"{rows} sequences gave embeddings of shape {embeddings.shape}")
         return embeddings
 
-    def _finish(self, batch: list[Entry], started: float, run: asyncio.Future[list[Outcome]]) -> None:
-        """Pass on what a run gave, and give its runner the next batch."""
-        self._idle += 1
-        self._learn_speed(sum(count_steps(entry.steps) for entry in batch), time.perf_counter() - started)
-        self._resolve(batch, run.result())
+    def _finish(self, run: Run, outcomes: Embeddings | list[Outcome], seconds: float) -> None:
+        """Give the runner its next batch, then pass on what the run gave."""
+        is_whole = not isinstance(outcomes, list)
+        self.scheduler.finish(run, seconds if is_whole else None)
         self._dispatch()
-
-    def _resolve(self, batch: list[Entry], outcomes: list[Outcome]) -> None:
-        """Hand a batch's rows to their jobs, and wake the requests that are complete or have failed."""
-        longest = max(count_steps(entry.steps) for entry in batch)
-        for entry, outcome in zip(batch, outcomes, strict=True):
-            job, pending = entry.job, self._pending.get(entry.job)
-            if pending is None or pending.done.done():  # cancelled, or failed by an earlier row
+        for entry, outcome in zip(run.entries, outcomes, strict=True):
+            request = self._requests.get(entry.job)
+            if request is None or request.done.done():  # cancelled, late, or failed by another row
                 continue
-            job.padded_steps += longest
+            request.padded_steps += run.steps
             if isinstance(outcome, str):
-                pending.done.set_exception(RunFailed(entry.row, outcome))
+                request.fail(RunFailed(entry.row, outcome))
                 continue
-            job.embeddings[entry.row] = outcome
-            job.remaining -= 1
-            if not job.remaining:
-                pending.done.set_result(None)
+            if isinstance(outcome, Row):
+                request.rows[entry.row] = outcome
+                outcome = outcome.embedding  # noqa: PLW2901 - the rest is the same for both
+            request.embeddings[entry.row] = outcome
+            request.remaining -= 1
+            if not request.remaining:
+                request.done.set_result(None)
 
-    def _learn_speed(self, steps: int, seconds: float) -> None:
-        """Follow the steps a second that all runners get through together."""
-        speed = self._runners * steps / seconds
-        self._steps_per_second += 0.1 * (speed - self._steps_per_second)
+
+def _split(sequences: Sequences, *, is_whole: bool) -> list[Work]:
+    """Cut a request into what runners get."""
+    state = sequences.state
+    return [
+        Work(steps, {name: part[row] for name, part in state.items()}, is_whole)
+        for row, steps in enumerate(sequences.split())
+    ]
+
+
+def _is_finite(row: Embeddings | Row) -> bool:
+    """Whether every number of a row is finite."""
+    parts = [row.embedding, row.steps, *row.state.values()] if isinstance(row, Row) else [row]
+    return all(part is None or bool(np.isfinite(part).all()) for part in parts)
+
+
+def _join(embeddings: Embeddings, rows: dict[int, Row]) -> Answer:
+    """Put a request's rows together, in its order; where only embeddings were wanted there may be none."""
+    if len(rows) < len(embeddings):
+        return Answer(embeddings)
+    ordered = [rows[place] for place in range(len(rows))]
+    steps = [row.steps for row in ordered if row.steps is not None]
+    return Answer(
+        embeddings, steps, {name: np.stack([row.state[name] for row in ordered]) for name in ordered[0].state}
+    )

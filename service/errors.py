@@ -180,6 +180,28 @@ class Draining(Unavailable):
         super().__init__("The service is shutting down and takes no new requests: try another instance.")
 
 
+class DeadlineMissed(LengthwiseError):
+    """The answer cannot be given in the time the request allows."""
+
+
+class DeadlineUnreachable(DeadlineMissed):
+    """The request would not be answered in time, and was refused at once."""
+
+    def __init__(self, predicted_ms: int, allowed_ms: int) -> None:
+        self.path = "X-Request-Timeout-Ms"
+        super().__init__(
+            f"The answer should take {predicted_ms} ms and the request allows {allowed_ms} more: it was not begun."
+        )
+
+
+class DeadlinePassed(DeadlineMissed):
+    """The time the request allows was over before its answer was complete."""
+
+    def __init__(self) -> None:
+        self.path = "X-Request-Timeout-Ms"
+        super().__init__("The time the request allows is over, and its answer was not complete.")
+
+
 class RunFailed(LengthwiseError):
     """The model failed on an input that passed every check."""
 

@@ -1,154 +1,248 @@
 """Which waiting sequences run together next: pure logic, without threads, clock or session.
 
-Sequences wait, not requests: a large request fills several batches, and small ones share one. A batch is the oldest
-waiting sequence and those nearest to it in length, so that little is padded and nothing waits for ever.
+Sequences wait, not requests: a large request fills several batches, and small ones share one. The queue is cut whole:
+sorted by length, it is divided where the predicted time of all its batches together is least. The batch that holds
+the most urgent sequence runs first.
 """
 
-from bisect import bisect_left
-from collections import deque
-from collections.abc import Sequence
-from dataclasses import InitVar, dataclass, field
+from heapq import heappop, heappush, heapreplace
+from itertools import pairwise
+from math import ceil, inf
+from operator import attrgetter
+from typing import NamedTuple
 
-import numpy as np
+from service.cost import CostModel
+from service.cutting import cut_sorted
+from service.errors import DeadlineUnreachable, QueueFull
+from service.jobs import Entry, Job, Run
 
-from service.errors import QueueFull
-from service.sequences import Embeddings, Steps
+# A job without a deadline is as urgent as one that must be done this long after its arrival. So none waits for ever:
+# nothing that arrives later than that goes before it.
+PATIENCE_SECONDS = 1.0
 
-# A batch computes at most this many times its valid steps: beyond that, two batches cost less than one.
-MAX_PADDING = 2
+# Sequences cut at a time, the most urgent: with so many there are mates of nearly equal length for each.
+WINDOW = 512
 
+# How far over its fair part of the work a batch may go, where work is shared out among idle runners: smaller batches
+# cost more in all, so the even share of the least total is not always within reach.
+SLACKS = (1.0, 1.25, 1.6)
 
-def count_steps(sequence: Steps) -> int:
-    """Return the steps a sequence costs in a batch of its own: its length, and 1 where it has none."""
-    return max(1, len(sequence))
-
-
-@dataclass(slots=True, eq=False)
-class Job:
-    """One request's sequences on their way through the queue.
-
-    Attributes:
-        sequences: n arrays `(t_i, F)`.
-        embeddings: `(n, D)`, filled row by row as batches finish.
-        remaining: rows not filled yet.
-        padded_steps: steps computed for this job so far, padding included.
-    """
-
-    sequences: Sequence[Steps]
-    dim: InitVar[int]
-    embeddings: Embeddings = field(init=False)
-    remaining: int = field(init=False)
-    padded_steps: int = 0
-
-    def __post_init__(self, dim: int) -> None:
-        """Make room for the embeddings; every row is missing."""
-        self.remaining = len(self.sequences)
-        self.embeddings = np.empty((self.remaining, dim), dtype=np.float32)
+_STEPS_OF = attrgetter("steps")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Entry:
-    """Row `row` of `job`, waiting or running."""
+class Cut(NamedTuple):
+    """A batch that waits: its least `due`, the seconds it should take, and what is in it, shortest first."""
 
-    job: Job
-    row: int
-
-    @property
-    def steps(self) -> Steps:
-        """The sequence itself, `(t, F)`."""
-        return self.job.sequences[self.row]
+    due: float
+    seconds: float
+    entries: list[Entry]
 
 
 class Scheduler:
-    """The queue, and the cuts that turn it into batches.
+    """The queue, the cuts that turn it into batches, and what both are expected to take.
 
     Attributes:
-        waiting_steps: steps in the queue, an empty sequence counting as one.
+        costs: what batches cost; finished runs correct it.
+        runners: runs that may be under way at the same time.
+        waiting: sequences in the queue.
+        waiting_steps: their steps, an empty sequence counting as one.
+        submitted: jobs queued so far.
     """
 
-    def __init__(self, max_batch_sequences: int, max_batch_steps: int, max_queue_steps: int) -> None:
+    def __init__(self, costs: CostModel, runners: int, max_batch_steps: int, max_queue_steps: int) -> None:
         """Set the bounds.
 
         Args:
-            max_batch_sequences: rows in a batch.
+            costs: also says how many rows a batch may have.
+            runners: runs that may be under way at the same time.
             max_batch_steps: the budget, padded steps in a batch; one longer sequence runs alone.
             max_queue_steps: steps that may wait.
         """
-        self._max_batch_sequences = max_batch_sequences
+        self.costs = costs
+        self.runners = runners
+        self.waiting = 0
+        self.waiting_steps = 0
         self._max_batch_steps = max_batch_steps
         self._max_queue_steps = max_queue_steps
-        self._arrivals: deque[int] = deque()  # serials, oldest first; those already taken are skipped
-        self._by_length: list[tuple[int, int]] = []  # (length, serial), sorted
-        self._entries: dict[int, Entry] = {}
-        self._next_serial = 0
-        self.waiting_steps = 0
+        self._waiting_seconds = 0.0  # what is expected of the waiting, uncorrected, on one runner
+        self._jobs: set[Job] = set()  # those with something waiting
+        self._arrived: list[tuple[float, int, Job]] = []  # a heap by urgency, then arrival: not wholly cut yet
+        self._cuts: list[Cut] = []  # the most urgent last
+        self._in_cuts = 0
+        self._running: set[Run] = set()
+        self.submitted = 0
 
-    def __len__(self) -> int:
-        """Count the waiting sequences."""
-        return len(self._entries)
+    @property
+    def running(self) -> int:
+        """Runs under way."""
+        return len(self._running)
 
-    def submit(self, job: Job, steps_per_second: float) -> None:
+    def submit(self, job: Job, now: float) -> None:
         """Queue every sequence of a job.
 
         Args:
             job: new to the scheduler.
-            steps_per_second: steps the service gets through, to say when a refused job may come again.
+            now: the time.
 
         Raises:
             QueueFull: the queue has no room; nothing was queued.
+            DeadlineUnreachable: the job would be late; nothing was queued.
         """
-        steps = sum(map(count_steps, job.sequences))
-        if self.waiting_steps + steps > self._max_queue_steps:
-            wait = max(1, round(self.waiting_steps / steps_per_second))
+        steps = [length or 1 for length in job.lengths]
+        total = sum(steps)
+        if self.waiting_steps + total > self._max_queue_steps:
+            wait = max(1, ceil(self.predict_wait(now)))
             raise QueueFull(self.waiting_steps, self._max_queue_steps, wait)
-        for row, sequence in enumerate(job.sequences):
-            self._entries[self._next_serial] = Entry(job, row)
-            self._arrivals.append(self._next_serial)
-            self._by_length.append((count_steps(sequence), self._next_serial))
-            self._next_serial += 1
-        self._by_length.sort()  # the old part is sorted already, so this is a merge
-        self.waiting_steps += steps
+        seconds = sum(map(self.costs.share, steps))
+        job.seconds_per_step = seconds / total
+        job.due = now + PATIENCE_SECONDS
+        if job.deadline < inf:
+            job.due = job.deadline
+            self._refuse_late(job, max(seconds / self.runners, self.costs.of_batches(max(steps))[0][1]), now)
+        job.waiting = len(steps)
+        job.waiting_steps = total
+        self.submitted += 1
+        heappush(self._arrived, (job.due, self.submitted, job))
+        self._jobs.add(job)
+        self._count(len(steps), total, seconds)
 
     def withdraw(self, job: Job) -> None:
-        """Forget what still waits of a job."""
-        kept = [item for item in self._by_length if self._entries[item[1]].job is not job]
-        self._entries = {serial: self._entries[serial] for _, serial in kept}
-        self._by_length = kept
-        self.waiting_steps = sum(steps for steps, _ in kept)
+        """See that nothing that waits of a job ever runs."""
+        job.is_withdrawn = True
+        if job in self._jobs:
+            self._jobs.remove(job)
+            self._count(-job.waiting, -job.waiting_steps, -job.seconds_per_step * job.waiting_steps)
+            job.waiting = job.waiting_steps = 0
 
-    def next_batch(self, idle_runners: int) -> list[Entry]:
-        """Take the next batch off the queue.
+    def next_run(self, now: float) -> Run | None:
+        """Start the next batch, if a runner is idle and something waits.
+
+        It holds the sequence that is due first. What is past its deadline is withdrawn instead.
+        """
+        idle = self.runners - len(self._running)
+        while idle and self.waiting:
+            if self._must_cut(idle):
+                self._cut(idle)
+            cut = self._cuts.pop()
+            for entry in cut.entries:
+                if entry.job.deadline <= now:
+                    self.withdraw(entry.job)
+            if not any(entry.job.is_withdrawn for entry in cut.entries):
+                return self._start(cut, now)
+            self._cuts.append(cut)
+            self._cut(idle)  # what is left of it may be less urgent than others
+        return None
+
+    def finish(self, run: Run, seconds: float | None) -> None:
+        """Give the runner of a run back.
 
         Args:
-            idle_runners: runners that could start now; what waits is shared out among them.
-
-        Returns:
-            The oldest entry and its nearest in length, shortest first; nothing where nothing waits.
+            run: as `next_run` returned it.
+            seconds: what it took; None where that says nothing of the next one.
         """
-        while self._arrivals and self._arrivals[0] not in self._entries:
-            self._arrivals.popleft()
-        if not self._arrivals:
-            return []
-        oldest = self._arrivals[0]
-        place = bisect_left(self._by_length, (count_steps(self._entries[oldest].steps), oldest))
-        start, stop = self._grow(place, min(self._max_batch_sequences, -(-len(self._entries) // idle_runners)))
-        taken = self._by_length[start:stop]
-        del self._by_length[start:stop]
-        self.waiting_steps -= sum(steps for steps, _ in taken)
-        return [self._entries.pop(serial) for _, serial in taken]
+        self._running.remove(run)
+        if seconds:
+            self.costs.follow(len(run.entries), run.steps, seconds)
 
-    def _grow(self, place: int, rows: int) -> tuple[int, int]:
-        """Widen `[place, place + 1)` by the nearer neighbour in length while rows, budget and padding allow."""
-        lengths = self._by_length
-        start, stop, valid = place, place + 1, lengths[place][0]
-        while stop - start < rows:
-            neighbours = [candidate for candidate in (stop, start - 1) if 0 <= candidate < len(lengths)]
-            for candidate in sorted(neighbours, key=lambda other: abs(lengths[other][0] - lengths[place][0])):
-                added = lengths[candidate][0]
-                padded = (stop - start + 1) * max(added, lengths[stop - 1][0])
-                if padded <= min(self._max_batch_steps, MAX_PADDING * (valid + added)):
-                    start, stop, valid = min(start, candidate), max(stop, candidate + 1), valid + added
-                    break
-            else:
-                break
-        return start, stop
+    def predict_wait(self, now: float) -> float:
+        """Return the seconds until all that waits now should have its runner."""
+        return self._predict(self._waiting_seconds, now)
+
+    def _predict(self, waiting_seconds: float, now: float) -> float:
+        """Return when the runners will be through with so much work, shared out as they fall idle."""
+        left = self.costs.factor * waiting_seconds
+        ends = sorted(max(0.0, run.expected_end - now) for run in self._running)
+        ends = [0.0] * (self.runners - len(ends)) + ends
+        for working, (end, following) in enumerate(pairwise(ends), 1):
+            if left <= working * (following - end):
+                return end + left / working
+            left -= working * (following - end)
+        return ends[-1] + left / self.runners
+
+    def _refuse_late(self, job: Job, own_seconds: float, now: float) -> None:
+        """Refuse a job that what goes before it would make late."""
+        is_idle = not self._running and not self._jobs
+        # An idle service trusts its measurements over what it learnt under load: a job refused corrects nothing.
+        own_seconds *= min(1.0, self.costs.factor) if is_idle else self.costs.factor
+        if now + self.predict_wait(now) + own_seconds <= job.deadline:
+            return
+        before = sum(other.seconds_per_step * other.waiting_steps for other in self._jobs if other.due <= job.due)
+        seconds = self._predict(before, now) + own_seconds
+        if now + seconds > job.deadline:
+            raise DeadlineUnreachable(ceil(1000 * seconds), max(0, int(1000 * (job.deadline - now))))
+
+    def _must_cut(self, idle: int) -> bool:
+        """Whether the cuts made are used up, overtaken by urgency, outnumbered by arrivals or too few for the idle."""
+        if not self._cuts:
+            return True
+        fresh = min(self.waiting, WINDOW) - self._in_cuts
+        if fresh > self._in_cuts or len(self._cuts) < min(idle, self._in_cuts + fresh):
+            return True
+        return bool(self._arrived) and self._arrived[0][0] < self._cuts[-1].due
+
+    def _cut(self, idle: int) -> None:
+        """Cut the most urgent sequences into batches."""
+        window = [entry for cut in self._cuts for entry in cut.entries if not entry.job.is_withdrawn]
+        room = max(1, WINDOW - len(window))  # the most urgent has a place always
+        while self._arrived and room:
+            job = self._arrived[0][2]
+            if not job.is_withdrawn:
+                taken = job.lengths[job.cut : job.cut + room]
+                window += [Entry(job, row, length or 1) for row, length in enumerate(taken, job.cut)]
+                job.cut += len(taken)
+                room -= len(taken)
+            if job.is_withdrawn or job.cut == len(job.lengths):
+                heappop(self._arrived)
+        window.sort(key=_STEPS_OF)
+        cuts = self._divide(window, inf)
+        if idle > 1:
+            cuts = self._balance(window, cuts, idle)
+        cuts.sort(key=lambda cut: (-cut.due, cut.seconds))  # of equal urgency the longest first: it ends last
+        self._cuts = cuts
+        self._in_cuts = len(window)
+
+    def _balance(self, window: list[Entry], cuts: list[Cut], idle: int) -> list[Cut]:
+        """Cut smaller where that keeps all idle runners at work and the whole is done earlier."""
+        fair = sum(cut.seconds for cut in cuts) / idle
+        if all(cut.seconds <= fair for cut in cuts):
+            return cuts
+        ways = [cuts, *(self._divide(window, slack * fair) for slack in SLACKS)]
+        return min(ways, key=lambda way: _finish_together(way, idle))
+
+    def _divide(self, window: list[Entry], max_seconds: float) -> list[Cut]:
+        steps = [entry.steps for entry in window]
+        places = cut_sorted(steps, self.costs, self._max_batch_steps, max_seconds)
+        return [
+            Cut(min(entry.job.due for entry in window[start:stop]), seconds, window[start:stop])
+            for start, stop, seconds in places
+        ]
+
+    def _start(self, cut: Cut, now: float) -> Run:
+        entries, steps = cut.entries, cut.entries[-1].steps
+        seconds, valid = 0.0, 0
+        for entry in entries:
+            job = entry.job
+            valid += entry.steps
+            seconds += entry.steps * job.seconds_per_step
+            job.waiting_steps -= entry.steps
+            job.waiting -= 1
+            if not job.waiting:
+                self._jobs.remove(job)
+        self._count(-len(entries), -valid, -seconds)
+        self._in_cuts -= len(entries)
+        run = Run(entries, steps, now + self.costs.predict(len(entries), steps))
+        self._running.add(run)
+        return run
+
+    def _count(self, sequences: int, steps: int, seconds: float) -> None:
+        self.waiting += sequences
+        self.waiting_steps += steps
+        self._waiting_seconds = self._waiting_seconds + seconds if self.waiting else 0.0
+
+
+def _finish_together(cuts: list[Cut], runners: int) -> float:
+    """Return the seconds until all is done when the longest batches start first."""
+    loads = [0.0] * runners
+    for seconds in sorted((cut.seconds for cut in cuts), reverse=True):
+        heapreplace(loads, loads[0] + seconds)
+    return max(loads)

@@ -130,7 +130,7 @@ class EncoderSession:
             difference = float(np.max([np.abs(alone - expected), np.abs(together - expected)]))
         except Exception as error:  # whatever a hostile golden vector provokes, the file is the culprit
             raise ArtifactError(self.file, f"its golden vectors cannot be run: {_first_line(error)}") from error
-        tolerance = GOLDEN_TOLERANCE[self.provider]
+        tolerance = self.manifest.golden_tolerance(GOLDEN_TOLERANCE[self.provider])
         if not difference <= tolerance:  # so that NaN is refused
             raise GoldenMismatch(self.file, difference, tolerance)
         return difference

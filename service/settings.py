@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -11,11 +11,6 @@ from service.sequences import Limits
 from service.session import Provider
 
 SHIPPED_MODEL = Path("artifacts/japanese-vowels.onnx")
-
-
-def available_cpus() -> int:
-    """Count the CPUs this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def unknown_variables() -> list[str]:
@@ -41,8 +36,12 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for every interface.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one and logs it.")
     provider: Provider = Field("auto", description="Where the encoder runs; auto takes CUDA where it works.")
-    runners: int = Field(available_cpus(), ge=1, description="Batches that run at the same time; one for each CPU.")
-    threads: int = Field(1, ge=1, description="Threads within one run; more runners gain more than more threads.")
+    runners: int = Field(0, ge=0, description="Batches that run at the same time; 0 measures how many are fastest.")
+    threads: int = Field(0, ge=0, description="Threads within one run; 0 measures how many are fastest.")
+    cache_dir: Path = Field(
+        Path("~/.cache/lengthwise"),
+        description="Where measurements are kept between starts; `$XDG_CACHE_HOME/lengthwise` where that is set.",
+    )
     max_body_bytes: int = Field(32 * 2**20, ge=1, description="Bytes in a request body.")
     max_sequence_steps: int = Field(8192, ge=1, description="Steps in one sequence.")
     max_request_steps: int = Field(
@@ -51,6 +50,9 @@ class Settings(BaseSettings):
     max_batch_sequences: int = Field(32, ge=1, description="Sequences in a batch.")
     max_batch_steps: int = Field(16384, ge=1, description="Padded steps in a batch; bounds the memory of a run.")
     max_queue_steps: int = Field(1_000_000, ge=1, description="Steps that may wait; beyond them requests get 503.")
+    request_timeout_ms: int = Field(
+        0, ge=0, description="What a request allows that has no `X-Request-Timeout-Ms`; 0 is any time."
+    )
     empty_sequences: Literal["refuse", "zero"] = Field(
         "refuse", description="Refuse a sequence without steps, or answer the zero vector."
     )
@@ -66,6 +68,13 @@ class Settings(BaseSettings):
         """Take the default where Kubernetes describes a Service called lengthwise in LENGTHWISE_PORT."""
         is_link = isinstance(port, str) and port.startswith("tcp://")
         return cls.model_fields["port"].default if is_link else port
+
+    @model_validator(mode="before")
+    @classmethod
+    def _follow_xdg(cls, values: dict[str, Any]) -> dict[str, Any]:
+        if base := os.environ.get("XDG_CACHE_HOME"):
+            values.setdefault("cache_dir", Path(base) / "lengthwise")
+        return values
 
     @model_validator(mode="after")
     def _refuse_contradictions(self) -> Self:

@@ -62,6 +62,14 @@ def artifact(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Measurements are kept for the session, and never where the user keeps theirs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture
 def serve(artifact: Path) -> Iterator[Callable[..., TestClient]]:
     """Start the app on the made artifact with the given settings, as often as a test likes."""
@@ -82,3 +90,9 @@ def serve(artifact: Path) -> Iterator[Callable[..., TestClient]]:
 def client(serve: Callable[..., TestClient]) -> TestClient:
     """The app with default settings."""
     return serve()
+
+
+@pytest.fixture
+def small_grid(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prove on fewer batches, where a test proves many encoders; the shipped one has the whole grid."""
+    monkeypatch.setattr("export.verify.GRID_BATCHES", (1, 5))

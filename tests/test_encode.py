@@ -166,12 +166,34 @@ def test_a_draining_service_refuses_and_closes(client: TestClient) -> None:
 def test_a_full_queue_answers_503(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """What does not fit the queue is refused with a computed time to retry."""
     client = serve(max_queue_steps=12, max_request_steps=12, max_sequence_steps=12)
-    scheduler = client.app.state.service.engine._scheduler  # type: ignore[attr-defined]
+    scheduler = client.app.state.service.engine.scheduler  # type: ignore[attr-defined]
     monkeypatch.setattr(scheduler, "waiting_steps", 11)
     response = client.post("/encode", json={"sequences": PAIR})
     assert response.status_code == 503
     assert response.json()["type"] == "urn:lengthwise:problem:queue-full"
     assert int(response.headers["retry-after"]) >= 1
+
+
+def test_a_deadline_that_cannot_be_met_is_a_504(serve: Serve) -> None:
+    """It is refused at once where the answer would be late, by the request's own time or by the setting's."""
+    client = serve(request_timeout_ms=1)
+    client.app.state.service.engine.scheduler.costs.learn((1, 1), 1.0)  # type: ignore[attr-defined]
+    client.app.state.service.engine.scheduler.costs.learn((32, 8192), 2.0)  # type: ignore[attr-defined]
+    sequences = [steps.tolist() for steps in draw_sequences([8000])]
+    for headers in ({}, {"X-Request-Timeout-Ms": "2"}):
+        response = client.post("/encode", json={"sequences": sequences}, headers=headers)
+        assert response.status_code == 504
+        assert response.json()["type"] == "urn:lengthwise:problem:deadline-unreachable"
+    headers = {"X-Request-Timeout-Ms": "600000"}
+    assert client.post("/encode", json={"sequences": sequences}, headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "1.5", "soon", "", "9999999999"])
+def test_a_timeout_is_a_whole_number_of_milliseconds(text: str, client: TestClient) -> None:
+    """Anything else is 422, naming the header."""
+    response = client.post("/encode", json={"sequences": PAIR}, headers={"X-Request-Timeout-Ms": text})
+    assert response.status_code == 422
+    assert response.json()["path"] == "X-Request-Timeout-Ms"
 
 
 def test_a_failing_model_names_the_culprit_and_hides_its_insides(

@@ -3,15 +3,18 @@
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from math import inf
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from service.cost import CostModel
 from service.engine import Encoded, Engine
-from service.errors import QueueFull, RunFailed
+from service.errors import DeadlinePassed, QueueFull, RunFailed
 from service.scheduler import Scheduler
 from service.sequences import Batch, Embeddings, Steps, join, pad_batch
 from service.session import EncoderSession, open_session
@@ -38,9 +41,10 @@ def spoil(run: Run, batch: Batch) -> Embeddings:
     return embeddings
 
 
-def make_engine(session: EncoderSession, runners: int = 2, queue: int = 10_000) -> Engine:
-    """Make an engine with small batches."""
-    return Engine(session, Scheduler(max_batch_sequences=4, max_batch_steps=64, max_queue_steps=queue), runners)
+def make_engine(session: EncoderSession, runners: int = 2, queue: int = 10_000, run_seconds: float = 1.0) -> Engine:
+    """Make an engine with small batches on the running loop; runs as long as that are left to the runners."""
+    costs = CostModel({(rows, steps): run_seconds for rows in (1, 4) for steps in (1, 64)}, 4)
+    return Engine(session, Scheduler(costs, runners, max_batch_steps=64, max_queue_steps=queue))
 
 
 async def encode_all(engine: Engine, requests: Sequence[Sequence[Steps]]) -> list[Encoded | BaseException]:
@@ -48,13 +52,19 @@ async def encode_all(engine: Engine, requests: Sequence[Sequence[Steps]]) -> lis
     return await asyncio.gather(*(engine.encode(join(request, 3)) for request in requests), return_exceptions=True)
 
 
-def run_all(session: EncoderSession, requests: Sequence[Sequence[Steps]]) -> list[Encoded | BaseException]:
+def run_all(
+    session: EncoderSession, requests: Sequence[Sequence[Steps]], **options: Any
+) -> list[Encoded | BaseException]:
     """Do so on a loop and an engine of their own."""
-    engine = make_engine(session)
-    try:
-        return asyncio.run(encode_all(engine, requests))
-    finally:
-        engine.close()
+
+    async def scenario() -> list[Encoded | BaseException]:
+        engine = make_engine(session, **options)
+        try:
+            return await encode_all(engine, requests)
+        finally:
+            engine.close()
+
+    return asyncio.run(scenario())
 
 
 def test_concurrent_requests_get_what_they_would_alone(artifact: Path) -> None:
@@ -65,7 +75,7 @@ def test_concurrent_requests_get_what_they_would_alone(artifact: Path) -> None:
     for request, answer in zip(requests, run_all(session, requests), strict=True):
         assert isinstance(answer, Encoded)
         alone = np.concatenate([session.run(pad_batch([steps])) for steps in request])
-        assert answer.embeddings.tobytes() == alone.tobytes()
+        assert answer.answer.embeddings.tobytes() == alone.tobytes()
         assert answer.padded_steps >= sum(map(len, request))
         assert answer.queue_seconds >= 0
         assert answer.run_seconds > 0
@@ -79,9 +89,7 @@ def test_waiting_requests_share_a_run(artifact: Path) -> None:
         sizes.append(len(batch.lengths))
         return run(batch)
 
-    engine = make_engine(make_session(artifact, count), runners=1)
-    asyncio.run(encode_all(engine, [draw_sequences([5]) for _ in range(8)]))
-    engine.close()
+    run_all(make_session(artifact, count), [draw_sequences([5]) for _ in range(8)], runners=1)
     assert sizes == [4, 4]
 
 
@@ -99,7 +107,7 @@ def test_only_the_culprit_fails(artifact: Path, mark: float, reason: str) -> Non
     assert reason in str(failed)
     for answer, request in ((first, good[:1]), (last, good[1:])):
         assert isinstance(answer, Encoded)
-        assert answer.embeddings.tobytes() == session.run(pad_batch(request)).tobytes()
+        assert answer.answer.embeddings.tobytes() == session.run(pad_batch(request)).tobytes()
 
 
 def test_what_fails_is_logged_with_its_reason(artifact: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -122,26 +130,23 @@ def test_a_model_that_loses_rows_fails_every_request_by_name(artifact: Path) -> 
     assert all(isinstance(answer, RunFailed) for answer in answers)
 
 
-def test_runners_that_cannot_start_fail_requests_and_later_ones_recover(
-    artifact: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A process out of threads answers an error; once it has threads again, it encodes."""
-    engine = make_engine(open_session(artifact))
+def test_a_short_run_that_is_alone_needs_no_thread(artifact: Path) -> None:
+    """Where a run should be shorter than a hand-over, the event loop does it; where two wait, the runners do."""
+    names: list[str] = []
 
-    def refuse(*_: object) -> None:
-        raise RuntimeError("can't start new thread")
+    def note(run: Run, batch: Batch) -> Embeddings:
+        names.append(threading.current_thread().name)
+        return run(batch)
 
-    async def scenario() -> list[Encoded | BaseException]:
-        with monkeypatch.context() as patch:
-            patch.setattr(ThreadPoolExecutor, "submit", refuse)
-            (refused,) = await encode_all(engine, [draw_sequences([4, 2])])
-        return [refused, *await encode_all(engine, [draw_sequences([4, 2])])]
-
-    refused, encoded = asyncio.run(scenario())
-    engine.close()
-    assert isinstance(refused, RunFailed)
-    assert "can't start new thread" in str(refused)
-    assert isinstance(encoded, Encoded)
+    session = make_session(artifact, note)
+    (short,) = run_all(session, [draw_sequences([5])], run_seconds=1e-5)
+    (long,) = run_all(session, [draw_sequences([5])])
+    run_all(session, [draw_sequences([60, 60])], run_seconds=1e-5)
+    assert isinstance(short, Encoded)
+    assert isinstance(long, Encoded)
+    assert short.answer.embeddings.tobytes() == long.answer.embeddings.tobytes()
+    assert names[0] == threading.main_thread().name
+    assert all(name.startswith("lengthwise-runner") for name in names[1:])
 
 
 def test_a_cancelled_request_leaves_the_queue(artifact: Path) -> None:
@@ -155,6 +160,7 @@ def test_a_cancelled_request_leaves_the_queue(artifact: Path) -> None:
         return run(batch)
 
     async def scenario() -> None:
+        engine = make_engine(make_session(artifact, wait), runners=1)
         blocker = asyncio.create_task(engine.encode(join(draw_sequences([1]), 3)))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
@@ -167,10 +173,9 @@ def test_a_cancelled_request_leaves_the_queue(artifact: Path) -> None:
         await asyncio.gather(blocker, stays)
         with pytest.raises(asyncio.CancelledError):
             await cancelled
+        engine.close()
 
-    engine = make_engine(make_session(artifact, wait), runners=1)
     asyncio.run(scenario())
-    engine.close()
     assert ran == [1, 3]
 
 
@@ -183,6 +188,7 @@ def test_a_request_cancelled_while_it_runs_hurts_nobody(artifact: Path) -> None:
         return run(batch)
 
     async def scenario() -> Encoded:
+        engine = make_engine(make_session(artifact, wait), runners=1)
         cancelled = asyncio.create_task(engine.encode(join(draw_sequences([2]), 3)))
         stays = asyncio.create_task(engine.encode(join(draw_sequences([2]), 3)))
         await asyncio.sleep(0)
@@ -190,19 +196,119 @@ def test_a_request_cancelled_while_it_runs_hurts_nobody(artifact: Path) -> None:
         cancelled.cancel()
         await asyncio.sleep(0)
         gate.set()
-        return await stays
+        answer = await stays
+        engine.close()
+        return answer
 
-    engine = make_engine(make_session(artifact, wait), runners=1)
     encoded = asyncio.run(scenario())
-    engine.close()
-    assert encoded.embeddings.tobytes() == open_session(artifact).run(pad_batch(draw_sequences([2]))).tobytes()
+    assert encoded.answer.embeddings.tobytes() == open_session(artifact).run(pad_batch(draw_sequences([2]))).tobytes()
 
 
 def test_a_full_queue_refuses_one_and_answers_the_rest(artifact: Path) -> None:
     """The bound is on waiting steps, and the refusal computes when to come back."""
-    engine = make_engine(open_session(artifact), runners=1, queue=100)
-    first, second = asyncio.run(encode_all(engine, [draw_sequences([60]), draw_sequences([60])]))
-    engine.close()
+    requests = [draw_sequences([60]), draw_sequences([60])]
+    first, second = run_all(open_session(artifact), requests, runners=1, queue=100)
     assert isinstance(first, Encoded)
     assert isinstance(second, QueueFull)
     assert (second.retry_after_seconds or 0) >= 1
+
+
+def test_a_request_past_its_deadline_is_told_so(artifact: Path) -> None:
+    """It is answered when the time is up, running or not; what waits of it never runs, and others are answered."""
+    gate = threading.Event()
+    ran: list[int] = []
+
+    def wait(run: Run, batch: Batch) -> Embeddings:
+        gate.wait(10)
+        ran.append(int(batch.lengths.max()))
+        return run(batch)
+
+    async def scenario() -> list[Encoded | BaseException]:
+        engine = make_engine(make_session(artifact, wait), runners=1, run_seconds=0.002)
+        soon = time.perf_counter() + 0.05
+        tasks = [
+            asyncio.create_task(engine.encode(join(draw_sequences([length]), 3), deadline))
+            for length, deadline in ((50, soon), (40, soon), (30, inf))
+        ]
+        late = await asyncio.gather(*tasks[:2], return_exceptions=True)
+        gate.set()
+        answers = [*late, await tasks[2]]
+        engine.close()
+        return answers
+
+    running, waiting, stays = asyncio.run(scenario())
+    assert isinstance(running, DeadlinePassed)
+    assert isinstance(waiting, DeadlinePassed)
+    assert isinstance(stays, Encoded)
+    assert ran[-1] == 30
+    assert len(ran) == 2
+
+
+def test_answers_that_nobody_waits_for_are_dropped(artifact: Path) -> None:
+    """A run that outlasts the event loop ends without a word."""
+    gate = threading.Event()
+
+    def wait(run: Run, batch: Batch) -> Embeddings:
+        gate.wait(10)
+        return run(batch)
+
+    async def scenario() -> Engine:
+        engine = make_engine(make_session(artifact, wait))
+        task = asyncio.create_task(engine.encode(join(draw_sequences([4]), 3)))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        task.cancel()
+        return engine
+
+    engine = asyncio.run(scenario())
+    gate.set()
+    engine.close()
+
+
+class MadeCalibrator:
+    """A calibrator with two shapes to measure, during the first of which a request comes."""
+
+    def __init__(self, costs: CostModel) -> None:
+        self.costs = costs
+        self.asked: list[tuple[int, int]] = []
+        self.saved: dict[tuple[int, int], float] = {}
+        self.interrupt: Callable[[], None] = lambda: None
+
+    def choose_shape(self) -> tuple[int, int] | None:
+        """Return what is not measured yet."""
+        left = [shape for shape in ((1, 8), (2, 8)) if shape not in self.costs.measured]
+        return left[0] if left else None
+
+    def measure(self, shape: tuple[int, int]) -> float:
+        """Take half a second, on paper."""
+        self.asked.append(shape)
+        if len(self.asked) == 1:
+            self.interrupt()
+        return 0.5
+
+    def save(self) -> None:
+        """Keep what is there."""
+        self.saved = self.costs.measured
+
+
+def test_idle_time_refines_the_costs(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the calibration left out is measured while nothing is asked; a figure taken beside a request is not used."""
+    monkeypatch.setattr("service.engine.IDLE_SECONDS", 0.0)
+
+    async def scenario() -> MadeCalibrator:
+        engine = make_engine(open_session(artifact))
+        calibrator = MadeCalibrator(engine.scheduler.costs)
+        loop = asyncio.get_running_loop()
+
+        def ask() -> None:
+            request = asyncio.run_coroutine_threadsafe(engine.encode(join(draw_sequences([4]), 3)), loop)
+            request.result(10)
+
+        calibrator.interrupt = ask
+        await engine.refine(calibrator)
+        engine.close()
+        return calibrator
+
+    calibrator = asyncio.run(scenario())
+    assert calibrator.asked == [(1, 8), (1, 8), (2, 8)]
+    assert (calibrator.saved[1, 8], calibrator.saved[2, 8]) == (0.5, 0.5)

@@ -28,6 +28,8 @@ TAILS: list[dict[str, Any]] = [
     {"projection": 7, "normalize": True},
 ]
 
+pytestmark = pytest.mark.usefixtures("small_grid")
+
 
 def make_encoder(config: EncoderConfig) -> tuple[SequenceEncoder, list[Steps]]:
     """Make an encoder with random weights, and a few sequences it reads."""
@@ -41,12 +43,6 @@ def make_encoder(config: EncoderConfig) -> tuple[SequenceEncoder, list[Steps]]:
     if encoder.standardization is not None:
         encoder.standardization.fit([torch.from_numpy(2 * steps + 1) for steps in samples])
     return encoder, list(samples)
-
-
-@pytest.fixture(autouse=True)
-def _small_grid(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two batch sizes are enough where there are so many kinds; the shipped encoder has the whole grid."""
-    monkeypatch.setattr("export.verify.GRID_BATCHES", (1, 5))
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: "-".join(map(str, kind)))

@@ -11,6 +11,7 @@ from openapi_spec_validator import validate
 from starlette.testclient import TestClient
 
 from service.app import create_app
+from service.calibrate import COARSE_STEPS
 from service.codecs import exact_json
 from service.errors import GoldenMismatch, LengthwiseError, StartupError
 from service.routes import problems
@@ -49,6 +50,20 @@ def test_info_tells_model_proof_and_every_setting(client: TestClient, artifact: 
     assert model["golden_difference"] <= 1e-5
     assert all(check["max_difference"] <= check["tolerance"] for check in model["manifest"]["parity"])
     assert "golden" not in model["manifest"]
+
+
+def test_info_tells_what_was_measured(client: TestClient) -> None:
+    """The choice of runners and threads with the figures behind it, and predicted against actual run times."""
+    before = client.get("/info").json()["performance"]
+    assert before["runners"] >= 1
+    assert before["arrangements"][0]["runners"] == before["runners"]
+    assert before["shapes_measured"] >= len(COARSE_STEPS)
+    assert (before["runs"], before["waiting_sequences"], before["wait_seconds"]) == (0, 0, 0)
+    client.post("/encode", json={"sequences": PAIR})
+    after = client.get("/info").json()["performance"]
+    assert after["runs"] >= 1
+    assert after["correction"] != 1
+    assert after["prediction_error"] > 0
 
 
 def test_info_says_when_nothing_was_verified(artifact: Path, tmp_path: Path) -> None:

@@ -1,116 +1,337 @@
-"""The scheduler's promises, over any arrivals: nothing lost, doubled or starved, and never over budget."""
+"""The scheduler's promises, over any arrivals on a made clock: nothing lost, doubled, late, starved or over budget."""
+
+from collections.abc import Iterator
+from math import inf
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.errors import QueueFull
-from service.scheduler import Job, Scheduler, count_steps
+from service.cost import CostModel
+from service.errors import DeadlineUnreachable, QueueFull
+from service.jobs import Job, Run
+from service.scheduler import PATIENCE_SECONDS, WINDOW, Scheduler
 
 JOBS = st.lists(st.lists(st.integers(0, 30), min_size=1, max_size=12), min_size=1, max_size=6)
 
 
-def make_job(lengths: list[int]) -> Job:
-    """Make a job of zeros."""
-    return Job([np.zeros((length, 1), dtype=np.float32) for length in lengths], dim=2)
+def make_costs(rows: int = 4, row_step: float = 1e-5) -> CostModel:
+    """Make a model of runs that take 1 ms, and `row_step` for each padded step."""
+    shapes = [(b, t) for b in (1, rows) for t in (1, 1000)]
+    return CostModel({(b, t): 1e-3 + row_step * b * t for b, t in shapes}, rows)
 
 
-def make_scheduler(rows: int = 4, steps: int = 64, queue: int = 10_000) -> Scheduler:
+def make_scheduler(rows: int = 4, steps: int = 64, queue: int = 10_000, runners: int = 1) -> Scheduler:
     """Make a scheduler with small bounds."""
-    return Scheduler(max_batch_sequences=rows, max_batch_steps=steps, max_queue_steps=queue)
+    return Scheduler(make_costs(rows), runners, max_batch_steps=steps, max_queue_steps=queue)
 
 
-@given(jobs=JOBS, rows=st.integers(1, 9), steps=st.integers(1, 100), idle=st.integers(1, 3))
-def test_every_sequence_runs_once_and_within_budget(jobs: list[list[int]], rows: int, steps: int, idle: int) -> None:
-    """Batches cover each row of each job exactly once; none exceeds rows or padded steps, but a lone long one."""
-    scheduler = make_scheduler(rows, steps)
-    made = [make_job(lengths) for lengths in jobs]
+def lengths_of(run: Run) -> list[int]:
+    """Return the lengths in a run."""
+    return [entry.job.lengths[entry.row] for entry in run.entries]
+
+
+def drain(scheduler: Scheduler, now: float = 0.0) -> Iterator[Run]:
+    """Run what waits, one run after the other."""
+    while run := scheduler.next_run(now):
+        scheduler.finish(run, None)
+        yield run
+
+
+class Simulation:
+    """Jobs that come and go, and runners that take as long as they should; each start is held to the promises."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self.scheduler = scheduler
+        self.now = 0.0
+        self.waiting: set[tuple[Job, int]] = set()
+        self.started: list[tuple[Job, int]] = []
+        self._ends: list[tuple[float, Run]] = []
+
+    def submit(self, lengths: list[int], allowed: float = inf) -> Job | None:
+        """Submit a job now; None where it is refused."""
+        job = Job(lengths, self.now + allowed)
+        try:
+            self.scheduler.submit(job, self.now)
+        except DeadlineUnreachable:
+            return None
+        self.waiting |= {(job, row) for row in range(len(lengths))}
+        return job
+
+    def withdraw(self, job: Job) -> None:
+        """Withdraw a job now."""
+        self.scheduler.withdraw(job)
+        self.waiting = {(other, row) for other, row in self.waiting if other is not job}
+
+    def advance(self, until: float = inf) -> None:
+        """Start and finish runs until a time, or until nothing is left to do."""
+        while True:
+            while run := self.scheduler.next_run(self.now):
+                self._check(run)
+                self._ends.append((run.expected_end, run))
+            if not self._ends or min(self._ends, key=lambda pair: pair[0])[0] > until:
+                break
+            end, run = min(self._ends, key=lambda pair: pair[0])
+            self._ends.remove((end, run))
+            self.now = end
+            self.scheduler.finish(run, None)
+        self.now = self.now if until == inf else until
+
+    def _check(self, run: Run) -> None:
+        """Only what waits and is not late runs; and what is due first of all that is in the run."""
+        self.waiting = {(job, row) for job, row in self.waiting if job.deadline > self.now}
+        taken = {(entry.job, entry.row) for entry in run.entries}
+        assert len(taken) == len(run.entries)
+        assert taken <= self.waiting
+        assert min(job.due for job, _ in taken) == min(job.due for job, _ in self.waiting)
+        self.waiting -= taken
+        self.started += taken
+
+
+@given(jobs=JOBS, rows=st.integers(1, 9), steps=st.integers(1, 100), runners=st.integers(1, 3))
+def test_every_sequence_runs_once_and_within_budget(jobs: list[list[int]], rows: int, steps: int, runners: int) -> None:
+    """Runs cover each row of each job exactly once; none exceeds rows or padded steps, but a lone long one."""
+    scheduler = make_scheduler(rows, steps, runners=runners)
+    made = [Job(lengths) for lengths in jobs]
     for job in made:
-        scheduler.submit(job, 1.0)
-    assert len(scheduler) == sum(map(len, jobs))
+        scheduler.submit(job, 0.0)
+    assert scheduler.waiting == sum(map(len, jobs))
     assert scheduler.waiting_steps == sum(max(1, length) for lengths in jobs for length in lengths)
     seen = []
-    while batch := scheduler.next_batch(idle):
-        lengths = [len(entry.steps) for entry in batch]
-        assert len(batch) <= rows
-        assert len(batch) * max(1, *lengths, 1) <= steps or len(batch) == 1
-        assert lengths == sorted(lengths)
-        seen += [(made.index(entry.job), entry.row) for entry in batch]
+    for run in drain(scheduler):
+        lengths = lengths_of(run)
+        assert len(lengths) <= rows
+        assert run.steps == max(1, *lengths, 1)
+        assert len(lengths) * run.steps <= steps or len(lengths) == 1
+        seen += [(made.index(entry.job), entry.row) for entry in run.entries]
     assert sorted(seen) == [(place, row) for place, lengths in enumerate(jobs) for row in range(len(lengths))]
-    assert (len(scheduler), scheduler.waiting_steps) == (0, 0)
+    assert (scheduler.waiting, scheduler.waiting_steps, scheduler.running) == (0, 0, 0)
+    assert scheduler.predict_wait(0.0) == 0
 
 
-@given(jobs=JOBS, later=st.lists(st.integers(0, 30), min_size=1, max_size=4))
-def test_the_oldest_sequence_is_always_in_the_next_batch(jobs: list[list[int]], later: list[int]) -> None:
-    """However much keeps arriving, the longest wait ends with the next batch."""
-    scheduler = make_scheduler()
-    waiting = []
-    for lengths in jobs:
-        job = make_job(lengths)
-        scheduler.submit(job, 1.0)
-        waiting += [(job, row) for row in range(len(lengths))]
-    while waiting:
-        scheduler.submit(make_job(later), 1.0)
-        taken = {(entry.job, entry.row) for entry in scheduler.next_batch(1)}
-        assert waiting[0] in taken
-        waiting = [item for item in waiting if item not in taken]
+ARRIVALS = st.lists(
+    st.tuples(
+        st.floats(0, 0.02),  # seconds since the one before
+        st.lists(st.integers(0, 200), min_size=1, max_size=40),
+        st.one_of(st.just(inf), st.floats(0.001, 5)),  # seconds it allows
+        st.integers(0, 3),  # 0: it is withdrawn as the next one comes
+    ),
+    min_size=1,
+    max_size=25,
+)
+
+
+@given(arrivals=ARRIVALS, runners=st.integers(1, 3))
+def test_what_is_due_first_runs_first_whatever_comes_and_goes(
+    arrivals: list[tuple[float, list[int], float, int]], runners: int
+) -> None:
+    """Each run holds what is due first of all that waits, nothing late or withdrawn runs, and all else does."""
+    simulation = Simulation(make_scheduler(rows=8, steps=1000, queue=10**6, runners=runners))
+    kept: list[Job] = []
+    leaves: Job | None = None
+    for gap, lengths, allowed, stays in arrivals:
+        simulation.advance(simulation.now + gap)
+        if leaves:
+            simulation.withdraw(leaves)
+        job = simulation.submit(lengths, allowed)
+        leaves = None if stays else job
+        if job and stays and allowed == inf:
+            kept.append(job)
+    simulation.advance()
+    assert {(job, row) for job in kept for row in range(len(job.lengths))} <= set(simulation.started)
+    assert len(set(simulation.started)) == len(simulation.started)
+    assert (simulation.scheduler.waiting, simulation.scheduler.waiting_steps) == (0, 0)
+
+
+@given(lengths=st.lists(st.integers(1, 30), min_size=1, max_size=5), length=st.integers(1, 30))
+def test_nothing_is_passed_over_by_what_arrives_a_patience_later(lengths: list[int], length: int) -> None:
+    """However much keeps arriving, a sequence starts before all that comes `PATIENCE_SECONDS` after it."""
+    scheduler = make_scheduler(rows=4, steps=10**4, queue=10**6)
+    old = Job([length])
+    scheduler.submit(old, 0.0)
+    for number in range(20):
+        urgent = Job(lengths, deadline=PATIENCE_SECONDS + 0.1 + number)  # due later, whatever it allows
+        scheduler.submit(urgent, 0.0)
+    scheduler.submit(Job([length]), PATIENCE_SECONDS)
+    run = scheduler.next_run(0.0)
+    assert run is not None
+    assert old in {entry.job for entry in run.entries}
+
+
+def test_a_deadline_overtakes_what_has_none() -> None:
+    """A request that allows 50 ms runs before others that came first and said nothing."""
+    scheduler = make_scheduler(rows=1)
+    for length in (3, 4, 5):
+        scheduler.submit(Job([length]), 0.0)
+    running = scheduler.next_run(0.0)
+    scheduler.submit(urgent := Job([9], deadline=0.051), 0.001)
+    assert running is not None
+    scheduler.finish(running, None)
+    run = scheduler.next_run(0.002)
+    assert run is not None
+    assert [entry.job for entry in run.entries] == [urgent]
 
 
 def test_a_batch_takes_the_nearest_lengths() -> None:
     """A short sequence runs with short ones, though a long one came before them."""
-    scheduler = make_scheduler(rows=3)
-    scheduler.submit(make_job([5, 30, 6, 29, 4]), 1.0)
-    assert [len(entry.steps) for entry in scheduler.next_batch(1)] == [4, 5, 6]
-    assert [len(entry.steps) for entry in scheduler.next_batch(1)] == [29, 30]
+    scheduler = make_scheduler(rows=3, steps=10**4)
+    scheduler.submit(Job([5, 300, 6, 299, 4]), 0.0)
+    assert sorted(map(lengths_of, drain(scheduler))) == [[4, 5, 6], [299, 300]]
 
 
-def test_what_waits_is_shared_among_idle_runners() -> None:
-    """Two idle runners get half each, rather than one everything."""
-    scheduler = make_scheduler(rows=8)
-    scheduler.submit(make_job([3, 3, 3, 3]), 1.0)
-    assert len(scheduler.next_batch(2)) == 2
-    assert len(scheduler.next_batch(1)) == 2
+@given(lengths=st.lists(st.integers(1, 400), min_size=1, max_size=9), row_step=st.floats(1e-7, 1e-4))
+def test_the_cuts_take_the_least_time_there_is(lengths: list[int], row_step: float) -> None:
+    """No division of the sorted queue into batches is predicted to be faster."""
+    costs = make_costs(rows=4, row_step=row_step)
+    scheduler = Scheduler(costs, runners=1, max_batch_steps=10**6, max_queue_steps=10**6)
+    scheduler.submit(Job(lengths), 0.0)
+
+    def cost(batch: list[int]) -> float:
+        return dict(costs.of_batches(batch[-1]))[len(batch)]
+
+    def least(rest: list[int]) -> float:
+        return min((cost(rest[-n:]) + least(rest[:-n]) for n in range(1, min(4, len(rest)) + 1)), default=0.0)
+
+    found = sum(cost(lengths_of(run)) for run in drain(scheduler))
+    assert found == pytest.approx(least(sorted(lengths)), rel=1e-9)  # sums in another order
+
+
+def test_a_lone_request_spreads_over_idle_runners() -> None:
+    """32 sequences keep two runners busy for about as long, though one batch of all would be fastest on one."""
+    scheduler = make_scheduler(rows=32, steps=10**5, runners=2)
+    scheduler.submit(Job([10] * 32), 0.0)
+    runs = [scheduler.next_run(0.0), scheduler.next_run(0.0)]
+    assert [len(run.entries) for run in runs if run] == [16, 16]
+    assert scheduler.next_run(0.0) is None
+    assert scheduler.running == 2
+
+
+def test_a_request_larger_than_the_window_is_cut_in_parts() -> None:
+    """A job of three windows runs in order of its rows by the window, and each row once."""
+    scheduler = make_scheduler(rows=32, steps=10**5, queue=10**6)
+    scheduler.submit(Job([1 + n % 7 for n in range(3 * WINDOW)]), 0.0)
+    rows = [entry.row for run in drain(scheduler) for entry in run.entries]
+    assert sorted(rows) == list(range(3 * WINDOW))
+    assert max(rows[: WINDOW // 4]) < WINDOW
 
 
 def test_empty_sequences_cost_a_step() -> None:
     """They are computed as one padded step, and bounded and counted as one."""
     scheduler = make_scheduler(rows=9, steps=4, queue=6)
-    scheduler.submit(make_job([0] * 5), 1.0)
+    scheduler.submit(Job([0] * 5), 0.0)
     assert scheduler.waiting_steps == 5
     with pytest.raises(QueueFull):
-        scheduler.submit(make_job([0, 0]), 1.0)
-    assert len(scheduler.next_batch(1)) == 4
-
-
-@given(lengths=st.lists(st.integers(0, 400), min_size=1, max_size=30))
-def test_no_batch_computes_more_than_twice_its_valid_steps(lengths: list[int]) -> None:
-    """A long sequence does not make short ones wait for its length."""
-    scheduler = make_scheduler(rows=32, steps=16_384)
-    scheduler.submit(make_job(lengths), 1.0)
-    while batch := scheduler.next_batch(1):
-        steps = [count_steps(entry.steps) for entry in batch]
-        assert len(steps) * max(steps) <= 2 * sum(steps)
+        scheduler.submit(Job([0, 0]), 0.0)
+    assert sorted(len(run.entries) for run in drain(scheduler)) in ([1, 4], [2, 3])
 
 
 def test_a_withdrawn_job_never_runs() -> None:
-    """What waits of it is forgotten, and the rest stays."""
-    scheduler = make_scheduler()
-    gone, stays = make_job([3, 4]), make_job([3])
-    scheduler.submit(gone, 1.0)
-    scheduler.submit(stays, 1.0)
+    """What waits of it is forgotten, cut or not, and the rest stays; to withdraw what is over changes nothing."""
+    scheduler = make_scheduler(runners=2)
+    gone, stays, late = Job([3, 4, 5, 6, 7, 8, 9]), Job([3]), Job([3])
+    scheduler.submit(gone, 0.0)
+    scheduler.submit(stays, 0.0)
+    first = scheduler.next_run(0.0)
+    assert first is not None
+    scheduler.submit(late, 0.0)
     scheduler.withdraw(gone)
-    assert [entry.job for entry in scheduler.next_batch(1)] == [stays]
-    assert scheduler.next_batch(1) == []
-    assert scheduler.waiting_steps == 0
+    scheduler.withdraw(late)
+    taken = [(entry.job, entry.row) for entry in first.entries]
+    rest = [(entry.job, entry.row) for run in drain(scheduler) for entry in run.entries]
+    assert [job for job, _ in rest] == [stays] * (1 - (stays in dict(taken)))
+    scheduler.withdraw(gone)
+    assert (scheduler.waiting, scheduler.waiting_steps) == (0, 0)
+
+
+def test_what_is_late_is_dropped() -> None:
+    """Past its deadline a job does not run, and counts no more; what is left to do is done."""
+    scheduler = make_scheduler()
+    late, stays = Job([5, 6], deadline=0.1), Job([5])
+    scheduler.submit(late, 0.0)
+    scheduler.submit(stays, 0.0)
+    run = scheduler.next_run(0.1)
+    assert run is not None
+    assert [entry.job for entry in run.entries] == [stays]
+    scheduler.finish(run, None)
+    scheduler.submit(Job([7], deadline=0.3), 0.2)
+    assert scheduler.next_run(0.3) is None
+    assert (late.is_withdrawn, scheduler.waiting, scheduler.waiting_steps) == (True, 0, 0)
+
+
+def test_a_deadline_that_cannot_be_met_is_refused_at_once() -> None:
+    """The refused job leaves no trace; behind less urgent work it is taken, behind more urgent work it is not."""
+    scheduler = make_scheduler(steps=10**5, queue=10**6)
+    with pytest.raises(DeadlineUnreachable, match="should take 12 ms and the request allows 10 more"):
+        scheduler.submit(Job([1000], deadline=0.01), 0.0)
+    assert (scheduler.waiting, scheduler.predict_wait(0.0)) == (0, 0.0)
+    scheduler.submit(Job([1000] * 100), 0.0)
+    assert scheduler.predict_wait(0.0) == pytest.approx(25 * 0.0411, rel=0.01)  # 25 runs of 4 x 1000 steps
+    scheduler.submit(Job([1000], deadline=0.1), 0.0)
+    with pytest.raises(DeadlineUnreachable):
+        scheduler.submit(Job([1000] * 10, deadline=0.11), 0.0)
+    assert scheduler.waiting == 101
+
+
+def test_an_idle_service_trusts_its_measurements() -> None:
+    """What runs took under load does not refuse a job when there is none: else nothing would correct it."""
+    scheduler = make_scheduler(steps=10**5)
+    for _ in range(100):
+        scheduler.costs.follow(1, 1000, 0.1)
+    assert scheduler.costs.predict(1, 1000) > 0.05
+    scheduler.submit(Job([1000], deadline=0.02), 0.0)
+    with pytest.raises(DeadlineUnreachable):
+        scheduler.submit(Job([1000], deadline=0.02), 0.0)
+
+
+def test_an_idle_runner_waits_for_nobody() -> None:
+    """Beside one long run, a job is expected to start at once; with both runners busy, when the first is through."""
+    scheduler = make_scheduler(rows=1, steps=10**5, queue=10**6, runners=2)
+    scheduler.submit(Job([1000]), 0.0)
+    assert scheduler.next_run(0.0) is not None
+    assert scheduler.predict_wait(0.0) == 0
+    scheduler.submit(Job([500]), 0.0)
+    assert scheduler.next_run(0.0) is not None
+    assert scheduler.predict_wait(0.0) == pytest.approx(0.006, rel=0.02)
+    scheduler.submit(Job([1000, 1000]), 0.0)
+    assert scheduler.predict_wait(0.0) == pytest.approx((0.006 + 0.011 + 2 * 0.0111) / 2, rel=0.02)
+
+
+def test_real_runs_correct_the_costs() -> None:
+    """A finished run that says what it took moves the prediction; one that failed does not."""
+    scheduler = make_scheduler()
+    scheduler.submit(Job([5, 6, 7]), 0.0)
+    for seconds, runs in ((None, 0), (0.1, 1)):
+        scheduler.submit(Job([5]), 0.0)
+        run = scheduler.next_run(0.0)
+        assert run is not None
+        scheduler.finish(run, seconds)
+        assert scheduler.costs.runs == runs
+    assert scheduler.costs.factor > 1
 
 
 def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
-    """The refused job leaves no trace, and the wait is what is queued over the speed."""
-    scheduler = make_scheduler(queue=100)
-    scheduler.submit(make_job([90]), 30.0)
-    with pytest.raises(QueueFull, match="90 steps are waiting and the queue holds 100") as caught:
-        scheduler.submit(make_job([11]), 30.0)
-    assert caught.value.retry_after_seconds == 3
-    assert (len(scheduler), scheduler.waiting_steps) == (1, 90)
-    scheduler.submit(make_job([10]), 30.0)
+    """The refused job leaves no trace, and the wait is what the queue should take."""
+    scheduler = make_scheduler(rows=1, steps=10**6, queue=500_000)
+    scheduler.submit(Job([1000] * 440), 0.0)
+    with pytest.raises(QueueFull, match="440000 steps are waiting and the queue holds 500000") as caught:
+        scheduler.submit(Job([60_001]), 0.0)
+    assert caught.value.retry_after_seconds == 5  # 440 runs of 11.2 ms
+    assert (scheduler.waiting, scheduler.waiting_steps) == (440, 440_000)
+    scheduler.submit(Job([60_000]), 0.0)
+
+
+def test_a_deep_queue_pads_little() -> None:
+    """With 256 log-normal sequences waiting at all times, at most 1.15 times the valid steps are computed."""
+    scheduler = make_scheduler(rows=32, steps=16_384, queue=10**6, runners=2)
+    draw = np.random.default_rng(0)
+    valid = padded = 0
+    for _ in range(400):
+        while scheduler.waiting < 256:
+            scheduler.submit(Job(draw.lognormal(3.5, 0.8, 1).clip(1, 200).astype(int).tolist()), 0.0)
+        run = scheduler.next_run(0.0)
+        assert run is not None
+        scheduler.finish(run, None)
+        valid += sum(lengths_of(run))
+        padded += len(run.entries) * run.steps
+    assert padded / valid <= 1.15

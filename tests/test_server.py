@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from http.client import HTTPConnection
 from pathlib import Path
@@ -37,6 +38,27 @@ def test_the_service_starts_ready_and_encodes(artifact: Path) -> None:
         assert httpx.get(f"{url}/health/ready").status_code == 200
         answer = httpx.post(f"{url}/encode", json={"sequences": [steps.tolist() for steps in sequences]}).json()
     assert same_bits(answer["embeddings"], open_session(artifact).run(pad_batch(sequences)))
+
+
+def test_32_clients_get_what_each_would_alone(artifact: Path) -> None:
+    """Over real sockets, 32 clients at once, some with deadlines: each embedding has the bits it has alone."""
+    session = open_session(artifact)
+    draw = np.random.default_rng(0)
+    requests = [draw_sequences(draw.integers(1, 200, draw.integers(1, 9)).tolist(), seed=n) for n in range(96)]
+
+    def post(number: int) -> Any:
+        body = {"sequences": [steps.tolist() for steps in requests[number]]}
+        headers = {"X-Request-Timeout-Ms": "60000"} if number % 3 == 0 else {}
+        return client.post("/encode", json=body, headers=headers, timeout=60).json()
+
+    with start_service("--model", str(artifact)) as (_, url), httpx.Client(base_url=url) as client:
+        with ThreadPoolExecutor(32) as clients:
+            answers = list(clients.map(post, range(len(requests))))
+        runs = client.get("/info").json()["performance"]["runs"]
+    for answer, sequences in zip(answers, requests, strict=True):
+        alone = np.concatenate([session.run(pad_batch([steps])) for steps in sequences])
+        assert same_bits(answer["embeddings"], alone)
+    assert runs < sum(map(len, requests))  # some shared a run
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from service.__main__ import main
-from service.settings import SHIPPED_MODEL, Settings, available_cpus, unknown_variables
+from service.settings import SHIPPED_MODEL, Settings, unknown_variables
 
 README = Path("README.md").read_text(encoding="utf-8")
 
@@ -18,7 +18,7 @@ def test_the_shipped_encoder_is_the_default() -> None:
     assert settings.model == SHIPPED_MODEL
     assert SHIPPED_MODEL.exists()
     assert settings.host == "127.0.0.1"
-    assert settings.runners == available_cpus() >= 1
+    assert (settings.runners, settings.threads) == (0, 0)
 
 
 def test_every_setting_is_an_environment_variable(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,6 +48,15 @@ def test_a_kubernetes_service_link_is_no_port(monkeypatch: pytest.MonkeyPatch) -
     """A Service named lengthwise sets LENGTHWISE_PORT to an address in every pod; the default port stands."""
     monkeypatch.setenv("LENGTHWISE_PORT", "tcp://10.0.0.7:8000")
     assert Settings().port == 8000
+
+
+def test_measurements_are_kept_where_the_user_keeps_such_things(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`XDG_CACHE_HOME` moves the default; a folder that is named stands."""
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert Settings().cache_dir == Path("~/.cache/lengthwise")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/var/cache/me")
+    assert Settings().cache_dir == Path("/var/cache/me/lengthwise")
+    assert Settings(cache_dir=Path("mine")).cache_dir == Path("mine")
 
 
 def test_misspelt_variables_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,6 +98,5 @@ def test_the_readme_table_is_the_settings_class() -> None:
     rows = dict(re.findall(r"^\| `LENGTHWISE_(\w+)` \| (.*) \|$", README, re.MULTILINE))
     expected = {}
     for name, field in Settings.model_fields.items():
-        default = "the CPUs it may use" if name == "runners" else f"`{field.default}`"
-        expected[name.upper()] = f"{default} | {field.description}"
+        expected[name.upper()] = f"`{field.default}` | {field.description}"
     assert rows == expected

@@ -82,6 +82,7 @@ def test_the_recorded_metrics_are_those_of_the_file(
 ) -> None:
     """The nearest-neighbour accuracy in the manifest is what these embeddings give."""
     assert session.manifest is not None
+    assert session.manifest.task is not None
     train = np.concatenate([session.run(pad_batch([steps])) for steps in dataset.train.sequences])
     neighbour = KNeighborsClassifier(1).fit(train, dataset.train.labels)
     found = neighbour.score(alone, dataset.test.labels)
@@ -92,6 +93,7 @@ def test_the_recorded_metrics_are_those_of_the_file(
 def test_the_card_is_of_this_file(session: EncoderSession) -> None:
     """It names the weights' hash and the test accuracy the manifest records."""
     assert session.manifest is not None
+    assert session.manifest.task is not None
     card = CARD.read_text(encoding="utf-8")
     assert session.manifest.weights_sha256 in card
     assert f"{session.manifest.task.metrics['accuracy']:.4f}" in card

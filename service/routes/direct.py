@@ -2,17 +2,22 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import cast
+from math import inf
+from typing import TypeAlias, cast
 
+from fastapi import APIRouter
 from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
 
+from service.calibrate import Calibrator
 from service.engine import Engine
-from service.errors import BodyTooLarge, UnsupportedMediaType
+from service.errors import BodyTooLarge, InvalidField, UnsupportedMediaType
 from service.sequences import InputSpec
 from service.session import EncoderSession
 from service.settings import Settings
+
+Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
 
 
 @dataclass(slots=True)
@@ -21,6 +26,7 @@ class Service:
 
     Attributes:
         golden_difference: largest difference in the replay of the golden vectors; None where there were none.
+        calibrator: what was measured of the session here.
         engine: there while the app's lifespan lasts, and its threads with it.
         spec: what the model reads.
         is_draining: set on SIGTERM; new requests are refused from then on.
@@ -30,6 +36,7 @@ class Service:
     session: EncoderSession
     golden_difference: float | None
     spec: InputSpec
+    calibrator: Calibrator
     engine: Engine = field(init=False)
     is_draining: bool = False
 
@@ -43,9 +50,15 @@ class Service:
 class DirectRoute(APIRoute):
     """A route FastAPI documents but does not run: its endpoint takes the request and returns the response."""
 
-    def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:  # type: ignore[override]
+    def get_route_handler(self) -> Endpoint:  # type: ignore[override]
         """Return the endpoint itself."""
-        return cast("Callable[[Request], Awaitable[Response]]", self.endpoint)
+        return cast("Endpoint", self.endpoint)
+
+
+def find_endpoints(router: APIRouter) -> dict[tuple[str, str], Endpoint]:
+    """Return the endpoints of a router's direct routes, by method and path."""
+    routes = [route for route in router.routes if isinstance(route, DirectRoute)]
+    return {(method, route.path): route.endpoint for route in routes for method in route.methods or ()}
 
 
 def service_of(request: Request) -> Service:
@@ -80,3 +93,17 @@ def require_media_type(request: Request, supported: str) -> None:
     found = request.headers.get("content-type", supported).partition(";")[0].strip().lower()
     if found != supported:
         raise UnsupportedMediaType(found, supported)
+
+
+def read_timeout(request: Request, default_ms: int) -> float:
+    """Return the seconds a request allows, without end where neither it nor the default says.
+
+    Raises:
+        InvalidField: the header is no whole number of milliseconds over 0.
+    """
+    text = request.headers.get("x-request-timeout-ms")
+    if text is None:
+        return default_ms / 1000 or inf
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text)):
+        raise InvalidField("X-Request-Timeout-Ms", repr(text[:40]), "a whole number of milliseconds, 1 to 999999999")
+    return int(text) / 1000

@@ -12,8 +12,7 @@ from starlette.responses import Response
 from service import errors
 from service.codecs import ragged_json
 from service.routes import problems
-from service.routes.direct import DirectRoute, read_body, require_media_type, service_of
-from service.sequences import Answer
+from service.routes.direct import DirectRoute, read_body, read_timeout, require_media_type, service_of
 
 router = APIRouter(route_class=DirectRoute, tags=["encode"])
 
@@ -23,6 +22,13 @@ RESPONSE_HEADERS: dict[str, Any] = {
     "X-Request-Id": {"description": "The request's own, or a new one.", "schema": {"type": "string"}},
     "X-Model-Sha": {"description": "SHA-256 of the artifact that ran.", "schema": {"type": "string"}},
     "Server-Timing": {"description": "Milliseconds in decode, queue, run, encode.", "schema": {"type": "string"}},
+}
+
+TIMEOUT_HEADER: dict[str, Any] = {
+    "name": "X-Request-Timeout-Ms",
+    "in": "header",
+    "description": "Milliseconds from the request's arrival after which its answer is of no use.",
+    "schema": {"type": "integer", "minimum": 1},
 }
 
 
@@ -51,25 +57,29 @@ RESPONSE_HEADERS: dict[str, Any] = {
             errors.UnsupportedMediaType,
             errors.QueueFull,
             errors.Draining,
+            errors.DeadlineUnreachable,
+            errors.DeadlinePassed,
             errors.RunFailed,
         ),
     },
     openapi_extra={
+        "parameters": [TIMEOUT_HEADER],
         "requestBody": {
             "required": True,
             "content": {"application/json": {"schema": {"$ref": "#/components/schemas/EncodeRequest"}}},
-        }
+        },
     },
 )
 async def encode(request: Request) -> Response:
     """Return one embedding for each sequence: the average of the encoder's outputs over its valid steps.
 
-    On the CPU, an embedding of an encoder exported by Lengthwise does not depend, by a single bit, on the other
-    sequences, on their order or on any padding.
+    On the CPU, an embedding of a float32 encoder exported by Lengthwise does not depend, by a single bit, on the other
+    sequences, on their order or on any padding. A quantised one depends on them by what `/info` says.
     """
     service = service_of(request)
     if service.is_draining:
         raise errors.Draining
+    deadline = time.perf_counter() + read_timeout(request, service.settings.request_timeout_ms)
     require_media_type(request, "application/json")
     body = await read_body(request, service.settings.max_body_bytes)
 
@@ -88,7 +98,7 @@ async def encode(request: Request) -> Response:
     decoded = time.perf_counter()
 
     try:
-        encoded = await service.engine.encode(sequences)
+        encoded = await service.engine.encode(sequences, deadline, options.outputs)
     except asyncio.CancelledError:
         if service.is_draining:  # the time to drain is up
             raise errors.Draining from None
@@ -97,7 +107,7 @@ async def encode(request: Request) -> Response:
     finished = time.perf_counter()
     lengths = sequences.lengths.tolist()
     usage = ragged_json.Usage(sequences=len(lengths), steps=sequences.steps, padded_steps=encoded.padded_steps)
-    content = ragged_json.encode(Answer(encoded.embeddings), lengths, service.model_name, usage, options)
+    content = ragged_json.encode(encoded.answer, lengths, service.model_name, usage, options)
     stages = {
         "decode": decoded - began,
         "queue": encoded.queue_seconds,

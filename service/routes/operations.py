@@ -1,6 +1,7 @@
 """What operators ask: is it alive, is it ready, what is it."""
 
 import platform
+import time
 from typing import Any, Literal
 
 import fastapi
@@ -13,8 +14,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service import __version__, errors
+from service.machine import available_cpus
+from service.measure import Arrangement
 from service.routes import problems
-from service.routes.direct import DirectRoute, service_of
+from service.routes.direct import DirectRoute, Service, service_of
 
 router = APIRouter(route_class=DirectRoute, tags=["operations"])
 
@@ -40,12 +43,29 @@ class ModelInfo(BaseModel):
     manifest: dict[str, Any] | None = Field(description="What the artifact says of itself, golden vectors left out.")
 
 
+class Performance(BaseModel):
+    """What was measured of the encoder on this machine, and what real runs say of it."""
+
+    cpus: int = Field(description="CPUs the service may keep busy, by affinity and by quota.")
+    runners: int = Field(description="Batches that run at the same time.")
+    threads: int = Field(description="Threads within one run.")
+    arrangements: list[Arrangement] = Field(description="Those tried, the chosen one first.")
+    cached: bool = Field(description="Whether the measurements of an earlier start were used.")
+    shapes_measured: int = Field(description="Batches, rows by steps, whose time is known; idle time adds to them.")
+    runs: int = Field(description="Real runs since the start.")
+    prediction_error: float = Field(description="Usual distance of a run's time from its prediction, in parts of it.")
+    correction: float = Field(description="What real runs take over what was measured; predictions hold it already.")
+    waiting_sequences: int = Field(description="Sequences in the queue.")
+    wait_seconds: float = Field(description="Until all that waits now should have its runner.")
+
+
 class Info(BaseModel):
     """What this service is, and every limit in force."""
 
     version: str
     provider: str = Field(description="Where the encoder runs.")
     model: ModelInfo
+    performance: Performance
     settings: dict[str, Any] = Field(description="Every setting in force.")
     versions: dict[str, str] = Field(description="Of Python and the libraries that matter.")
 
@@ -94,7 +114,32 @@ async def info(request: Request) -> Response:
     }
     settings = service.settings.model_dump(mode="json")
     return _json(
-        Info(version=__version__, provider=session.provider, model=model, settings=settings, versions=versions)
+        Info(
+            version=__version__,
+            provider=session.provider,
+            model=model,
+            performance=_describe_performance(service),
+            settings=settings,
+            versions=versions,
+        )
+    )
+
+
+def _describe_performance(service: Service) -> Performance:
+    calibrator, scheduler = service.calibrator, service.engine.scheduler
+    chosen, costs = calibrator.arrangements[0], scheduler.costs
+    return Performance(
+        cpus=available_cpus(),
+        runners=scheduler.runners,
+        threads=chosen.threads,
+        arrangements=calibrator.arrangements,
+        cached=calibrator.is_cached,
+        shapes_measured=len(costs.measured),
+        runs=costs.runs,
+        prediction_error=round(costs.error, 4),
+        correction=round(costs.factor, 4),
+        waiting_sequences=scheduler.waiting,
+        wait_seconds=round(scheduler.predict_wait(time.perf_counter()), 6),
     )
 
 

@@ -64,6 +64,8 @@ ANSWERS: dict[type[LengthwiseError], Answer] = {
     errors.UnsupportedMediaType: Answer(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The body is of an unsupported kind"),
     errors.QueueFull: Answer(HTTPStatus.SERVICE_UNAVAILABLE, "The queue is full"),
     errors.Draining: Answer(HTTPStatus.SERVICE_UNAVAILABLE, "The service is shutting down"),
+    errors.DeadlineUnreachable: Answer(HTTPStatus.GATEWAY_TIMEOUT, "The answer would be late"),
+    errors.DeadlinePassed: Answer(HTTPStatus.GATEWAY_TIMEOUT, "The time allowed is over"),
     errors.RunFailed: Answer(HTTPStatus.INTERNAL_SERVER_ERROR, "The model failed on a sequence", retry=False),
 }
 

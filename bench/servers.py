@@ -1,0 +1,227 @@
+"""The servers that are measured: how each is installed, started, asked and stopped."""
+
+import hashlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.load import ask
+from bench.workloads import JSON, KSERVE_BINARY, KSERVE_JSON, MODELS, Wire
+from service.machine import available_cpus
+
+READY_SECONDS = 120.0
+STOP_SECONDS = 15.0
+
+
+class Unavailable(Exception):
+    """A server cannot be installed, started or trusted; the sentence says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """One row of the table.
+
+    Attributes:
+        name: the row's.
+        peer: its module in `bench.peers` and its requirements beside it; None is our own service.
+        workers: processes or instances that run the model; the CPUs are shared out among them as threads.
+        wire: how it is asked.
+        is_json: whether it may be the best peer, which our own JSON is compared with.
+    """
+
+    name: str
+    peer: str | None
+    workers: int
+    wire: Wire = JSON
+    is_json: bool = True
+
+    def prepare(self, folder: Path) -> Path:
+        """Return the interpreter that runs it, in an environment made first where there is none.
+
+        Raises:
+            Unavailable: what it needs cannot be installed.
+        """
+        return Path(sys.executable) if self.peer is None else _make_environment(self.peer, folder)
+
+    def command(self, python: Path, model: Path, port: int) -> list[str]:
+        """Return what starts it."""
+        if self.peer is None:
+            return [str(python), "-m", "service", "--model", str(model), "--port", str(port), "--log-level", "warning"]
+        return [str(python), "-m", f"bench.peers.{self.peer}"]
+
+    def environment(self, model: Path, port: int) -> dict[str, str]:
+        """Return the variables a server finds; a peer is told everything by them."""
+        if self.peer is None:
+            return dict(os.environ)
+        return {
+            **os.environ,
+            "BENCH_MODEL": str(model),
+            "BENCH_FEATURES": str(MODELS[model.stem].features),
+            "BENCH_PORT": str(port),
+            "BENCH_WORKERS": str(self.workers),
+            "BENCH_THREADS": str(max(1, available_cpus() // self.workers)),
+            "DO_NOT_TRACK": "1",
+            # Triton's Python stub links libpython: it must be the one whose standard library it will find.
+            "LD_LIBRARY_PATH": str(sysconfig.get_config_var("LIBDIR")),
+        }
+
+
+OURS = Server("lengthwise", None, workers=1)
+PEERS = [
+    Server("naive, 1 worker", "naive", workers=1),
+    Server("naive, a worker a CPU", "naive", workers=available_cpus()),
+    Server("LitServe", "litserve", workers=available_cpus()),
+    Server("mosec, orjson", "mosec", workers=available_cpus()),
+    Server("Triton, JSON", "pytriton", workers=available_cpus(), wire=KSERVE_JSON),
+    Server("Triton, binary", "pytriton", workers=available_cpus(), wire=KSERVE_BINARY, is_json=False),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A started server.
+
+    Attributes:
+        process: its first process, the leader of a session of its own.
+        port: where it listens.
+        ready_seconds: from its start to its first answer.
+    """
+
+    process: subprocess.Popen[bytes]
+    port: int
+    ready_seconds: float
+
+    @property
+    def resident_mb(self) -> float:
+        """Resident memory of all its processes in 10^6 bytes; what they share counts in each."""
+        return sum(map(_resident_bytes, find_family(self.process.pid))) / 1e6
+
+
+@contextmanager
+def start(server: Server, python: Path, model: Path, first: bytes, log: Path) -> Iterator[Running]:
+    """Start a server, and stop it and all it started at the end.
+
+    Args:
+        server: which.
+        python: the interpreter from `Server.prepare`.
+        model: the ONNX file.
+        first: a request; the server is ready when it answers it.
+        log: takes what the server writes.
+
+    Raises:
+        Unavailable: it ended, or answered nothing in time.
+    """
+    port = _find_port()
+    with log.open("wb") as written:
+        began = time.perf_counter()
+        process = subprocess.Popen(
+            server.command(python, model, port),
+            env=server.environment(model, port),
+            stdin=subprocess.DEVNULL,
+            stdout=written,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            _await_ready(process, port, first, log)
+            yield Running(process, port, time.perf_counter() - began)
+        finally:
+            _stop(process)
+
+
+def _await_ready(process: subprocess.Popen[bytes], port: int, first: bytes, log: Path) -> None:
+    end = time.perf_counter() + READY_SECONDS
+    answer = "nothing"
+    while time.perf_counter() < end:
+        if process.poll() is not None:
+            raise Unavailable(f"it ended with {process.returncode}: {_last_line(log.read_text(errors='replace'))}")
+        try:
+            answer, _ = ask(port, first)
+        except OSError:
+            answer = "nothing"
+        if answer == "200":
+            return
+        time.sleep(0.01)
+    raise Unavailable(f"it answered {answer} for {READY_SECONDS:.0f} s")
+
+
+def _find_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """End a server as its users would, then whatever it left behind."""
+    family = find_family(process.pid)
+    process.terminate()
+    try:
+        process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    for pid in family:
+        if Path(f"/proc/{pid}").exists():
+            _kill_own(pid, process.pid)
+
+
+def _kill_own(pid: int, leader: int) -> None:
+    """Kill a process that a server left, if its number still belongs to the server's session."""
+    try:
+        if os.getsid(pid) == leader:
+            os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass  # it ended meanwhile
+
+
+def find_family(pid: int) -> list[int]:
+    """Return a process and all its descendants, as Linux's `/proc` tells them."""
+    children: dict[int, list[int]] = {}
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(status.read_text().rpartition(")")[2].split()[1])
+        except OSError:  # it ended meanwhile
+            continue
+        children.setdefault(parent, []).append(int(status.parent.name))
+    family = [pid]
+    for member in family:
+        family += children.get(member, [])
+    return family
+
+
+def _resident_bytes(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:  # it ended meanwhile
+        return 0
+
+
+def _make_environment(peer: str, folder: Path) -> Path:
+    """Make a virtual environment from a peer's pinned requirements, or take the one made from the same."""
+    requirements = Path(__file__).parent / "peers" / f"{peer}.txt"
+    digest = hashlib.sha256(requirements.read_bytes()).hexdigest()
+    environment = folder / peer
+    python, stamp = environment / "bin" / "python", environment / "requirements.sha256"
+    if stamp.exists() and stamp.read_text() == digest:
+        return python
+    shutil.rmtree(environment, ignore_errors=True)
+    install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", str(requirements)]
+    for command in ([sys.executable, "-m", "venv", str(environment)], install):
+        ran = subprocess.run(command, capture_output=True, text=True, check=False)
+        if ran.returncode:
+            raise Unavailable(f"it cannot be installed: {_last_line(ran.stderr or ran.stdout)}")
+    stamp.write_text(digest)
+    return python
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else "it wrote nothing"

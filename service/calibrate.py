@@ -1,0 +1,202 @@
+"""Measures what runs cost here, and how many should run at once. `python -m service.calibrate` prints the table.
+
+What was measured is kept in a file, so that the next start with the same encoder on the same machine measures nothing.
+The file only saves time: one that cannot be read or used is measured anew, and one that cannot be written is not.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import onnxruntime
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import CliApp
+
+from service.cost import CostModel, Shape
+from service.errors import StartupError
+from service.machine import available_cpus, name_cpu
+from service.measure import Arrangement, OpenSession, arrange, measure_run
+from service.session import EncoderSession, open_session
+from service.settings import Settings
+
+logger = logging.getLogger("lengthwise")
+
+# Steps measured before the service is ready, as long as one run stays short; in idle time it measures more of them.
+COARSE_STEPS, COARSE_RUN_SECONDS = (1, 32, 256), 0.012
+FINE_STEPS, FINE_RUN_SECONDS = (8, 96, 512, 1024), 0.1
+
+Positive: TypeAlias = Annotated[int, Field(ge=1)]
+Seconds: TypeAlias = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Calibration(BaseModel):
+    """What was measured of an encoder: the arrangements tried, the best first, and (B, T, seconds) in that one."""
+
+    model_config = ConfigDict(frozen=True)
+
+    arrangements: list[Arrangement] = Field(min_length=1)
+    runs: list[tuple[Positive, Positive, Seconds]] = Field(min_length=1)
+
+
+class Calibrator:
+    """An encoder's calibration on this machine, read or measured, and what would refine it.
+
+    Attributes:
+        session: the encoder, with the threads that were chosen.
+        arrangements: those tried, the chosen one first.
+        costs: what runs cost in it.
+        is_cached: whether it was read from a file.
+    """
+
+    def __init__(self, settings: Settings, session: EncoderSession, reopen: OpenSession) -> None:
+        """Read an encoder's calibration, or measure it.
+
+        Args:
+            settings: decide what is not left to measurement.
+            session: the encoder with `settings.threads`, or one thread where they are left to measurement.
+            reopen: opens it anew.
+        """
+        self.session = session
+        self._file = _place(settings, session)
+        found = _read(self._file)
+        self.is_cached = found is not None
+        self.arrangements = (
+            found.arrangements
+            if found
+            else arrange(session, reopen, available_cpus(), settings.runners, settings.threads)
+        )
+        if self.arrangements[0].threads != (settings.threads or 1):
+            self.session = reopen(self.arrangements[0].threads)
+        self._settings = settings
+        measured = (
+            {(rows, steps): seconds for rows, steps, seconds in found.runs} if found else self._measure_coarsely()
+        )
+        self.costs = CostModel(measured, settings.max_batch_sequences)
+        if not found:
+            self.save()
+
+    def measure(self, shape: Shape) -> float:
+        """Return the median seconds of a run over `shape` beside others like it, as many as there are runners."""
+        return measure_run(self.session, shape, self.arrangements[0].runners)
+
+    def choose_shape(self) -> Shape | None:
+        """Return a shape whose measurement would refine the model; None where none is left."""
+        for rows, steps in self._grid((*COARSE_STEPS, *FINE_STEPS)):
+            if (rows, steps) not in self.costs.measured and self.costs.predict(rows, steps) <= FINE_RUN_SECONDS:
+                return rows, steps
+        return None
+
+    def save(self) -> None:
+        """Write the calibration where the next start will look for it."""
+        runs = [(rows, steps, seconds) for (rows, steps), seconds in self.costs.measured.items()]
+        calibration = Calibration(arrangements=self.arrangements, runs=runs)
+        if self._file is None:
+            return
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            draft = self._file.with_suffix(f".{os.getpid()}")
+            draft.write_text(calibration.model_dump_json(), encoding="utf-8")
+            draft.replace(self._file)
+        except OSError as error:
+            logger.debug("The calibration is not kept: %s", error)
+
+    def _measure_coarsely(self) -> dict[Shape, float]:
+        """Measure enough to begin with, in well under a second."""
+        measured: dict[Shape, float] = {}
+        for rows, steps in self._grid(COARSE_STEPS):
+            half = measured.get((rows // 2, steps), 0.0)
+            if rows == 1 or 0 < 2 * half <= COARSE_RUN_SECONDS:
+                measured[rows, steps] = self.measure((rows, steps))
+        return measured
+
+    def _grid(self, times: tuple[int, ...]) -> Iterator[Shape]:
+        """Yield shapes within the settings' bounds, small ones first."""
+        for steps in times:
+            rows = 1
+            while rows == 1 or (
+                rows <= self._settings.max_batch_sequences and rows * steps <= self._settings.max_batch_steps
+            ):
+                yield rows, steps
+                rows *= 2
+
+
+def _place(settings: Settings, session: EncoderSession) -> Path | None:
+    """Name the file for all that a measurement depends on; None where there is no folder for it."""
+    depends = [
+        session.sha256,
+        onnxruntime.__version__,
+        session.provider,
+        name_cpu(),
+        available_cpus(),
+        settings.runners,
+        settings.threads,
+        settings.max_batch_sequences,
+        settings.max_batch_steps,
+    ]
+    name = hashlib.sha256(json.dumps(depends).encode()).hexdigest()[:32]
+    try:
+        return settings.cache_dir.expanduser() / f"calibration-{name}.json"
+    except RuntimeError:  # the user has no home
+        return None
+
+
+def _read(file: Path | None) -> Calibration | None:
+    """Read a calibration; whatever is wrong with it, it is measured anew."""
+    try:
+        return Calibration.model_validate_json(file.read_bytes()) if file else None
+    except (OSError, ValidationError) as error:
+        logger.debug("There is no calibration to read: %s", error)
+        return None
+
+
+def load(settings: Settings) -> Calibrator:
+    """Open the encoder the settings name, and calibrate it.
+
+    Raises:
+        StartupError: it cannot be opened.
+    """
+
+    def reopen(threads: int) -> EncoderSession:
+        return open_session(settings.model, settings.provider, threads)
+
+    return Calibrator(settings, reopen(settings.threads or 1), reopen)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure all that idle time would, and print it.
+
+    Args:
+        arguments: the command line, without the program: the service's own flags.
+    """
+    try:
+        settings = CliApp.run(Settings, cli_args=sys.argv[1:] if arguments is None else arguments)
+        calibrator = load(settings)
+    except StartupError as error:
+        sys.exit(f"lengthwise: {error}")
+    while shape := calibrator.choose_shape():
+        calibrator.costs.learn(shape, calibrator.measure(shape))
+    calibrator.save()
+    sys.stdout.write("\n".join(describe(calibrator)) + "\n")
+
+
+def describe(calibrator: Calibrator) -> Iterator[str]:
+    """Yield the lines of a table: the arrangements tried, then milliseconds by rows (down) and steps (across)."""
+    yield f"{calibrator.session.file}: {available_cpus()} CPUs, {name_cpu()}"
+    for place, tried in enumerate(calibrator.arrangements):
+        speed = "" if tried.sequences_per_second is None else f", {tried.sequences_per_second:,.0f} sequences/s"
+        yield f"{tried.runners} runs at a time, {tried.threads} threads in each{speed}{'' if place else ' (chosen)'}"
+    measured = calibrator.costs.measured
+    across = sorted({steps for _, steps in measured})
+    yield "ms".rjust(6) + "".join(f"{steps:>9}" for steps in across)
+    for rows in sorted({rows for rows, _ in measured}):
+        times = (measured.get((rows, steps)) for steps in across)
+        yield f"{rows:>6}" + "".join(" " * 9 if time is None else f"{1000 * time:9.3f}" for time in times)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""What the scheduler is given and what it hands out: jobs in, runs of entries out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import inf
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One request's sequences on their way through the queue.
+
+    Attributes:
+        lengths: the steps of each of its sequences.
+        deadline: when it is of no use any more, on the clock that `now` is read from; none by default.
+        due: how urgent it is: its deadline, or a while after its arrival.
+        waiting: sequences of it that wait.
+        waiting_steps: the steps of those, an empty sequence counting as one.
+        seconds_per_step: what a step of it is expected to cost in good company.
+        cut: sequences of it that were cut into batches, the first of them.
+        is_withdrawn: what waits of it will not run.
+    """
+
+    lengths: Sequence[int]
+    deadline: float = inf
+    due: float = inf
+    waiting: int = 0
+    waiting_steps: int = 0
+    seconds_per_step: float = 0.0
+    cut: int = 0
+    is_withdrawn: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """Sequence `row` of `job`, and the steps it costs: 1 where it has none."""
+
+    job: Job
+    row: int
+    steps: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Run:
+    """A batch that was handed to a runner.
+
+    Attributes:
+        entries: what is in it, shortest first.
+        steps: T, what each is padded to.
+        expected_end: when it should be finished, on the scheduler's clock.
+    """
+
+    entries: list[Entry]
+    steps: int
+    expected_end: float

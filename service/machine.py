@@ -1,0 +1,66 @@
+"""What of this machine the process may use: CPUs by affinity and by quota, and the kind of CPU."""
+
+import os
+import platform
+from pathlib import Path
+
+CGROUPS = Path("/sys/fs/cgroup")
+PROC = Path("/proc")
+
+
+def available_cpus(cgroups: Path = CGROUPS, proc: Path = PROC) -> int:
+    """Count the CPUs this process may keep busy: those it may run on, within the quota of its control group.
+
+    Args:
+        cgroups: where the control groups are mounted.
+        proc: where the kernel tells of processes.
+
+    Returns:
+        At least 1; a quota of 2.5 CPUs counts as 2, since a third would be stopped half of the time.
+    """
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = read_cpu_quota(cgroups, proc)
+    return allowed if quota is None else max(1, min(allowed, int(quota)))
+
+
+def read_cpu_quota(cgroups: Path = CGROUPS, proc: Path = PROC) -> float | None:
+    """Return the CPUs' worth of time the process's control group and those above it get, None where it is unbounded."""
+    quotas: list[float] = []
+    for line in _read(proc / "self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if not controllers:  # version 2
+            mount = cgroups
+        elif "cpu" in controllers.split(","):
+            mount = cgroups / "cpu"
+        else:
+            continue
+        inside = mount / path.lstrip("/")
+        # In a container the path may be the host's, and only the mount's root is there.
+        for folder in (inside, *inside.parents):
+            if folder == mount or mount in folder.parents:
+                quotas += _read_quota(folder)
+    return min(quotas, default=None)
+
+
+def name_cpu(proc: Path = PROC) -> str:
+    """Name the CPU's model as the kernel does, or its architecture where it does not."""
+    for line in _read(proc / "cpuinfo").splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == "model name":
+            return value.strip()
+    return platform.machine()
+
+
+def _read_quota(folder: Path) -> list[float]:
+    """Return the CPUs that one control group's own files allow, in a list; an empty one where they set no bound."""
+    quota, _, period = _read(folder / "cpu.max").partition(" ")
+    if not quota:  # version 1
+        quota, period = _read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us")
+    return [int(quota) / int(period)] if quota.strip().isdigit() and period.strip().isdigit() else []
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:
+        return ""

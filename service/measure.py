@@ -1,0 +1,111 @@
+"""Times an encoder's runs over made batches, several at the same time as they will be in service."""
+
+import statistics
+import threading
+import time
+from collections.abc import Callable
+from typing import TypeAlias
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.cost import Shape
+from service.sequences import Batch, Steps
+from service.session import EncoderSession
+
+REPEATS = 3  # timed runs of each thread, after one that is not timed
+TRIAL: Shape = (8, 32)  # the batch that decides between arrangements
+TRIAL_REPEATS = 12
+MARGIN = 1.1  # what several threads in a run must gain over runs of one: those also serve single sequences better
+
+OpenSession: TypeAlias = Callable[[int], EncoderSession]  # with so many threads in a run
+
+
+class Arrangement(BaseModel):
+    """How the CPUs are shared out, and what that was measured to give."""
+
+    model_config = ConfigDict(frozen=True)
+
+    runners: int = Field(ge=1, description="Runs at the same time.")
+    threads: int = Field(ge=1, description="Threads in each.")
+    sequences_per_second: float | None = Field(
+        None, description="Of 32 steps, in batches of 8; null where there was nothing to compare."
+    )
+
+
+def arrange(session: EncoderSession, reopen: OpenSession, cpus: int, runners: int, threads: int) -> list[Arrangement]:
+    """Try the ways to share the CPUs out between runs and the threads within them.
+
+    Args:
+        session: the encoder with `threads` threads in a run, or one.
+        reopen: opens it with another number.
+        cpus: how many may be used.
+        runners: runs at the same time; 0 leaves them open.
+        threads: threads in a run; 0 leaves them open.
+
+    Returns:
+        Those tried, the best first.
+    """
+    if runners:
+        within = [threads or most for most in (1, cpus // runners)]
+        ways = [(runners, max(1, each)) for each in within]
+    else:
+        ways = [
+            (max(1, cpus // each), each) for each in ([threads] if threads else (1, 2, cpus)) if each <= cpus or threads
+        ]
+    ways = list(dict.fromkeys(ways))
+    if len(ways) == 1:
+        ((runners, threads),) = ways
+        return [Arrangement(runners=runners, threads=threads)]
+    tried = []
+    for runners, each in ways:
+        one = session if each == (threads or 1) else reopen(each)
+        times = time_runs(one, TRIAL, runners, TRIAL_REPEATS)
+        speed = runners * TRIAL[0] / statistics.median(times)
+        tried.append(Arrangement(runners=runners, threads=each, sequences_per_second=round(speed)))
+    return sorted(tried, key=_rank, reverse=True)
+
+
+def measure_run(session: EncoderSession, shape: Shape, runners: int) -> float:
+    """Return the seconds of a run over `shape` with `runners` such runs at a time.
+
+    It is the lower quartile of a few: what else the machine does only ever adds time.
+    """
+    times = sorted(time_runs(session, shape, runners, REPEATS))
+    return times[len(times) // 4]
+
+
+def time_runs(session: EncoderSession, shape: Shape, runners: int, repeats: int) -> list[float]:
+    """Return the seconds of `runners * repeats` runs over a made batch of `shape`, `runners` at a time."""
+    rows, steps = shape
+    batch = Batch(_make_steps(session, shape), np.full(rows, steps, dtype=np.int64))
+    started = threading.Barrier(runners)
+    times: list[float] = []
+
+    def run_repeatedly() -> None:
+        session.run(batch)
+        started.wait()
+        for _ in range(repeats):
+            began = time.perf_counter()
+            session.run(batch)
+            times.append(time.perf_counter() - began)
+
+    beside = [threading.Thread(target=run_repeatedly) for _ in range(runners - 1)]
+    for thread in beside:
+        thread.start()
+    run_repeatedly()
+    for thread in beside:
+        thread.join()
+    return times
+
+
+def _make_steps(session: EncoderSession, shape: Shape) -> Steps:
+    """Make a full batch: standard normal features, or token ids that every vocabulary has."""
+    if session.features is None:
+        return np.zeros(shape, dtype=np.int64)
+    return np.random.default_rng(0).standard_normal((*shape, session.features)).astype(np.float32)
+
+
+def _rank(tried: Arrangement) -> float:
+    speed = tried.sequences_per_second or 0.0
+    return speed * MARGIN if tried.threads == 1 else speed
