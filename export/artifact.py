@@ -14,12 +14,8 @@ from export.graph import GraphOptions, build_graph, hash_weights
 from export.oracle import Case
 from export.quantize import Judge, quantize_artifact
 from export.verify import draw_sequences, run_torch, verify
-<<<<<<< HEAD
 from model.checkpoint import RunConfig, read_config, read_model, read_results, read_samples, read_tokenizer
-=======
-from model.checkpoint import RunConfig, read_config, read_model, read_results, read_samples
 from model.datasets import LabelledSequences
->>>>>>> origin/main
 from model.encoder import EncoderConfig, SequenceEncoder, Standardization
 from model.tasks import SequenceClassifier, Task
 from service.artifact import METADATA_KEY, Golden, Input, Manifest, ParityCheck, Statistics, Tensor
@@ -52,6 +48,7 @@ class Origin:
         licence: under which terms.
         longest_training_sequence: steps; None where nobody knows.
         task: what it was trained to do; None where nobody knows.
+        tokenizer: of texts, as the JSON of the `tokenizers` library; None where it reads none.
     """
 
     name: str
@@ -60,6 +57,7 @@ class Origin:
     licence: str = "not stated"
     longest_training_sequence: int | None = None
     task: TaskRecord | None = None
+    tokenizer: str | None = None
 
 
 def export_run(
@@ -93,6 +91,7 @@ def export_run(
         licence=config.data.licence,
         longest_training_sequence=config.data.longest_training_sequence,
         task=_describe_task(config, read_results(run)),
+        tokenizer=read_tokenizer(run),
     )
     return export_encoder(model.encoder, samples.sequences, origin, output, options, _judge(model, samples))
 
@@ -131,19 +130,11 @@ def export_encoder(
         name=origin.name,
         version=origin.version,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-<<<<<<< HEAD
-        encoder=asdict(config.encoder),
-        input=_describe_input(config.encoder, read_tokenizer(run)),
-        dim=config.encoder.dim,
-        pooling=config.encoder.pooling,
-        longest_training_sequence=config.data.longest_training_sequence,
-=======
         encoder=asdict(encoder.config),
-        input=_describe_input(encoder.config),
+        input=_describe_input(encoder.config, origin.tokenizer),
         dim=encoder.config.dim,
         pooling=encoder.config.pooling,
         longest_training_sequence=origin.longest_training_sequence,
->>>>>>> origin/main
         standardization=_describe_statistics(encoder.standardization),
         task=origin.task,
         source=origin.source,
@@ -212,13 +203,6 @@ def write_artifact(graph: onnx.ModelProto, manifest: Manifest, output: Path) -> 
         partial.unlink(missing_ok=True)
 
 
-<<<<<<< HEAD
-def _describe_input(config: EncoderConfig, tokenizer: str | None) -> Input:
-    kind: Literal["features", "tokens", "text"] = "tokens" if config.features is None else "features"
-    if tokenizer is not None:
-        kind = "text"
-    return Input(kind=kind, features=config.features, vocabulary=config.vocabulary, tokenizer=tokenizer)
-=======
 def _judge(model: Task, samples: LabelledSequences) -> Judge | None:
     """Return what scores embeddings of the samples by a classifier's head; None for other tasks."""
     if not isinstance(model, SequenceClassifier):
@@ -227,10 +211,11 @@ def _judge(model: Task, samples: LabelledSequences) -> Judge | None:
     return lambda embeddings: float(np.mean((embeddings @ weight.T + bias).argmax(axis=1) == samples.labels))
 
 
-def _describe_input(config: EncoderConfig) -> Input:
-    kind: Literal["features", "tokens"] = "tokens" if config.features is None else "features"
-    return Input(kind=kind, features=config.features, vocabulary=config.vocabulary)
->>>>>>> origin/main
+def _describe_input(config: EncoderConfig, tokenizer: str | None) -> Input:
+    kind: Literal["features", "tokens", "text"] = "tokens" if config.features is None else "features"
+    if tokenizer is not None:
+        kind = "text"
+    return Input(kind=kind, features=config.features, vocabulary=config.vocabulary, tokenizer=tokenizer)
 
 
 def _describe_statistics(standardization: Standardization | None) -> Statistics | None:
@@ -239,10 +224,5 @@ def _describe_statistics(standardization: Standardization | None) -> Statistics 
     return Statistics(mean=standardization.mean.tolist(), std=standardization.std.tolist())
 
 
-<<<<<<< HEAD
-def _describe_task(config: RunConfig, results: dict[str, float]) -> Task:
-    return Task(name=config.task, dataset=config.data.name, classes=config.data.classes, metrics=results)
-=======
 def _describe_task(config: RunConfig, results: dict[str, float]) -> TaskRecord:
     return TaskRecord(name=config.task, dataset=config.data.name, classes=config.data.classes, metrics=results)
->>>>>>> origin/main

@@ -1,5 +1,6 @@
 """The language model: the next token of a text, from all before it."""
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -35,6 +36,13 @@ class LanguageModel(Task):
         self.bias = nn.Parameter(torch.zeros(config.vocabulary))
         if encoder.embedding is not None and self.head is None:  # so that first scores are small
             nn.init.uniform_(encoder.embedding.weight[1:].detach(), -0.1, 0.1)
+
+    def prepare(self, data: LabelledSequences) -> None:
+        """Fit the standardisation, and begin with the scores that the frequency of each token gives it."""
+        super().prepare(data)
+        frequencies = Unigrams(data.sequences, len(self.bias)).probabilities
+        with torch.no_grad():
+            self.bias[1:] = torch.from_numpy(np.log(frequencies[1:]))
 
     def score(self, steps: Tensor) -> Tensor:
         """Score the next token: `(..., W)` outputs of the encoder to `(..., V)` logits; padding is never next."""

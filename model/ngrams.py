@@ -12,7 +12,11 @@ Probabilities = npt.NDArray[np.float64]
 
 
 class Unigrams:
-    """The frequency of each token, with one more than was counted, so that none is impossible."""
+    """The frequency of each token, with one more than was counted, so that none is impossible.
+
+    Attributes:
+        probabilities: `(V,)`; padding has none.
+    """
 
     def __init__(self, sequences: Sequence[Steps], vocabulary: int) -> None:
         """Count.
@@ -23,11 +27,11 @@ class Unigrams:
         """
         counts = np.bincount(np.concatenate(sequences), minlength=vocabulary) + 1
         counts[0] = 0
-        self._probabilities = counts / counts.sum()
+        self.probabilities = counts / counts.sum()
 
     def predict(self, _before: Counts, after: Counts) -> Probabilities:
         """Return the probability of each of `after` `(n,)`, whatever comes before."""
-        found: Probabilities = self._probabilities[after]
+        found: Probabilities = self.probabilities[after]
         return found
 
 

@@ -1,28 +1,32 @@
 """The language model, the counts it must beat, and its scores from a state."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from starlette.testclient import TestClient
 
 from export.artifact import export_run
 from export.graph import GraphOptions
-from model.checkpoint import read_model
-from model.config import Recipe, TrainConfig
+from model.checkpoint import RunConfig, read_model, start_run, write_result
+from model.config import DataConfig, Recipe, TrainConfig
 from model.data import SequenceSet
 from model.datasets import Dataset, LabelledSequences
 from model.encoder import EncoderConfig, SequenceEncoder
 from model.fit import train
 from model.language import LanguageModel
 from model.ngrams import Bigrams, Unigrams, estimate_discount, measure_perplexity
-from service.sequences import pad_batch
-from service.session import open_session
+from model.texts import build_tokenizer
+from service.app import create_app
+from service.settings import Settings
 
 # Lightning's own chatter: it warns of few workers and few batches, and its dependencies of their own deprecations.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-VOCABULARY = 6
+VOCABULARY = 7
+A, B, C = 2, 3, 4  # as `build_tokenizer` numbers them
 TIED = EncoderConfig(vocabulary=VOCABULARY, embedding=16, hidden=16, layers=2, bidirectional=False, pooling="last")
 UNTIED = EncoderConfig(vocabulary=VOCABULARY, embedding=3, hidden=16, bidirectional=False, pooling="last")
 
@@ -32,9 +36,9 @@ def draw_cycles(count: int, seed: int) -> LabelledSequences:
     draw = np.random.default_rng(seed)
     sequences = []
     for length in draw.integers(6, 12, count):
-        ids = [1, int(draw.integers(2, 4))]
+        ids = [A, int(draw.choice([B, C]))]
         while len(ids) < length:
-            ids.append(1 if ids[-1] != 1 else 5 - ids[-2])  # 1 2 1 3 1 2 1 3 ...
+            ids.append(A if ids[-1] != A else B + C - ids[-2])  # a b a c a b a c ...
         sequences.append(np.array(ids))
     return LabelledSequences(sequences, np.empty((count, 0), np.float32))
 
@@ -43,17 +47,24 @@ def draw_cycles(count: int, seed: int) -> LabelledSequences:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, float]]:
     """A language model of made sequences, and its metrics."""
     run = tmp_path_factory.mktemp("runs") / "cycles"
-    dataset = Dataset("cycles", draw_cycles(200, 0), draw_cycles(40, 1), (), "made", "none", vocabulary=VOCABULARY)
-    training = TrainConfig(epochs=12, batch_size=16, learning_rate=0.03)
+    tokenizer = build_tokenizer(list("abcde"))
+    train_set, test_set = draw_cycles(200, 0), draw_cycles(40, 1)
+    dataset = Dataset("cycles", train_set, test_set, (), "made", "none", vocabulary=VOCABULARY, tokenizer=tokenizer)
+    training = TrainConfig(epochs=16, batch_size=16, learning_rate=0.01)
     return run, train(run, dataset, Recipe(task="language-model", encoder=UNTIED, training=training))
 
 
 def test_a_language_model_beats_the_counts(trained: tuple[Path, dict[str, float]]) -> None:
     """What follows from two tokens is learned, where counted pairs must guess every other token."""
-    _, results = trained
+    run, results = trained
     assert results["bigram_perplexity"] < results["unigram_perplexity"]
     assert results["bigram_perplexity"] > 1.3  # half the tokens are a toss: 2 ** 0.5 = 1.41, the discount apart
     assert results["perplexity"] < 1.2  # the second token is a toss, and all others are certain
+    task = read_model(run)
+    assert isinstance(task, LanguageModel)
+    with torch.no_grad():
+        steps = task.encoder.run(torch.tensor([[A, B, A, C, A]]), torch.tensor([5])).steps
+    assert task.score(steps).argmax(dim=2)[0, 1:].tolist() == [A, C, A, B]
 
 
 @pytest.mark.parametrize("config", [TIED, UNTIED], ids=["tied", "untied"])
@@ -83,31 +94,42 @@ def test_a_model_that_reads_ahead_is_no_language_model() -> None:
 
 
 def test_a_text_in_two_parts_gets_the_scores_of_the_whole(
-    trained: tuple[Path, dict[str, float]], tmp_path: Path
+    tmp_path: Path,
 ) -> None:
-    """The exported encoder, given the state in which the first part ended, gives the second the steps it has in one.
+    """Sent in two parts, the second with the state the first ended in, a text gets the steps it gets in one.
 
-    So the next token's scores are the same, to the bit.
+    They are the same to the bit, through HTTP, and so are the next token's scores, which need nothing else.
     """
-    run, _ = trained
+    run = tmp_path / "run"
+    data = DataConfig(name="made", classes=[], source="made", licence="none", longest_training_sequence=9)
+    config = RunConfig(task="language-model", encoder=TIED, training=TrainConfig(), data=data)
+    start_run(run, config, build_tokenizer(list("abcde")))
+    torch.manual_seed(0)
+    write_result(run, config.build(), draw_cycles(20, 0), {"perplexity": 5.0})
     export_run(run, tmp_path / "cycles.onnx", options=GraphOptions(steps=True, state=True, initial_state=True))
-    session = open_session(tmp_path / "cycles.onnx")
-    ids = np.array([1, 2, 1, 3, 1, 2, 1])
-    whole = session.run_all(pad_batch([ids]))
-    first = session.run_all(pad_batch([ids[:3]]))
-    second = session.run_all(pad_batch([ids[3:]], first.state))
-    assert whole.steps is not None
-    assert second.steps is not None
-    np.testing.assert_array_equal(second.steps, whole.steps[:, 3:])
-    np.testing.assert_array_equal(second.embeddings, whole.embeddings)
-    without = session.run_all(pad_batch([ids[3:]]))
-    assert without.steps is not None
-    assert not np.array_equal(without.steps, second.steps)
+    outputs = ["embedding", "steps", "state"]
+    with TestClient(create_app(Settings(model=tmp_path / "cycles.onnx"))) as client:
+
+        def encode(text: str, **more: object) -> dict[str, Any]:
+            answer = client.post("/encode", json={"texts": [text], "outputs": outputs, **more})
+            assert answer.status_code == 200, answer.text
+            found: dict[str, Any] = answer.json()
+            return found
+
+        whole = encode("a b a c a b a")
+        first = encode("A b")
+        second = encode("a c a b a", state=first["state"])
+        without = encode("a c a b a")
+    assert second["steps"][0] == whole["steps"][0][2:]
+    assert second["embeddings"] == whole["embeddings"]
+    assert second["state"] == whole["state"]
+    assert without["steps"][0] != second["steps"][0]
     task = read_model(run)
     assert isinstance(task, LanguageModel)
     with torch.no_grad():
-        scores = task.score(torch.from_numpy(second.embeddings))
-    assert scores.argmax().item() == 3  # 1 2 1 3 1 2 1, and 3 again
+        scores = [task.score(torch.tensor(steps)) for steps in (second["steps"][0], whole["steps"][0][2:])]
+    assert torch.equal(*scores)
+    assert scores[0].shape == (5, VOCABULARY)
 
 
 def test_counted_probabilities_add_up_to_one() -> None:
