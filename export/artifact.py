@@ -14,7 +14,7 @@ from export.graph import GraphOptions, build_graph, hash_weights
 from export.oracle import Case
 from export.quantize import Judge, quantize_artifact
 from export.verify import draw_sequences, run_torch, verify
-from model.checkpoint import RunConfig, read_config, read_model, read_results, read_samples
+from model.checkpoint import RunConfig, read_config, read_model, read_results, read_samples, read_tokenizer
 from model.datasets import LabelledSequences
 from model.encoder import EncoderConfig, SequenceEncoder, Standardization
 from model.tasks import SequenceClassifier, Task
@@ -48,6 +48,7 @@ class Origin:
         licence: under which terms.
         longest_training_sequence: steps; None where nobody knows.
         task: what it was trained to do; None where nobody knows.
+        tokenizer: of texts, as the JSON of the `tokenizers` library; None where it reads none.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Origin:
     licence: str = "not stated"
     longest_training_sequence: int | None = None
     task: TaskRecord | None = None
+    tokenizer: str | None = None
 
 
 def export_run(
@@ -89,6 +91,7 @@ def export_run(
         licence=config.data.licence,
         longest_training_sequence=config.data.longest_training_sequence,
         task=_describe_task(config, read_results(run)),
+        tokenizer=read_tokenizer(run),
     )
     return export_encoder(model.encoder, samples.sequences, origin, output, options, _judge(model, samples))
 
@@ -128,7 +131,7 @@ def export_encoder(
         version=origin.version,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         encoder=asdict(encoder.config),
-        input=_describe_input(encoder.config),
+        input=_describe_input(encoder.config, origin.tokenizer),
         dim=encoder.config.dim,
         pooling=encoder.config.pooling,
         longest_training_sequence=origin.longest_training_sequence,
@@ -208,9 +211,11 @@ def _judge(model: Task, samples: LabelledSequences) -> Judge | None:
     return lambda embeddings: float(np.mean((embeddings @ weight.T + bias).argmax(axis=1) == samples.labels))
 
 
-def _describe_input(config: EncoderConfig) -> Input:
-    kind: Literal["features", "tokens"] = "tokens" if config.features is None else "features"
-    return Input(kind=kind, features=config.features, vocabulary=config.vocabulary)
+def _describe_input(config: EncoderConfig, tokenizer: str | None) -> Input:
+    kind: Literal["features", "tokens", "text"] = "tokens" if config.features is None else "features"
+    if tokenizer is not None:
+        kind = "text"
+    return Input(kind=kind, features=config.features, vocabulary=config.vocabulary, tokenizer=tokenizer)
 
 
 def _describe_statistics(standardization: Standardization | None) -> Statistics | None:

@@ -5,6 +5,7 @@
 | `config.json` | task, encoder, training and data set: see `RunConfig` |
 | `weights.safetensors` | the task's module as trained, its encoder under `encoder.`; never a pickle |
 | `samples.safetensors` | held-out sequences, on which the export proves itself; lengths of those trained on |
+| `tokenizer.json` | where sequences were texts: what made ids of them; see `model.texts` |
 | `results.json` | the metrics of these weights |
 | `metrics.csv` | losses and validation metrics, epoch by epoch |
 | `report.html`, `report/` | the report and its pictures; see `model.report` |
@@ -33,6 +34,7 @@ from model.tasks import Task
 OUTPUTS = (
     "weights.safetensors",
     "samples.safetensors",
+    "tokenizer.json",
     "results.json",
     "metrics.csv",
     "best.ckpt",
@@ -67,13 +69,21 @@ class RunConfig:
         return TASKS[self.task](SequenceEncoder(self.encoder), self.training, len(self.data.classes))
 
 
-def start_run(run: Path, config: RunConfig) -> None:
-    """Start a run directory; what an earlier run left in it goes, so that nothing of two runs is ever mixed."""
+def start_run(run: Path, config: RunConfig, tokenizer: str | None = None) -> None:
+    """Start a run directory; what an earlier run left in it goes, so that nothing of two runs is ever mixed.
+
+    Args:
+        run: the directory.
+        config: what is to be trained.
+        tokenizer: where sequences were texts, the JSON of what made ids of them.
+    """
     run.mkdir(parents=True, exist_ok=True)
     for name in OUTPUTS:
         (run / name).unlink(missing_ok=True)
     shutil.rmtree(run / "report", ignore_errors=True)
     _write_json(run / "config.json", dataclasses.asdict(config))
+    if tokenizer is not None:
+        (run / "tokenizer.json").write_text(tokenizer, encoding="utf-8")
 
 
 def resume_run(run: Path, config: RunConfig) -> Path:
@@ -127,10 +137,10 @@ def write_result(
     """
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     safetensors.torch.save_file(state, run / "weights.safetensors")
-    lengths = np.array(samples.lengths, dtype=np.int64)
+    sequences = [*samples.sequences, *(samples.partners or ())]
     ragged: dict[str, npt.NDArray[Any]] = {
-        "values": np.concatenate(samples.sequences),
-        "lengths": lengths,
+        "values": np.concatenate(sequences),
+        "lengths": np.array([len(steps) for steps in sequences], dtype=np.int64),
         "labels": samples.labels,
         "training_lengths": np.array(training_lengths, dtype=np.int64),
     }
@@ -160,7 +170,21 @@ def read_samples(run: Path) -> LabelledSequences:
     """
     ragged = _read_ragged(run)
     ends = np.cumsum(ragged["lengths"])
-    return LabelledSequences(np.split(ragged["values"], ends[:-1]), ragged["labels"])
+    sequences, count = np.split(ragged["values"], ends[:-1]), len(ragged["labels"])
+    return LabelledSequences(sequences[:count], ragged["labels"], sequences[count:] or None)
+
+
+def read_tokenizer(run: Path) -> str | None:
+    """Read the JSON of what made ids of a run's texts; None where its sequences were no texts.
+
+    Raises:
+        BrokenRun: it cannot be read.
+    """
+    path = run / "tokenizer.json"
+    try:
+        return path.read_text(encoding="utf-8") if path.exists() else None
+    except (OSError, ValueError) as error:
+        raise BrokenRun(run, f"tokenizer.json: {error}") from error
 
 
 def read_training_lengths(run: Path) -> list[int]:

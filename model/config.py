@@ -22,6 +22,7 @@ class TrainConfig:
         pool_batches: batches cut from one length-sorted pool; more pad less, fewer mix lengths more.
         learning_rate: the peak of the one-cycle schedule (Smith, 2018) that AdamW follows.
         weight_decay: AdamW's.
+        embedding_rate: the learning rate of token embeddings, as a multiple of `learning_rate`.
         label_smoothing: share of each target class spread over all classes.
         class_weights: `balanced` weighs a class in the loss by the inverse of its frequency.
         noise: added to every number; see `model.tasks.Augmentation`.
@@ -38,6 +39,7 @@ class TrainConfig:
     pool_batches: int = 8
     learning_rate: float = 5e-3
     weight_decay: float = 0.01
+    embedding_rate: float = 1.0
     label_smoothing: float = 0.1
     class_weights: Literal["balanced"] | None = None
     noise: float = 0.0

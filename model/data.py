@@ -18,8 +18,9 @@ class Batch:
     """A padded, labelled batch.
 
     Attributes:
-        sequences: `(B, T, F)` float32, or `(B, T)` int64 token ids; zero past each row's length.
-        lengths: `(B,)`, int64.
+        sequences: `(B, T, F)` float32, or `(B, T)` int64 token ids; zero past each row's length. Of pairs there are
+            2B rows: the partner of row i is row B + i.
+        lengths: `(B,)`, int64; of pairs `(2B,)`.
         labels: `(B,)`, int64 classes or float32 numbers; `(B, 0)` where there are none.
     """
 
@@ -37,6 +38,7 @@ class SequenceSet(torch.utils.data.Dataset[Batch]):
 
     def __init__(self, data: LabelledSequences) -> None:
         self._sequences = [torch.from_numpy(steps) for steps in data.sequences]
+        self._partners = [torch.from_numpy(steps) for steps in data.partners or ()]
         self._labels = torch.from_numpy(data.labels)
 
     def __len__(self) -> int:
@@ -46,6 +48,8 @@ class SequenceSet(torch.utils.data.Dataset[Batch]):
     def __getitem__(self, rows: list[int]) -> Batch:
         """Right-pad the given sequences to the longest of them."""
         sequences = [self._sequences[row] for row in rows]
+        if self._partners:
+            sequences += [self._partners[row] for row in rows]
         return Batch(
             sequences=torch.nn.utils.rnn.pad_sequence(sequences, batch_first=True),
             lengths=torch.tensor([len(steps) for steps in sequences]),
@@ -134,9 +138,13 @@ def split(data: LabelledSequences, share: float, seed: int) -> tuple[LabelledSeq
 def shuffle_frames(data: LabelledSequences, seed: int) -> LabelledSequences:
     """Permute the steps of every sequence: the control that shows what order is worth."""
     draw = np.random.default_rng(seed)
-    return LabelledSequences([draw.permutation(steps) for steps in data.sequences], data.labels)
+    sequences = [draw.permutation(steps) for steps in data.sequences]
+    partners = None if data.partners is None else [draw.permutation(steps) for steps in data.partners]
+    return LabelledSequences(sequences, data.labels, partners)
 
 
 def shuffle_dataset(dataset: Dataset) -> Dataset:
-    """Permute the steps of every sequence, in training and test."""
-    return replace(dataset, train=shuffle_frames(dataset.train, 1), test=shuffle_frames(dataset.test, 2))
+    """Permute the steps of every sequence, in training, validation and test."""
+    validation = None if dataset.validation is None else shuffle_frames(dataset.validation, 3)
+    train, test = shuffle_frames(dataset.train, 1), shuffle_frames(dataset.test, 2)
+    return replace(dataset, train=train, test=test, validation=validation)

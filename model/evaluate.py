@@ -30,11 +30,11 @@ def evaluate(task: Task, dataset: Dataset) -> dict[str, float]:
         dataset: the split to judge on; the probes are fitted on all of its training sequences.
 
     Returns:
-        The task's metrics, the loss apart, whose scale is the training's own; the same with `longer_` before them,
-        where the data set has longer sequences; and where there are classes the accuracy of `nearest_neighbour`
-        (1-NN, Euclidean) and `linear_probe` (logistic regression on standardised embeddings).
+        The task's metrics, the loss apart, whose scale is the training's own; those of its baselines; the task's with
+        `longer_` before them, where the data set has longer sequences; and where there are classes the accuracy of
+        `nearest_neighbour` (1-NN, Euclidean) and `linear_probe` (logistic regression on standardised embeddings).
     """
-    results = _without_loss(task.measure(dataset.test))
+    results = _without_loss(task.measure(dataset.test)) | task.measure_baselines(dataset)
     if dataset.longer is not None:
         longer = _without_loss(task.measure(dataset.longer))
         results |= {f"longer_{name}": value for name, value in longer.items()}

@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from model.catalogue import DATASETS
 from model.data import shuffle_dataset, split
-from model.datasets import DATASETS, Dataset, FileSource, LabelKind, LabelledSequences, Steps
+from model.datasets import Dataset, FileSource, LabelKind, LabelledSequences, Steps
 from model.readers import BadFile, Row, read_jsonl, read_npz, round_to_float32
 from model.tables import read_csv, read_parquet
 
@@ -61,6 +62,8 @@ def read_dataset(source: FileSource, labels: LabelKind) -> Dataset:
     Raises:
         BadFile: a file or a row of it cannot be learned from; names it and says why.
     """
+    if labels == "pairs":
+        raise BadFile(source.path, "", "pairs of sequences are read from named data sets only")
     rows = _collect(source, source.path, labels)
     held_out = _collect(source, source.test, labels, expected=rows.sequences[0]) if source.test else None
     classes = _name_classes(rows.labels) if labels == "classes" else ()

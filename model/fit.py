@@ -40,10 +40,14 @@ class Training(lightning.LightningModule):
     def configure_optimizers(self) -> dict[str, Any]:  # type: ignore[override]
         """Return AdamW under a one-cycle schedule."""
         config = self._config
-        optimizer = torch.optim.AdamW(self.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+        embedding = [] if self.task.encoder.embedding is None else list(self.task.encoder.embedding.parameters())
+        others = [weights for weights in self.parameters() if all(weights is not one for one in embedding)]
+        rates = [config.learning_rate, config.learning_rate * config.embedding_rate][: 2 if embedding else 1]
+        groups = [{"params": part, "lr": rate} for part, rate in zip((others, embedding), rates, strict=False)]
+        optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer,
-            config.learning_rate,
+            rates,
             total_steps=int(self.trainer.estimated_stepping_batches),
             pct_start=0.2,
         )
@@ -103,10 +107,14 @@ def train(
     if needed not in ("none", dataset.label_kind):
         raise WrongLabels(recipe.task, needed, dataset)
     lightning.seed_everything(training.seed, verbose=False)
-    learnt_from = dataset.train.without_labels() if needed == "none" else dataset.train
-    fitting, validation = split(learnt_from, training.validation_share, training.seed)
+    learned_from = dataset.train.without_labels() if needed == "none" else dataset.train
+    fitting, validation = learned_from, dataset.validation
+    if validation is None:
+        fitting, validation = split(learned_from, training.validation_share, training.seed)
     config = _describe(dataset, fitting, recipe)
     task = config.build()
+    if dataset.vectors is not None:
+        task.set_token_vectors(dataset.vectors)
     task.prepare(fitting)
     module = Training(task, training)
     trainer = lightning.Trainer(
@@ -122,7 +130,7 @@ def train(
     )
     checkpoint = resume_run(run, config) if resume else None
     if checkpoint is None and trainer.is_global_zero:
-        start_run(run, config)
+        start_run(run, config, dataset.tokenizer)
     buckets = LengthBuckets(fitting.lengths, training.batch_size, training.seed, training.pool_batches)
     buckets.share(trainer.global_rank, trainer.world_size)
     loader = DataLoader(SequenceSet(fitting), batch_size=None, sampler=buckets)

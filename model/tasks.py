@@ -2,7 +2,7 @@
 
 A task is a module that holds the encoder under the name `encoder`, so that an export finds it in any run. Training,
 evaluation and report know tasks by `Task` alone; a new one is a class here or beside, with a line in
-`model.catalogue`.
+`model.catalogue.TASKS`.
 """
 
 from abc import ABC, abstractmethod
@@ -25,7 +25,9 @@ class WrongLabels(ValueError):
     """A task cannot learn from a data set's labels."""
 
     def __init__(self, task: str, needed: LabelKind, dataset: Dataset) -> None:
-        found = {"classes": "classes", "numbers": "numbers", "none": "nothing"}[dataset.label_kind]
+        found = {"classes": "classes", "numbers": "numbers", "pairs": "numbers of pairs", "none": "nothing"}[
+            dataset.label_kind
+        ]
         super().__init__(f"the task {task} learns from {needed}, and {dataset.name} is labelled with {found}")
 
 
@@ -96,6 +98,17 @@ class Task(nn.Module, ABC):
     def judge(self, _data: LabelledSequences) -> Judgement | None:
         """Judge each sequence on its own; None where a task predicts nothing of a sequence as a whole."""
         return None
+
+    def measure_baselines(self, _dataset: Dataset) -> dict[str, float]:
+        """Return what simpler methods reach on the test sequences; nothing where the task knows none."""
+        return {}
+
+    def set_token_vectors(self, vectors: npt.NDArray[np.float32]) -> None:
+        """Start from pretrained vectors `(V, E)` of the token ids."""
+        if self.encoder.embedding is None:
+            raise ValueError("token vectors are for token ids, and this encoder reads features")
+        with torch.no_grad():
+            self.encoder.embedding.weight.copy_(torch.from_numpy(vectors))
 
     def prepare(self, data: LabelledSequences) -> None:
         """Fit what is not learned by descent, here the standardisation, on the sequences to be trained on."""
@@ -223,12 +236,13 @@ def run_batches(module: nn.Module, run: Callable[[Tensor, Tensor], Tensor], data
     Args:
         module: put into evaluation mode, and back.
         run: maps a padded batch and its lengths `(B,)` to `(B, ...)`.
-        data: n sequences.
+        data: n sequences; their partners stay out.
 
     Returns:
         `(n, ...)`, row i for sequence i, on the module's device.
     """
-    items, device, was_training = SequenceSet(data), next(module.parameters()).device, module.training
+    items = SequenceSet(LabelledSequences(data.sequences, data.labels))
+    device, was_training = next(module.parameters()).device, module.training
     module.eval()
     by_length = np.argsort(data.lengths, kind="stable")  # little is padded
     with torch.no_grad():

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
-from model.catalogue import TASKS
+from model.catalogue import DATASETS, TASKS
 from model.checkpoint import BrokenRun
 from model.config import Hardware, Recipe, read_recipe, read_task
-from model.datasets import DATASETS, Dataset, DatasetUnavailable, FileSource
+from model.datasets import Dataset, DatasetUnavailable, FileSource
 from model.files import load_dataset
 from model.fit import train
 from model.readers import BadFile

@@ -226,4 +226,6 @@ def test_unlabelled_files_are_trained_on_and_exported(
     capsys.readouterr()
     evaluate_main([str(run)])
     assert capsys.readouterr().out.splitlines()[0].split() == ["run", "matched"]
-    assert export_run(run, tmp_path / "mine.onnx").task.name == "selfsupervised"
+    task = export_run(run, tmp_path / "mine.onnx").task
+    assert task is not None
+    assert task.name == "selfsupervised"

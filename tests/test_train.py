@@ -14,11 +14,11 @@ import torch
 
 from export.artifact import export_run
 from model import train as train_module
-from model.catalogue import TASKS
+from model.catalogue import DATASETS, TASKS
 from model.checkpoint import BrokenRun, read_config, read_model, read_results, read_samples
 from model.config import Recipe, TrainConfig, read_recipe
 from model.data import split
-from model.datasets import DATASETS, Dataset, LabelledSequences
+from model.datasets import Dataset, LabelledSequences
 from model.encoder import EncoderConfig
 from model.evaluate import evaluate
 from model.evaluate import main as evaluate_main
