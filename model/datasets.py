@@ -62,9 +62,12 @@ class FileSource:
         test_share: of each class where there are classes, of all rows otherwise.
         sequence: the column or array that holds the steps.
         label: the column or array that holds the labels.
+        partner: the column that holds the other sequence of each pair, where labels are about pairs.
         id: CSV only: the column that says which sequence a line belongs to.
         order: CSV only: the column that orders a sequence's lines.
-        vocabulary: token ids, padding included; None for one more than the largest in `path`.
+        vocabulary: token ids, padding included; None for one more than the largest in `path`, or, of texts, for every
+            word that occurs twice or more in what is trained on.
+        tokenizer: of texts, a JSON file of the `tokenizers` library; None for words counted in what is trained on.
         source: where the data comes from, for the model's record; None for the file's name.
         licence: under which terms.
     """
@@ -74,9 +77,11 @@ class FileSource:
     test_share: float = 0.2
     sequence: str = "sequence"
     label: str = "label"
+    partner: str = "partner"
     id: str = "id"
     order: str = "order"
     vocabulary: int | None = None
+    tokenizer: str | None = None
     source: str | None = None
     licence: str = "not stated"
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from model.datasets import FileSource
+from model.datasets import FileSource, LabelKind
 
 
 class BadFile(Exception):
@@ -26,16 +26,29 @@ class Row:
 
     Attributes:
         place: where it stands, for messages.
-        steps: the steps, of any shape and type.
+        steps: the steps, of any shape and type; a text is an array of no dimensions that holds it.
         label: the label as the file has it; None where there is none.
+        partner: where labels are about pairs, the other sequence; None elsewhere.
     """
 
     place: str
     steps: npt.NDArray[Any]
     label: object
+    partner: npt.NDArray[Any] | None = None
 
 
-def read_jsonl(path: Path, source: FileSource, *, labelled: bool) -> Iterator[Row]:
+def name_columns(source: FileSource, labels: LabelKind) -> list[str]:
+    """Return what is read of each row: the sequence, its label if any, and its partner if any."""
+    needed = {"none": 1, "classes": 2, "numbers": 2, "pairs": 3}[labels]
+    return [source.sequence, source.label, source.partner][:needed]
+
+
+def hold_text(text: str) -> npt.NDArray[Any]:
+    """Hold a text in an array of no dimensions, until it becomes token ids."""
+    return np.array(text, dtype=object)
+
+
+def read_jsonl(path: Path, source: FileSource, labels: LabelKind) -> Iterator[Row]:
     """Read one JSON object a line; empty lines are skipped."""
     with path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, start=1):
@@ -48,16 +61,20 @@ def read_jsonl(path: Path, source: FileSource, *, labelled: bool) -> Iterator[Ro
                 raise BadFile(path, place, f"it is not JSON: {error}") from error
             if not isinstance(content, dict):
                 raise BadFile(path, place, "it is no JSON object")
-            for name in [source.sequence, source.label] if labelled else [source.sequence]:
+            for name in name_columns(source, labels):
                 if name not in content:
                     raise BadFile(path, place, f"there is no field {name!r}")
-            yield Row(place, _read_nested(path, place, content[source.sequence]), content.get(source.label))
+            steps = _read_nested(path, place, content[source.sequence])
+            partner = _read_nested(path, place, content[source.partner]) if labels == "pairs" else None
+            yield Row(place, steps, content.get(source.label), partner)
 
 
 def _read_nested(path: Path, place: str, steps: Any) -> npt.NDArray[Any]:
-    """Turn nested lists into an array; where they are ragged or hold something else, say at which step."""
+    """Turn nested lists or a text into an array; where lists are ragged or hold something else, say at which step."""
+    if isinstance(steps, str):
+        return hold_text(steps)
     if not isinstance(steps, list):
-        raise BadFile(path, place, f"the sequence is {steps!r:.40}, which is no list")
+        raise BadFile(path, place, f"the sequence is {steps!r:.40}, which is neither a list nor a text")
     try:
         array = np.array(steps)
     except ValueError:  # ragged
@@ -78,26 +95,27 @@ def _describe_fault(steps: list[Any]) -> str:
     return "it holds an integer beyond 64 bits"
 
 
-def read_npz(path: Path, source: FileSource, *, labelled: bool) -> Iterator[Row]:
+def read_npz(path: Path, source: FileSource, labels: LabelKind) -> Iterator[Row]:
     """Read arrays of ragged values: `values`, `lengths` and, where there are labels, `labels`."""
+    labelled = labels != "none"
     try:
         with np.load(path, allow_pickle=False) as arrays:
             values_name = source.sequence if source.sequence in arrays else "values"
             labels_name = source.label if source.label in arrays else "labels"
             check_columns(path, [values_name, "lengths", *([labels_name] if labelled else [])], list(arrays))
             values, lengths = arrays[values_name], arrays["lengths"]
-            labels = arrays[labels_name].tolist() if labelled else [None] * len(lengths)
+            found_labels = arrays[labels_name].tolist() if labelled else [None] * len(lengths)
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
         raise BadFile(path, "", f"it is no NPZ file without pickles: {error}") from error
     if lengths.ndim != 1 or lengths.dtype.kind not in "iu" or (lengths < 0).any() or values.ndim not in (1, 2):
         raise BadFile(path, "", "lengths must be (n,) integers from 0, and values (sum of lengths, F) or (sum,)")
-    if lengths.sum() != len(values) or len(labels) != len(lengths):
-        found = f"{len(values)} values and {len(labels)} labels"
+    if lengths.sum() != len(values) or len(found_labels) != len(lengths):
+        found = f"{len(values)} values and {len(found_labels)} labels"
         raise BadFile(path, "", f"there are {found} for {len(lengths)} lengths that add up to {lengths.sum()}")
     if values.dtype.kind == "f":
         values = round_to_float32(values)  # once, so that rows are views
     for number, end in enumerate(np.cumsum(lengths)):
-        yield Row(f"row {number}", values[end - lengths[number] : end], labels[number])
+        yield Row(f"row {number}", values[end - lengths[number] : end], found_labels[number])
 
 
 def round_to_float32(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:

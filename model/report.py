@@ -12,6 +12,7 @@ import html
 import json
 import sys
 from pathlib import Path
+from textwrap import shorten
 
 import numpy as np
 import numpy.typing as npt
@@ -25,13 +26,16 @@ from model.checkpoint import (
     read_model,
     read_results,
     read_samples,
+    read_tokenizer,
     read_training_lengths,
 )
 from model.datasets import LabelledSequences
 from model.tasks import Judgement, run_batches
+from model.texts import restore
 
 SHOWN_EMBEDDINGS = 2000
 SHOWN_PREDICTIONS = 10
+WORDS_WIDTH = 60  # characters shown of a text
 
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
@@ -90,7 +94,7 @@ def write_report(run: Path) -> Path:
             ["metric", "value"], [[name, f"{value:.4f}"] for name, value in read_results(run).items()]
         ),
         figures="\n".join(_embed_picture(folder / f"{name}.png", name) for name in pictures),
-        predictions=_format_predictions(list_predictions(samples, judgement, config)),
+        predictions=_format_predictions(list_predictions(samples, judgement, config, read_tokenizer(run))),
         config=html.escape(json.dumps(dataclasses.asdict(config), indent=2)),
     )
     (run / "report.html").write_text(page, encoding="utf-8")
@@ -111,7 +115,9 @@ def read_metrics(run: Path) -> dict[str, list[float]]:
         raise BrokenRun(run, f"metrics.csv: {error}") from error
 
 
-def list_predictions(samples: LabelledSequences, judgement: Judgement | None, config: RunConfig) -> list[list[str]]:
+def list_predictions(
+    samples: LabelledSequences, judgement: Judgement | None, config: RunConfig, tokenizer: str | None = None
+) -> list[list[str]]:
     """Return steps, truth and prediction of some held-out sequences, from the first to the last, as text."""
     if judgement is None:
         return []
@@ -121,13 +127,17 @@ def list_predictions(samples: LabelledSequences, judgement: Judgement | None, co
         return config.data.classes[int(label)] if config.data.classes else f"{float(label):.4g}"
 
     return [
-        [describe_sequence(samples, row), name(samples.labels[row]), name(judgement.predicted[row])] for row in rows
+        [describe_sequence(samples, row, tokenizer), name(samples.labels[row]), name(judgement.predicted[row])]
+        for row in rows
     ]
 
 
-def describe_sequence(samples: LabelledSequences, row: int) -> str:
-    """Return a short sequence of token ids as it is, and of any other its length."""
+def describe_sequence(samples: LabelledSequences, row: int, tokenizer: str | None = None) -> str:
+    """Return the words of a text and its partner, a short sequence of token ids as it is, of any other its length."""
     steps = samples.sequences[row]
+    if tokenizer is not None:
+        texts = [steps] if samples.partners is None else [steps, samples.partners[row]]
+        return " | ".join(shorten(restore(tokenizer, ids), WORDS_WIDTH, placeholder=" ...") for ids in texts)
     if steps.ndim == 1 and len(steps) <= 12:
         return "tokens " + " ".join(map(str, steps))
     return f"row {row}, {len(steps)} steps"
@@ -136,7 +146,7 @@ def describe_sequence(samples: LabelledSequences, row: int) -> str:
 def print_predictions(run: Path) -> None:
     """Print truth beside prediction for some held-out sequences of a finished run, where its task predicts labels."""
     config, samples = read_config(run), read_samples(run)
-    rows = list_predictions(samples, read_model(run).judge(samples), config)
+    rows = list_predictions(samples, read_model(run).judge(samples), config, read_tokenizer(run))
     if rows:
         header = ["held-out sequence", "truth", "prediction"]
         widths = [max(len(row[place]) for row in [header, *rows]) for place in range(3)]

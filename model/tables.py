@@ -3,7 +3,7 @@
 import csv
 import math
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from model.datasets import FileSource
-from model.readers import BadFile, Row, check_columns, round_to_float32
+from model.datasets import FileSource, LabelKind
+from model.readers import BadFile, Row, check_columns, hold_text, name_columns, round_to_float32
 
 ROWS_AT_ONCE = 4096  # of a Parquet file
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
-def read_parquet(path: Path, source: FileSource, *, labelled: bool) -> Iterator[Row]:
-    """Read list columns, some thousand rows at a time."""
+def read_parquet(path: Path, source: FileSource, labels: LabelKind) -> Iterator[Row]:
+    """Read columns of lists or texts, some thousand rows at a time."""
     try:
         import pyarrow as pa  # noqa: PLC0415 - only who reads Parquet needs it
         import pyarrow.parquet as pq  # noqa: PLC0415
@@ -27,22 +27,24 @@ def read_parquet(path: Path, source: FileSource, *, labelled: bool) -> Iterator[
         raise BadFile(
             path, "", "Parquet is read with pyarrow, which is not installed: pip install '.[train]'"
         ) from None
-    names = [source.sequence, *([source.label] if labelled else [])]
+    names = name_columns(source, labels)
     try:
         with path.open("rb") as content, pq.ParquetFile(content) as file:
             check_columns(path, names, file.schema_arrow.names)
             start = 0
             for batch in file.iter_batches(ROWS_AT_ONCE, columns=names):
-                labels = batch.column(source.label).to_pylist() if labelled else [None] * len(batch)
-                for offset, steps in enumerate(_split_lists(path, start, batch.column(source.sequence))):
-                    yield Row(f"row {start + offset}", steps, labels[offset])
+                nothing = [None] * len(batch)
+                found = batch.column(source.label).to_pylist() if labels != "none" else nothing
+                partners = _split_column(path, start, batch.column(source.partner)) if labels == "pairs" else nothing
+                for offset, steps in enumerate(_split_column(path, start, batch.column(source.sequence))):
+                    yield Row(f"row {start + offset}", steps, found[offset], partners[offset])
                 start += len(batch)
     except pa.ArrowException as error:
         raise BadFile(path, "", f"it cannot be read as Parquet: {error}") from error
 
 
-def _split_lists(path: Path, start: int, column: Any) -> list[npt.NDArray[Any]]:
-    """Turn a column of lists, or of lists of lists, into one array a row, all of them views into one.
+def _split_column(path: Path, start: int, column: Any) -> Sequence[npt.NDArray[Any]]:
+    """Turn a column of lists, of lists of lists or of texts into one array a row; of lists, all are views into one.
 
     Args:
         path: for messages.
@@ -51,6 +53,8 @@ def _split_lists(path: Path, start: int, column: Any) -> list[npt.NDArray[Any]]:
     """
     from pyarrow import types  # noqa: PLC0415
 
+    if types.is_string(column.type) or types.is_large_string(column.type):
+        return [hold_text(text or "") for text in column.to_pylist()]
     ends, steps = _flatten(path, column)
     widths = None
     if not types.is_primitive(steps.type):
@@ -73,7 +77,7 @@ def _flatten(path: Path, lists: Any) -> tuple[npt.NDArray[np.int64], Any]:
     import pyarrow.compute as pc  # noqa: PLC0415
 
     if not isinstance(lists, pa.ListArray | pa.LargeListArray | pa.FixedSizeListArray):
-        raise BadFile(path, "", f"the sequences are of the type {lists.type}, which is no list")
+        raise BadFile(path, "", f"the sequences are of the type {lists.type}, which is neither a list nor a text")
     lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
     return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]), lists.flatten()
 
@@ -98,11 +102,11 @@ class _Lines:
     values: "array[float] | array[int]"  # (m * F,)
 
 
-def read_csv(path: Path, source: FileSource, *, labelled: bool) -> Iterator[Row]:
+def read_csv(path: Path, source: FileSource, labels: LabelKind) -> Iterator[Row]:
     """Read one step a line; the lines of a sequence need not stand together."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            lines = _read_lines(path, csv.reader(file), source, labelled=labelled)
+            lines = _read_lines(path, csv.reader(file), source, labelled=labels != "none")
     except csv.Error as error:
         raise BadFile(path, "", f"it cannot be read as CSV: {error}") from error
     owners, order = np.frombuffer(lines.owners, np.int64), np.frombuffer(lines.order, np.float64)

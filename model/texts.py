@@ -46,16 +46,38 @@ def build_tokenizer(words: Sequence[str]) -> str:
     return definition
 
 
+def build_word_tokenizer(texts: Sequence[str], vocabulary: int | None) -> str:
+    """Build a tokenizer of the words of texts: see `build_tokenizer`.
+
+    Args:
+        texts: what is trained on.
+        vocabulary: ids in all, those of the most frequent words, padding and `[UNK]`; None for every word that occurs
+            twice or more.
+    """
+    counts = count_words(texts)
+    frequent = sum(count > 1 for count in counts.values())
+    return build_tokenizer(choose_words(counts, frequent if vocabulary is None else max(0, vocabulary - 2)))
+
+
 def tokenize(definition: str, texts: Sequence[str]) -> list[Steps]:
-    """Turn n texts into n arrays of ids `(t_i,)`, int64; `t_i` is 0 where a text holds no word."""
-    encodings = Tokenizer.from_str(definition).encode_batch_fast(list(texts), add_special_tokens=False)
+    """Turn n texts into n arrays of ids `(t_i,)`, int64, as the service does; `t_i` is 0 where a text holds no word."""
+    tokenizer = Tokenizer.from_str(definition)
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    encodings = tokenizer.encode_batch_fast(list(texts))
     return [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
 
 
+def restore(definition: str, ids: Steps) -> str:
+    """Turn ids `(t,)` back into words with spaces between."""
+    text: str = Tokenizer.from_str(definition).decode(ids.tolist(), skip_special_tokens=False)
+    return text
+
+
 def vocabulary_size(definition: str) -> int:
-    """Return V, the number of ids of a tokenizer, padding included."""
-    size: int = Tokenizer.from_str(definition).get_vocab_size()
-    return size
+    """Return V, one more than the largest id of a tokenizer, padding included."""
+    largest: int = max(Tokenizer.from_str(definition).get_vocab().values(), default=0)
+    return largest + 1
 
 
 def _make_normalizer() -> normalizers.Sequence:

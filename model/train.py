@@ -58,9 +58,11 @@ def _prepare(options: argparse.Namespace) -> tuple[Recipe, Dataset]:
         test_share=options.test_share,
         sequence=options.sequence_column,
         label=options.label_column,
+        partner=options.partner_column,
         id=options.id_column,
         order=options.order_column,
         vocabulary=options.vocabulary,
+        tokenizer=None if options.tokenizer is None else str(options.tokenizer),
         source=options.source,
         licence=options.licence,
     )
@@ -96,13 +98,17 @@ def _make_parser() -> argparse.ArgumentParser:
     file = parser.add_argument_group("your own file")
     file.add_argument("--test", type=Path, metavar="FILE", help="to test on; else a share of --data is held out")
     file.add_argument("--test-share", type=share, default=0.2, help="held out, of each class; 0.2 by default")
-    file.add_argument("--sequence-column", default="sequence", help="list column or field; 'sequence' by default")
+    file.add_argument("--sequence-column", default="sequence", help="lists or texts; 'sequence' by default")
     file.add_argument("--label-column", default="label", help="'label' by default")
+    file.add_argument("--partner-column", default="partner", help="the other of each pair; 'partner' by default")
     file.add_argument("--id-column", default="id", help="CSV: whose step a line is; 'id' by default")
     file.add_argument("--order-column", default="order", help="CSV: its place in the sequence; 'order' by default")
     file.add_argument(
-        "--vocabulary", type=int, help="token ids, padding included; the largest in --data + 1 by default"
+        "--vocabulary",
+        type=int,
+        help="token ids, padding included; the largest in --data + 1, or of texts all words seen twice, by default",
     )
+    file.add_argument("--tokenizer", type=Path, metavar="FILE", help="of texts: JSON of the tokenizers library")
     file.add_argument("--source", help="where the data comes from, for the record; the file's name by default")
     file.add_argument("--licence", default="not stated", help="of the data, for the record")
     hardware = parser.add_argument_group("hardware, as Lightning names it")

@@ -11,11 +11,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from model import tables
 from model.datasets import FileSource, LabelKind
 from model.files import read_dataset
 from model.readers import BadFile
+from model.texts import PADDING, UNKNOWN
 
 LISTS = [[[0.5, -1.0], [2.0, 0.0]], [[1.0, 1.0]], [[3.0, 0.25], [0.0, 4.0], [1.0, 2.0]], [[7.0, 7.0]], [[8.0, 1.0]]]
 IDS = [[1, 4, 2], [3], [2, 2], [5, 1], [4]]
@@ -193,7 +195,7 @@ def test_a_fault_names_file_row_and_step(
         ('{"sequence": [[1%s]], "label": 1}' % ("0" * 30), "it holds an integer beyond 64 bits"),
         ('{"sequence": [[]], "label": 1}', "steps have no numbers"),
         ('{"sequence": [[[1.0]]], "label": 1}', "a sequence must be a list of steps"),
-        ('{"sequence": "abc", "label": 1}', "the sequence is 'abc', which is no list"),
+        ('{"sequence": 7, "label": 1}', "the sequence is 7, which is neither a list nor a text"),
         ('{"sequence": [[1.0]]}', "there is no field 'label'"),
         ('{"label": 1}', "there is no field 'sequence'"),
         ('{"sequence": [[1.0]], "label": ""}', "the label is missing"),
@@ -261,10 +263,11 @@ def test_a_bad_npz_is_refused(arrays: dict[str, Any], reason: str, tmp_path: Pat
     [
         ({"label": ["a"]}, "there is no 'sequence': it holds 'label'"),
         ({"sequence": [[1]]}, "there is no 'label'"),
-        ({"sequence": ["abc"], "label": ["a"]}, "the sequences are of the type string, which is no list"),
-        ({"sequence": [["abc"]], "label": ["a"]}, "of the type string, which is no list"),
+        ({"sequence": [1.5], "label": ["a"]}, "the sequences are of the type double, which is neither a list nor a"),
+        ({"sequence": [["abc"]], "label": ["a"]}, "of the type string, which is neither a list nor a text"),
+        ({"sequence": ["abc", None], "label": ["a", "b"]}, "row 1: the sequence is empty"),
         ({"sequence": [[[True]]], "label": ["a"]}, "the steps hold values of the type bool"),
-        ({"sequence": [None], "label": ["a"]}, "of the type null, which is no list"),
+        ({"sequence": [None], "label": ["a"]}, "of the type null, which is neither a list nor a text"),
         ({"sequence": [[[1.0]], None], "label": ["a", "b"]}, "row 1: the sequence is empty"),
         ({"sequence": [[[1.0]], [[1.0], [None]]], "label": ["a", "b"]}, "row 1: number 0 of step 1 is nan"),
         ({"sequence": [[[1.0]], [[]]], "label": ["a", "b"]}, "row 1: steps have 0 numbers, and 1 in the first"),
@@ -329,3 +332,105 @@ def test_a_few_rows_are_too_few(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "a.jsonl", LISTS[:2], LABELS[:2])
     with pytest.raises(BadFile, match="it takes 3 sequences to train, validate and test, and there are 2"):
         read(tmp_path / "a.jsonl")
+
+
+TEXTS = ["A cat sat.", "a dog sat", "the cat", "dog, dog", "a cat"]
+PARTNERS = ["the cat sat", "A dog.", "a cat", "a cat", "cat"]
+
+
+@pytest.mark.parametrize("extension", ["jsonl", "parquet"])
+def test_texts_become_ids_of_the_words_that_are_trained_on(extension: str, tmp_path: Path) -> None:
+    """Words seen twice in the training file have ids, by frequency; all others are unknown, also in the test file."""
+    train, test = tmp_path / f"train.{extension}", tmp_path / f"test.{extension}"
+    WRITERS[extension](train, TEXTS, LABELS)
+    WRITERS[extension](test, ["The cat ran"], ["a"])
+    dataset = read(train, test=test)
+    a, cat, dog, sat = 2, 3, 4, 5
+    assert [steps.tolist() for steps in dataset.train.sequences] == [
+        [a, cat, sat, 1],
+        [a, dog, sat],
+        [1, cat],
+        [dog, 1, dog],
+        [a, cat],
+    ]
+    assert [steps.tolist() for steps in dataset.test.sequences] == [[1, cat, 1]]
+    assert dataset.vocabulary == 6
+    assert dataset.tokenizer is not None
+    assert read(train, test=test, vocabulary=3).train.sequences[0].tolist() == [a, 1, 1, 1]
+
+
+def test_words_are_those_of_what_is_trained_on(tmp_path: Path) -> None:
+    """No word is known for occurring in the share that is held out."""
+    write_jsonl(tmp_path / "a.jsonl", [f"w{row} w{row} common" for row in range(20)], ["a"] * 20)
+    dataset = read(tmp_path / "a.jsonl")
+    assert dataset.vocabulary == 2 + 1 + 16
+    assert all(steps[0] == 1 for steps in dataset.test.sequences)
+
+
+@pytest.mark.parametrize("extension", ["jsonl", "parquet"])
+@pytest.mark.parametrize(("sequences", "partners"), [(TEXTS, PARTNERS), (IDS, IDS[::-1]), (LISTS, LISTS[::-1])])
+def test_pairs_are_read(extension: str, sequences: list[Any], partners: list[Any], tmp_path: Path) -> None:
+    """The partner of each sequence stands in a column of its own, and shares its vocabulary."""
+    path = tmp_path / f"pairs.{extension}"
+    if extension == "jsonl":
+        rows = zip(sequences, partners, range(5), strict=True)
+        path.write_text("".join(json.dumps({"sequence": a, "other": b, "label": c}) + "\n" for a, b, c in rows))
+    else:
+        pq.write_table(pa.table({"sequence": sequences, "other": partners, "label": range(5)}), path)
+    dataset = read(path, "pairs", partner="other")
+    assert dataset.label_kind == "pairs"
+    assert len(dataset.train) + len(dataset.test) == 5
+    found = dict(
+        zip(
+            [*dataset.train.labels, *dataset.test.labels],
+            [*dataset.train.partners, *dataset.test.partners],
+            strict=True,
+        )
+    )
+    if sequences is not TEXTS:
+        for row in range(5):
+            np.testing.assert_array_equal(found[row], partners[row])
+
+
+def test_pairs_of_other_formats_and_missing_partners_are_refused(tmp_path: Path) -> None:
+    """The sentence says what can be read, or where what is missing."""
+    write_npz(tmp_path / "a.npz", LISTS, [1, 2, 3, 4, 5])
+    with pytest.raises(BadFile, match=r"a\.npz: pairs of sequences are read from \.parquet and \.jsonl"):
+        read(tmp_path / "a.npz", "pairs")
+    write_jsonl(tmp_path / "a.jsonl", TEXTS, [1, 2, 3, 4, 5])
+    with pytest.raises(BadFile, match=r"line 1: there is no field 'partner'"):
+        read(tmp_path / "a.jsonl", "pairs")
+    (tmp_path / "b.jsonl").write_text('{"sequence": "a b", "partner": [1], "label": 1}')
+    with pytest.raises(BadFile, match=r"line 1, 'partner': steps are token ids, and words of a text in the first"):
+        read(tmp_path / "b.jsonl", "pairs")
+
+
+@pytest.mark.parametrize("text", ["", "  "])
+def test_an_empty_text_is_named(text: str, tmp_path: Path) -> None:
+    """It is an empty sequence, named by its row."""
+    write_jsonl(tmp_path / "a.jsonl", ["a", text], ["a", "b"])
+    with pytest.raises(BadFile, match="line 3: the sequence is empty"):
+        read(tmp_path / "a.jsonl")
+
+
+def test_texts_may_be_split_by_a_tokenizer_of_ones_own(tmp_path: Path) -> None:
+    """Its ids and special tokens are those that the service will use; padding's id must not occur."""
+    own = Tokenizer(models.WordLevel({PADDING: 0, UNKNOWN: 1, "a": 2, "cat": 7, "[CLS]": 4}, unk_token=UNKNOWN))
+    own.pre_tokenizer = pre_tokenizers.Whitespace()
+    own.post_processor = processors.TemplateProcessing(single="[CLS] $0", special_tokens=[("[CLS]", 4)])
+    own.enable_padding(length=9)
+    own.save(str(tmp_path / "own.json"))
+    write_jsonl(tmp_path / "a.jsonl", ["a cat", "a", "a dog"], LABELS[:3])
+    write_jsonl(tmp_path / "test.jsonl", ["cat"], ["a"])
+    dataset = read(tmp_path / "a.jsonl", test=tmp_path / "test.jsonl", tokenizer=str(tmp_path / "own.json"))
+    assert [steps.tolist() for steps in dataset.train.sequences] == [[4, 2, 7], [4, 2], [4, 2, 1]]
+    assert dataset.vocabulary == 8
+    own = Tokenizer(models.WordLevel({"a": 0, UNKNOWN: 1}, unk_token=UNKNOWN))
+    own.save(str(tmp_path / "own.json"))
+    with pytest.raises(BadFile, match=r"own\.json: of 'a' a token has the id 0, which is padding"):
+        read(tmp_path / "a.jsonl", test=tmp_path / "a.jsonl", tokenizer=str(tmp_path / "own.json"))
+    (tmp_path / "own.json").write_text("{}")
+    with pytest.raises(BadFile, match=r"own\.json: it is no tokenizer"):
+        read(tmp_path / "a.jsonl", tokenizer=str(tmp_path / "own.json"))
+    with pytest.raises(BadFile, match=r"none\.json: No such file"):
+        read(tmp_path / "a.jsonl", tokenizer=str(tmp_path / "none.json"))

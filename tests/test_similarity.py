@@ -1,23 +1,23 @@
 """Sentence similarity: the cosine, the start as an average, and the baselines."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from model.catalogue import TASKS
-from model.checkpoint import read_model, read_samples
+from export.artifact import export_run
+from model.checkpoint import read_model, read_samples, read_tokenizer
 from model.config import Recipe, TrainConfig
 from model.data import SequenceSet
-from model.datasets import Dataset, FileSource, LabelledSequences
+from model.datasets import Dataset, LabelledSequences
 from model.encoder import EncoderConfig, SequenceEncoder
-from model.files import load_dataset
 from model.fit import train
-from model.readers import BadFile
 from model.report import write_report
 from model.similarity import SIF, SentenceSimilarity, average, correlate, sif_weights, start_as_average, weigh_tokens
 from model.tasks import WrongLabels, run_batches
+from model.train import main as train_main
 
 # Lightning's own chatter: it warns of few workers and few batches, and its dependencies of their own deprecations.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -140,7 +140,7 @@ def test_what_never_varies_correlates_with_nothing() -> None:
 
 
 def test_similarity_needs_pairs(tmp_path: Path) -> None:
-    """Single sequences are refused, pairs are refused by other tasks, and files hold no pairs."""
+    """Single sequences are refused, and pairs are refused by other tasks."""
     data = draw_pairs(8, 5)
     alone = LabelledSequences(data.sequences, data.labels)
     dataset = Dataset("alone", alone, alone, (), "made", "none", vocabulary=VOCABULARY)
@@ -149,8 +149,6 @@ def test_similarity_needs_pairs(tmp_path: Path) -> None:
         train(tmp_path, dataset, Recipe(task="similarity", encoder=ENCODER, training=training))
     with pytest.raises(WrongLabels, match="labelled with numbers of pairs"):
         train(tmp_path, make_dataset(), Recipe(task="regression", encoder=ENCODER, training=training))
-    with pytest.raises(BadFile, match="pairs of sequences are read from named data sets only"):
-        load_dataset(FileSource(path="pairs.jsonl"), TASKS["similarity"].labels)
 
 
 def test_there_are_no_baselines_without_vectors() -> None:
@@ -158,3 +156,23 @@ def test_there_are_no_baselines_without_vectors() -> None:
     task = SentenceSimilarity(SequenceEncoder(ENCODER), TrainConfig())
     data = draw_pairs(4, 6)
     assert task.measure_baselines(Dataset("pairs", data, data, (), "made", "none", vocabulary=VOCABULARY)) == {}
+
+
+def test_pairs_of_texts_in_a_file_are_trained_on_and_exported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From a JSONL file of texts to a proven artifact that carries their tokenizer; predictions show the words."""
+    words = ["cat", "dog", "sun", "sea"]
+    rows = [
+        {"sequence": f"the {a}", "partner": f"the {b}", "label": float(a == b)}
+        for a in words
+        for b in words
+        for _ in "xy"
+    ]
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run = tmp_path / "run"
+    train_main(["--data", str(tmp_path / "mine.jsonl"), "--task", "similarity", "--epochs", "1", "--out", str(run)])
+    assert "the cat | the " in capsys.readouterr().out
+    manifest = export_run(run, tmp_path / "mine.onnx")
+    assert manifest.input.kind == "text"
+    assert manifest.input.tokenizer == read_tokenizer(run)
