@@ -42,8 +42,8 @@ evaluate: $(VENV)/developing ## evaluate the trained encoder in RUN
 export: $(VENV)/developing ## export the encoder in RUN to OUT, and prove it
 	$(BIN)/python -m export $(RUN) -o $(OUT)
 
-bench: $(VENV)/developing ## measure the service, its peers and the raw limit; BENCH=--quick is shorter
-	$(BIN)/python -m bench $(BENCH)
+bench: $(VENV)/developing ## measure service, peers and raw limit; BENCH=--quick is shorter, OF=training another measure
+	$(BIN)/python -m bench$(addprefix .,$(OF)) $(BENCH)
 
 lock: $(VENV)/developing ## pin the serving dependencies anew, with hashes
 	$(COMPILE) --universal pyproject.toml -o requirements.lock

@@ -41,7 +41,8 @@ def create_app(settings: Settings) -> FastAPI:
     calibrator = load(settings)
     session = calibrator.session
     difference = session.replay_golden()
-    service = Service(settings, session, difference, describe_input(session), calibrator)
+    name = session.manifest.name if session.manifest else settings.model.stem
+    service = Service(settings, session, name, difference, describe_input(session), calibrator)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:

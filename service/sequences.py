@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -73,8 +74,8 @@ class Sequences:
 
     def split(self) -> list[Steps]:
         """Return the n sequences as views `(t_i, F)` of `values`."""
-        ends = np.cumsum(self.lengths).tolist()
-        return [self.values[end - length : end] for end, length in zip(ends, self.lengths.tolist(), strict=True)]
+        lengths = self.lengths.tolist()
+        return [self.values[end - length : end] for end, length in zip(accumulate(lengths), lengths, strict=True)]
 
     def check(self, limits: Limits, vocabulary: int | None = None) -> None:
         """Refuse what no session should see, whatever format it came in.
@@ -91,15 +92,16 @@ class Sequences:
             NonFiniteValue: names the first NaN or infinity.
             UnknownToken: names the first id outside `1..V-1`.
         """
-        if not len(self.lengths):
+        lengths = self.lengths.tolist()
+        if not lengths:
             raise EmptyRequest(self.field)
-        if np.maximum(self.lengths, 1).sum() > limits.max_request_steps:  # an empty sequence is computed as one step
+        if sum(lengths) + lengths.count(0) > limits.max_request_steps:  # an empty sequence is computed as one step
             raise RequestTooLong(limits.max_request_steps, self.field)
-        if self.lengths.max() > limits.max_sequence_steps:
-            index = int(np.argmax(self.lengths > limits.max_sequence_steps))
-            raise SequenceTooLong(f"{self.field}[{index}]", int(self.lengths[index]), limits.max_sequence_steps)
-        if not limits.empty_allowed and not self.lengths.all():
-            raise EmptySequence(f"{self.field}[{int(np.argmin(self.lengths != 0))}]")
+        if max(lengths) > limits.max_sequence_steps:
+            index = next(place for place, length in enumerate(lengths) if length > limits.max_sequence_steps)
+            raise SequenceTooLong(f"{self.field}[{index}]", lengths[index], limits.max_sequence_steps)
+        if not limits.empty_allowed and 0 in lengths:
+            raise EmptySequence(f"{self.field}[{lengths.index(0)}]")
         if self.values.dtype == np.int64:
             known = (self.values > 0) & (self.values < (vocabulary or np.iinfo(np.int64).max))
             if not known.all():

@@ -44,6 +44,9 @@ class EncodeOptions(BaseModel):
     )
 
 
+DEFAULT_OPTIONS = EncodeOptions()  # frozen, so that all plain requests share it
+
+
 class EncodeRequest(EncodeOptions):
     """Sequences to encode: lists of steps, each a list of the model's features, or lists of token ids; or texts."""
 
@@ -118,7 +121,7 @@ def decode(body: bytes, spec: InputSpec, max_steps: int) -> tuple[Sequences, Enc
         sequences, fields = decoded
     state = fields.pop("state", None)
     try:
-        options = EncodeOptions.model_validate(fields)
+        options = EncodeOptions.model_validate(fields) if fields else DEFAULT_OPTIONS
     except ValidationError as error:
         _raise_first(error)
     sequences = (
@@ -177,10 +180,10 @@ def _decode_fast(body: bytes, spec: InputSpec) -> tuple[Sequences, dict[str, Any
                 row.count(spec.features) == len(row) for row in step_sizes
             )
             values = numbers
+        # One by one: `items` would turn all numbers into Python's.
+        others = {name: document[name] for name in document if name != "sequences"}
         fields = {
-            name: value.as_list() if isinstance(value, simdjson.Array) else value
-            for name, value in document.items()
-            if name != "sequences"
+            name: value.as_list() if isinstance(value, simdjson.Array) else value for name, value in others.items()
         }
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError):
         return None

@@ -7,7 +7,7 @@ from typing import TypeAlias, cast
 
 from fastapi import APIRouter
 from fastapi.routing import APIRoute
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from service.calibrate import Calibrator
@@ -25,6 +25,7 @@ class Service:
     """What `create_app` loads and the routes use.
 
     Attributes:
+        model_name: the name the model is served under.
         golden_difference: largest difference in the replay of the golden vectors; None where there were none.
         calibrator: what was measured of the session here.
         engine: there while the app's lifespan lasts, and its threads with it.
@@ -34,17 +35,12 @@ class Service:
 
     settings: Settings
     session: EncoderSession
+    model_name: str
     golden_difference: float | None
     spec: InputSpec
     calibrator: Calibrator
     engine: Engine = field(init=False)
     is_draining: bool = False
-
-    @property
-    def model_name(self) -> str:
-        """The name the model is served under."""
-        manifest = self.session.manifest
-        return manifest.name if manifest else self.settings.model.stem
 
 
 class DirectRoute(APIRoute):
@@ -71,17 +67,23 @@ async def read_body(request: Request, limit: int) -> bytes:
 
     Raises:
         BodyTooLarge: at once where the length is declared, else as soon as it is met.
+        ClientDisconnect: the client hung up before its end.
     """
     if int(request.headers.get("content-length", "0")) > limit:
         raise BodyTooLarge(limit)
     chunks: list[bytes] = []
     size = 0
-    async for chunk in request.stream():
-        size += len(chunk)
+    is_complete = False
+    while not is_complete:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        chunks.append(message.get("body", b""))
+        size += len(chunks[-1])
         if size > limit:
             raise BodyTooLarge(limit)
-        chunks.append(chunk)
-    return b"".join(chunks)
+        is_complete = not message.get("more_body", False)
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
 def require_media_type(request: Request, supported: str) -> None:
