@@ -87,7 +87,7 @@ class _Proof:
         yield _compare(part, f"{nothing} for an empty sequence", EXACT, self._empty)
 
     def _torch(self, cases: Sequence[Case]) -> list[Answer]:
-        return run_torch(self._encoder, cases, embedding_only=self._session.outputs == ["embedding"])
+        return run_torch(self._encoder, cases, embedding_only=self._session.outputs == ("embedding",))
 
     def _nothing(self, case: Case) -> Answer:
         """Return what an empty sequence must give."""

@@ -15,6 +15,7 @@ from pydantic_settings import CliApp
 from service.app import create_app
 from service.errors import StartupError
 from service.settings import Settings, unknown_variables
+from service.transport import GatheringProtocol
 
 # How long a thread that needs the interpreter waits for one that has it; the default, 5 ms, is many runs long.
 SWITCH_SECONDS = 0.0005
@@ -58,6 +59,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(f"lengthwise: {'; '.join(faults)}")
     config = uvicorn.Config(
         app,
+        http=GatheringProtocol,
         host=settings.host,
         port=settings.port,
         log_config=configure_logging(settings.log_level),

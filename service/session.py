@@ -32,6 +32,7 @@ class EncoderSession:
         manifest: what the artifact says of itself; None where it says nothing, and then nothing was proven.
         provider: what it runs on, `cpu` or `cuda`.
         features: F, the numbers in a step; None where steps are token ids.
+        outputs: what a request may ask for: `embedding`, and `steps` and `state` where the graph gives them.
         vocabulary: V, where steps are token ids in `1..V-1` and the manifest says so; None otherwise.
         dim: D, the numbers in an embedding.
         width: W, the numbers the graph gives for each step; None where it gives embeddings only.
@@ -75,18 +76,17 @@ class EncoderSession:
         self.features = self._read_features()
         self._read_state()
         self.dim, self.width = self._try_out()
+        self.outputs = self._list_outputs()
         self.manifest: Manifest | None = read_manifest(self._session.get_modelmeta().custom_metadata_map, file)
         self.vocabulary = None if self.manifest is None else self.manifest.input.vocabulary
         if self.manifest is not None:
             self._compare(self.manifest)
 
-    @property
-    def outputs(self) -> list[Output]:
-        """What a request may ask for: `embedding`, and `steps` and `state` where the graph gives them."""
+    def _list_outputs(self) -> tuple[Output, ...]:
         outputs: list[Output] = ["embedding"]
         outputs += ["steps"] if self.width else []
         outputs += ["state"] if STATE_OUTPUTS & set(self._outputs) else []
-        return outputs
+        return tuple(outputs)
 
     def run(self, batch: Batch) -> Embeddings:
         """Encode a padded batch.
