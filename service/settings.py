@@ -46,7 +46,9 @@ class Settings(BaseSettings):
         Path("~/.cache/lengthwise"),
         description="Where measurements are kept between starts; `$XDG_CACHE_HOME/lengthwise` where that is set.",
     )
-    max_body_bytes: int = Field(32 * 2**20, ge=1, description="Bytes in a request body, before and after decompression.")
+    max_body_bytes: int = Field(
+        32 * 2**20, ge=1, description="Bytes in a request body, before and after decompression."
+    )
     max_sequence_steps: int = Field(8192, ge=1, description="Steps in one sequence.")
     max_request_steps: int = Field(
         100_000, ge=1, description="Steps in all sequences of a request together, an empty one counting as one."
