@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,9 @@ from tokenizers.pre_tokenizers import Whitespace
 
 from bench.launch import start_service
 from export.artifact import Origin, export_encoder, make_samples
-from export.graph import GraphOptions
+from export.graph import GraphOptions, build_graph
 from lengthwise_client import AsyncClient, Client, Refused
+from lengthwise_client.formats import Options, choose
 from model.encoder import EncoderConfig, SequenceEncoder
 from service.app import create_app
 from service.sequences import pad_batch
@@ -139,6 +142,19 @@ def test_indices_are_the_callers_own(serve: Serve) -> None:
     assert problem.detail.startswith("sequences[7][4][2] is not finite")
     assert str(caught.value) == f"422 A number is not finite: {problem.detail}"
     assert problem.type == "urn:lengthwise:problem:non-finite-value"
+    with relay.connect() as client, pytest.raises(ValueError, match=r"^sequences\[7\] has the shape \(1, 2\)"):
+        client.encode([*sequences[:7], [[1.0, 2.0]]])
+
+
+def test_empty_sequences_count_as_a_step(serve: Serve) -> None:
+    """Where they are answered by zeros, many of them are cut into requests within the limit, too."""
+    relay = Relay(serve(empty_sequences="zero", max_request_steps=12, max_sequence_steps=12))
+    with relay.connect() as client:
+        found = client.encode([[], *SEQUENCES, *[np.empty((0, 3))] * 30])
+        assert found[1:4].tobytes() == client.encode(SEQUENCES).tobytes()
+    assert found.shape == (34, 16)
+    assert not found[0].any()
+    assert not found[4:].any()
 
 
 WRONG: dict[str, tuple[Any, type[Exception], str]] = {
@@ -255,13 +271,12 @@ def test_numbers_are_no_token_ids(texts: Relay) -> None:
 def test_texts_are_encoded_as_their_tokens(texts: Relay) -> None:
     """Texts give the embeddings of their ids, also in parts, and a fault is counted over the whole call."""
     with texts.connect() as client:
-        found = client.encode(["so it goes", "it", 'so "so" ü', "so"])
-        expected = client.encode([[2, 3, 1], [3], [2, 1, 2, 1, 1], [2]])
+        found = client.encode(["so it goes", "it", 'so "so" ü', "so", "it so it"])
+        expected = client.encode([[2, 3, 1], [3], [2, 1, 2, 1, 1], [2], [3, 2, 3]])
         assert found.tobytes() == expected.tobytes()
         with pytest.raises(Refused) as caught:
             client.encode(["so it goes", "it", ""])
     assert caught.value.problem.path == "texts[2]"
-    assert len({request.url.path for request in texts.encoded}) == 1
 
 
 def test_steps_and_states_come_back_whole(texts: Relay, recurrent: Path) -> None:
@@ -307,15 +322,27 @@ def test_asyncio_has_the_same_calls(texts: Relay) -> None:
     assert {name for name in vars(Client) if name[0] != "_"} == {name for name in vars(AsyncClient) if name[0] != "_"}
 
 
-def test_large_bodies_are_written_beside_the_event_loop(relay: Relay, artifact: Path) -> None:
+def test_large_bodies_are_written_beside_the_event_loop(
+    relay: Relay, artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A body that takes long to write is written on a thread, and holds the same bits."""
-    sequences = draw_sequences([2000, 3])
+    writers: list[bool] = []
+    write = np.savez
+
+    def savez(file: BytesIO, **members: npt.NDArray[Any]) -> None:
+        writers.append(threading.current_thread() is threading.main_thread())
+        write(file, **members)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("numpy.savez", savez)
+    sequences = draw_sequences([6000, 3])
 
     async def call() -> npt.NDArray[np.float32]:
         async with relay.connect_async() as client:
+            await client.encode(SEQUENCES)
             return await client.encode(sequences)
 
     assert asyncio.run(call()).tobytes() == encode_alone(artifact, sequences).tobytes()
+    assert writers == [True, False]
 
 
 def test_threads_share_a_client_and_its_connections(artifact: Path) -> None:
@@ -338,11 +365,64 @@ def test_threads_share_a_client_and_its_connections(artifact: Path) -> None:
     assert whole.tobytes() == np.concatenate(expected).tobytes()
 
 
-def test_requests_say_what_they_are(relay: Relay) -> None:
-    """Options go with the sequences, and numbers come back as base64."""
+def test_embeddings_of_arrays_go_as_npz(relay: Relay) -> None:
+    """Arrays are copied, not written out, and options stand in the query."""
     with relay.connect() as client:
-        client.encode(SEQUENCES[:1], normalize=True, model="made")
+        client.encode([SEQUENCES[0].tolist(), SEQUENCES[1]], normalize=True, model="made")
     (request,) = relay.encoded
-    body = json.loads(request.content)
-    assert body.pop("sequences") == [SEQUENCES[0].tolist()]
-    assert body == {"outputs": ["embedding"], "normalize": True, "encoding_format": "base64", "model": "made"}
+    assert request.url.query == b"normalize=true&model=made"
+    assert (request.headers["content-type"], request.headers["accept"]) == ("application/x-npz", "application/x-npy")
+    with np.load(BytesIO(request.content)) as file:
+        members = dict(file)
+    assert {name: array.dtype for name, array in members.items()} == {"values": np.float32, "lengths": np.int64}
+    assert members["values"].tobytes() == np.concatenate(SEQUENCES[:2]).tobytes()
+    assert members["lengths"].tolist() == [3, 1]
+
+
+def test_texts_and_other_outputs_go_as_json(texts: Relay) -> None:
+    """What npz and npy do not hold goes and comes as JSON, options beside it, base64 where shapes are known."""
+    with texts.connect() as client:
+        client.encode(["so it"], normalize=True, model="texts")
+        client.encode_outputs([[2, 3]], ["state"])
+    written, other = [json.loads(request.content) for request in texts.encoded]
+    assert {request.headers["content-type"] for request in texts.encoded} == {"application/json"}
+    options = {"outputs": ["embedding"], "normalize": True, "encoding_format": "base64", "model": "texts"}
+    assert written == {"texts": ["so it"], **options}
+    assert other == {"sequences": [[2, 3]], "outputs": ["state"], "normalize": False, "encoding_format": "float"}
+
+
+def test_both_formats_give_the_same_bits(tmp_path: Path) -> None:
+    """Numbers that go as JSON, for the steps' sake, are the float32 that go as npz."""
+    torch.manual_seed(0)
+    path = tmp_path / "steps.onnx"
+    encoder = SequenceEncoder(EncoderConfig(features=3, hidden=4)).eval()
+    path.write_bytes(build_graph(encoder, GraphOptions(steps=True)).SerializeToString())
+    with TestClient(create_app(Settings(model=path))) as app, Relay(app).connect() as client:
+        found = client.encode_outputs(SEQUENCES, ["embedding", "steps"])
+        assert found.embeddings.tobytes() == client.encode(SEQUENCES).tobytes()
+    session = open_session(path)
+    for steps, sequence in zip(found.steps, SEQUENCES, strict=True):
+        expected = session.run_all(pad_batch([sequence])).steps
+        assert expected is not None
+        assert steps.tobytes() == expected.tobytes()
+
+
+LONGEST = [[-1.1754943508222875e-38] * 3] * 50
+
+
+@pytest.mark.parametrize(
+    ("features", "outputs", "sequence"),
+    [
+        (3, ("steps",), LONGEST),
+        (3, ("embedding",), LONGEST),
+        (None, ("steps",), [2**63 - 1] * 50),
+        (None, ("embedding",), [2**63 - 1] * 50),
+        (None, ("embedding",), '\x00"\\\x7fü\u2028😀' * 50),
+    ],
+)
+def test_no_body_is_longer_than_it_was_thought(features: int | None, outputs: Any, sequence: Any) -> None:
+    """By these bounds a call is cut; they hold for the numbers and characters that take the most room."""
+    form = choose(features, Options(outputs), sequence)
+    for number in (1, 100):
+        written = form.write([sequence] * number, 0)
+        assert len(written) <= form.frame_bytes + number * form.bound_bytes(sequence)

@@ -127,7 +127,7 @@ def test_each_try_tells_what_is_left_of_the_time() -> None:
 
 def test_waits_double_where_the_service_does_not_say(relay: Relay) -> None:
     """Failures without advice are tried again after 50 ms, then twice as long each time."""
-    relay.instead.extend([answer(502), httpx.ReadError("gone"), answer(500), answer(503)])
+    relay.instead.extend([answer(502), httpx.ReadError("gone"), httpx.RemoteProtocolError("hung up"), answer(500)])
     with relay.connect() as client:
         assert client.encode(SEQUENCES).shape == (2, 16)
     assert relay.slept == [0.05, 0.1, 0.2, 0.4]
@@ -260,6 +260,31 @@ def test_a_failed_part_ends_the_call(serve: Serve) -> None:
     with relay.connect() as client, pytest.raises(Refused):
         client.encode(sequences)
     assert len(relay.encoded) <= 5
+
+
+def test_a_failed_call_leaves_no_part_trying(relay: Relay) -> None:
+    """A part that waits for its next try when another fails does not make it."""
+    asleep, over = threading.Event(), threading.Event()
+
+    def carry(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/info":
+            return relay.carry(request)
+        relay.sent.append(request)
+        if len(request.content) > 1_000_000:
+            return answer(503, Retry_After="1")
+        assert asleep.wait(60)
+        return answer(422)
+
+    def sleep(_seconds: float) -> None:
+        asleep.set()
+        assert over.wait(60)
+
+    with Client("http://app", transport=httpx.MockTransport(carry), sleep=sleep) as client:
+        with pytest.raises(Refused):
+            for _ in client.encode_stream(draw_sequences([60_000, 99_999])):
+                pass
+        over.set()
+    assert len(relay.encoded) == 2
 
 
 @contextmanager
