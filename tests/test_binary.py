@@ -325,6 +325,8 @@ BAD: dict[str, tuple[str, bytes, str]] = {  # kind, body, a part of the detail
     "arrow: text": ("arrow", b"not an Arrow stream", "not valid Arrow"),
     "arrow: cut in its schema": ("arrow", ARROW[:100], "not valid Arrow"),
     "arrow: cut in its data": ("arrow", ARROW[:-60], "not valid Arrow"),
+    "arrow: a batch before any schema": ("arrow", ARROW[ARROW.index(b"\xff" * 4, 4) :], "a message is a record batch"),
+    "arrow: two schemas": ("arrow", ARROW[: ARROW.index(b"\xff" * 4, 4)] * 2, "a message is a schema"),
     "arrow: no batch": ("arrow", write_arrow(to_column([])), "at least one sequence"),
     "arrow: another column": ("arrow", write_arrow(to_column(SEQUENCES), name="sequences"), "a column sequence"),
     "arrow: no lists": ("arrow", write_arrow(pa.array([1.0, 2.0])), "column of double"),
@@ -353,7 +355,7 @@ BAD: dict[str, tuple[str, bytes, str]] = {  # kind, body, a part of the detail
     "arrow: null number": ("arrow", write_arrow(pa.array([[[1.0, None, 2.0]]], pa.list_(STEP))), "null where a number"),
     "arrow: zstd": ("arrow", write_arrow(to_column(SEQUENCES), compression="zstd"), "compressed"),
     "arrow: lz4": ("arrow", write_arrow(to_column(SEQUENCES), compression="lz4"), "compressed"),
-    "arrow: dictionary": ("arrow", write_arrow(pa.array(["a", "b"]).dictionary_encode()), "a dictionary follows"),
+    "arrow: dictionary": ("arrow", write_arrow(pa.array(["a", "b"]).dictionary_encode()), "a message is a dictionary"),
 }
 
 

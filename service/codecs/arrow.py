@@ -62,11 +62,13 @@ def read(body: bytes, spec: InputSpec, _limit: int) -> Sequences:
 
     try:
         messages = pa.ipc.MessageReader.open_stream(pa.py_buffer(body))
-        schema = pa.ipc.read_schema(messages.read_next_message())
+        schema = pa.ipc.read_schema(_require(messages.read_next_message(), "schema"))
         if schema.get_field_index(COLUMN) < 0:
             raise InvalidField(COLUMN, "missing", f"a column {COLUMN}, once")
         parts = [
-            _split_column(pa.ipc.read_record_batch(_require_plain(message), schema).column(COLUMN), spec)
+            _split_column(
+                pa.ipc.read_record_batch(_require_plain(_require(message, "record batch")), schema).column(COLUMN), spec
+            )
             for message in messages
         ]
     except (pa.ArrowException, OSError, ValueError) as error:  # pyarrow raises them all
@@ -95,10 +97,15 @@ def write(reply: Reply, _options: AnswerOptions) -> Content:
     return Content(sink.getvalue().to_pybytes(), MEDIA_TYPE)
 
 
+def _require(message: Any, kind: str) -> Any:
+    """Refuse a message of another kind; pyarrow would read it as this one, and anything may come of that."""
+    if message.type != kind:
+        raise MalformedBody("Arrow", f"a message is a {message.type}: expected one schema, then record batches only")
+    return message
+
+
 def _require_plain(message: Any) -> Any:
-    """Refuse a message that is no record batch, or whose buffers are compressed; return any other."""
-    if message.type != "record batch":
-        raise MalformedBody("Arrow", f"a {message.type} follows its schema: expected record batches only")
+    """Refuse a record batch whose buffers are compressed; return any other."""
     metadata = memoryview(message.metadata)
     (root,) = struct.unpack_from("<I", metadata)
     header = _find(metadata, root, MESSAGE_HEADER)

@@ -99,7 +99,7 @@ def decode(body: bytes, spec: InputSpec, max_steps: int) -> tuple[Sequences, Enc
     # each sequence; no sequence costs less than a step.
     layers, directions, *_ = (*spec.state_shape, 0, 0)
     state_brackets = len(spec.state_names) * (1 + layers * (1 + directions))
-    if body.count(b"[") > (2 + state_brackets) * max_steps + 3 + len(spec.state_names):
+    if _count_lists(body) > (2 + state_brackets) * max_steps + 3 + len(spec.state_names):
         raise RequestTooLong(max_steps)
     decoded = _decode_fast(body, spec)
     if decoded is None:
@@ -174,6 +174,11 @@ def _write_rows(rows: npt.NDArray[np.float32] | Sequence[npt.NDArray[np.float32]
     return rows if isinstance(rows, np.ndarray) else [np.ascontiguousarray(row) for row in rows]
 
 
+def _count_lists(body: bytes) -> int:
+    """Count opening brackets; bytes.count takes five times as long where there are many."""
+    return int(np.count_nonzero(np.frombuffer(body, dtype=np.uint8) == ord("[")))
+
+
 def _decode_fast(body: bytes, spec: InputSpec) -> tuple[Sequences, dict[str, Any]] | None:
     """Decode a body that is right and plain; return None at any doubt."""
     try:
@@ -194,10 +199,10 @@ def _decode_fast(body: bytes, spec: InputSpec) -> tuple[Sequences, dict[str, Any
                 row.count(spec.features) == len(row) for row in step_sizes
             )
             values = numbers
+        # Not items(), which turns every value into Python's own, the sequences too.
+        others = {name: document[name] for name in document.keys() if name != "sequences"}  # noqa: SIM118 - no dict
         fields = {
-            name: value.as_list() if isinstance(value, simdjson.Array) else value
-            for name, value in document.items()
-            if name != "sequences"
+            name: value.as_list() if isinstance(value, simdjson.Array) else value for name, value in others.items()
         }
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError):
         return None
@@ -205,7 +210,7 @@ def _decode_fast(body: bytes, spec: InputSpec) -> tuple[Sequences, dict[str, Any
     brackets = 1 + len(sizes) + (0 if spec.features is None else sum(sizes))
     brackets += sum(isinstance(value, list) for value in fields.values())
     plain = plain and "texts" not in fields and len(fields) + 1 == len(document)  # a key may stand twice
-    if not plain or body.count(b"[") != brackets:
+    if not plain or _count_lists(body) != brackets:
         return None
     if spec.features is not None:
         values = exact_json.to_float32(values).reshape(sum(sizes), spec.features)

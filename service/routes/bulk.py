@@ -92,7 +92,8 @@ class LineStream(Response):
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
         """Read, encode and answer until the body ends, the client hangs up, or the time to drain is up."""
         try:
-            await self._answer_all(receive, send)
+            if not await self._answer_all(receive, send):
+                return
         except asyncio.CancelledError:
             if not self._service.is_draining:
                 raise
@@ -103,15 +104,21 @@ class LineStream(Response):
             last = ndjson.write_problem(problem.model_dump(exclude_none=True))
         await self._send(send, last, is_last=True)
 
-    async def _answer_all(self, receive: Receive, send: Send) -> None:
-        """Read and send at the same time; where one of them or a window fails, nothing of the others is left."""
+    async def _answer_all(self, receive: Receive, send: Send) -> bool:
+        """Read and send at the same time; where one of them or a window fails, nothing of the others is left.
+
+        Returns:
+            Whether the client is still there.
+        """
+        is_there = True
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._send_windows(send))
                 await self._read(receive, tasks)
                 self._windows.put_nowait(None)
         except* ClientDisconnect:
-            pass  # nobody is there to be told
+            is_there = False
+        return is_there
 
     async def _read(self, receive: Receive, tasks: asyncio.TaskGroup) -> None:
         """Read lines into windows until the body ends or there is a reason to leave the rest of it."""
