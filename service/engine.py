@@ -124,6 +124,7 @@ class Engine:
         self._loop = asyncio.get_running_loop()
         self._requests: dict[Job, _Request] = {}
         self._dispatching = False
+        self._waiting: list[asyncio.Future[None]] = []  # for any run to end
         self._batches: SimpleQueue[tuple[Run, list[Work]] | None] = SimpleQueue()
         self._threads = [
             threading.Thread(target=self._work, name=f"lengthwise-runner-{number}", daemon=True)
@@ -175,6 +176,12 @@ class Engine:
             queue_seconds=started - now,
             run_seconds=time.perf_counter() - started,
         )
+
+    async def wait_for_run(self) -> None:
+        """Wait until a run ends, whosever it is: a full queue has more room then, or soon."""
+        ended = self._loop.create_future()
+        self._waiting.append(ended)
+        await ended
 
     def close(self) -> None:
         """Wait for running batches and end the runners."""
@@ -279,6 +286,10 @@ class Engine:
         is_whole = not isinstance(outcomes, list)
         self.scheduler.finish(run, seconds if is_whole else None)
         self._dispatch()
+        for waiting in self._waiting:
+            if not waiting.done():  # cancelled
+                waiting.set_result(None)
+        self._waiting.clear()
         for entry, outcome in zip(run.entries, outcomes, strict=True):
             request = self._requests.get(entry.job)
             if request is None or request.done.done():  # cancelled, late, or failed by another row

@@ -127,6 +127,14 @@ class BodyTooLarge(TooLarge):
         super().__init__(f"The body is over {limit} bytes, the limit set by {self.setting}: send fewer sequences.")
 
 
+class LineTooLong(TooLarge):
+    """A line of a stream has more bytes than the service reads at once."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self.setting = limit, "LENGTHWISE_MAX_BODY_BYTES"
+        super().__init__(f"The line is over {limit} bytes, the limit set by {self.setting}.")
+
+
 class SequenceTooLong(TooLarge):
     """One sequence has more steps than any may have."""
 
@@ -163,6 +171,25 @@ class UnsupportedMediaType(LengthwiseError):
         super().__init__(f"The body is {found}: expected {supported}.")
 
 
+class ExtraMissing(LengthwiseError):
+    """The body is of a kind the service reads only with a package that is not installed."""
+
+    def __init__(self, found: str, package: str, extra: str) -> None:
+        self.path = "Content-Type"
+        super().__init__(
+            f"The body is {found}, which needs {package} where the service runs: "
+            f"install the extra {extra} there (pip install '.[{extra}]'), or send another kind."
+        )
+
+
+class NotAcceptable(LengthwiseError):
+    """The answer cannot be of any kind the request accepts."""
+
+    def __init__(self, wanted: str, offered: str) -> None:
+        self.path = "Accept"
+        super().__init__(f"The request accepts {wanted[:80]!r}: this answer can be {offered}.")
+
+
 class Unavailable(LengthwiseError):
     """The service cannot take the request now; later it may."""
 
@@ -185,6 +212,17 @@ class Draining(Unavailable):
     def __init__(self) -> None:
         self.retry_after_seconds = 1
         super().__init__("The service is shutting down and takes no new requests: try another instance.")
+
+
+class ReaderStalled(LengthwiseError):
+    """The answers of a stream were not read, while more was sent; what was sent since was not encoded."""
+
+    def __init__(self, seconds: int) -> None:
+        self.limit, self.setting = seconds, "LENGTHWISE_KEEP_ALIVE_SECONDS"
+        super().__init__(
+            f"No answer was read for {seconds} s ({self.setting}), and the lines from this one on were not encoded: "
+            "read while you send, or send fewer lines at a time."
+        )
 
 
 class DeadlineMissed(LengthwiseError):

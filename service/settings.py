@@ -47,7 +47,9 @@ class Settings(BaseSettings):
         description="Where measurements are kept between starts; `$XDG_CACHE_HOME/lengthwise` where that is set.",
     )
     max_body_bytes: int = Field(
-        32 * 2**20, ge=1, description="Bytes in a request body, before and after decompression."
+        32 * 2**20,
+        ge=1,
+        description="Bytes in a request body, before and after decompression, or in a line of a stream.",
     )
     max_sequence_steps: int = Field(8192, ge=1, description="Steps in one sequence.")
     max_request_steps: int = Field(
@@ -63,7 +65,10 @@ class Settings(BaseSettings):
         "refuse", description="Refuse a sequence without steps, or answer the zero vector."
     )
     keep_alive_seconds: int = Field(
-        65, ge=1, description="How long an idle connection is kept; more than clients and balancers keep theirs."
+        65,
+        ge=1,
+        description="How long an idle connection is kept, and a stream whose answers nobody reads; more than clients "
+        "and balancers keep theirs.",
     )
     drain_seconds: int = Field(30, ge=1, description="How long requests in flight may take to finish on SIGTERM.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="What is logged.")

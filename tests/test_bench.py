@@ -14,7 +14,7 @@ import numpy as np
 import orjson
 import pytest
 
-from bench import load, raw
+from bench import codecs, load, raw
 from bench.__main__ import parse_arguments, plan_round, summarize
 from bench.load import Outcome, ask, draw_arrivals, run_closed, run_open
 from bench.measure import Pace, Task, check, measure_raw, measure_server, padding_ratio, plan_tasks
@@ -432,3 +432,15 @@ def test_plots_are_the_same_bytes_for_the_same_figures() -> None:
     widths = [float(element.attrib["width"]) for element in tree.iter("{http://www.w3.org/2000/svg}rect")]
     assert widths[1] == pytest.approx(widths[0] / 400, abs=0.1)
     assert "peer &lt;1&gt;" in draw_bars("t", "u", {"none": {}, **panels}, "ours")
+
+
+def test_the_codecs_benchmark_times_every_format(capsys: pytest.CaptureFixture[str]) -> None:
+    """For both models it gives the run, each format's stages, and a last line of JSON."""
+    codecs.main(["--rounds", "1"])
+    found = orjson.loads(capsys.readouterr().out.splitlines()[-1])
+    assert set(found["models"]) == set(MODELS)
+    decoded, encoded = {"json", "ndjson", "npz", "npy", "arrow"}, {"json, base64", "ndjson, base64", "npy", "arrow"}
+    for costs in found["models"].values():
+        assert costs["the model"]["run"] > 0
+        assert all(costs[form]["decode"] > 0 for form in decoded)
+        assert all(costs[form]["encode"] > 0 for form in encoded)

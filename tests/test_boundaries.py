@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -16,8 +17,9 @@ ALLOWED = {
     "export": {"export", "model", "service"},
     "bench": {"bench", "model", "service"},
     "bench/models.py": {"bench", "model", "export"},
+    "client": {"lengthwise_client"},
 }
-OURS = {"service", "model", "export", "bench", "tests"}
+OURS = {"service", "model", "export", "bench", "lengthwise_client", "tests"}
 NEVER_IN_SERVICE = {"torch", "onnx", "pytorch_lightning", "sklearn", "sktime"}
 
 
@@ -88,6 +90,22 @@ def test_installing_the_project_installs_no_module(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("lengthwise-*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert {Path(name).parts[0].rpartition(".")[2] for name in names} == {"dist-info"}
+
+
+def test_the_client_is_a_distribution_of_its_own(tmp_path: Path) -> None:
+    """Its wheel holds its module, marked as typed, and the licence; it asks for httpx and numpy only."""
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(command, check=True, capture_output=True, cwd="client")
+    (wheel,) = tmp_path.glob("lengthwise_client-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        (info,) = {name.partition("/")[0] for name in archive.namelist() if ".dist-info/" in name}
+        names = {name for name in archive.namelist() if not name.startswith(info)}
+        metadata = archive.read(f"{info}/METADATA").decode()
+        assert archive.read(f"{info}/licenses/LICENSE") == Path("LICENSE").read_bytes()
+    modules = {f"lengthwise_client/{path.name}" for path in Path("client/lengthwise_client").glob("*.py")}
+    assert names == modules | {"lengthwise_client/py.typed"}
+    needed = re.findall(r"^Requires-Dist: ([a-z]+)", metadata, re.MULTILINE)
+    assert sorted(needed) == ["httpx", "numpy"]
 
 
 def test_the_installed_project_left_no_module_here() -> None:

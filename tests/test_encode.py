@@ -147,7 +147,10 @@ def test_other_media_types_are_refused(client: TestClient) -> None:
     body = json.dumps({"sequences": PAIR}).encode()
     refused = client.post("/encode", content=body, headers={"Content-Type": "text/plain"})
     assert refused.status_code == 415
-    assert refused.json()["detail"] == "The body is text/plain: expected application/json."
+    assert refused.json()["detail"] == (
+        "The body is text/plain: expected application/json, application/x-npz, application/x-npy, "
+        "application/vnd.apache.arrow.stream, application/x-ndjson."
+    )
     for headers in ({"Content-Type": "Application/JSON; charset=utf-8"}, {}):
         assert client.post("/encode", content=body, headers=headers).status_code == 200
 

@@ -28,12 +28,7 @@ def read_document(body: bytes) -> dict[str, Any]:
         MalformedJson: it is not JSON.
         InvalidField: it is not an object, or a field stands twice.
     """
-    try:
-        document = json.loads(body.decode("utf-8"), object_pairs_hook=_unique_keys, parse_int=_parse_int)
-    except RecursionError:
-        raise MalformedJson("it is nested too deeply") from None
-    except ValueError as error:
-        raise MalformedJson(str(error)) from error
+    document = _parse(body)
     if not isinstance(document, dict):
         raise InvalidField("The body", describe(document), "an object with the field sequences")
     return document
@@ -54,6 +49,20 @@ def read_sequences(document: dict[str, Any], spec: InputSpec) -> Sequences:
         raise InvalidField("sequences", describe(nested), "a list of sequences")
     read = _read_tokens if spec.features is None else _read_steps
     return join([read(sequence, f"sequences[{index}]", spec) for index, sequence in enumerate(nested)], spec.features)
+
+
+def read_line(line: bytes, spec: InputSpec) -> Steps:
+    """Read one sequence that stands alone: a list of steps or of token ids, or a string where the model reads texts.
+
+    Raises:
+        InvalidRequest: one of its subclasses, naming the first fault, in `sequences[0]`.
+    """
+    value = _parse(line)
+    if isinstance(value, str) and spec.tokenize is not None:
+        return spec.tokenize([value])[0]
+    if spec.features is not None:
+        return _read_steps(value, "sequences[0]", spec)
+    return drop_padding(join([_read_tokens(value, "sequences[0]", spec)], None)).values
 
 
 def read_state(value: object, spec: InputSpec, rows: int) -> State:
@@ -185,6 +194,15 @@ def _read_array(value: object, path: str, shape: tuple[int, ...]) -> npt.NDArray
         raise InvalidField(path, describe(value), f"a list of {shape[0]}")
     parts = [_read_array(part, f"{path}[{index}]", shape[1:]) for index, part in enumerate(value)]
     return np.array(parts, dtype=np.float32).reshape(shape)
+
+
+def _parse(body: bytes) -> Any:
+    try:
+        return json.loads(body.decode("utf-8"), object_pairs_hook=_unique_keys, parse_int=_parse_int)
+    except RecursionError:
+        raise MalformedJson("it is nested too deeply") from None
+    except ValueError as error:
+        raise MalformedJson(str(error)) from error
 
 
 def _parse_int(digits: str) -> int | float:

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from service.calibrate import Calibrator
 from service.engine import Engine
-from service.errors import BodyTooLarge, InvalidField, UnsupportedMediaType
+from service.errors import BodyTooLarge, InvalidField
 from service.sequences import InputSpec
 from service.session import EncoderSession
 from service.settings import Settings
@@ -84,17 +84,6 @@ async def read_body(request: Request, limit: int) -> bytes:
             raise BodyTooLarge(limit)
         is_complete = not message.get("more_body", False)
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
-
-
-def require_media_type(request: Request, supported: str) -> None:
-    """Refuse a body of another kind; one that does not say is taken at its route's word.
-
-    Raises:
-        UnsupportedMediaType: carries what was found.
-    """
-    found = request.headers.get("content-type", supported).partition(";")[0].strip().lower()
-    if found != supported:
-        raise UnsupportedMediaType(found, supported)
 
 
 def read_timeout(request: Request, default_ms: int) -> float:

@@ -43,9 +43,13 @@ FAILURES: tuple[type[errors.LengthwiseError], ...] = (
     errors.InvalidLengths,
     errors.UnknownModel,
     errors.BodyTooLarge,
+    errors.LineTooLong,
     errors.SequenceTooLong,
     errors.RequestTooLong,
     errors.UnsupportedMediaType,
+    errors.ExtraMissing,
+    errors.NotAcceptable,
+    errors.ReaderStalled,
     errors.QueueFull,
     errors.Draining,
     errors.DeadlineUnreachable,
@@ -110,8 +114,7 @@ async def run(service: Service, question: Question, deadline: float) -> Encoded:
     Raises:
         LengthwiseError: why it was not encoded.
     """
-    if question.model not in (None, service.model_name):
-        raise errors.UnknownModel(question.model, [service.model_name])
+    require_model(service, question.model)
     for output in question.outputs:
         if output not in service.session.outputs:
             raise errors.NotOffered(
@@ -124,6 +127,16 @@ async def run(service: Service, question: Question, deadline: float) -> Encoded:
         if service.is_draining:  # the time to drain is up
             raise errors.Draining from None
         raise
+
+
+def require_model(service: Service, name: str | None) -> None:
+    """Refuse a request that names another model than the one that is loaded.
+
+    Raises:
+        UnknownModel: carries the name.
+    """
+    if name not in (None, service.model_name):
+        raise errors.UnknownModel(name, [service.model_name])
 
 
 def write(service: Service, question: Question, encoded: Encoded) -> Content:

@@ -1,17 +1,71 @@
-"""`POST /encode`: sequences in, embeddings out."""
+"""`POST /encode`: sequences in, embeddings out, each in one of several formats."""
 
+import asyncio
+from collections.abc import Callable
 from functools import partial
+from typing import Any, TypeAlias
 
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.codecs import ragged_json
+from service.codecs import arrow, ndjson, npy, npz, ragged_json
 from service.codecs.exchange import Content, Question, Reply
-from service.routes import encoding, problems
-from service.routes.direct import DirectRoute, Service, require_media_type, service_of
+from service.codecs.options import AnswerOptions, read_query
+from service.errors import NotOffered, UnsupportedMediaType
+from service.routes import encoding, negotiation, problems
+from service.routes.bulk import LineStream
+from service.routes.direct import DirectRoute, Service, service_of
+from service.sequences import InputSpec, Sequences
 
 router = APIRouter(route_class=DirectRoute, tags=["encode"])
+
+Read: TypeAlias = Callable[[bytes, InputSpec, int], Sequences]  # the body, what the model reads, bytes it may open to
+Write: TypeAlias = Callable[[Reply, AnswerOptions], Content]
+
+# Bodies that hold sequences only; their options are in the query.
+READERS: dict[str, Read] = {npz.MEDIA_TYPE: npz.read, npy.MEDIA_TYPE: npy.read, arrow.MEDIA_TYPE: arrow.read}
+
+# The first answers whoever accepts anything; the others hold embeddings only.
+WRITERS: dict[str, Write] = {
+    ragged_json.MEDIA_TYPE: ragged_json.write,
+    npy.MEDIA_TYPE: npy.write,
+    arrow.MEDIA_TYPE: arrow.write,
+}
+
+BODIES: dict[str, Any] = {
+    ragged_json.MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/EncodeRequest"}},
+    npz.MEDIA_TYPE: "`values`, all steps end to end, `(sum of lengths, features)` floats or `(sum of lengths,)` token "
+    "ids, and `lengths`, int64, as `numpy.savez` or `numpy.savez_compressed` writes them.",
+    npy.MEDIA_TYPE: "One sequence, `(steps, features)` floats or `(steps,)` token ids, as `numpy.save` writes it.",
+    arrow.MEDIA_TYPE: "A column `sequence` of list<fixed_size_list<float>[features]>, or list<int64> of token ids. "
+    "Where the service has the extra `arrow`.",
+    ndjson.MEDIA_TYPE: "One sequence a line, as in `sequences`, or a string where the model reads texts: a stream of "
+    "any length, answered line by line while it is sent.",
+}
+
+ANSWERS: dict[str, Any] = {
+    npy.MEDIA_TYPE: "The embeddings, float32 `(sequences, dim)`.",
+    arrow.MEDIA_TYPE: "The columns `embedding`, fixed_size_list<float>[dim], and `length`, int64.",
+    ndjson.MEDIA_TYPE: 'To such a body: for each line `{"index": i, "embedding": [...]}`, or `{"index": i, "problem": '
+    '{...}}` with the problem and its `line`. A last line `{"problem": {...}}` without `index` says why the rest, from '
+    "its `line` on, was not encoded.",
+}
+
+
+def _document(kinds: dict[str, Any]) -> dict[str, Any]:
+    """Write the OpenAPI content of bodies that JSON Schema cannot describe."""
+    binary = {"type": "string", "format": "binary"}
+    return {
+        kind: {"schema": {**binary, "description": text}} if isinstance(text, str) else text
+        for kind, text in kinds.items()
+    }
+
+
+QUERY: list[dict[str, Any]] = [
+    {"name": name, "in": "query", "explode": False, "schema": schema, "description": schema.pop("description")}
+    for name, schema in AnswerOptions.model_json_schema()["properties"].items()
+]
 
 
 @router.post(
@@ -20,15 +74,16 @@ router = APIRouter(route_class=DirectRoute, tags=["encode"])
     summary="Encode sequences of any length",
     response_model=None,
     responses={
-        200: {"model": ragged_json.EncodeResponse, "headers": encoding.RESPONSE_HEADERS},
+        200: {
+            "model": ragged_json.EncodeResponse,
+            "content": _document(ANSWERS),
+            "headers": encoding.RESPONSE_HEADERS,
+        },
         **problems.document(*encoding.FAILURES),
     },
     openapi_extra={
-        "parameters": [encoding.TIMEOUT_HEADER],
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/EncodeRequest"}}},
-        },
+        "parameters": [encoding.TIMEOUT_HEADER, *QUERY],
+        "requestBody": {"required": True, "content": _document(BODIES)},
     },
 )
 async def encode(request: Request) -> Response:
@@ -36,19 +91,40 @@ async def encode(request: Request) -> Response:
 
     On the CPU, an embedding of a float32 encoder exported by Lengthwise does not depend, by a single bit, on the other
     sequences, on their order or on any padding. A quantised one depends on them by what `/info` says.
+
+    The options in the query are for bodies that are not JSON, which has them in fields of its own.
     """
-    require_media_type(request, "application/json")
-    return await encoding.answer(request, partial(_read_json, service_of(request)))
+    kind = negotiation.media_type_of(request, ragged_json.MEDIA_TYPE)
+    if kind == ndjson.MEDIA_TYPE:
+        negotiation.choose(request, [ndjson.MEDIA_TYPE])
+        return LineStream(request, read_query(request.scope["query_string"]))
+    if kind not in READERS and kind != ragged_json.MEDIA_TYPE:
+        raise UnsupportedMediaType(kind[:80], ", ".join(BODIES))
+    wanted = negotiation.choose(request, [*WRITERS] if arrow.is_installed() else [*WRITERS][:2])
+    if arrow.MEDIA_TYPE in (kind, wanted) and not arrow.is_loaded():
+        await asyncio.to_thread(arrow.load)
+    service = service_of(request)
+    if kind == ragged_json.MEDIA_TYPE:
+        return await encoding.answer(request, partial(_read_json, service, wanted))
+    options = read_query(request.scope["query_string"])
+    return await encoding.answer(request, partial(_read_binary, service, READERS[kind], options, wanted))
 
 
-def _read_json(service: Service, body: bytes) -> Question:
+def _read_json(service: Service, wanted: str, body: bytes) -> Question:
     sequences, options = ragged_json.decode(body, service.spec, service.settings.max_request_steps)
+    return _ask(sequences, options, wanted)
 
-    def write(reply: Reply) -> Content:
-        usage = ragged_json.Usage(
-            sequences=len(reply.lengths), steps=sum(reply.lengths), padded_steps=reply.padded_steps
-        )
-        content = ragged_json.encode(reply.answer, reply.lengths, reply.model, usage, options)
-        return Content(content, "application/json")
 
+def _read_binary(service: Service, read: Read, options: AnswerOptions, wanted: str, body: bytes) -> Question:
+    return _ask(read(body, service.spec, service.settings.max_body_bytes), options, wanted)
+
+
+def _ask(sequences: Sequences, options: AnswerOptions, wanted: str) -> Question:
+    if wanted != ragged_json.MEDIA_TYPE and options.outputs != ["embedding"]:
+        raise NotOffered("outputs", f"asks for more than embeddings, which are all that {wanted} holds: accept JSON")
+    write = partial(_write, WRITERS[wanted], options)
     return Question(sequences, write, tuple(options.outputs), options.normalize, options.model)
+
+
+def _write(write: Write, options: AnswerOptions, reply: Reply) -> Content:
+    return write(reply, options)

@@ -28,6 +28,7 @@ class Problem(BaseModel):
     path: str | None = Field(None, description="The place in the request, as `sequences[3][17]`.")
     limit: int | None = Field(None, description="The bound that was met, in the unit its setting names.")
     setting: str | None = Field(None, description="The environment variable behind the bound.")
+    line: int | None = Field(None, description="In a stream, the line of the request, from 1.")
     request_id: str
 
 
@@ -60,9 +61,13 @@ ANSWERS: dict[type[LengthwiseError], Answer] = {
     errors.InvalidLengths: Answer(HTTPStatus.UNPROCESSABLE_ENTITY, "The lengths do not fit the sequences"),
     errors.UnknownModel: Answer(HTTPStatus.NOT_FOUND, "There is no such model"),
     errors.BodyTooLarge: Answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The body is too large", retry=False),
+    errors.LineTooLong: Answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "A line is too long", retry=False),
     errors.SequenceTooLong: Answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "A sequence is too long", retry=False),
     errors.RequestTooLong: Answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The request has too many steps", retry=False),
     errors.UnsupportedMediaType: Answer(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The body is of an unsupported kind"),
+    errors.ExtraMissing: Answer(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The body needs a package that is not installed"),
+    errors.NotAcceptable: Answer(HTTPStatus.NOT_ACCEPTABLE, "The answer cannot be of an accepted kind"),
+    errors.ReaderStalled: Answer(HTTPStatus.REQUEST_TIMEOUT, "The answers were not read"),
     errors.QueueFull: Answer(HTTPStatus.SERVICE_UNAVAILABLE, "The queue is full"),
     errors.Draining: Answer(HTTPStatus.SERVICE_UNAVAILABLE, "The service is shutting down"),
     errors.DeadlineUnreachable: Answer(HTTPStatus.GATEWAY_TIMEOUT, "The answer would be late"),
@@ -71,10 +76,10 @@ ANSWERS: dict[type[LengthwiseError], Answer] = {
 }
 
 
-def answer_error(error: LengthwiseError, request_id: str) -> Response:
-    """Answer a domain error as the table says."""
+def describe(error: LengthwiseError, request_id: str, line: int | None = None) -> Problem:
+    """Describe a domain error as the table says."""
     answer = ANSWERS[type(error)]
-    problem = Problem(
+    return Problem(
         type=_type_of(type(error)),
         title=answer.title,
         status=answer.status,
@@ -82,8 +87,14 @@ def answer_error(error: LengthwiseError, request_id: str) -> Response:
         path=error.path,
         limit=error.limit,
         setting=error.setting,
+        line=line,
         request_id=request_id,
     )
+
+
+def answer_error(error: LengthwiseError, request_id: str) -> Response:
+    """Answer a domain error as the table says."""
+    answer, problem = ANSWERS[type(error)], describe(error, request_id)
     headers: dict[str, str] = {}
     if error.retry_after_seconds is not None:
         headers["Retry-After"] = str(error.retry_after_seconds)

@@ -1,0 +1,28 @@
+"""Asks a Lengthwise service for embeddings: sequences of any length in, one float32 array out."""
+
+from lengthwise_client.client import AsyncClient, Client
+from lengthwise_client.errors import (
+    DeadlineExceeded,
+    LengthwiseError,
+    ModelChanged,
+    NotUnderstood,
+    Problem,
+    Refused,
+    Unreachable,
+)
+from lengthwise_client.formats import Encoded
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "DeadlineExceeded",
+    "Encoded",
+    "LengthwiseError",
+    "ModelChanged",
+    "NotUnderstood",
+    "Problem",
+    "Refused",
+    "Unreachable",
+]

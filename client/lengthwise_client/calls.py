@@ -1,0 +1,230 @@
+"""What a call does, without doing it: generators of steps that a client performs, in threads or in asyncio.
+
+Deadlines, retries and errors are here, once for both clients. A generator yields what it needs done, is sent the
+outcome or thrown the failure, and returns what the call gives.
+"""
+
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from math import inf
+from typing import Any, TypeAlias, TypeVar
+
+import httpx
+import numpy as np
+
+from lengthwise_client.errors import (
+    DeadlineExceeded,
+    LengthwiseError,
+    ModelChanged,
+    NotUnderstood,
+    Problem,
+    Refused,
+    Unreachable,
+)
+from lengthwise_client.formats import Encoded, Options, choose, join
+from lengthwise_client.parts import Part, Sequences, Served, cut
+from lengthwise_client.retries import wait_after_answer, wait_after_failure
+
+T = TypeVar("T")
+
+LONGEST_TIMEOUT_MS = 999_999_999  # that the service reads
+DEADLINE_PROBLEMS = "urn:lengthwise:problem:deadline-"
+LARGE_BODY_BYTES = 2**16  # takes about a millisecond to write
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request, whole but for its deadline.
+
+    Attributes:
+        first: index, among the caller's sequences, of the first one in it.
+    """
+
+    method: str
+    path: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    content: bytes | None = None
+    first: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send a request and return its answer, an `httpx.Response`, or raise an `httpx.TransportError`.
+
+    Attributes:
+        request: to send.
+        headers: to send beside its own.
+        timeout: seconds for each wait for the network; None for any time.
+    """
+
+    request: Request
+    headers: Mapping[str, str]
+    timeout: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Let some seconds pass."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """Return the body of a large part, which takes a while."""
+
+    part: Part
+
+
+@dataclass(frozen=True, slots=True)
+class Together:
+    """Run calls, some at a time; return what they return, in order."""
+
+    calls: "Iterator[Call[Any]]"
+
+
+Step: TypeAlias = Send | Wait | Write | Together
+Call: TypeAlias = Generator[Step, Any, T]
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """When a call must be over.
+
+    Attributes:
+        timeout: seconds it was allowed.
+        at: on the clock of `Calls`.
+    """
+
+    timeout: float
+    at: float
+
+
+class Calls:
+    """Makes calls, and keeps what `/info` told until there is a doubt of it."""
+
+    def __init__(self, url: str, timeout: float, retries: int, clock: Callable[[], float] = time.monotonic) -> None:
+        """Take what all calls share.
+
+        Args:
+            url: of the service, for messages.
+            timeout: seconds a call may take that does not say; `inf` for any time.
+            retries: tries of one request after its first.
+            clock: seconds from any moment on.
+        """
+        self._url = url
+        self._timeout = timeout
+        self._retries = retries
+        self._clock = clock
+        self._served: Served | None = None
+
+    def info(self) -> Call[dict[str, Any]]:
+        """Ask what is served."""
+        response = yield from self._exchange(Request("GET", "/info"), self._allow(None))
+        found: dict[str, Any] = _read(response, httpx.Response.json)
+        return found
+
+    def is_ready(self) -> Call[bool]:
+        """Ask once whether requests may be sent."""
+        timeout = None if self._timeout == inf else self._timeout
+        try:
+            response: httpx.Response = yield Send(Request("GET", "/health/ready"), {}, timeout)
+        except httpx.TransportError:
+            return False
+        return response.is_success
+
+    def encode(self, sequences: Sequences, options: Options, timeout: float | None) -> Call[Encoded]:
+        """Encode sequences, in as many requests as the service's limits ask for."""
+        deadline = self._allow(timeout)
+        served = yield from self._ask_served(deadline)
+        answers = yield Together(self._encode_parts(sequences, options, served, lambda: deadline))
+        return join(answers) if answers else Encoded(np.empty((0, served.dim), dtype=np.float32))
+
+    def stream(self, sequences: Sequences, options: Options, timeout: float | None) -> Call[Iterator[Call[Encoded]]]:
+        """Return a call for each part, made as it is asked for, with a deadline of its own."""
+        served = yield from self._ask_served(self._allow(timeout))
+        return self._encode_parts(sequences, options, served, lambda: self._allow(timeout))
+
+    def _allow(self, timeout: float | None) -> Deadline:
+        timeout = self._timeout if timeout is None else timeout
+        return Deadline(timeout, self._clock() + timeout)
+
+    def _ask_served(self, deadline: Deadline) -> Call[Served]:
+        """Return what a request depends on, asked for where it is not known."""
+        if self._served is None:
+            response = yield from self._exchange(Request("GET", "/info"), deadline)
+            self._served = _read(response, lambda response: Served.read(response.json()))
+        return self._served
+
+    def _encode_parts(
+        self, sequences: Sequences, options: Options, served: Served, allow: Callable[[], Deadline]
+    ) -> Iterator[Call[Encoded]]:
+        models: set[str] = set()
+        for part in cut(sequences, served, partial(choose, served.features, options)):
+            yield self._encode_part(part, allow(), models)
+
+    def _encode_part(self, part: Part, deadline: Deadline, models: set[str]) -> Call[Encoded]:
+        """Encode one part.
+
+        Args:
+            part: to encode.
+            deadline: of the call.
+            models: hashes of those that answered the call's other parts; this one's is added.
+        """
+        form = part.format
+        try:
+            content: bytes = (yield Write(part)) if part.size > LARGE_BODY_BYTES else part.write()
+            request = Request("POST", form.path, form.headers, content, part.first)
+            response = yield from self._exchange(request, deadline)
+        except (Refused, TypeError, ValueError):
+            self._served = None  # what is served may have changed
+            raise
+        models.add(response.headers.get("x-model-sha", ""))
+        if len(models) > 1:
+            raise ModelChanged(models)
+        return _read(response, form.read)
+
+    def _exchange(self, request: Request, deadline: Deadline) -> Call[httpx.Response]:
+        """Send a request until it succeeds, cannot, or has had its tries or its time."""
+        tries = 0
+        while True:
+            left = deadline.at - self._clock()
+            if left <= 0:
+                raise DeadlineExceeded(deadline.timeout)
+            tries += 1
+            try:
+                response: httpx.Response = yield _send_within(request, left)
+            except httpx.TimeoutException as error:
+                raise DeadlineExceeded(deadline.timeout) from error
+            except httpx.TransportError as error:
+                failure: LengthwiseError = Unreachable(self._url, str(error) or type(error).__name__)
+                is_passing = isinstance(error, httpx.NetworkError | httpx.RemoteProtocolError)
+                wait = wait_after_failure(tries, self._retries) if is_passing else None
+            else:
+                if response.is_success:
+                    return response
+                problem = Problem.read(response, request.first)
+                if problem.type.startswith(DEADLINE_PROBLEMS) and left < inf:
+                    raise DeadlineExceeded(deadline.timeout, problem)
+                failure = Refused(problem)
+                wait = wait_after_answer(tries, self._retries, response)
+            if wait is None or self._clock() + wait >= deadline.at:
+                raise failure
+            yield Wait(wait)
+
+
+def _send_within(request: Request, seconds: float) -> Send:
+    """Tell the service, too, how long its answer is of use."""
+    if seconds == inf:
+        return Send(request, {}, None)
+    milliseconds = min(max(1, int(1000 * seconds)), LONGEST_TIMEOUT_MS)
+    return Send(request, {"X-Request-Timeout-Ms": str(milliseconds)}, seconds)
+
+
+def _read(response: httpx.Response, read: Callable[[httpx.Response], T]) -> T:
+    try:
+        return read(response)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise NotUnderstood(str(response.url)) from error

@@ -1,0 +1,312 @@
+"""The two clients: they perform the steps of a call, one in threads, the other in asyncio, and decide nothing."""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain, islice
+from threading import Event
+from typing import Any, Self, TypeVar
+
+import httpx
+
+from lengthwise_client.calls import Call, Calls, Send, Step, Together, Wait, Write
+from lengthwise_client.formats import Array, Encoded, Options, Output
+from lengthwise_client.parts import IN_FLIGHT, Sequences
+from lengthwise_client.retries import RETRIES
+
+T = TypeVar("T")
+
+TIMEOUT_SECONDS = 60.0
+# Idle connections are dropped before the service drops them, after 65 s, so that none is found dead.
+CONNECTIONS = httpx.Limits(max_connections=None, max_keepalive_connections=100, keepalive_expiry=60)
+
+
+class Client:
+    """Asks a service for embeddings; safe to share between threads.
+
+    ```python
+    with Client("http://localhost:8000") as client:
+        embeddings = client.encode([np.random.rand(19, 12), np.random.rand(7, 12)])  # (2, D) float32
+    ```
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout: float = TIMEOUT_SECONDS,
+        retries: int = RETRIES,
+        headers: Mapping[str, str] | None = None,
+        transport: httpx.BaseTransport | None = None,
+        sleep: Callable[[float], object] = time.sleep,
+    ) -> None:
+        """Prepare connections; the first call opens one.
+
+        Args:
+            url: of the service.
+            timeout: seconds a call may take that does not say; `inf` for any time.
+            retries: how often a request that failed in passing is sent again.
+            headers: sent with every request, such as `Authorization`.
+            transport: what httpx sends through, in place of connections of its own.
+            sleep: lets seconds pass between tries.
+        """
+        self._calls = Calls(url, timeout, retries)
+        self._http = httpx.Client(base_url=url, headers=headers, transport=transport, limits=CONNECTIONS)
+        self._threads = ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="lengthwise-client")
+        self._sleep = sleep
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._threads.shutdown(cancel_futures=True)
+        self._http.close()
+
+    def info(self) -> dict[str, Any]:
+        """Return what `/info` says: the model and its proof, every limit and setting in force.
+
+        Raises:
+            LengthwiseError: as `encode` does.
+        """
+        return self._run(self._calls.info())
+
+    def is_ready(self) -> bool:
+        """Say whether the service takes requests now; a service that cannot be reached does not."""
+        return self._run(self._calls.is_ready())
+
+    def encode(
+        self, sequences: Sequences, *, normalize: bool = False, model: str | None = None, timeout: float | None = None
+    ) -> Array:
+        """Encode sequences of any length, and any number of them.
+
+        What is over the service's limits is sent in parts, some at a time. A request that fails in passing is sent
+        again, not before the service says; one that cannot succeed is not.
+
+        Args:
+            sequences: n arrays or lists: `(t_i, F)` numbers, `(t_i,)` token ids, or texts.
+            normalize: scale each embedding to L2 norm 1.
+            model: name the service must know its model by; None for any.
+            timeout: seconds the whole call may take; the client's where None.
+
+        Returns:
+            Embeddings `(n, D)`, row i for sequence i, with every bit the model gave.
+
+        Raises:
+            Refused: the service said no; carries its problem, with indices into `sequences`.
+            DeadlineExceeded: there is no answer in time.
+            Unreachable: the service cannot be reached.
+            ModelChanged: the parts were answered by different models.
+            NotUnderstood: what answered is no service that this client knows.
+            TypeError: `sequences[i]` is not of the kind the model reads.
+            ValueError: `sequences[i]` is not of the shape the model reads.
+        """
+        options = Options(normalize=normalize, model=model)
+        return self._run(self._calls.encode(sequences, options, timeout)).embeddings
+
+    def encode_outputs(
+        self,
+        sequences: Sequences,
+        outputs: Collection[Output],
+        *,
+        normalize: bool = False,
+        model: str | None = None,
+        timeout: float | None = None,
+    ) -> Encoded:
+        """Encode sequences as `encode` does, and return what is asked for of what `/info` says the model gives."""
+        options = Options(tuple(outputs), normalize, model)
+        return self._run(self._calls.encode(sequences, options, timeout))
+
+    def encode_stream(
+        self, sequences: Sequences, *, normalize: bool = False, model: str | None = None, timeout: float | None = None
+    ) -> Iterator[Array]:
+        """Encode sequences as they come, without end if need be, a few parts in memory at a time.
+
+        Args:
+            sequences: read as their embeddings are taken.
+            normalize: scale each embedding to L2 norm 1.
+            model: name the service must know its model by; None for any.
+            timeout: seconds each part may take; the client's where None.
+
+        Yields:
+            Embeddings `(D,)`, in the order of their sequences.
+
+        Raises:
+            LengthwiseError: as `encode` does, and its other errors too.
+        """
+        options = Options(normalize=normalize, model=model)
+        for encoded in self._run_each(self._run(self._calls.stream(sequences, options, timeout))):
+            yield from encoded.embeddings
+
+    def _run(self, call: Call[T], dropped: Event | None = None) -> T:
+        """Perform a call's steps until it returns, or is dropped."""
+        try:
+            step = next(call)
+            while dropped is None or not dropped.is_set():
+                try:
+                    outcome = self._perform(step)
+                except Exception as error:  # noqa: BLE001 - what it means is the call's to say
+                    step = call.throw(error)
+                else:
+                    step = call.send(outcome)
+        except StopIteration as end:
+            value: T = end.value
+            return value
+        raise RuntimeError("another part of the call failed")
+
+    def _perform(self, step: Step) -> Any:
+        match step:
+            case Send(request, headers, timeout):
+                headers = {**request.headers, **headers}
+                return self._http.request(
+                    request.method, request.path, content=request.content, headers=headers, timeout=timeout
+                )
+            case Wait(seconds):
+                return self._sleep(seconds)
+            case Write(part):
+                return part.write()
+            case Together(calls):
+                return list(self._run_each(calls))
+
+    def _run_each(self, calls: Iterator[Call[T]]) -> Iterator[T]:
+        """Run calls, some at a time; yield what they return, in order."""
+        two = list(islice(calls, 2))
+        if len(two) < 2:
+            yield from map(self._run, two)  # one alone needs no thread
+            return
+        dropped = Event()
+        running: deque[Future[T]] = deque()
+        try:
+            for call in chain(two, calls):
+                if len(running) == IN_FLIGHT:
+                    yield running.popleft().result()
+                running.append(self._threads.submit(self._run, call, dropped))
+            while running:
+                yield running.popleft().result()
+        finally:
+            dropped.set()
+            for future in running:
+                future.cancel()
+
+
+class AsyncClient:
+    """Asks a service for embeddings, for asyncio; its methods are those of `Client`.
+
+    ```python
+    async with AsyncClient("http://localhost:8000") as client:
+        embeddings = await client.encode([np.random.rand(19, 12), np.random.rand(7, 12)])  # (2, D) float32
+    ```
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout: float = TIMEOUT_SECONDS,
+        retries: int = RETRIES,
+        headers: Mapping[str, str] | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+    ) -> None:
+        """Prepare connections; see `Client`."""
+        self._calls = Calls(url, timeout, retries)
+        self._http = httpx.AsyncClient(base_url=url, headers=headers, transport=transport, limits=CONNECTIONS)
+        self._sleep = sleep
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def info(self) -> dict[str, Any]:
+        """Return what `/info` says; see `Client.info`."""
+        return await self._run(self._calls.info())
+
+    async def is_ready(self) -> bool:
+        """Say whether the service takes requests now; see `Client.is_ready`."""
+        return await self._run(self._calls.is_ready())
+
+    async def encode(
+        self, sequences: Sequences, *, normalize: bool = False, model: str | None = None, timeout: float | None = None
+    ) -> Array:
+        """Encode sequences of any length, and any number of them; see `Client.encode`."""
+        options = Options(normalize=normalize, model=model)
+        return (await self._run(self._calls.encode(sequences, options, timeout))).embeddings
+
+    async def encode_outputs(
+        self,
+        sequences: Sequences,
+        outputs: Collection[Output],
+        *,
+        normalize: bool = False,
+        model: str | None = None,
+        timeout: float | None = None,
+    ) -> Encoded:
+        """Encode sequences, and return what is asked for; see `Client.encode_outputs`."""
+        options = Options(tuple(outputs), normalize, model)
+        return await self._run(self._calls.encode(sequences, options, timeout))
+
+    async def encode_stream(
+        self, sequences: Sequences, *, normalize: bool = False, model: str | None = None, timeout: float | None = None
+    ) -> AsyncIterator[Array]:
+        """Encode sequences as they come; see `Client.encode_stream`."""
+        options = Options(normalize=normalize, model=model)
+        async for encoded in self._run_each(await self._run(self._calls.stream(sequences, options, timeout))):
+            for embedding in encoded.embeddings:
+                yield embedding
+
+    async def _run(self, call: Call[T]) -> T:
+        """Perform a call's steps until it returns."""
+        try:
+            step = next(call)
+            while True:
+                try:
+                    outcome = await self._perform(step)
+                except Exception as error:  # noqa: BLE001 - what it means is the call's to say
+                    step = call.throw(error)
+                else:
+                    step = call.send(outcome)
+        except StopIteration as end:
+            value: T = end.value
+            return value
+
+    async def _perform(self, step: Step) -> Any:
+        match step:
+            case Send(request, headers, timeout):
+                headers = {**request.headers, **headers}
+                return await self._http.request(
+                    request.method, request.path, content=request.content, headers=headers, timeout=timeout
+                )
+            case Wait(seconds):
+                return await self._sleep(seconds)
+            case Write(part):
+                return await asyncio.to_thread(part.write)
+            case Together(calls):
+                return [value async for value in self._run_each(calls)]
+
+    async def _run_each(self, calls: Iterator[Call[T]]) -> AsyncIterator[T]:
+        """Run calls, some at a time; yield what they return, in order."""
+        running: deque[asyncio.Task[T]] = deque()
+        try:
+            for call in calls:
+                if len(running) == IN_FLIGHT:
+                    yield await running[0]
+                    running.popleft()
+                running.append(asyncio.create_task(self._run(call)))
+            while running:
+                yield await running[0]
+                running.popleft()
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)

@@ -1,0 +1,79 @@
+"""What a request may ask beside its sequences: fields of a JSON body, or the query of any other."""
+
+from typing import Literal, NoReturn, TypeVar
+from urllib.parse import parse_qsl
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from service.codecs.exact_json import describe, quote
+from service.errors import InvalidField
+from service.sequences import Output
+
+
+class AnswerOptions(BaseModel):
+    """How sequences are encoded and answered."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    model: str | None = Field(None, description="Name of the model, as `/info` gives it; the loaded one by default.")
+    outputs: list[Output] = Field(
+        ["embedding"],
+        min_length=1,
+        description="What to answer, of what `/info` says the model gives: `embedding`; `steps`, the outputs of each "
+        "step; `state`, the state after the last step. Only JSON holds more than embeddings.",
+    )
+    normalize: bool = Field(False, description="Scale each embedding to L2 norm 1; a zero vector stays zero.")
+    encoding_format: Literal["float", "base64"] = Field(
+        "float", description="In JSON, `base64` gives each embedding as base64 of its little-endian float32."
+    )
+
+
+Options = TypeVar("Options", bound=BaseModel)
+
+DEFAULTS = AnswerOptions()
+BOOLEANS = {"true": True, "false": False}
+
+
+def read_query(query: bytes) -> AnswerOptions:
+    """Read `model=NAME&outputs=embedding,steps&normalize=true&encoding_format=base64`.
+
+    Raises:
+        InvalidField: an option is unknown, stands twice or has no such value.
+    """
+    if not query:
+        return DEFAULTS
+    fields: dict[str, object] = {}
+    for name, text in parse_qsl(query.decode("latin-1"), keep_blank_values=True):
+        if name in fields:
+            raise InvalidField(quote(name), "given twice", "each option once")
+        fields[name] = text
+        if name == "normalize":
+            fields[name] = BOOLEANS.get(text, text)
+        if name == "outputs":
+            fields[name] = text.split(",")
+    return validate(AnswerOptions, fields, tuple(AnswerOptions.model_fields))
+
+
+def validate(kind: type[Options], fields: dict[str, object], known: tuple[str, ...]) -> Options:
+    """Check options.
+
+    Args:
+        kind: what they are read into.
+        fields: as they came.
+        known: names to tell who sends another.
+
+    Raises:
+        InvalidField: names the first fault.
+    """
+    try:
+        return kind.model_validate(fields)
+    except ValidationError as error:
+        _raise_first(error, known)
+
+
+def _raise_first(error: ValidationError, known: tuple[str, ...]) -> NoReturn:
+    first = error.errors(include_url=False)[0]
+    path = "".join(f"[{part}]" if isinstance(part, int) else quote(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        raise InvalidField(path, "not a field of this request", f"one of {', '.join(known)}") from error
+    raise InvalidField(path, describe(first["input"]), first["msg"].removeprefix("Input should be ")) from error

@@ -1,0 +1,50 @@
+"""Which kind of body came, and which the answer may be."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+from starlette.requests import Request
+
+from service.errors import NotAcceptable
+
+
+def media_type_of(request: Request, default: str) -> str:
+    """Return the media type of a body, without parameters; one that does not say is taken at its route's word."""
+    return request.headers.get("content-type", default).partition(";")[0].strip().lower()
+
+
+def choose(request: Request, offered: Sequence[str]) -> str:
+    """Return the media type to answer with.
+
+    Args:
+        request: says what it accepts; all, where it does not say.
+        offered: what the answer can be, the default first.
+
+    Raises:
+        NotAcceptable: none of them is accepted.
+    """
+    accepted = request.headers.get("accept", "*/*")
+    if accepted in ("*/*", offered[0]):
+        return offered[0]
+    qualities = _read_accept(accepted[:1000])
+    best = max(offered, key=lambda kind: _quality(kind, qualities))  # the first of those that are equally welcome
+    if not _quality(best, qualities):
+        raise NotAcceptable(accepted, " or ".join(offered))
+    return best
+
+
+def _quality(kind: str, qualities: dict[str, float]) -> float:
+    """Return how welcome a media type is: the most specific range that holds it says so."""
+    ranges = (kind, f"{kind.partition('/')[0]}/*", "*/*")
+    return next((qualities[found] for found in ranges if found in qualities), 0.0)
+
+
+@lru_cache(64)
+def _read_accept(header: str) -> dict[str, float]:
+    """Read `a/b;q=0.5, c/*` into qualities by range; 1 where none is given, 0 where it is no number."""
+    qualities = {}
+    for part in header.lower().split(","):
+        kind, *parameters = (piece.strip() for piece in part.split(";"))
+        weight = next((text.removeprefix("q=") for text in parameters if text.startswith("q=")), "1")
+        qualities[kind] = float(weight) if weight.replace(".", "", 1).isdecimal() and weight.isascii() else 0.0
+    return qualities
