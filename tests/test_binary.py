@@ -239,6 +239,13 @@ NPY, NPZ, ARROW = write_npy(VALUES), write_npz(VALUES, LENGTHS), write_arrow(to_
 KINDS = {"npy": npy.MEDIA_TYPE, "npz": npz.MEDIA_TYPE, "arrow": arrow.MEDIA_TYPE}
 
 
+def with_offsets(*offsets: int) -> bytes:
+    """Write a stream whose offsets are others."""
+    written = np.array([0, 3, 4, 13, 17], np.int32).tobytes()
+    assert ARROW.count(written) == 1
+    return ARROW.replace(written, np.array(offsets, np.int32).tobytes())
+
+
 def edit_header(array: npt.NDArray[Any], old: str, new: str) -> bytes:
     """Write an array whose header says something else, padded to the size it had."""
     file = write_npy(array)
@@ -327,6 +334,9 @@ BAD: dict[str, tuple[str, bytes, str]] = {  # kind, body, a part of the detail
     "arrow: cut in its data": ("arrow", ARROW[:-60], "not valid Arrow"),
     "arrow: a batch before any schema": ("arrow", ARROW[ARROW.index(b"\xff" * 4, 4) :], "a message is a record batch"),
     "arrow: two schemas": ("arrow", ARROW[: ARROW.index(b"\xff" * 4, 4)] * 2, "a message is a schema"),
+    "arrow: offsets beyond its steps": ("arrow", with_offsets(0, 3, 4, 13, 99), "not valid Arrow"),
+    "arrow: offsets that fall": ("arrow", with_offsets(0, 9, 4, 13, 17), "not valid Arrow"),
+    "arrow: negative offsets": ("arrow", with_offsets(-5, 3, 4, 13, 17), "not valid Arrow"),
     "arrow: no batch": ("arrow", write_arrow(to_column([])), "at least one sequence"),
     "arrow: another column": ("arrow", write_arrow(to_column(SEQUENCES), name="sequences"), "a column sequence"),
     "arrow: no lists": ("arrow", write_arrow(pa.array([1.0, 2.0])), "column of double"),

@@ -114,6 +114,7 @@ def test_each_bad_line_has_its_own_error() -> None:
 
 # Pairs that together would be two sequences, though neither line is one.
 TRICKS = [
+    (b"[[1", b"2]],[[4,5]]"),
     (b"[[1,2", b"3]],[[4,5]]"),
     (b"[[1,2]", b"[3,4]],[[5,6]]"),
     (b"[[1,2]],[[3,4]]", b""),

@@ -149,12 +149,14 @@ class LineStream(Response):
         is_whole = False
         while not is_whole:
             receiving = asyncio.ensure_future(receive())
-            while not receiving.done():
-                if self._service.is_draining:
-                    receiving.cancel()
-                    self._left = self._left or errors.Draining()
-                    return
-                await asyncio.wait({receiving}, timeout=DRAIN_CHECK_SECONDS)
+            try:
+                while not receiving.done():
+                    if self._service.is_draining:
+                        self._left = self._left or errors.Draining()
+                        return
+                    await asyncio.wait({receiving}, timeout=DRAIN_CHECK_SECONDS)
+            finally:
+                receiving.cancel()
             message = receiving.result()
             if message["type"] == "http.disconnect":
                 raise ClientDisconnect
