@@ -8,7 +8,7 @@ import base64
 import codecs
 import dataclasses
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, NoReturn, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ import simdjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from service.codecs import exact_json
-from service.errors import InvalidField, RequestTooLong
+from service.errors import RequestTooLong
 from service.sequences import Answer, InputSpec, Output, Sequences
 
 StateRows: TypeAlias = list[list[list[list[float]]]]  # [n][layers][directions][H]
@@ -113,7 +113,7 @@ def decode(body: bytes, spec: InputSpec, max_steps: int) -> tuple[Sequences, Enc
     state_brackets = len(spec.state_names) * (1 + layers * (1 + directions))
     if body.count(b"[") > (2 + state_brackets) * max_steps + 3 + len(spec.state_names):
         raise RequestTooLong(max_steps)
-    decoded = _decode_fast(body, spec)
+    decoded = decode_plain(body, spec)
     if decoded is None:
         fields = exact_json.read_document(body)
         sequences = exact_json.read_sequences(fields, spec)
@@ -123,7 +123,7 @@ def decode(body: bytes, spec: InputSpec, max_steps: int) -> tuple[Sequences, Enc
     try:
         options = EncodeOptions.model_validate(fields) if fields else DEFAULT_OPTIONS
     except ValidationError as error:
-        _raise_first(error)
+        exact_json.raise_first(error, exact_json.FIELDS)
     sequences = (
         exact_json.drop_padding(sequences) if options.lengths is None else exact_json.cut(sequences, options.lengths)
     )
@@ -160,20 +160,31 @@ def _write_rows(rows: npt.NDArray[np.float32] | Sequence[npt.NDArray[np.float32]
     return rows if isinstance(rows, np.ndarray) else [np.ascontiguousarray(row) for row in rows]
 
 
-def _decode_fast(body: bytes, spec: InputSpec) -> tuple[Sequences, dict[str, Any]] | None:
-    """Decode a body that is right and plain; return None at any doubt."""
+def decode_plain(
+    body: bytes, spec: InputSpec, field: str = "sequences", *, may_be_alone: bool = False
+) -> tuple[Sequences, dict[str, Any]] | None:
+    """Decode a body that is right and plain; return None at any doubt.
+
+    Args:
+        body: JSON.
+        spec: what the model reads.
+        field: where the sequences stand.
+        may_be_alone: whether one sequence may stand in place of a list of them.
+    """
     try:
         document = simdjson.Parser().parse(body)
         if not isinstance(document, simdjson.Object) or body.startswith(codecs.BOM_UTF8):
             return None
-        nested: Any = document["sequences"]
+        nested: Any = document[field]
+        is_alone = may_be_alone and exact_json.is_alone(nested, spec)
+        listed = [nested] if is_alone else nested
         # Flattened; refuses all that is not a number, and for ids all that is not an integer.
         if spec.features is None:
-            sizes = list(map(len, nested))
+            sizes = list(map(len, listed))
             values: Any = np.frombuffer(nested.as_buffer(of_type="i"), dtype=np.int64)
             plain = values.size == sum(sizes)
         else:
-            step_sizes = [list(map(len, sequence)) for sequence in nested]
+            step_sizes = [list(map(len, sequence)) for sequence in listed]
             sizes = list(map(len, step_sizes))
             numbers = np.frombuffer(nested.as_buffer(of_type="d"))
             plain = numbers.size == sum(sizes) * spec.features and all(
@@ -181,29 +192,18 @@ def _decode_fast(body: bytes, spec: InputSpec) -> tuple[Sequences, dict[str, Any
             )
             values = numbers
         # One by one: `items` would turn all numbers into Python's.
-        others = {name: document[name] for name in document if name != "sequences"}
+        others = {name: document[name] for name in document if name != field}
         fields = {
             name: value.as_list() if isinstance(value, simdjson.Array) else value for name, value in others.items()
         }
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError):
         return None
     # One bracket opens the list, one each sequence and each step; any more may be a list among the numbers.
-    brackets = 1 + len(sizes) + (0 if spec.features is None else sum(sizes))
+    brackets = (not is_alone) + len(sizes) + (0 if spec.features is None else sum(sizes))
     brackets += sum(isinstance(value, list) for value in fields.values())
     plain = plain and "texts" not in fields and len(fields) + 1 == len(document)  # a key may stand twice
     if not plain or body.count(b"[") != brackets:
         return None
     if spec.features is not None:
         values = exact_json.to_float32(values).reshape(sum(sizes), spec.features)
-    return Sequences(values, np.array(sizes, dtype=np.int64)), fields
-
-
-def _raise_first(error: ValidationError) -> NoReturn:
-    first = error.errors(include_url=False)[0]
-    path = "".join(f"[{part}]" if isinstance(part, int) else exact_json.quote(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        known = ", ".join(exact_json.FIELDS)
-        raise InvalidField(path, "not a field of this request", f"one of {known}") from error
-    raise InvalidField(
-        path, exact_json.describe(first["input"]), first["msg"].removeprefix("Input should be ")
-    ) from error
+    return Sequences(values, np.array(sizes, dtype=np.int64), field=field), fields

@@ -3,6 +3,7 @@
 from functools import partial
 
 from fastapi import APIRouter
+from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -10,6 +11,8 @@ from service.codecs import ragged_json
 from service.codecs.exchange import Content, Question, Reply
 from service.routes import encoding, problems
 from service.routes.direct import DirectRoute, Service, require_media_type, service_of
+
+SCHEMAS: tuple[type[BaseModel], ...] = (ragged_json.EncodeRequest,)
 
 router = APIRouter(route_class=DirectRoute, tags=["encode"])
 
