@@ -6,11 +6,13 @@ import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from itertools import count
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -18,17 +20,17 @@ from starlette.types import Message, Receive, Scope, Send
 
 from service import __version__
 from service.calibrate import load
-from service.codecs.ragged_json import EncodeRequest
 from service.codecs.texts import describe_input
 from service.engine import Engine
 from service.errors import LengthwiseError
-from service.routes import direct, native, operations, problems
+from service.routes import direct, kserve_v2, native, openai_v1, operations, problems
 from service.routes.direct import Endpoint, Service
 from service.scheduler import Scheduler
 from service.settings import Settings
 
 logger = logging.getLogger("lengthwise")
 
+PARTS = (native, openai_v1, kserve_v2, operations)
 REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
@@ -41,7 +43,7 @@ def create_app(settings: Settings) -> FastAPI:
     calibrator = load(settings)
     session = calibrator.session
     difference = session.replay_golden()
-    name = session.manifest.name if session.manifest else settings.model.stem
+    name = settings.model_name or (session.manifest.name if session.manifest else Path(session.file).stem)
     service = Service(settings, session, name, difference, describe_input(session), calibrator)
 
     @asynccontextmanager
@@ -83,9 +85,11 @@ class EncoderApp(FastAPI):
             f"{uuid4().hex[:16]}{{:016x}}".format, count()
         )  # unique without asking the kernel each time
         self._endpoints: dict[tuple[str, str], Endpoint] = {}
-        for router in (native.router, operations.router):
-            self.include_router(router)
-            self._endpoints |= direct.find_endpoints(router)
+        self._templates: list[direct.Template] = []
+        for part in PARTS:
+            self.include_router(part.router)
+            self._endpoints |= direct.find_endpoints(part.router)
+            self._templates += direct.find_templates(part.router)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or pass the lifespan on."""
@@ -104,19 +108,29 @@ class EncoderApp(FastAPI):
                     message["headers"].append((b"connection", b"close"))
             await send(message)
 
-        if endpoint := self._endpoints.get((scope["method"], scope["path"])):
+        if endpoint := self._endpoints.get((scope["method"], scope["path"])) or self._match(scope):
             response = await _answer(endpoint, request)
             await response(scope, receive, send_with_id)
         else:
             await super().__call__(scope, receive, send_with_id)
 
+    def _match(self, scope: Scope) -> Endpoint | None:
+        """Find the endpoint of a path with parameters, and put these into the scope."""
+        for method, pattern, endpoint in self._templates:
+            if method == scope["method"] and (found := pattern.fullmatch(scope["path"])):
+                scope["path_params"] = found.groupdict()
+                return endpoint
+        return None
+
     def openapi(self) -> dict[str, Any]:
         """Build the OpenAPI document once, with the schemas that no route declares to FastAPI."""
         if self.openapi_schema is None:
             document = get_openapi(title=self.title, version=self.version, summary=self.summary, routes=self.routes)
-            schemas = document["components"]["schemas"]
-            for model in (EncodeRequest, problems.Problem):
-                schemas[model.__name__] = model.model_json_schema(ref_template="#/components/schemas/{model}")
+            _, schemas = models_json_schema(
+                [(model, "validation") for part in (*PARTS, problems) for model in part.SCHEMAS],
+                ref_template="#/components/schemas/{model}",
+            )
+            document["components"]["schemas"] |= schemas["$defs"]
             self.openapi_schema = document
         return self.openapi_schema
 
@@ -126,7 +140,7 @@ async def _answer(endpoint: Endpoint, request: Request) -> Response:
     try:
         return await endpoint(request)
     except LengthwiseError as error:
-        return problems.answer_error(error, request.state.request_id)
+        return problems.answer_error(error, request.state.request_id, problems.dialect_of(request.scope["path"]))
     except ClientDisconnect:
         return Response(status_code=400)  # the client hung up before it was read; nobody sees this answer
     except Exception as error:  # noqa: BLE001 - what no one foresaw is logged and answered
@@ -136,11 +150,12 @@ async def _answer(endpoint: Endpoint, request: Request) -> Response:
 async def _answer_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     headers = dict(error.headers) if isinstance(error.headers, Mapping) else None
-    return problems.answer_status(error.status_code, str(error.detail), request.state.request_id, headers)
+    dialect = problems.dialect_of(request.scope["path"])
+    return problems.answer_status(error.status_code, str(error.detail), request.state.request_id, dialect, headers)
 
 
 async def _answer_unknown(request: Request, error: Exception) -> Response:
     request_id = request.state.request_id
     logger.error("Request %s failed on an unforeseen error", request_id, exc_info=error)
     detail = "The service failed on this request; its log has the reason under the request id."
-    return problems.answer_status(500, detail, request_id)
+    return problems.answer_status(500, detail, request_id, problems.dialect_of(request.scope["path"]))

@@ -119,16 +119,17 @@ class Sequences:
         return f"{self.field}[{index}][{step - int(ends[index] - self.lengths[index])}]"
 
 
-def join(sequences: Sequence[Steps], features: int | None) -> Sequences:
+def join(sequences: Sequence[Steps], features: int | None, field: str = "sequences") -> Sequences:
     """Lay sequences end to end.
 
     Args:
         sequences: n >= 0 arrays, `(t_i, F)` float32 or `(t_i,)` int64.
         features: F; None for token ids.
+        field: of the request they came in.
     """
     nothing = np.empty(0, dtype=np.int64) if features is None else np.empty((0, features), dtype=np.float32)
     values = np.concatenate([nothing, *sequences])
-    return Sequences(values, np.array([len(steps) for steps in sequences], dtype=np.int64))
+    return Sequences(values, np.array([len(steps) for steps in sequences], dtype=np.int64), field=field)
 
 
 @dataclass(frozen=True, slots=True)

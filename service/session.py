@@ -232,11 +232,16 @@ class EncoderSession:
 def open_session(
     path: Path, provider: Provider = "cpu", threads: int = 1, cuda: CudaOptions = CUDA_DEFAULTS
 ) -> EncoderSession:
-    """Load the artifact at `path`; see `EncoderSession`.
+    """Load the artifact at `path`, or the one in the folder `path`; see `EncoderSession`.
 
     Raises:
-        ArtifactError: also where the file cannot be read.
+        ArtifactError: also where the file cannot be read, or a folder does not hold just one.
     """
+    if path.is_dir():
+        files = sorted(path.glob("*.onnx"))
+        if len(files) != 1:
+            raise ArtifactError(str(path), f"it is a folder with {len(files)} files *.onnx, where one is expected")
+        (path,) = files
     try:
         content = path.read_bytes()
     except OSError as error:

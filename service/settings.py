@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from service.artifact import NAME
 from service.providers import CudaOptions, Provider
 from service.sequences import Limits
 
@@ -28,11 +29,15 @@ class Settings(BaseSettings):
         cli_prog_name="python -m service",
         cli_kebab_case=True,
         cli_hide_none_type=True,
+        cli_shortcuts={"model": "model_dir", "model-name": "model_name", "port": "http_port"},  # as KServe writes them
         frozen=True,
         extra="forbid",
     )
 
-    model: Path = Field(SHIPPED_MODEL, description="The encoder to serve, an ONNX file.")
+    model: Path = Field(SHIPPED_MODEL, description="The encoder to serve: an ONNX file, or a folder that holds one.")
+    model_name: str | None = Field(
+        None, pattern=f"^{NAME}$", description="What to call it; by default its manifest says, or its file's name."
+    )
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for every interface.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one and logs it.")
     provider: Provider = Field("auto", description="Where the encoder runs; auto takes CUDA where it works.")

@@ -90,7 +90,11 @@ def test_the_openapi_document_is_valid(document: Any) -> None:
     """It satisfies the OpenAPI schema, and each operation has an id of its own."""
     validate(document)
     ids = [operation["operationId"] for path in document["paths"].values() for operation in path.values()]
-    assert sorted(ids) == ["encode", "info", "live", "ready"]
+    versioned = [f"v2_{name}{suffix}" for name in ("infer", "model", "model_ready") for suffix in ("", "_version")]
+    openai = ["create_embeddings", "get_model", "list_models"]
+    assert sorted(ids) == sorted(
+        ["encode", "info", "live", "ready", *openai, "v2_live", "v2_models", "v2_ready", "v2_server", *versioned]
+    )
 
 
 def test_every_problem_is_in_the_table_and_the_document(document: Any) -> None:

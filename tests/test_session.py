@@ -166,12 +166,24 @@ def test_padding_mates_and_order_change_no_bit_of_the_exported_graph(
 
 
 def test_files_that_are_no_artifacts_are_refused(tmp_path: Path) -> None:
-    """Neither a missing file nor junk nor a folder is served, and the sentence names it."""
-    junk = tmp_path / "junk.onnx"
+    """Neither a missing file nor junk nor a folder of none is served, and the sentence names it."""
+    junk, empty = tmp_path / "junk.onnx", tmp_path / "empty"
     junk.write_bytes(b"not a model")
-    for path, reason in ((tmp_path / "missing.onnx", "No such file"), (tmp_path, "directory"), (junk, "refuses it")):
+    empty.mkdir()
+    for path, reason in ((tmp_path / "missing.onnx", "No such file"), (empty, "with 0 files"), (junk, "refuses it")):
         with pytest.raises(ArtifactError, match=rf"{path.name} cannot be served.*{reason}"):
             open_session(path)
+
+
+def test_a_folder_of_one_artifact_stands_for_it(artifact: Path, tmp_path: Path) -> None:
+    """The only file *.onnx in a folder is served; between two, none is chosen."""
+    (tmp_path / "README.md").write_text("about")
+    for name in ("a.onnx", "b.onnx"):
+        (tmp_path / name).write_bytes(artifact.read_bytes())
+        if name == "a.onnx":
+            assert open_session(tmp_path).file == str(tmp_path / "a.onnx")
+    with pytest.raises(ArtifactError, match=r"it is a folder with 2 files \*\.onnx, where one is expected"):
+        open_session(tmp_path)
 
 
 def test_a_graph_with_other_inputs_is_refused() -> None:

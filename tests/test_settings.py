@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
+from pydantic_settings import CliApp
 
 from service.__main__ import main
 from service.settings import SHIPPED_MODEL, Settings, unknown_variables
@@ -64,6 +65,14 @@ def test_misspelt_variables_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LENGTHWISE_PROVIDR", "cuda")
     monkeypatch.setenv("LENGTHWISE_PROVIDER", "cpu")
     assert unknown_variables() == ["LENGTHWISE_PROVIDR"]
+
+
+def test_a_kserve_runtimes_flags_are_taken() -> None:
+    """They have underscores, and two of them other names; `--help` lists them, too."""
+    settings = CliApp.run(Settings, cli_args=["--model_name=mine", "--model_dir=/mnt/models", "--http_port=8080"])
+    assert (settings.model_name, settings.model, settings.port) == ("mine", Path("/mnt/models"), 8080)
+    with pytest.raises(ValidationError, match="String should match pattern"):
+        Settings(model_name="no/slash")
 
 
 def test_help_lists_every_flag(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import simdjson
 
 from service.errors import (
     FeatureMismatch,
@@ -30,7 +31,7 @@ def read_document(body: bytes) -> dict[str, Any]:
     """
     document = _parse(body)
     if not isinstance(document, dict):
-        raise InvalidField("The body", describe(document), "an object with the field sequences")
+        raise InvalidField("The body", describe(document), "an object")
     return document
 
 
@@ -41,14 +42,67 @@ def read_sequences(document: dict[str, Any], spec: InputSpec) -> Sequences:
         InvalidRequest: one of its subclasses, naming the first fault.
     """
     if "texts" in document:
-        return _read_texts(document.pop("texts"), document, spec)
+        for other in ("sequences", "lengths"):
+            if other in document and spec.tokenize is not None:
+                raise InvalidField(other, "given beside texts", "one of the two")
+        return read_texts(document.pop("texts"), "texts", spec)
     if "sequences" not in document:
         raise InvalidField("sequences", "missing", "a list of sequences")
-    nested = document.pop("sequences")
+    return read_nested(document.pop("sequences"), "sequences", spec)
+
+
+def read_nested(nested: object, field: str, spec: InputSpec) -> Sequences:
+    """Read a list of sequences.
+
+    Args:
+        nested: what stands in the request.
+        field: where it stands.
+        spec: what the model reads.
+
+    Raises:
+        InvalidRequest: one of its subclasses, naming the first fault.
+    """
     if not isinstance(nested, list):
-        raise InvalidField("sequences", describe(nested), "a list of sequences")
+        raise InvalidField(field, describe(nested), "a list of sequences")
     read = _read_tokens if spec.features is None else _read_steps
-    return join([read(sequence, f"sequences[{index}]", spec) for index, sequence in enumerate(nested)], spec.features)
+    sequences = [read(sequence, f"{field}[{index}]", spec) for index, sequence in enumerate(nested)]
+    return join(sequences, spec.features, field)
+
+
+def read_texts(texts: object, field: str, spec: InputSpec) -> Sequences:
+    """Turn a list of texts into token ids.
+
+    Args:
+        texts: what stands in the request.
+        field: where it stands.
+        spec: what the model reads.
+
+    Raises:
+        NotOffered: the model has no tokenizer.
+        InvalidField: it is no list of strings.
+    """
+    if spec.tokenize is None:
+        raise NotOffered(field, "asks for a tokenizer, and the model has none: send sequences")
+    if not isinstance(texts, list):
+        raise InvalidField(field, describe(texts), "a list of strings")
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise InvalidField(f"{field}[{index}]", describe(text), "a string")
+    return join(spec.tokenize(texts), None, field)
+
+
+def is_alone(nested: Any, spec: InputSpec) -> bool:
+    """Whether what may be one sequence or a list of them is one, by its first element that is no empty list.
+
+    Args:
+        nested: a list of either parser.
+        spec: what the model reads.
+    """
+    lists = (list, simdjson.Array)
+    first = next((part for part in nested if not isinstance(part, lists) or len(part)), None)
+    if spec.features is None:
+        return first is not None and not isinstance(first, lists)
+    return isinstance(first, lists) and not isinstance(first[0], lists)
 
 
 def read_line(line: bytes, spec: InputSpec) -> Steps:
@@ -138,23 +192,7 @@ def to_float32(numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
 
 def _shorten(sequences: Sequences, padded: list[Steps], lengths: list[int]) -> Sequences:
     features = None if sequences.values.ndim == 1 else sequences.values.shape[1]
-    return join([steps[:length] for steps, length in zip(padded, lengths, strict=True)], features)
-
-
-def _read_texts(texts: object, document: dict[str, Any], spec: InputSpec) -> Sequences:
-    if spec.tokenize is None:
-        raise NotOffered("texts", "is given, and the model has no tokenizer: send sequences")
-    for other in ("sequences", "lengths"):
-        if other in document:
-            raise InvalidField(other, "given beside texts", "one of the two")
-    if not isinstance(texts, list):
-        raise InvalidField("texts", describe(texts), "a list of strings")
-    for index, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise InvalidField(f"texts[{index}]", describe(text), "a string")
-    ids = spec.tokenize(texts)
-    joined = join(list(ids), None)
-    return Sequences(joined.values, joined.lengths, field="texts")
+    return join([steps[:length] for steps, length in zip(padded, lengths, strict=True)], features, sequences.field)
 
 
 def _read_tokens(sequence: object, path: str, _spec: InputSpec) -> Steps:

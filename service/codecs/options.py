@@ -1,5 +1,6 @@
 """What a request may ask beside its sequences: fields of a JSON body, or the query of any other."""
 
+from collections.abc import Iterable
 from typing import Literal, NoReturn, TypeVar
 from urllib.parse import parse_qsl
 
@@ -51,10 +52,10 @@ def read_query(query: bytes) -> AnswerOptions:
             fields[name] = BOOLEANS.get(text, text)
         if name == "outputs":
             fields[name] = text.split(",")
-    return validate(AnswerOptions, fields, tuple(AnswerOptions.model_fields))
+    return validate(AnswerOptions, fields, AnswerOptions.model_fields)
 
 
-def validate(kind: type[Options], fields: dict[str, object], known: tuple[str, ...]) -> Options:
+def validate(kind: type[Options], fields: dict[str, object], known: Iterable[str]) -> Options:
     """Check options.
 
     Args:
@@ -71,9 +72,13 @@ def validate(kind: type[Options], fields: dict[str, object], known: tuple[str, .
         _raise_first(error, known)
 
 
-def _raise_first(error: ValidationError, known: tuple[str, ...]) -> NoReturn:
+def _raise_first(error: ValidationError, known: Iterable[str]) -> NoReturn:
     first = error.errors(include_url=False)[0]
-    path = "".join(f"[{part}]" if isinstance(part, int) else quote(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
+    is_unknown = first["type"] == "extra_forbidden"
+    names = [quote(str(part)) if is_unknown and part == first["loc"][-1] else part for part in first["loc"]]
+    path = "".join(f"[{name}]" if isinstance(name, int) else f".{name}" for name in names).removeprefix(".")
+    if is_unknown:
         raise InvalidField(path, "not a field of this request", f"one of {', '.join(known)}") from error
+    if first["type"] == "missing":
+        raise InvalidField(path, "missing", "a value") from error
     raise InvalidField(path, describe(first["input"]), first["msg"].removeprefix("Input should be ")) from error

@@ -104,7 +104,7 @@ def decode(body: bytes, spec: InputSpec, max_steps: int) -> tuple[Sequences, Enc
     state_brackets = len(spec.state_names) * (1 + layers * (1 + directions))
     if _count_lists(body) > (2 + state_brackets) * max_steps + 3 + len(spec.state_names):
         raise RequestTooLong(max_steps)
-    decoded = _decode_fast(body, spec)
+    decoded = decode_plain(body, spec)
     if decoded is None:
         fields = exact_json.read_document(body)
         sequences = exact_json.read_sequences(fields, spec)
@@ -130,7 +130,7 @@ def decode_lines(lines: Sequence[bytes], spec: InputSpec) -> Sequences | None:
     Returns:
         One sequence a line, or None at any doubt about any of them.
     """
-    decoded = _decode_fast(b'{"sequences":[' + b",".join(lines) + b"]}", spec)
+    decoded = decode_plain(b'{"sequences":[' + b",".join(lines) + b"]}", spec)
     if decoded is None or decoded[1]:
         return None
     # Each line is one sequence where it begins and ends as a list and opens as many lists as that sequence holds.
@@ -182,20 +182,31 @@ def _count_lists(body: bytes) -> int:
     return int(np.count_nonzero(np.frombuffer(body, dtype=np.uint8) == ord("[")))
 
 
-def _decode_fast(body: bytes, spec: InputSpec) -> tuple[Sequences, dict[str, Any]] | None:
-    """Decode a body that is right and plain; return None at any doubt."""
+def decode_plain(
+    body: bytes, spec: InputSpec, field: str = "sequences", *, may_be_alone: bool = False
+) -> tuple[Sequences, dict[str, Any]] | None:
+    """Decode a body that is right and plain; return None at any doubt.
+
+    Args:
+        body: JSON.
+        spec: what the model reads.
+        field: where the sequences stand.
+        may_be_alone: whether one sequence may stand in place of a list of them.
+    """
     try:
         document = simdjson.Parser().parse(body)
         if not isinstance(document, simdjson.Object) or body.startswith(codecs.BOM_UTF8):
             return None
-        nested: Any = document["sequences"]
+        nested: Any = document[field]
+        is_alone = may_be_alone and exact_json.is_alone(nested, spec)
+        listed = [nested] if is_alone else nested
         # Flattened; refuses all that is not a number, and for ids all that is not an integer.
         if spec.features is None:
-            sizes = list(map(len, nested))
+            sizes = list(map(len, listed))
             values: Any = np.frombuffer(nested.as_buffer(of_type="i"), dtype=np.int64)
             plain = values.size == sum(sizes)
         else:
-            step_sizes = [list(map(len, sequence)) for sequence in nested]
+            step_sizes = [list(map(len, sequence)) for sequence in listed]
             sizes = list(map(len, step_sizes))
             numbers = np.frombuffer(nested.as_buffer(of_type="d"))
             plain = numbers.size == sum(sizes) * spec.features and all(
@@ -203,18 +214,18 @@ def _decode_fast(body: bytes, spec: InputSpec) -> tuple[Sequences, dict[str, Any
             )
             values = numbers
         # Not items(), which turns every value into Python's own, the sequences too.
-        others = {name: document[name] for name in document.keys() if name != "sequences"}  # noqa: SIM118 - no dict
+        others = {name: document[name] for name in document.keys() if name != field}  # noqa: SIM118 - no dict
         fields = {
             name: value.as_list() if isinstance(value, simdjson.Array) else value for name, value in others.items()
         }
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError):
         return None
     # One bracket opens the list, one each sequence and each step; any more may be a list among the numbers.
-    brackets = 1 + len(sizes) + (0 if spec.features is None else sum(sizes))
+    brackets = (not is_alone) + len(sizes) + (0 if spec.features is None else sum(sizes))
     brackets += sum(isinstance(value, list) for value in fields.values())
     plain = plain and "texts" not in fields and len(fields) + 1 == len(document)  # a key may stand twice
     if not plain or _count_lists(body) != brackets:
         return None
     if spec.features is not None:
         values = exact_json.to_float32(values).reshape(sum(sizes), spec.features)
-    return Sequences(values, np.array(sizes, dtype=np.int64)), fields
+    return Sequences(values, np.array(sizes, dtype=np.int64), field=field), fields

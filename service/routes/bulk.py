@@ -100,7 +100,7 @@ class LineStream(Response):
             self._left = errors.Draining()
         last = b""
         if self._left:
-            problem = problems.describe(self._left, self._request_id, self._answered + 1)
+            problem = problems.describe(self._left, self._request_id, line=self._answered + 1)
             last = ndjson.write_problem(problem.model_dump(exclude_none=True))
         await self._send(send, last, is_last=True)
 
@@ -198,7 +198,7 @@ class LineStream(Response):
         for line, one in zip(lines, found, strict=True):
             row = one if isinstance(one, LengthwiseError) else next(rows)
             if isinstance(row, LengthwiseError):
-                problem = problems.describe(row, self._request_id, line.number).model_dump(exclude_none=True)
+                problem = problems.describe(row, self._request_id, line=line.number).model_dump(exclude_none=True)
                 written.append(ndjson.write_problem(problem, line.row))
             else:
                 written.append(ndjson.write_embedding(line.row, row, self._options.encoding_format))

@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from math import inf
+from re import Pattern
 from typing import TypeAlias, cast
 
 from fastapi import APIRouter
@@ -18,6 +19,7 @@ from service.session import EncoderSession
 from service.settings import Settings
 
 Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
+Template: TypeAlias = tuple[str, Pattern[str], Endpoint]  # a method, what a path matches, and whose it is then
 
 
 @dataclass(slots=True)
@@ -42,6 +44,12 @@ class Service:
     engine: Engine = field(init=False)
     is_draining: bool = False
 
+    @property
+    def model_version(self) -> str:
+        """The version its manifest gives it."""
+        manifest = self.session.manifest
+        return manifest.version if manifest else "1"
+
 
 class DirectRoute(APIRoute):
     """A route FastAPI documents but does not run: its endpoint takes the request and returns the response."""
@@ -53,8 +61,19 @@ class DirectRoute(APIRoute):
 
 def find_endpoints(router: APIRouter) -> dict[tuple[str, str], Endpoint]:
     """Return the endpoints of a router's direct routes, by method and path."""
+    return {(method, route.path): route.endpoint for route, method in _list_direct(router)}
+
+
+def find_templates(router: APIRouter) -> list[Template]:
+    """Return the direct routes of a router whose paths have parameters."""
+    return [
+        (method, route.path_regex, route.endpoint) for route, method in _list_direct(router) if route.param_convertors
+    ]
+
+
+def _list_direct(router: APIRouter) -> list[tuple[DirectRoute, str]]:
     routes = [route for route in router.routes if isinstance(route, DirectRoute)]
-    return {(method, route.path): route.endpoint for route in routes for method in route.methods or ()}
+    return [(route, method) for route in routes for method in route.methods or ()]
 
 
 def service_of(request: Request) -> Service:

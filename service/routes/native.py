@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from fastapi import APIRouter
+from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -17,6 +18,8 @@ from service.routes import encoding, negotiation, problems
 from service.routes.bulk import LineStream
 from service.routes.direct import DirectRoute, Service, service_of
 from service.sequences import InputSpec, Sequences
+
+SCHEMAS: tuple[type[BaseModel], ...] = (ragged_json.EncodeRequest,)
 
 router = APIRouter(route_class=DirectRoute, tags=["encode"])
 

@@ -5,12 +5,23 @@ from functools import lru_cache
 
 from starlette.requests import Request
 
-from service.errors import NotAcceptable
+from service.errors import NotAcceptable, UnsupportedMediaType
 
 
 def media_type_of(request: Request, default: str) -> str:
     """Return the media type of a body, without parameters; one that does not say is taken at its route's word."""
     return request.headers.get("content-type", default).partition(";")[0].strip().lower()
+
+
+def require_media_type(request: Request, *supported: str) -> None:
+    """Refuse a body of another kind than these; one that does not say is taken for the first.
+
+    Raises:
+        UnsupportedMediaType: carries what was found.
+    """
+    found = media_type_of(request, supported[0])
+    if found not in supported:
+        raise UnsupportedMediaType(found[:80], " or ".join(supported))
 
 
 def choose(request: Request, offered: Sequence[str]) -> str:

@@ -19,6 +19,8 @@ from service.measure import Arrangement
 from service.routes import problems
 from service.routes.direct import DirectRoute, Service, service_of
 
+SCHEMAS: tuple[type[BaseModel], ...] = ()
+
 router = APIRouter(route_class=DirectRoute, tags=["operations"])
 
 

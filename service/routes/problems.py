@@ -1,9 +1,10 @@
 """The one table from the domain's errors to HTTP answers; the OpenAPI responses are generated from it.
 
-Answers are `application/problem+json` (RFC 9457).
+Answers are `application/problem+json` (RFC 9457), or what clients of another dialect expect.
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -16,6 +17,7 @@ from service import errors
 from service.errors import LengthwiseError
 
 MEDIA_TYPE = "application/problem+json"
+TYPE_PREFIX = "urn:lengthwise:problem:"
 
 
 class Problem(BaseModel):
@@ -30,6 +32,67 @@ class Problem(BaseModel):
     setting: str | None = Field(None, description="The environment variable behind the bound.")
     line: int | None = Field(None, description="In a stream, the line of the request, from 1.")
     request_id: str
+
+
+class OpenAIProblem(BaseModel):
+    """Why a request was not answered, to clients of OpenAI."""
+
+    message: str
+    type: str = Field(description="`invalid_request_error`, or `server_error` where the request is not at fault.")
+    param: str | None = Field(None, description="The place in the request, as `input[3][17]`.")
+    code: str | None = Field(None, description="Names the kind of problem; it does not change.")
+
+
+class OpenAIError(BaseModel):
+    """A problem as clients of OpenAI read it."""
+
+    error: OpenAIProblem
+
+
+class KServeError(BaseModel):
+    """A problem as clients of the Open Inference Protocol read it."""
+
+    error: str
+
+
+SCHEMAS: tuple[type[BaseModel], ...] = (Problem, OpenAIError, KServeError)
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """How problems are told to one kind of client.
+
+    Attributes:
+        media_type: of the body.
+        schema: of the body.
+        write: turns a problem into a body.
+        invalid: the status of a request that cannot be answered as it is written.
+    """
+
+    media_type: str
+    schema: type[BaseModel]
+    write: Callable[[Problem], BaseModel]
+    invalid: HTTPStatus = HTTPStatus.BAD_REQUEST
+
+    def status_of(self, answer: "Answer") -> HTTPStatus:
+        """Return the status this dialect gives an answer."""
+        return self.invalid if answer.status == HTTPStatus.UNPROCESSABLE_ENTITY else answer.status
+
+
+def _write_openai(problem: Problem) -> OpenAIError:
+    kind = "server_error" if problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request_error"
+    code = problem.type.rpartition(":")[2].replace("-", "_") if problem.type.startswith(TYPE_PREFIX) else None
+    return OpenAIError(error=OpenAIProblem(message=problem.detail, type=kind, param=problem.path, code=code))
+
+
+NATIVE = Dialect(MEDIA_TYPE, Problem, lambda problem: problem, HTTPStatus.UNPROCESSABLE_ENTITY)
+OPENAI = Dialect("application/json", OpenAIError, _write_openai)
+KSERVE = Dialect("application/json", KServeError, lambda problem: KServeError(error=problem.detail))
+
+
+def dialect_of(path: str) -> Dialect:
+    """Return the dialect of a path, whether or not there is a route."""
+    return {"v1": OPENAI, "v2": KSERVE}.get(path.lstrip("/").partition("/")[0], NATIVE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +139,13 @@ ANSWERS: dict[type[LengthwiseError], Answer] = {
 }
 
 
-def describe(error: LengthwiseError, request_id: str, line: int | None = None) -> Problem:
+def describe(error: LengthwiseError, request_id: str, dialect: Dialect = NATIVE, line: int | None = None) -> Problem:
     """Describe a domain error as the table says."""
     answer = ANSWERS[type(error)]
     return Problem(
         type=_type_of(type(error)),
         title=answer.title,
-        status=answer.status,
+        status=dialect.status_of(answer),
         detail=str(error),
         path=error.path,
         limit=error.limit,
@@ -92,23 +155,25 @@ def describe(error: LengthwiseError, request_id: str, line: int | None = None) -
     )
 
 
-def answer_error(error: LengthwiseError, request_id: str) -> Response:
+def answer_error(error: LengthwiseError, request_id: str, dialect: Dialect = NATIVE) -> Response:
     """Answer a domain error as the table says."""
-    answer, problem = ANSWERS[type(error)], describe(error, request_id)
+    answer, problem = ANSWERS[type(error)], describe(error, request_id, dialect)
     headers: dict[str, str] = {}
     if error.retry_after_seconds is not None:
         headers["Retry-After"] = str(error.retry_after_seconds)
         headers["retry-after-ms"] = str(1000 * error.retry_after_seconds)
     if answer.retry is not None:
         headers["x-should-retry"] = str(answer.retry).lower()
-    return _respond(problem, headers)
+    return _respond(problem, dialect, headers)
 
 
-def answer_status(status: int, detail: str, request_id: str, headers: dict[str, str] | None = None) -> Response:
+def answer_status(
+    status: int, detail: str, request_id: str, dialect: Dialect = NATIVE, headers: dict[str, str] | None = None
+) -> Response:
     """Answer with a bare status, for what never reached a route or fell out of one."""
     title = HTTPStatus(status).phrase
     problem = Problem(type="about:blank", title=title, status=status, detail=detail, request_id=request_id)
-    return _respond(problem, headers or {})
+    return _respond(problem, dialect, headers or {})
 
 
 def name_problem(kind: type[LengthwiseError]) -> str:
@@ -116,18 +181,24 @@ def name_problem(kind: type[LengthwiseError]) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "-", kind.__name__).lower()
 
 
-def document(*kinds: type[LengthwiseError]) -> dict[int | str, dict[str, Any]]:
+def document(*kinds: type[LengthwiseError], dialect: Dialect = NATIVE) -> dict[int | str, dict[str, Any]]:
     """Write the OpenAPI responses of a route that can fail in these ways."""
     responses: dict[int | str, dict[str, Any]] = {}
     for kind in kinds:
         answer = ANSWERS[kind]
-        response = responses.setdefault(
-            int(answer.status), {"description": answer.status.phrase, "content": {MEDIA_TYPE: _content()}}
+        status = dialect.status_of(answer)
+        content = {dialect.media_type: _content(dialect)}
+        response = responses.setdefault(int(status), {"description": status.phrase, "content": content})
+        example = Problem(
+            type=_type_of(kind),
+            title=answer.title,
+            status=status,
+            detail=kind.__doc__ or "",
+            request_id="0d4f7c1b",
         )
-        summary = {"type": _type_of(kind), "title": answer.title, "status": int(answer.status), "detail": kind.__doc__}
-        response["content"][MEDIA_TYPE]["examples"][name_problem(kind)] = {
+        response["content"][dialect.media_type]["examples"][name_problem(kind)] = {
             "summary": answer.title,
-            "value": {**summary, "request_id": "0d4f7c1b"},
+            "value": _dump(example, dialect),
         }
         if issubclass(kind, errors.Unavailable):
             header = {"description": "Seconds until trying again may succeed.", "schema": {"type": "integer"}}
@@ -135,14 +206,17 @@ def document(*kinds: type[LengthwiseError]) -> dict[int | str, dict[str, Any]]:
     return responses
 
 
-def _content() -> dict[str, Any]:
-    return {"schema": {"$ref": "#/components/schemas/Problem"}, "examples": {}}
+def _content(dialect: Dialect) -> dict[str, Any]:
+    return {"schema": {"$ref": f"#/components/schemas/{dialect.schema.__name__}"}, "examples": {}}
 
 
-def _respond(problem: Problem, headers: dict[str, str]) -> Response:
-    body = orjson.dumps(problem.model_dump(exclude_none=True))
-    return Response(body, problem.status, headers, MEDIA_TYPE)
+def _dump(problem: Problem, dialect: Dialect) -> dict[str, Any]:
+    return dialect.write(problem).model_dump(mode="json", exclude_none=dialect is NATIVE)
+
+
+def _respond(problem: Problem, dialect: Dialect, headers: dict[str, str]) -> Response:
+    return Response(orjson.dumps(_dump(problem, dialect)), problem.status, headers, dialect.media_type)
 
 
 def _type_of(kind: type[LengthwiseError]) -> str:
-    return f"urn:lengthwise:problem:{name_problem(kind)}"
+    return TYPE_PREFIX + name_problem(kind)

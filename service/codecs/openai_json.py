@@ -1,0 +1,135 @@
+"""The JSON of OpenAI's embeddings: `{"input": ..., "model": "..."}` in, `{"data": [{"embedding": ...}, ...], ...}` out.
+
+What `input` holds tells its kind: a text or texts, the token ids of one sequence or of several, and, beyond what OpenAI
+knows, the steps of one sequence or of several.
+"""
+
+import base64
+from typing import Annotated, Any, Literal
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.codecs import exact_json
+from service.codecs.exchange import Content, Question, Reply
+from service.codecs.options import validate
+from service.codecs.ragged_json import decode_plain
+from service.errors import InvalidField, NotOffered, RequestTooLong
+from service.sequences import InputSpec, Sequences
+
+
+class EmbeddingsOptions(BaseModel):
+    """Everything in a request but its input."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    model: str = Field(description="Name of the model, as `/v1/models` gives it.")
+    encoding_format: Literal["float", "base64"] = Field(
+        "float", description="`base64` gives each embedding as base64 of its little-endian float32."
+    )
+    dimensions: int | None = Field(None, description="Numbers in an embedding: refused unless the model's own.")
+    user: str | None = Field(None, description="Not looked at.")
+
+
+class EmbeddingsRequest(EmbeddingsOptions):
+    """What to embed, as OpenAI's clients write it."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"model": "default", "input": ["a text", "and another"]},
+                {"model": "default", "input": [[3, 14, 15], [92]], "encoding_format": "base64"},
+                {"model": "default", "input": [[[0.1, 0.2], [0.3, 0.4]], [[1.0, 0.0]]]},
+            ]
+        }
+    )
+
+    input: str | list[str] | list[int] | list[list[int]] | list[list[float]] | list[list[list[float]]] = Field(
+        description="A text or texts, where the model has a tokenizer; the token ids of one sequence or of several; "
+        "the steps of one sequence or of several, each a list of the model's features."
+    )
+
+
+class Embedding(BaseModel):
+    """The embedding of one sequence."""
+
+    object: Literal["embedding"]
+    index: int = Field(description="Which sequence of the input it is of.")
+    embedding: list[float] | str
+
+
+class TokenUsage(BaseModel):
+    """What a request cost: its valid steps, twice."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingsResponse(BaseModel):
+    """One embedding for each sequence, in order."""
+
+    object: Literal["list"]
+    data: Annotated[list[Embedding], Field(min_length=1)]
+    model: str
+    usage: TokenUsage
+
+
+def decode(body: bytes, spec: InputSpec, dim: int, max_steps: int) -> Question:
+    """Decode a request body.
+
+    Args:
+        body: JSON, UTF-8.
+        spec: what the model reads.
+        dim: D, the numbers in its embeddings.
+        max_steps: steps in all sequences together; a body that must hold more is not parsed at all.
+
+    Raises:
+        InvalidRequest: one of its subclasses, naming the first fault.
+        RequestTooLong: there are more than `max_steps` steps.
+    """
+    if body.count(b"[") > 2 * max_steps + 1:  # one bracket opens the list, one each sequence and each step
+        raise RequestTooLong(max_steps, "input")
+    decoded = decode_plain(body, spec, "input", may_be_alone=True)
+    if decoded is None:
+        fields = exact_json.read_document(body)
+        sequences = _read_input(fields, spec, max_steps)
+    else:
+        sequences, fields = decoded
+    options = validate(EmbeddingsOptions, fields, EmbeddingsRequest.model_fields)
+    if options.dimensions not in (None, dim):
+        raise NotOffered("dimensions", f"is {options.dimensions}, and the model's embeddings have {dim} numbers")
+
+    def write(reply: Reply) -> Content:
+        return Content(_encode(reply, options.encoding_format), "application/json")
+
+    return Question(exact_json.drop_padding(sequences), write, model=options.model)
+
+
+def _read_input(fields: dict[str, Any], spec: InputSpec, max_steps: int) -> Sequences:
+    """Take `input` out of a document, whichever kind it is of; one sequence is the first of one."""
+    if "input" not in fields:
+        raise InvalidField("input", "missing", "a text, a sequence, or a list of either")
+    nested = fields.pop("input")
+    if isinstance(nested, str):
+        nested = [nested]
+    if isinstance(nested, list) and any(isinstance(part, str) for part in nested):
+        if len(nested) > max_steps:
+            raise RequestTooLong(max_steps, "input")
+        return exact_json.read_texts(nested, "input", spec)
+    if isinstance(nested, list) and exact_json.is_alone(nested, spec):
+        nested = [nested]
+    return exact_json.read_nested(nested, "input", spec)
+
+
+def _encode(reply: Reply, encoding_format: Literal["float", "base64"]) -> bytes:
+    rows: Any = reply.answer.embeddings
+    if encoding_format == "base64":
+        rows = [base64.b64encode(row.astype("<f4").tobytes()).decode() for row in rows]
+    steps = sum(reply.lengths)
+    content = {
+        "object": "list",
+        "data": [{"object": "embedding", "index": index, "embedding": row} for index, row in enumerate(rows)],
+        "model": reply.model,
+        "usage": {"prompt_tokens": steps, "total_tokens": steps},
+    }
+    return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)

@@ -1,0 +1,126 @@
+"""What requests and answers of the Open Inference Protocol hold, for its reader and for the OpenAPI document."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
+
+
+class Part(BaseModel):
+    """A part of a request; parameters of other servers are passed over."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class TensorParameters(Part):
+    """How a tensor's data are sent."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    binary_data_size: NonNegativeInt | None = Field(None, description="Bytes of it behind the JSON, in place of data.")
+
+
+class TensorHeader(Part):
+    """A tensor of a request, without its data."""
+
+    name: str
+    shape: list[NonNegativeInt]
+    datatype: str
+    parameters: TensorParameters = TensorParameters()
+
+
+class OutputParameters(Part):
+    """How an output's data are to be sent."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    binary_data: bool | None = Field(None, description="Whether it is wanted raw, behind the JSON.")
+
+
+class RequestedOutput(Part):
+    """An output that is wanted."""
+
+    name: str
+    parameters: OutputParameters = OutputParameters()
+
+
+class InferParameters(Part):
+    """What holds for the whole request."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    ragged: bool = Field(False, description="Whether `sequences` is of the steps of all sequences, end to end.")
+    timeout: NonNegativeInt = Field(0, description="Microseconds after which the answer is of no use; 0 says nothing.")
+    binary_data_output: bool = Field(False, description="Whether outputs that do not say are wanted raw.")
+
+
+class InferHeader(Part):
+    """An inference request, without data."""
+
+    id: str | None = None
+    parameters: InferParameters = InferParameters()
+    inputs: list[TensorHeader]
+    outputs: list[RequestedOutput] | None = Field(None, description="All that the model gives, where it is left out.")
+
+
+class TensorMetadata(BaseModel):
+    """What a tensor is; -1 is a size that varies."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+
+
+class InferTensor(TensorHeader):
+    """A tensor of a request."""
+
+    data: list[Any] | None = Field(None, description="Flat, or nested as the shape says; or raw, behind the JSON.")
+
+
+class InferRequest(InferHeader):
+    """What to encode. The binary extension puts raw little-endian data behind this JSON, input by input."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "inputs": [
+                        {
+                            "name": "sequences",
+                            "shape": [2, 2, 2],
+                            "datatype": "FP32",
+                            "data": [0.1, 0.2, 0.3, 0.4, 1, 0, 0, 0],
+                        },
+                        {"name": "lengths", "shape": [2], "datatype": "INT64", "data": [2, 1]},
+                    ]
+                },
+                {
+                    "parameters": {"ragged": True},
+                    "inputs": [
+                        {"name": "sequences", "shape": [3, 2], "datatype": "FP32", "data": [0.1, 0.2, 0.3, 0.4, 1, 0]},
+                        {"name": "lengths", "shape": [2], "datatype": "INT64", "data": [2, 1]},
+                    ],
+                },
+            ]
+        }
+    )
+
+    inputs: list[InferTensor]  # type: ignore[assignment]
+
+
+class OutputTensor(BaseModel):
+    """A tensor of an answer."""
+
+    name: str
+    shape: list[int]
+    datatype: str
+    data: list[float] | None = Field(None, description="Flat; raw behind the JSON where that was asked for.")
+    parameters: dict[str, int] | None = Field(None, description="`binary_data_size`, where it is raw.")
+
+
+class InferResponse(BaseModel):
+    """What the model gave."""
+
+    model_name: str
+    model_version: str
+    id: str | None = None
+    outputs: list[OutputTensor]

@@ -1,0 +1,211 @@
+"""The REST interface of the Open Inference Protocol, as KServe's and Triton's clients call it."""
+
+from functools import partial
+from typing import Any, Literal
+
+import orjson
+from fastapi import APIRouter
+from pydantic import BaseModel, Field
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service import __version__, errors
+from service.codecs import kserve, v2_schemas
+from service.codecs.tensors import HEADER_LENGTH
+from service.routes import encoding, problems
+from service.routes.direct import DirectRoute, Service, service_of
+from service.routes.negotiation import require_media_type
+
+SCHEMAS: tuple[type[BaseModel], ...] = (v2_schemas.InferRequest,)
+
+router = APIRouter(route_class=DirectRoute, tags=["kserve"])
+
+PATH = {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}
+VERSION = {"name": "version", "in": "path", "required": True, "schema": {"type": "string"}}
+LENGTH = {
+    "name": HEADER_LENGTH,
+    "in": "header",
+    "description": "Bytes of the JSON, where raw data follow it.",
+    "schema": {"type": "integer", "minimum": 0},
+}
+
+
+class Live(BaseModel):
+    """The process is alive."""
+
+    live: Literal[True]
+
+
+class Ready(BaseModel):
+    """Requests may be sent here."""
+
+    ready: Literal[True]
+
+
+class Server(BaseModel):
+    """What answers here."""
+
+    name: Literal["lengthwise"]
+    version: str
+    extensions: list[str] = Field(description="Of the protocol.")
+
+
+class Models(BaseModel):
+    """The encoders there are: one."""
+
+    models: list[str]
+
+
+class ModelMetadata(BaseModel):
+    """The encoder's tensors."""
+
+    name: str
+    versions: list[str]
+    platform: Literal["onnx_onnxv1"]
+    inputs: list[v2_schemas.TensorMetadata]
+    outputs: list[v2_schemas.TensorMetadata]
+
+
+class ModelReady(BaseModel):
+    """The encoder may be sent requests."""
+
+    name: str
+    ready: Literal[True]
+
+
+@router.get("/v2/health/live", operation_id="v2_live", summary="Is it alive", responses={200: {"model": Live}})
+async def live(_request: Request) -> Response:
+    """Answer 200 while the event loop turns."""
+    return _json({"live": True})
+
+
+@router.get(
+    "/v2/health/ready",
+    operation_id="v2_ready",
+    summary="May requests be sent here",
+    responses={200: {"model": Ready}, **problems.document(errors.Draining, dialect=problems.KSERVE)},
+)
+async def ready(request: Request) -> Response:
+    """Answer 200 until the service drains."""
+    if service_of(request).is_draining:
+        raise errors.Draining
+    return _json({"ready": True})
+
+
+@router.get("/v2", operation_id="v2_server", summary="What answers here", responses={200: {"model": Server}})
+async def describe_server(_request: Request) -> Response:
+    """Name the service and its extensions of the protocol."""
+    return _json({"name": "lengthwise", "version": __version__, "extensions": ["binary_tensor_data"]})
+
+
+@router.get("/v2/models", operation_id="v2_models", summary="List the encoder", responses={200: {"model": Models}})
+async def list_models(request: Request) -> Response:
+    """List the one encoder that is served."""
+    return _json({"models": [service_of(request).model_name]})
+
+
+async def describe_model(request: Request) -> Response:
+    """Describe the encoder's tensors as its graph has them; `lengths` may be left out, and so may initial states."""
+    service = _require_model(request)
+    described = kserve.describe_tensors(service.session, service.spec)
+    tensors = {kind: [tensor.model_dump() for tensor in found] for kind, found in described.items()}
+    head = {"name": service.model_name, "versions": [service.model_version], "platform": "onnx_onnxv1"}
+    return _json({**head, **tensors})
+
+
+async def is_model_ready(request: Request) -> Response:
+    """Answer 200 until the service drains."""
+    service = _require_model(request)
+    if service.is_draining:
+        raise errors.Draining
+    return _json({"name": service.model_name, "ready": True})
+
+
+async def infer(request: Request) -> Response:
+    """Encode the sequences in the request's tensors, as `/encode` does."""
+    service = _require_model(request)
+    require_media_type(request, "application/json", "application/octet-stream")
+    signature = kserve.Signature(
+        spec=service.spec,
+        outputs=kserve.name_outputs(service.session),
+        version=service.model_version,
+        max_steps=service.settings.max_request_steps,
+    )
+    length = _read_header_length(request)
+    return await encoding.answer(request, partial(kserve.decode, header_length=length, signature=signature))
+
+
+# Each of these has two paths: with a version, which must then be the one that is served, and without.
+for path, parameters, suffix in (
+    ("/v2/models/{model}", [PATH], ""),
+    ("/v2/models/{model}/versions/{version}", [PATH, VERSION], "_version"),
+):
+    router.add_api_route(
+        path,
+        describe_model,
+        operation_id=f"v2_model{suffix}",
+        summary="Describe the encoder's tensors",
+        responses={200: {"model": ModelMetadata}, **problems.document(errors.UnknownModel, dialect=problems.KSERVE)},
+        openapi_extra={"parameters": parameters},
+    )
+    router.add_api_route(
+        f"{path}/ready",
+        is_model_ready,
+        operation_id=f"v2_model_ready{suffix}",
+        summary="May the encoder be sent requests",
+        responses={
+            200: {"model": ModelReady},
+            **problems.document(errors.UnknownModel, errors.Draining, dialect=problems.KSERVE),
+        },
+        openapi_extra={"parameters": parameters},
+    )
+    router.add_api_route(
+        f"{path}/infer",
+        infer,
+        methods=["POST"],
+        operation_id=f"v2_infer{suffix}",
+        summary="Encode sequences in tensors",
+        response_model=None,
+        responses={
+            200: {
+                "model": v2_schemas.InferResponse,
+                "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+                "headers": encoding.RESPONSE_HEADERS,
+            },
+            **problems.document(*encoding.FAILURES, dialect=problems.KSERVE),
+        },
+        openapi_extra={
+            "parameters": [*parameters, LENGTH, encoding.TIMEOUT_HEADER],
+            "requestBody": {
+                "required": True,
+                "content": {
+                    "application/json": {"schema": {"$ref": "#/components/schemas/InferRequest"}},
+                    "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+                },
+            },
+        },
+    )
+
+
+def _require_model(request: Request) -> Service:
+    """Return the service where the path names its model, and its version if any."""
+    service = service_of(request)
+    name, version = request.path_params["model"], request.path_params.get("version")
+    if name != service.model_name:
+        raise errors.UnknownModel(name, [service.model_name])
+    if version not in (None, service.model_version):
+        raise errors.UnknownModel(f"{name}/versions/{version}", [f"{name}/versions/{service.model_version}"])
+    return service
+
+
+def _read_header_length(request: Request) -> int | None:
+    text = request.headers.get(HEADER_LENGTH)
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) < 12):
+        raise errors.InvalidField(HEADER_LENGTH, repr(text[:40]), "the bytes of the JSON, a whole number")
+    return int(text)
+
+
+def _json(content: dict[str, Any]) -> Response:
+    return Response(orjson.dumps(content), media_type="application/json")
