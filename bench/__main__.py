@@ -17,7 +17,7 @@ from pathlib import Path
 from bench.measure import Pace, measure_raw, measure_server, plan_tasks
 from bench.plot import draw_bars
 from bench.report import Results, compare, render
-from bench.servers import OURS, PEERS, Server, Unavailable
+from bench.servers import OURS, OURS_BINARY, PEERS, Server, Unavailable
 from bench.start import measure_starts
 from bench.workloads import MODELS
 from service.machine import available_cpus
@@ -25,6 +25,7 @@ from service.settings import SHIPPED_MODEL
 
 FULL = Pace(rounds=3, seconds=2.0, warm_seconds=0.5, raw_seconds=0.4)
 QUICK = Pace(rounds=1, seconds=0.6, warm_seconds=0.3, raw_seconds=0.1)
+SERVERS = [OURS, OURS_BINARY, *PEERS]
 PANELS = {"S.rate": "Single sequences, 32 at a time", "B.rate": "32 in a request", "mix.rate": "Lengths 1 to 2,000"}
 
 
@@ -58,7 +59,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one short round, about two minutes")
     parser.add_argument("--rounds", type=int, help="3 by default")
-    names = ", ".join([*MODELS, *(server.name for server in (OURS, *PEERS))])
+    names = ", ".join([*MODELS, *(server.name for server in SERVERS)])
     parser.add_argument(
         "--only", nargs="+", default=[], metavar="WORD", help=f"models and servers, by part of: {names}"
     )
@@ -66,16 +67,14 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--plots", type=Path, metavar="FOLDER", help="write bench-MODEL.svg there")
     options = parser.parse_args(arguments)
     words = [word.lower() for word in options.only]
-    servers = [server for server in (OURS, *PEERS) if any(word in server.name.lower() for word in words)]
+    servers = [server for server in SERVERS if any(word in server.name.lower() for word in words)]
     models = [name for name in MODELS if name in words]
     unknown = [
-        word
-        for word in words
-        if word not in MODELS and not any(word in server.name.lower() for server in (OURS, *PEERS))
+        word for word in words if word not in MODELS and not any(word in server.name.lower() for server in SERVERS)
     ]
     if unknown:
         parser.error(f"--only knows none of: {', '.join(unknown)}. It knows parts of: {names}")
-    options.servers, options.models = servers or [OURS, *PEERS], models or list(MODELS)
+    options.servers, options.models = servers or SERVERS, models or list(MODELS)
     options.folder = options.folder.resolve()
     return options
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from bench.measure import Figures
-from bench.servers import OURS, PEERS
+from bench.servers import OURS, OURS_BINARY, PEERS
 from bench.workloads import WORKLOADS
 
 JSON_PEERS = {server.name for server in PEERS if server.is_json}
@@ -77,6 +77,8 @@ def compare(medians: dict[str, Figures]) -> Figures:
             ratios[f"{workload}.to_best_peer"] = medians[OURS.name][name] / max(peers)
         if name in medians.get("raw", {}):
             ratios[f"{workload}.to_raw"] = medians[OURS.name][name] / medians["raw"][name]
+            if OURS_BINARY.name in medians:
+                ratios[f"{workload}.npz_to_raw"] = medians[OURS_BINARY.name][name] / medians["raw"][name]
     return ratios
 
 

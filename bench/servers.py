@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.load import ask
-from bench.workloads import JSON, KSERVE_BINARY, KSERVE_JSON, MODELS, Wire
+from bench.workloads import JSON, KSERVE_BINARY, KSERVE_JSON, MODELS, NPZ, Wire
 from service.machine import available_cpus
 
 READY_SECONDS = 120.0
@@ -76,6 +76,7 @@ class Server:
 
 
 OURS = Server("lengthwise", None, workers=1)
+OURS_BINARY = Server("lengthwise, npz", None, workers=1, wire=NPZ, is_json=False)
 PEERS = [
     Server("naive, 1 worker", "naive", workers=1),
     Server("naive, a worker a CPU", "naive", workers=available_cpus()),

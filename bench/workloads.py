@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -151,6 +152,19 @@ def _read_kserve_binary(body: bytes) -> Embeddings:
     return np.frombuffer(body[end:], dtype=np.float32).reshape(document["outputs"][0]["shape"])
 
 
+def _write_npz(sequences: list[Steps]) -> bytes:
+    content = BytesIO()
+    lengths = np.array([len(steps) for steps in sequences], dtype=np.int64)
+    np.savez(content, values=np.concatenate(sequences), lengths=lengths)
+    return post("/encode", content.getvalue(), "application/x-npz", "Accept: application/x-npy")
+
+
+def _read_npy(body: bytes) -> Embeddings:
+    found: Embeddings = np.load(BytesIO(body), allow_pickle=False)
+    return found
+
+
 JSON = Wire(_write_json, _read_json)
+NPZ = Wire(_write_npz, _read_npy)
 KSERVE_JSON = Wire(_write_kserve_json, _read_kserve_json)
 KSERVE_BINARY = Wire(_write_kserve_binary, _read_kserve_binary)

@@ -15,7 +15,7 @@ import orjson
 import pytest
 
 from bench import codecs, load, raw
-from bench.__main__ import parse_arguments, plan_round, summarize
+from bench.__main__ import SERVERS, parse_arguments, plan_round, summarize
 from bench.load import Outcome, ask, draw_arrivals, run_closed, run_open
 from bench.measure import Pace, Task, check, measure_raw, measure_server, padding_ratio, plan_tasks
 from bench.models import write_models
@@ -413,9 +413,9 @@ def test_only_chooses_models_and_servers(capsys: pytest.CaptureFixture[str]) -> 
     """By words of their names; nothing chosen of one kind is all of it, and an unknown word is refused."""
     options = parse_arguments(["--only", "small", "mosec", "Lengthwise"])
     assert options.models == ["small"]
-    assert [server.name for server in options.servers] == ["lengthwise", "mosec, orjson"]
+    assert [server.name for server in options.servers] == ["lengthwise", "lengthwise, npz", "mosec, orjson"]
     everything = parse_arguments([])
-    assert (everything.models, everything.servers) == (list(MODELS), [OURS, *PEERS])
+    assert (everything.models, everything.servers) == (list(MODELS), SERVERS)
     with pytest.raises(SystemExit):
         parse_arguments(["--only", "nginx"])
     assert "--only knows none of: nginx" in capsys.readouterr().err

@@ -16,7 +16,8 @@ from tokenizers.pre_tokenizers import Whitespace
 
 from service import errors
 from service.codecs import exact_json, ragged_json
-from service.codecs.ragged_json import EncodeOptions, Usage
+from service.codecs.exchange import Reply
+from service.codecs.ragged_json import EncodeOptions
 from service.codecs.texts import read_tokenizer
 from service.sequences import Answer, InputSpec, Limits
 
@@ -155,10 +156,10 @@ def test_integers_beyond_64_bits_are_numbers() -> None:
 @given(hnp.arrays(np.float32, (3, 4), elements=FLOATS))
 def test_encoded_embeddings_are_exact(embeddings: Any) -> None:
     """JSON numbers round-trip to the same float32, and base64 holds the same bytes."""
-    usage = Usage(sequences=3, steps=6, padded_steps=9)
-    as_float = orjson.loads(ragged_json.encode(Answer(embeddings), [1, 2, 3], "m", usage, EncodeOptions()))
+    reply = Reply(Answer(embeddings), [1, 2, 3], "m", 9)
+    as_float = orjson.loads(ragged_json.write(reply, EncodeOptions()).body)
     options = EncodeOptions(encoding_format="base64")
-    as_base64 = orjson.loads(ragged_json.encode(Answer(embeddings), [1, 2, 3], "m", usage, options))
+    as_base64 = orjson.loads(ragged_json.write(reply, options).body)
     assert np.array(as_float["embeddings"], dtype=np.float32).tobytes() == embeddings.tobytes()
     assert b"".join(map(base64.b64decode, as_base64["embeddings"])) == embeddings.tobytes()
     assert (as_float["dim"], as_float["lengths"], as_float["model"]) == (4, [1, 2, 3], "m")
@@ -260,12 +261,12 @@ def test_steps_and_state_are_written_row_by_row() -> None:
     """Each sequence has its own steps, as long as it is, and its own state; base64 gives each as bytes."""
     steps = [np.ones((2, 3), np.float32), np.zeros((1, 3), np.float32)]
     answer = Answer(np.zeros((2, 3), np.float32), steps, {"h": np.ones((2, 1, 1, 3), np.float32)})
-    usage = Usage(sequences=2, steps=3, padded_steps=4)
+    reply = Reply(answer, [2, 1], "m", 4)
     options = EncodeOptions(outputs=["steps", "state"])
-    written = orjson.loads(ragged_json.encode(answer, [2, 1], "m", usage, options))
+    written = orjson.loads(ragged_json.write(reply, options).body)
     assert written["steps"] == [[[1, 1, 1], [1, 1, 1]], [[0, 0, 0]]]
     assert written["state"] == {"h": [[[[1, 1, 1]]]] * 2}
     assert "embeddings" not in written
     options = EncodeOptions(outputs=["steps"], encoding_format="base64")
-    written = orjson.loads(ragged_json.encode(answer, [2, 1], "m", usage, options))
+    written = orjson.loads(ragged_json.write(reply, options).body)
     assert base64.b64decode(written["steps"][0]) == np.ones(6, "<f4").tobytes()

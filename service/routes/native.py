@@ -13,7 +13,7 @@ from starlette.responses import Response
 from service.codecs import arrow, ndjson, npy, npz, ragged_json
 from service.codecs.exchange import Content, Question, Reply
 from service.codecs.options import AnswerOptions, read_query
-from service.errors import NotOffered, UnsupportedMediaType
+from service.errors import ExtraMissing, LineTooLong, NotAcceptable, NotOffered, ReaderStalled, UnsupportedMediaType
 from service.routes import encoding, negotiation, problems
 from service.routes.bulk import LineStream
 from service.routes.direct import DirectRoute, Service, service_of
@@ -71,6 +71,10 @@ QUERY: list[dict[str, Any]] = [
 ]
 
 
+# What else may be answered where there are several formats.
+FORMAT_FAILURES = (NotAcceptable, ReaderStalled, ExtraMissing, LineTooLong)
+
+
 @router.post(
     "/encode",
     operation_id="encode",
@@ -82,7 +86,7 @@ QUERY: list[dict[str, Any]] = [
             "content": _document(ANSWERS),
             "headers": encoding.RESPONSE_HEADERS,
         },
-        **problems.document(*encoding.FAILURES),
+        **problems.document(*encoding.FAILURES, *FORMAT_FAILURES),
     },
     openapi_extra={
         "parameters": [encoding.TIMEOUT_HEADER, *QUERY],
