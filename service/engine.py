@@ -1,7 +1,7 @@
 """Runs batches off the event loop: the seam between asyncio, the scheduler and the session.
 
 A runner is a thread. Whenever one is idle and sequences wait, it is given the scheduler's next batch; nothing ever
-sleeps to gather one, and a short run that is alone needs no thread. All state is touched on the event loop only.
+sleeps to gather one, and little work needs no thread. All state is touched on the event loop only.
 """
 
 import asyncio
@@ -54,9 +54,9 @@ Outcome: TypeAlias = Embeddings | Row | str  # a row's embedding `(D,)`, all of 
 
 EMBEDDING_ONLY: tuple[Output, ...] = ("embedding",)
 
-# A run this short is done on the event loop while there is nothing else to do: to wake a thread and be woken by it
-# takes about as long, and requests that arrive meanwhile share the next batch.
-DIRECT_RUN_SECONDS = 0.001
+# While all there is to run takes no longer, the event loop does it: to wake a thread, be woken by it and share the
+# interpreter with it takes as long, and requests that arrive meanwhile share the next batch.
+DIRECT_SECONDS = 0.002
 IDLE_SECONDS = 1.0  # without a request, before a measurement refines what runs are thought to cost
 
 
@@ -222,8 +222,7 @@ class Engine:
                 request = self._requests[entry.job]
                 request.started = request.started or now
                 work.append(request.work[entry.row])
-            is_alone = self.scheduler.running == 1 and not self.scheduler.waiting
-            if is_alone and run.expected_end - now <= DIRECT_RUN_SECONDS:
+            if run.expected_end - now + self.scheduler.waiting_seconds <= DIRECT_SECONDS:
                 self._finish(run, *self._time(work))
             else:
                 self._batches.put((run, work))

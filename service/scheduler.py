@@ -77,6 +77,11 @@ class Scheduler:
         """Runs under way."""
         return len(self._running)
 
+    @property
+    def waiting_seconds(self) -> float:
+        """What all that waits should take one runner."""
+        return self.costs.factor * self._waiting_seconds
+
     def submit(self, job: Job, now: float) -> None:
         """Queue every sequence of a job.
 
@@ -146,11 +151,11 @@ class Scheduler:
 
     def predict_wait(self, now: float) -> float:
         """Return the seconds until all that waits now should have its runner."""
-        return self._predict(self._waiting_seconds, now)
+        return self._predict(self.waiting_seconds, now)
 
     def _predict(self, waiting_seconds: float, now: float) -> float:
         """Return when the runners will be through with so much work, shared out as they fall idle."""
-        left = self.costs.factor * waiting_seconds
+        left = waiting_seconds
         ends = sorted(max(0.0, run.expected_end - now) for run in self._running)
         ends = [0.0] * (self.runners - len(ends)) + ends
         for working, (end, following) in enumerate(pairwise(ends), 1):
@@ -167,7 +172,7 @@ class Scheduler:
         if now + self.predict_wait(now) + own_seconds <= job.deadline:
             return
         before = sum(other.seconds_per_step * other.waiting_steps for other in self._jobs if other.due <= job.due)
-        seconds = self._predict(before, now) + own_seconds
+        seconds = self._predict(self.costs.factor * before, now) + own_seconds
         if now + seconds > job.deadline:
             raise DeadlineUnreachable(ceil(1000 * seconds), max(0, int(1000 * (job.deadline - now))))
 
@@ -195,7 +200,7 @@ class Scheduler:
                 heappop(self._arrived)
         window.sort(key=_STEPS_OF)
         cuts = self._divide(window, inf)
-        if idle > 1:
+        if idle > 1 and len(window) > 1:
             cuts = self._balance(window, cuts, idle)
         cuts.sort(key=lambda cut: (-cut.due, cut.seconds))  # of equal urgency the longest first: it ends last
         self._cuts = cuts

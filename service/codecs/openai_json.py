@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from service.codecs import exact_json
 from service.codecs.exchange import Content, Question, Reply
 from service.codecs.options import validate
-from service.codecs.ragged_json import decode_plain
+from service.codecs.ragged_json import count_lists, decode_plain
 from service.errors import InvalidField, NotOffered, RequestTooLong
 from service.sequences import InputSpec, Sequences
 
@@ -87,7 +87,8 @@ def decode(body: bytes, spec: InputSpec, dim: int, max_steps: int) -> Question:
         InvalidRequest: one of its subclasses, naming the first fault.
         RequestTooLong: there are more than `max_steps` steps.
     """
-    if body.count(b"[") > 2 * max_steps + 1:  # one bracket opens the list, one each sequence and each step
+    most = 2 * max_steps + 1  # one bracket opens the list, one each sequence and each step
+    if len(body) > most and count_lists(body) > most:
         raise RequestTooLong(max_steps, "input")
     decoded = decode_plain(body, spec, "input", may_be_alone=True)
     if decoded is None:

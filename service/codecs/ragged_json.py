@@ -24,6 +24,8 @@ from service.sequences import InputSpec, Sequences
 
 MEDIA_TYPE = "application/json"
 
+COUNTED_BYTES = 2**13  # up to which bytes.count is the faster way to count
+
 StateRows: TypeAlias = list[list[list[list[float]]]]  # [n][layers][directions][H]
 
 
@@ -102,7 +104,8 @@ def decode(body: bytes, spec: InputSpec, max_steps: int) -> tuple[Sequences, Enc
     # each sequence; no sequence costs less than a step.
     layers, directions, *_ = (*spec.state_shape, 0, 0)
     state_brackets = len(spec.state_names) * (1 + layers * (1 + directions))
-    if _count_lists(body) > (2 + state_brackets) * max_steps + 3 + len(spec.state_names):
+    most = (2 + state_brackets) * max_steps + 3 + len(spec.state_names)
+    if len(body) > most and count_lists(body) > most:
         raise RequestTooLong(max_steps)
     decoded = decode_plain(body, spec)
     if decoded is None:
@@ -165,8 +168,10 @@ def _write_rows(rows: npt.NDArray[np.float32] | Sequence[npt.NDArray[np.float32]
     return rows if isinstance(rows, np.ndarray) else [np.ascontiguousarray(row) for row in rows]
 
 
-def _count_lists(body: bytes) -> int:
-    """Count opening brackets; bytes.count takes five times as long where there are many."""
+def count_lists(body: bytes) -> int:
+    """Count opening brackets; bytes.count is five times as slow where there are many, and faster where few."""
+    if len(body) < COUNTED_BYTES:
+        return body.count(b"[")
     return int(np.count_nonzero(np.frombuffer(body, dtype=np.uint8) == ord("[")))
 
 
@@ -212,7 +217,7 @@ def decode_plain(
     brackets = (not is_alone) + len(sizes) + (0 if spec.features is None else sum(sizes))
     brackets += sum(isinstance(value, list) for value in fields.values())
     plain = plain and "texts" not in fields and len(fields) + 1 == len(document)  # a key may stand twice
-    if not plain or _count_lists(body) != brackets:
+    if not plain or count_lists(body) != brackets:
         return None
     if spec.features is not None:
         values = exact_json.to_float32(values).reshape(sum(sizes), spec.features)
