@@ -7,7 +7,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 
 class GatheringTransport:
-    """Holds what is written until the loop's next turn, and sends it at once.
+    """Holds what is written until more is, or the loop's next turn comes, and sends it at once.
 
     uvicorn writes head and body apart, which is two calls of the kernel for an answer and two wake-ups of its reader.
     Everything else goes to the transport itself.
@@ -20,10 +20,12 @@ class GatheringTransport:
         self._held: list[bytes] = []
 
     def write(self, part: bytes) -> None:
-        """Send a part, together with others of this turn."""
-        if not self._held:
-            self._loop.call_soon(self._send)
+        """Send a part, together with the one before it or the one after it in this turn."""
         self._held.append(part)
+        if len(self._held) > 1:
+            self._send()
+        else:
+            self._loop.call_soon(self._send)
 
     def close(self) -> None:
         """Send what is held, and close the connection."""
