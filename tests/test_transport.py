@@ -86,7 +86,8 @@ def test_what_waits_for_a_client_that_hung_up_never_runs(artifact: Path, caplog:
     def wait(batch: Batch) -> Embeddings:
         ran.append(batch.time)
         gate.wait(60)
-        return run(batch)
+        embeddings: Embeddings = run(batch)
+        return embeddings
 
     def post(length: int) -> socket.socket:
         steps = draw_sequences([length])[0].tolist()
