@@ -170,9 +170,11 @@ def run_closed(
     return _run(port, schedule(), requests, connections, start, note)
 
 
-def run_number(port: int, requests: Sequence[bytes], connections: int, number: int) -> Outcome:
+def run_number(
+    port: int, requests: Sequence[bytes], connections: int, number: int, note: Note | None = None
+) -> Outcome:
     """Send so many requests, `connections` at a time."""
-    return _run(port, repeat(NOW, number), requests, connections, time.perf_counter())
+    return _run(port, repeat(NOW, number), requests, connections, time.perf_counter(), note)
 
 
 def run_open(

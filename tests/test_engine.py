@@ -325,7 +325,6 @@ def hang(gate: threading.Event) -> Callable[[Run, Batch], Embeddings]:
 
 def test_a_runner_that_hangs_is_given_up_and_replaced(artifact: Path, gate: threading.Event) -> None:
     """Its request gets an error in time, others wait no longer; when it comes back after all nothing is confused."""
-
     confused: list[dict[str, Any]] = []
 
     async def scenario() -> list[Encoded | BaseException]:
