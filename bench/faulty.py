@@ -43,5 +43,5 @@ class Faults:
 if __name__ == "__main__":
     faults = Faults()
     # A function is bound to its session; a method of `faults` would not be.
-    EncoderSession.run = lambda session, batch: faults.run(session, batch)  # type: ignore[method-assign, assignment]  # noqa: PLW0108, E501
+    EncoderSession.run = lambda session, batch: faults.run(session, batch)  # type: ignore[method-assign, assignment]  # noqa: PLW0108
     main()

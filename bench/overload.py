@@ -23,7 +23,7 @@ from bench.load import Connection, Outcome, run_closed, run_number, run_open
 from bench.measure import TOLERANCE
 from bench.servers import OURS, find_family, start
 from bench.watch import Watch
-from bench.workloads import JSON, SLOW, draw_sequences, post
+from bench.workloads import JSON, SLOW, Embeddings, draw_sequences, post
 from service.machine import available_cpus
 
 STEPS, BODIES = 200, 64
@@ -106,7 +106,7 @@ def measure_overload(model: Path, seconds: float, times: float) -> dict[str, flo
     } | {f"answered_{status}": count for status, count in load.failures.items()}
 
 
-def count_wrong(load: Outcome, expected: list[raw.Embeddings]) -> int:
+def count_wrong(load: Outcome, expected: list[Embeddings]) -> int:
     """Count the requests whose last answer is not what the encoder gives alone."""
     return sum(
         float(np.abs(JSON.read(body) - expected[index]).max()) > TOLERANCE for index, body in load.answers.items()
