@@ -10,10 +10,11 @@ import select
 import socket
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from itertools import cycle
+from itertools import cycle, repeat
+from typing import TypeAlias
 
 import numpy as np
 
@@ -63,13 +64,13 @@ class Connection:
     Attributes:
         due: when its request counts from, on `time.perf_counter`'s clock.
         index: of its request.
-        answer: the last answer's body, complete once `receive` has returned a status.
+        head, answer: the last answer's, complete once `receive` has returned a status.
     """
 
     def __init__(self, port: int) -> None:
         self.due = 0.0
         self.index = 0
-        self.answer = b""
+        self.head = self.answer = b""
         self._port = port
         self._unsent = memoryview(b"")
         self._received = bytearray()
@@ -120,7 +121,7 @@ class Connection:
             return "broken"
         if length is None or len(self._received) < end + 4 + int(length[1]):
             return None
-        self.answer = bytes(self._received[end + 4 :])
+        self.head, self.answer = bytes(self._received[:end]), bytes(self._received[end + 4 :])
         return self._received[9:12].decode("latin-1")
 
     def close(self) -> None:
@@ -132,6 +133,9 @@ class Connection:
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connected.setblocking(False)
         return connected
+
+
+Note: TypeAlias = Callable[[Connection, str], None]
 
 
 def ask(port: int, request: bytes, timeout_seconds: float = 60.0) -> tuple[str, bytes]:
@@ -151,7 +155,9 @@ def ask(port: int, request: bytes, timeout_seconds: float = 60.0) -> tuple[str, 
         return "broken", b""
 
 
-def run_closed(port: int, requests: Sequence[bytes], connections: int, seconds: float) -> Outcome:
+def run_closed(
+    port: int, requests: Sequence[bytes], connections: int, seconds: float, note: Note | None = None
+) -> Outcome:
     """Keep `connections` requests in flight for a while, one at least; those under way at its end still count."""
     start = time.perf_counter()
     end = start + seconds
@@ -161,14 +167,28 @@ def run_closed(port: int, requests: Sequence[bytes], connections: int, seconds: 
         while time.perf_counter() < end:
             yield NOW
 
-    return _run(port, schedule(), requests, connections, start)
+    return _run(port, schedule(), requests, connections, start, note)
 
 
-def run_open(port: int, requests: Sequence[bytes], rate: float, seconds: float, seed: int = 0) -> Outcome:
+def run_number(
+    port: int, requests: Sequence[bytes], connections: int, number: int, note: Note | None = None
+) -> Outcome:
+    """Send so many requests, `connections` at a time."""
+    return _run(port, repeat(NOW, number), requests, connections, time.perf_counter(), note)
+
+
+def run_open(
+    port: int,
+    requests: Sequence[bytes],
+    rate: float,
+    seconds: float,
+    connections: int = OPEN_CONNECTIONS,
+    note: Note | None = None,
+) -> Outcome:
     """Send requests at random moments, `rate` of them a second on average, whether or not answers come."""
     start = time.perf_counter() + 0.05
-    schedule = (start + due for due in draw_arrivals(rate, seconds, seed))
-    return _run(port, schedule, requests, OPEN_CONNECTIONS, start)
+    schedule = (start + due for due in draw_arrivals(rate, seconds, seed=0))
+    return _run(port, schedule, requests, connections, start, note)
 
 
 def draw_arrivals(rate: float, seconds: float, seed: int) -> list[float]:
@@ -178,8 +198,18 @@ def draw_arrivals(rate: float, seconds: float, seed: int) -> list[float]:
     return [float(moment) for moment in moments[moments < seconds]]
 
 
-def _run(port: int, schedule: Iterator[float], requests: Sequence[bytes], connections: int, start: float) -> Outcome:
-    """Send a request for each moment of a schedule, as soon as it is due and a connection is idle."""
+def _run(
+    port: int,
+    schedule: Iterator[float],
+    requests: Sequence[bytes],
+    connections: int,
+    start: float,
+    note: Note | None = None,
+) -> Outcome:
+    """Send a request for each moment of a schedule, as soon as it is due and a connection is idle.
+
+    `note` is told of every answer: the connection it came on, and its status.
+    """
     outcome, endless = Outcome(), cycle(enumerate(requests))
     with ExitStack() as opened:
         idle: deque[Connection] = deque()
@@ -208,6 +238,8 @@ def _run(port: int, schedule: Iterator[float], requests: Sequence[bytes], connec
             for connection in readable:
                 if (status := connection.receive()) is None:
                     continue
+                if note:
+                    note(connection, status)
                 if status == "200":
                     outcome.latencies.append(time.perf_counter() - connection.due)
                     outcome.answers[connection.index] = connection.answer

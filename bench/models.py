@@ -9,15 +9,15 @@ from pathlib import Path
 
 import torch
 
-from bench.workloads import MODELS
+from bench.workloads import MODELS, SLOW
 from export.graph import build_graph
 from model.encoder import EncoderConfig, SequenceEncoder
 
 
 def write_models(folder: Path) -> None:
-    """Write `NAME.onnx` for each model: one bidirectional LSTM layer, its weights from a fixed seed."""
+    """Write `NAME.onnx` for each model, and `slow.onnx`: one bidirectional LSTM layer, weights from a fixed seed."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, size in MODELS.items():
+    for name, size in {**MODELS, "slow": SLOW}.items():
         torch.manual_seed(0)
         encoder = SequenceEncoder(EncoderConfig(features=size.features, hidden=size.hidden)).eval()
         (folder / f"{name}.onnx").write_bytes(build_graph(encoder).SerializeToString())

@@ -36,6 +36,7 @@ class Server:
         workers: processes or instances that run the model; the CPUs are shared out among them as threads.
         wire: how it is asked.
         is_json: whether it may be the best peer, which our own JSON is compared with.
+        module: what is run of our own.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Server:
     workers: int
     wire: Wire = JSON
     is_json: bool = True
+    module: str = "service"
 
     def prepare(self, folder: Path) -> Path:
         """Return the interpreter that runs it, in an environment made first where there is none.
@@ -55,7 +57,17 @@ class Server:
     def command(self, python: Path, model: Path, port: int) -> list[str]:
         """Return what starts it."""
         if self.peer is None:
-            return [str(python), "-m", "service", "--model", str(model), "--port", str(port), "--log-level", "warning"]
+            return [
+                str(python),
+                "-m",
+                self.module,
+                "--model",
+                str(model),
+                "--port",
+                str(port),
+                "--log-level",
+                "warning",
+            ]
         return [str(python), "-m", f"bench.peers.{self.peer}"]
 
     def environment(self, model: Path, port: int) -> dict[str, str]:

@@ -23,6 +23,7 @@ class Size:
 
 
 MODELS = {"small": Size(12, 64), "medium": Size(128, 256)}
+SLOW = Size(4, 512)  # much work in few bytes: what overloads it overloads neither the wire nor the load generator
 
 
 @dataclass(frozen=True, slots=True)

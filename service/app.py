@@ -51,8 +51,14 @@ def create_app(settings: Settings) -> FastAPI:
         proof = "unverified" if difference is None else f"golden vectors within {difference:.2g}"
         logger.info("Serving %s on %s, %s", service.model_name, session.provider, proof)
         runners = calibrator.arrangements[0].runners
-        scheduler = Scheduler(calibrator.costs, runners, settings.max_batch_steps, settings.max_queue_steps)
-        service.engine = Engine(session, scheduler)
+        scheduler = Scheduler(
+            calibrator.costs,
+            runners,
+            settings.max_batch_steps,
+            settings.max_queue_steps,
+            settings.max_queue_seconds,
+        )
+        service.engine = Engine(session, scheduler, max_run_seconds=settings.max_run_seconds)
         refinement = asyncio.create_task(service.engine.refine(calibrator))
         yield
         refinement.cancel()
@@ -140,7 +146,9 @@ async def _answer(endpoint: Endpoint, request: Request) -> Response:
     try:
         return await endpoint(request)
     except LengthwiseError as error:
-        return problems.answer_error(error, request.state.request_id, problems.dialect_of(request.scope["path"]))
+        overload = direct.service_of(request).settings.overload_status
+        dialect = problems.dialect_of(request.scope["path"])
+        return problems.answer_error(error, request.state.request_id, dialect, overload)
     except ClientDisconnect:
         return Response(status_code=400)  # the client hung up before it was read; nobody sees this answer
     except Exception as error:  # noqa: BLE001 - what no one foresaw is logged and answered

@@ -16,7 +16,8 @@ Shape: TypeAlias = tuple[int, int]  # (B, T): rows and padded steps of each
 SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 EXACT_STEPS = 64  # above, T is rounded up by at most 1/32, so that few rows of the table are ever computed
 HANDOFF_SECONDS = 1e-4  # a batch costs that much beside its run: assembling it, waking a thread, handing rows back
-FOLLOW = 0.05  # how far one real run moves the correction
+FOLLOW = 0.05  # how far one real run moves the correction, at least
+FOLLOW_SECONDS, MOST_FOLLOW = 2.0, 0.3  # a long run moves it by its part of the one, up to the other: else it would lag
 FAR = 2**20  # times the most rows measured: no batch is as large
 MAX_FACTOR = 10.0  # beyond it the measurements were of something else
 
@@ -86,7 +87,8 @@ class CostModel:
         self.runs += 1
         self.error += max(FOLLOW, 1 / self.runs) * (min(1.0, abs(seconds - expected) / expected) - self.error)
         # Twice as slow and twice as fast weigh the same, and one stall moves it by little.
-        moved = self.factor * math.exp(FOLLOW * max(-1.0, min(1.0, math.log(seconds / expected))))
+        weight = min(MOST_FOLLOW, max(FOLLOW, expected / FOLLOW_SECONDS))
+        moved = self.factor * math.exp(weight * max(-1.0, min(1.0, math.log(seconds / expected))))
         self.factor = max(1 / MAX_FACTOR, min(MAX_FACTOR, moved))
 
     def _rebuild(self) -> None:

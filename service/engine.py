@@ -1,26 +1,24 @@
 """Runs batches off the event loop: the seam between asyncio, the scheduler and the session.
 
-A runner is a thread. Whenever one is idle and sequences wait, it is given the scheduler's next batch; nothing ever
-sleeps to gather one, and little work needs no thread. All state is touched on the event loop only.
+Whenever a runner is idle and sequences wait, it is given the scheduler's next batch; nothing ever sleeps to gather one,
+and little work needs no thread. All state is touched on the event loop only.
 """
 
 import asyncio
 import logging
-import threading
 import time
 from collections.abc import Collection, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from math import inf
-from queue import SimpleQueue
 from typing import NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from service.cost import Shape
-from service.errors import DeadlinePassed, LengthwiseError, RunFailed
+from service.errors import DeadlinePassed, LengthwiseError, RunFailed, RunLost, Stuck
 from service.jobs import Job, Run
+from service.runners import Runners
 from service.scheduler import Scheduler
 from service.sequences import Answer, Embeddings, Output, Sequences, State, Steps, pad_batch
 from service.session import EncoderSession
@@ -52,11 +50,17 @@ class Row(NamedTuple):
 
 Outcome: TypeAlias = Embeddings | Row | str  # a row's embedding `(D,)`, all of it, or why there is none
 
+_Batch: TypeAlias = tuple[Run, list[Work]]
+_Result: TypeAlias = tuple[Embeddings | list[Outcome], float]  # and the seconds it took
+
 EMBEDDING_ONLY: tuple[Output, ...] = ("embedding",)
 
 # While all there is to run takes no longer, the event loop does it: to wake a thread, be woken by it and share the
 # interpreter with it takes as long, and requests that arrive meanwhile share the next batch.
 DIRECT_SECONDS = 0.002
+# Work that waits while nothing moves for so many times what a run may take: whoever hung was given up by then, and who
+# took its place hangs too.
+STUCK_RUNS = 1.5
 IDLE_SECONDS = 1.0  # without a request, before a measurement refines what runs are thought to cost
 
 
@@ -87,6 +91,7 @@ class _Request:
     done: asyncio.Future[None]
     remaining: int
     field: str
+    arrived: float
     padded_steps: int = 0
     started: float | None = None
 
@@ -112,12 +117,13 @@ class Refinement(Protocol):
 class Engine:
     """Encodes sequences for many requests at once on one session."""
 
-    def __init__(self, session: EncoderSession, scheduler: Scheduler) -> None:
+    def __init__(self, session: EncoderSession, scheduler: Scheduler, *, max_run_seconds: float = 30.0) -> None:
         """Start the runners, as many as the scheduler keeps busy, on the running loop.
 
         Args:
             session: runs the batches.
             scheduler: cuts them.
+            max_run_seconds: what a run may take before its runner is given up.
         """
         self.scheduler = scheduler
         self._session = session
@@ -125,16 +131,19 @@ class Engine:
         self._requests: dict[Job, _Request] = {}
         self._dispatching = False
         self._waiting: list[asyncio.Future[None]] = []  # for any run to end
-        self._batches: SimpleQueue[tuple[Run, list[Work]] | None] = SimpleQueue()
-        self._threads = [
-            threading.Thread(target=self._work, name=f"lengthwise-runner-{number}", daemon=True)
-            for number in range(scheduler.runners)
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._stuck_seconds = STUCK_RUNS * max_run_seconds
+        self._progressed = 0.0  # when a run last ended
+        self._runners: Runners[_Batch, _Result] = Runners(
+            scheduler.runners, max_run_seconds, self._time, self._finish, self._lose
+        )
 
     async def encode(
-        self, sequences: Sequences, deadline: float = inf, outputs: Collection[Output] = EMBEDDING_ONLY
+        self,
+        sequences: Sequences,
+        deadline: float = inf,
+        outputs: Collection[Output] = EMBEDDING_ONLY,
+        *,
+        is_bulk: bool = False,
     ) -> Encoded:
         """Encode one request's sequences, in whatever batches they fit best.
 
@@ -142,6 +151,7 @@ class Engine:
             sequences: n >= 1 sequences with the session's own F, checked.
             deadline: when an answer is of no use any more, on the clock of `time.perf_counter`.
             outputs: what is wanted of what the session gives.
+            is_bulk: whether it gives way to others, however small it is.
 
         Returns:
             The answer, row i for sequence i, and what it cost.
@@ -151,13 +161,17 @@ class Engine:
             DeadlineUnreachable: an answer in time cannot be expected.
             DeadlinePassed: it was expected, and was not there in time.
             RunFailed: the model failed on one of them; carries its index.
+            RunLost: a run of some of them never ended.
+            Stuck: there is no runner left.
         """
+        if not self._runners:
+            raise Stuck
         now = time.perf_counter()
-        job = Job(sequences.lengths.tolist(), deadline)
+        job = Job(sequences.lengths.tolist(), deadline, is_bulk)
         self.scheduler.submit(job, now)
         work = _split(sequences, is_whole=set(outputs) != {"embedding"})
         embeddings = np.empty((len(work), self._session.dim), dtype=np.float32)
-        request = _Request(work, embeddings, {}, self._loop.create_future(), len(work), sequences.field)
+        request = _Request(work, embeddings, {}, self._loop.create_future(), len(work), sequences.field, now)
         self._requests[job] = request
         timer = None if deadline == inf else self._loop.call_later(deadline - now, request.fail, DeadlinePassed())
         self._schedule_dispatch()
@@ -184,11 +198,13 @@ class Engine:
         await ended
 
     def close(self) -> None:
-        """Wait for running batches and end the runners."""
-        for _ in self._threads:
-            self._batches.put(None)
-        for thread in self._threads:
-            thread.join()
+        """Wait a while for running batches and end the runners."""
+        self._runners.close()
+
+    def is_stuck(self, now: float) -> bool:
+        """Whether requests wait and no run has ended for too long."""
+        oldest = next(iter(self._requests.values()), None)
+        return oldest is not None and now - max(oldest.arrived, self._progressed) > self._stuck_seconds
 
     async def refine(self, refinement: Refinement) -> None:
         """Measure in idle time what the calibration left out, until nothing is left, and keep it.
@@ -217,28 +233,28 @@ class Engine:
         self._dispatching = False
         now = time.perf_counter()
         while run := self.scheduler.next_run(now):
-            work = []
-            for entry in run.entries:
-                request = self._requests[entry.job]
-                request.started = request.started or now
-                work.append(request.work[entry.row])
+            batch = self._gather(run, now)
             if run.expected_end - now + self.scheduler.waiting_seconds <= DIRECT_SECONDS:
-                self._finish(run, *self._time(work))
+                self._finish(batch, self._time(batch))
             else:
-                self._batches.put((run, work))
+                self._runners.hand(batch, now)
+        if run := self.scheduler.next_aside(now, DIRECT_SECONDS):
+            batch = self._gather(run, now)
+            self._loop.call_soon(self._finish, batch, self._time(batch))
 
-    def _work(self) -> None:
-        """Run batches on a runner until there is None."""
-        while batch := self._batches.get():
-            run, work = batch
-            answer = self._time(work)
-            with suppress(RuntimeError):  # the loop is closed, and nobody waits for the answer
-                self._loop.call_soon_threadsafe(self._finish, run, *answer)
+    def _gather(self, run: Run, now: float) -> _Batch:
+        """Collect what a run needs of its requests."""
+        work = []
+        for entry in run.entries:
+            request = self._requests[entry.job]
+            request.started = request.started or now
+            work.append(request.work[entry.row])
+        return run, work
 
-    def _time(self, work: list[Work]) -> tuple[Embeddings | list[Outcome], float]:
+    def _time(self, batch: _Batch) -> _Result:
         """Encode a batch and return what it gave and the seconds it took."""
         began = time.perf_counter()
-        outcomes = self._run(work)
+        outcomes = self._run(batch[1])
         return outcomes, time.perf_counter() - began
 
     def _run(self, work: list[Work]) -> Embeddings | list[Outcome]:
@@ -280,15 +296,14 @@ class Engine:
             raise ValueError(f"{rows} sequences gave embeddings of shape {embeddings.shape}")
         return embeddings
 
-    def _finish(self, run: Run, outcomes: Embeddings | list[Outcome], seconds: float) -> None:
+    def _finish(self, batch: _Batch, result: _Result) -> None:
         """Give the runner its next batch, then pass on what the run gave."""
+        (run, _), (outcomes, seconds) = batch, result
         is_whole = not isinstance(outcomes, list)
+        self._progressed = time.perf_counter()
         self.scheduler.finish(run, seconds if is_whole else None)
         self._dispatch()
-        for waiting in self._waiting:
-            if not waiting.done():  # cancelled
-                waiting.set_result(None)
-        self._waiting.clear()
+        self._wake_waiting()
         for entry, outcome in zip(run.entries, outcomes, strict=True):
             request = self._requests.get(entry.job)
             if request is None or request.done.done():  # cancelled, late, or failed by another row
@@ -304,6 +319,27 @@ class Engine:
             request.remaining -= 1
             if not request.remaining:
                 request.done.set_result(None)
+
+    def _lose(self, batch: _Batch, reason: str) -> None:
+        """Fail the requests of a run that never ended, and all others where there is no runner left."""
+        run, _ = batch
+        for entry in run.entries:
+            if request := self._requests.get(entry.job):
+                request.fail(RunLost(reason))
+        if not self._runners:
+            for request in self._requests.values():
+                request.fail(Stuck())
+            return
+        self.scheduler.runners = len(self._runners)
+        self.scheduler.finish(run, None)
+        self._wake_waiting()
+        self._schedule_dispatch()
+
+    def _wake_waiting(self) -> None:
+        for waiting in self._waiting:
+            if not waiting.done():  # cancelled
+                waiting.set_result(None)
+        self._waiting.clear()
 
 
 def _split(sequences: Sequences, *, is_whole: bool) -> list[Work]:

@@ -3,6 +3,9 @@
 Status codes belong to the routes: `service.routes.problems` maps each of these to its answer.
 """
 
+from math import ceil
+from typing import Literal
+
 
 class LengthwiseError(Exception):
     """The base of every error the service raises on purpose.
@@ -11,13 +14,18 @@ class LengthwiseError(Exception):
         path: the place in the request that is at fault, as `sequences[3][17]`, where there is one.
         limit: the bound that was met, in the unit its setting names.
         setting: the environment variable that changes that bound or behaviour.
-        retry_after_seconds: when trying again may succeed, where it may.
+        retry_after_ms: when trying again may succeed, where it may.
     """
 
     path: str | None = None
-    limit: int | None = None
+    limit: float | None = None
     setting: str | None = None
-    retry_after_seconds: int | None = None
+    retry_after_ms: int | None = None
+
+    @property
+    def retry_after_seconds(self) -> int | None:
+        """The same in whole seconds, 1 at least, as `Retry-After` has it."""
+        return None if self.retry_after_ms is None else max(1, ceil(self.retry_after_ms / 1000))
 
 
 class InvalidRequest(LengthwiseError):
@@ -197,12 +205,13 @@ class Unavailable(LengthwiseError):
 class QueueFull(Unavailable):
     """More work waits than the queue may hold."""
 
-    def __init__(self, waiting_steps: int, limit: int, retry_after_seconds: int) -> None:
-        self.limit, self.setting = limit, "LENGTHWISE_MAX_QUEUE_STEPS"
-        self.retry_after_seconds = retry_after_seconds
+    def __init__(self, waiting: float, limit: float, unit: Literal["steps", "seconds"], wait_seconds: float) -> None:
+        self.limit, self.setting = limit, f"LENGTHWISE_MAX_QUEUE_{unit.upper()}"
+        self.retry_after_ms = ceil(1000 * wait_seconds)
+        what = "steps" if unit == "steps" else "seconds of work"
         super().__init__(
-            f"{waiting_steps} steps are waiting and the queue holds {limit} ({self.setting}): "
-            f"try again in {retry_after_seconds} s."
+            f"{round(waiting, 1)} {what} are waiting and the queue holds {limit} ({self.setting}): "
+            f"try again in {self.retry_after_seconds} s."
         )
 
 
@@ -210,7 +219,7 @@ class Draining(Unavailable):
     """The service is shutting down."""
 
     def __init__(self) -> None:
-        self.retry_after_seconds = 1
+        self.retry_after_ms = 1000
         super().__init__("The service is shutting down and takes no new requests: try another instance.")
 
 
@@ -253,6 +262,21 @@ class RunFailed(LengthwiseError):
     def __init__(self, index: int, reason: str, field: str = "sequences") -> None:
         self.path = f"{field}[{index}]"
         super().__init__(f"The model could not encode {self.path}: {reason}.")
+
+
+class RunLost(LengthwiseError):
+    """A run never ended, and whoever had a sequence in it gets no answer."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"The model's run was lost: {reason}.")
+
+
+class Stuck(Unavailable):
+    """Work waits and nothing moves: the process should be started anew."""
+
+    def __init__(self) -> None:
+        self.retry_after_ms = 5000
+        super().__init__("The model's runs do not end, and there is no runner left: start the service anew.")
 
 
 class StartupError(LengthwiseError):

@@ -1,8 +1,10 @@
 """What the scheduler is given and what it hands out: jobs in, runs of entries out."""
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
+from operator import itemgetter
 
 
 @dataclass(slots=True, eq=False)
@@ -12,7 +14,9 @@ class Job:
     Attributes:
         lengths: the steps of each of its sequences.
         deadline: when it is of no use any more, on the clock that `now` is read from; none by default.
-        due: how urgent it is: its deadline, or a while after its arrival.
+        is_bulk: whether it waits in the lane of large jobs; the scheduler decides where the caller does not.
+        due: how urgent it is: its deadline, or a while after its arrival. Of a bulk job, its first part.
+        parts: of a bulk job, the place after each part of its sequences, and when that part is due; in order.
         waiting: sequences of it that wait.
         waiting_steps: the steps of those, an empty sequence counting as one.
         seconds_per_step: what a step of it is expected to cost in good company.
@@ -22,21 +26,30 @@ class Job:
 
     lengths: Sequence[int]
     deadline: float = inf
+    is_bulk: bool = False
     due: float = inf
+    parts: Sequence[tuple[int, float]] = ()
     waiting: int = 0
     waiting_steps: int = 0
     seconds_per_step: float = 0.0
     cut: int = 0
     is_withdrawn: bool = False
 
+    def part_of(self, row: int) -> tuple[int, float]:
+        """Return the place after the part that a sequence belongs to, and when it is due."""
+        if not self.parts:
+            return len(self.lengths), self.due
+        return self.parts[bisect_right(self.parts, row, key=itemgetter(0))]
+
 
 @dataclass(slots=True, eq=False)
 class Entry:
-    """Sequence `row` of `job`, and the steps it costs: 1 where it has none."""
+    """Sequence `row` of `job`, the steps it costs, 1 where it has none, and when it is due."""
 
     job: Job
     row: int
     steps: int
+    due: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,8 +60,10 @@ class Run:
         entries: what is in it, shortest first.
         steps: T, what each is padded to.
         expected_end: when it should be finished, on the scheduler's clock.
+        is_bulk: whether it is of bulk jobs.
     """
 
     entries: list[Entry]
     steps: int
     expected_end: float
+    is_bulk: bool = False

@@ -1,41 +1,27 @@
 """Which waiting sequences run together next: pure logic, without threads, clock or session.
 
-Sequences wait, not requests: a large request fills several batches, and small ones share one. The queue is cut whole:
-sorted by length, it is divided where the predicted time of all its batches together is least. The batch that holds
-the most urgent sequence runs first.
+Sequences wait, not requests: a large request fills several batches, and small ones share one. Each lane of the queue is
+cut whole: sorted by length, it is divided where the predicted time of all its batches together is least. The batch that
+holds the most urgent sequence runs first. Large jobs have a lane of their own, and become urgent part by part.
 """
 
-from heapq import heappop, heappush, heapreplace
 from itertools import pairwise
-from math import ceil, inf
-from operator import attrgetter
-from typing import NamedTuple
+from math import ceil, inf, log
 
 from service.cost import CostModel
-from service.cutting import cut_sorted
 from service.errors import DeadlineUnreachable, QueueFull
-from service.jobs import Entry, Job, Run
+from service.jobs import Job, Run
+from service.lanes import Cut, Lane
 
 # A job without a deadline is as urgent as one that must be done this long after its arrival. So none waits for ever:
 # nothing that arrives later than that goes before it.
 PATIENCE_SECONDS = 1.0
 
-# Sequences cut at a time, the most urgent: with so many there are mates of nearly equal length for each.
-WINDOW = 512
-
-# How far over its fair part of the work a batch may go, where work is shared out among idle runners: smaller batches
-# cost more in all, so the even share of the least total is not always within reach.
-SLACKS = (1.0, 1.25, 1.6)
-
-_STEPS_OF = attrgetter("steps")
-
-
-class Cut(NamedTuple):
-    """A batch that waits: its least `due`, the seconds it should take, and what is in it, shortest first."""
-
-    due: float
-    seconds: float
-    entries: list[Entry]
+# A job that should take one runner longer than this is bulk. It gives way to others for so long, and from then on it
+# is due at such a pace that all bulk together is sure of this share of the runners; what is idle, it has besides.
+BULK_SECONDS = 0.02
+BULK_PATIENCE_SECONDS = 10.0
+BULK_SHARE = 0.25
 
 
 class Scheduler:
@@ -44,12 +30,18 @@ class Scheduler:
     Attributes:
         costs: what batches cost; finished runs correct it.
         runners: runs that may be under way at the same time.
-        waiting: sequences in the queue.
-        waiting_steps: their steps, an empty sequence counting as one.
+        waiting_steps: steps in the queue, an empty sequence counting as one.
         submitted: jobs queued so far.
     """
 
-    def __init__(self, costs: CostModel, runners: int, max_batch_steps: int, max_queue_steps: int) -> None:
+    def __init__(
+        self,
+        costs: CostModel,
+        runners: int,
+        max_batch_steps: int,
+        max_queue_steps: int,
+        max_queue_seconds: float = inf,
+    ) -> None:
         """Set the bounds.
 
         Args:
@@ -57,20 +49,17 @@ class Scheduler:
             runners: runs that may be under way at the same time.
             max_batch_steps: the budget, padded steps in a batch; one longer sequence runs alone.
             max_queue_steps: steps that may wait.
+            max_queue_seconds: what goes before a job may be expected to take the runners so long.
         """
         self.costs = costs
         self.runners = runners
-        self.waiting = 0
         self.waiting_steps = 0
-        self._max_batch_steps = max_batch_steps
-        self._max_queue_steps = max_queue_steps
-        self._waiting_seconds = 0.0  # what is expected of the waiting, uncorrected, on one runner
-        self._jobs: set[Job] = set()  # those with something waiting
-        self._arrived: list[tuple[float, int, Job]] = []  # a heap by urgency, then arrival: not wholly cut yet
-        self._cuts: list[Cut] = []  # the most urgent last
-        self._in_cuts = 0
-        self._running: set[Run] = set()
         self.submitted = 0
+        self._max_queue_steps = max_queue_steps
+        self._max_queue_seconds = max_queue_seconds
+        self._jobs: set[Job] = set()  # those with something waiting
+        self._small, self._bulk = Lane(costs, max_batch_steps), Lane(costs, max_batch_steps)
+        self._running: set[Run] = set()
 
     @property
     def running(self) -> int:
@@ -78,9 +67,14 @@ class Scheduler:
         return len(self._running)
 
     @property
+    def waiting(self) -> int:
+        """Sequences in the queue."""
+        return self._small.waiting + self._bulk.waiting
+
+    @property
     def waiting_seconds(self) -> float:
         """What all that waits should take one runner."""
-        return self.costs.factor * self._waiting_seconds
+        return self.costs.factor * (self._small.seconds + self._bulk.seconds)
 
     def submit(self, job: Job, now: float) -> None:
         """Queue every sequence of a job.
@@ -95,28 +89,29 @@ class Scheduler:
         """
         steps = [length or 1 for length in job.lengths]
         total = sum(steps)
-        if self.waiting_steps + total > self._max_queue_steps:
-            wait = max(1, ceil(self.predict_wait(now)))
-            raise QueueFull(self.waiting_steps, self._max_queue_steps, wait)
         seconds = sum(map(self.costs.share, steps))
+        job.is_bulk = job.is_bulk or seconds > BULK_SECONDS
         job.seconds_per_step = seconds / total
-        job.due = now + PATIENCE_SECONDS
+        self._refuse_excess(total, self._seconds_before(job), now)
+        job.due = now + _soften(job.deadline - now)
+        if job.is_bulk:
+            job.parts = self._plan_parts(job, steps, now)
+            job.due = job.parts[0][1]
         if job.deadline < inf:
-            job.due = job.deadline
             self._refuse_late(job, max(seconds / self.runners, self.costs.of_batches(max(steps))[0][1]), now)
         job.waiting = len(steps)
         job.waiting_steps = total
         self.submitted += 1
-        heappush(self._arrived, (job.due, self.submitted, job))
+        self._lane_of(job).add(job, self.submitted)
         self._jobs.add(job)
-        self._count(len(steps), total, seconds)
+        self._count(job, len(steps), total)
 
     def withdraw(self, job: Job) -> None:
         """See that nothing that waits of a job ever runs."""
         job.is_withdrawn = True
         if job in self._jobs:
             self._jobs.remove(job)
-            self._count(-job.waiting, -job.waiting_steps, -job.seconds_per_step * job.waiting_steps)
+            self._count(job, -job.waiting, -job.waiting_steps)
             job.waiting = job.waiting_steps = 0
 
     def next_run(self, now: float) -> Run | None:
@@ -125,17 +120,25 @@ class Scheduler:
         It holds the sequence that is due first. What is past its deadline is withdrawn instead.
         """
         idle = self.runners - len(self._running)
-        while idle and self.waiting:
-            if self._must_cut(idle):
-                self._cut(idle)
-            cut = self._cuts.pop()
-            for entry in cut.entries:
-                if entry.job.deadline <= now:
-                    self.withdraw(entry.job)
-            if not any(entry.job.is_withdrawn for entry in cut.entries):
-                return self._start(cut, now)
-            self._cuts.append(cut)
-            self._cut(idle)  # what is left of it may be less urgent than others
+        while idle > 0 and self.waiting:
+            if run := self._try_start(self._most_urgent(idle), idle, now):
+                return run
+        return None
+
+    def next_aside(self, now: float, max_seconds: float) -> Run | None:
+        """Start a short batch beside the runners, where all of them are at bulk work: others need not wait for that.
+
+        Args:
+            now: the time.
+            max_seconds: what it may be expected to take.
+        """
+        lane = self._small
+        while lane.waiting and len(self._running) == self.runners and all(run.is_bulk for run in self._running):
+            lane.prepare(1)
+            if self.costs.factor * lane.top_seconds > max_seconds:
+                return None
+            if run := self._try_start(lane, 1, now):
+                return run
         return None
 
     def finish(self, run: Run, seconds: float | None) -> None:
@@ -164,6 +167,17 @@ class Scheduler:
             left -= working * (following - end)
         return ends[-1] + left / self.runners
 
+    def _refuse_excess(self, steps: int, before: float, now: float) -> None:
+        """Refuse what the queue has no room for, in steps or in seconds."""
+        if self.waiting_steps + steps > self._max_queue_steps:
+            raise QueueFull(self.waiting_steps, self._max_queue_steps, "steps", self.predict_wait(now))
+        if before > self._max_queue_seconds * self.runners:
+            raise QueueFull(before / self.runners, self._max_queue_seconds, "seconds", self._predict(before, now))
+
+    def _seconds_before(self, job: Job) -> float:
+        """Return what goes before a new job should take one runner: bulk goes before bulk only."""
+        return self.waiting_seconds if job.is_bulk else self.costs.factor * self._small.seconds
+
     def _refuse_late(self, job: Job, own_seconds: float, now: float) -> None:
         """Refuse a job that what goes before it would make late."""
         is_idle = not self._running and not self._jobs
@@ -171,58 +185,50 @@ class Scheduler:
         own_seconds *= min(1.0, self.costs.factor) if is_idle else self.costs.factor
         if now + self.predict_wait(now) + own_seconds <= job.deadline:
             return
-        before = sum(other.seconds_per_step * other.waiting_steps for other in self._jobs if other.due <= job.due)
+        before = sum(
+            other.seconds_per_step * other.waiting_steps
+            for other in self._jobs
+            if other.due <= job.due and other.is_bulk <= job.is_bulk
+        )
         seconds = self._predict(self.costs.factor * before, now) + own_seconds
         if now + seconds > job.deadline:
             raise DeadlineUnreachable(ceil(1000 * seconds), max(0, int(1000 * (job.deadline - now))))
 
-    def _must_cut(self, idle: int) -> bool:
-        """Whether the cuts made are used up, overtaken by urgency, outnumbered by arrivals or too few for the idle."""
-        if not self._cuts:
-            return True
-        fresh = min(self.waiting, WINDOW) - self._in_cuts
-        if fresh > self._in_cuts or len(self._cuts) < min(idle, self._in_cuts + fresh):
-            return True
-        return bool(self._arrived) and self._arrived[0][0] < self._cuts[-1].due
+    def _plan_parts(self, job: Job, steps: list[int], now: float) -> list[tuple[int, float]]:
+        """Divide a bulk job, and say when each part is due: once the bulk before it had its share of the runners."""
+        per_second = self.costs.factor / (BULK_SHARE * self.runners)
+        due = now + BULK_PATIENCE_SECONDS + per_second * self._bulk.seconds
+        parts: list[tuple[int, float]] = []
+        seconds = 0.0
+        for place, count in enumerate(steps, 1):
+            seconds += count * job.seconds_per_step
+            if seconds >= BULK_SECONDS or place == len(steps):
+                parts.append((place, min(due, job.deadline)))
+                due += per_second * seconds
+                seconds = 0.0
+        return parts
 
-    def _cut(self, idle: int) -> None:
-        """Cut the most urgent sequences into batches."""
-        window = [entry for cut in self._cuts for entry in cut.entries if not entry.job.is_withdrawn]
-        room = max(1, WINDOW - len(window))  # the most urgent has a place always
-        while self._arrived and room:
-            job = self._arrived[0][2]
-            if not job.is_withdrawn:
-                taken = job.lengths[job.cut : job.cut + room]
-                window += [Entry(job, row, length or 1) for row, length in enumerate(taken, job.cut)]
-                job.cut += len(taken)
-                room -= len(taken)
-            if job.is_withdrawn or job.cut == len(job.lengths):
-                heappop(self._arrived)
-        window.sort(key=_STEPS_OF)
-        cuts = self._divide(window, inf)
-        if idle > 1 and len(window) > 1:
-            cuts = self._balance(window, cuts, idle)
-        cuts.sort(key=lambda cut: (-cut.due, cut.seconds))  # of equal urgency the longest first: it ends last
-        self._cuts = cuts
-        self._in_cuts = len(window)
+    def _most_urgent(self, idle: int) -> Lane:
+        """Return the lane that holds what is due first, cut for so many idle runners."""
+        small, bulk = self._small, self._bulk
+        if not (small.waiting and bulk.waiting):
+            only = small if small.waiting else bulk
+            only.prepare(idle)
+            return only
+        return small if small.prepare(idle) <= bulk.prepare(idle) else bulk
 
-    def _balance(self, window: list[Entry], cuts: list[Cut], idle: int) -> list[Cut]:
-        """Cut smaller where that keeps all idle runners at work and the whole is done earlier."""
-        fair = sum(cut.seconds for cut in cuts) / idle
-        if all(cut.seconds <= fair for cut in cuts):
-            return cuts
-        ways = [cuts, *(self._divide(window, slack * fair) for slack in SLACKS)]
-        return min(ways, key=lambda way: _finish_together(way, idle))
+    def _try_start(self, lane: Lane, idle: int, now: float) -> Run | None:
+        """Start the batch on top of a lane, unless something of it is late or withdrawn; then cut anew."""
+        cut = lane.take()
+        for entry in cut.entries:
+            if entry.job.deadline <= now:
+                self.withdraw(entry.job)
+        if any(entry.job.is_withdrawn for entry in cut.entries):
+            lane.put_back(cut, idle)
+            return None
+        return self._start(lane, cut, now)
 
-    def _divide(self, window: list[Entry], max_seconds: float) -> list[Cut]:
-        steps = [entry.steps for entry in window]
-        places = cut_sorted(steps, self.costs, self._max_batch_steps, max_seconds)
-        return [
-            Cut(min(entry.job.due for entry in window[start:stop]), seconds, window[start:stop])
-            for start, stop, seconds in places
-        ]
-
-    def _start(self, cut: Cut, now: float) -> Run:
+    def _start(self, lane: Lane, cut: Cut, now: float) -> Run:
         entries, steps = cut.entries, cut.entries[-1].steps
         seconds, valid = 0.0, 0
         for entry in entries:
@@ -233,21 +239,26 @@ class Scheduler:
             job.waiting -= 1
             if not job.waiting:
                 self._jobs.remove(job)
-        self._count(-len(entries), -valid, -seconds)
-        self._in_cuts -= len(entries)
-        run = Run(entries, steps, now + self.costs.predict(len(entries), steps))
+        self.waiting_steps -= valid
+        lane.count(-len(entries), -seconds)
+        run = Run(entries, steps, now + self.costs.predict(len(entries), steps), lane is self._bulk)
         self._running.add(run)
         return run
 
-    def _count(self, sequences: int, steps: int, seconds: float) -> None:
-        self.waiting += sequences
+    def _lane_of(self, job: Job) -> Lane:
+        return self._bulk if job.is_bulk else self._small
+
+    def _count(self, job: Job, sequences: int, steps: int) -> None:
         self.waiting_steps += steps
-        self._waiting_seconds = self._waiting_seconds + seconds if self.waiting else 0.0
+        self._lane_of(job).count(sequences, steps * job.seconds_per_step)
 
 
-def _finish_together(cuts: list[Cut], runners: int) -> float:
-    """Return the seconds until all is done when the longest batches start first."""
-    loads = [0.0] * runners
-    for seconds in sorted((cut.seconds for cut in cuts), reverse=True):
-        heapreplace(loads, loads[0] + seconds)
-    return max(loads)
+def _soften(seconds: float) -> float:
+    """Return in how many seconds a job is due that allows so many.
+
+    Beyond the patience of those that allow any time, more time makes it ever less urgent, but slowly: a minute's
+    deadline may not cost a small request a minute's wait.
+    """
+    if seconds == inf:
+        return PATIENCE_SECONDS
+    return seconds if seconds <= PATIENCE_SECONDS else PATIENCE_SECONDS * (1 + log(seconds / PATIENCE_SECONDS))

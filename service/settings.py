@@ -62,7 +62,14 @@ class Settings(BaseSettings):
     )
     max_batch_sequences: int = Field(32, ge=1, description="Sequences in a batch.")
     max_batch_steps: int = Field(16384, ge=1, description="Padded steps in a batch; bounds the memory of a run.")
+    max_run_seconds: float = Field(
+        30.0, gt=0, description="How long a run may take before its runner is given up for hung."
+    )
     max_queue_steps: int = Field(1_000_000, ge=1, description="Steps that may wait; beyond them requests get 503.")
+    max_queue_seconds: float = Field(
+        10.0, gt=0, description="Predicted seconds of work that may go before a request; beyond them it gets 503."
+    )
+    overload_status: Literal[503, 429] = Field(503, description="What requests get that the queue has no room for.")
     request_timeout_ms: int = Field(
         0, ge=0, description="What a request allows that has no `X-Request-Timeout-Ms`; 0 is any time."
     )

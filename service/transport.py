@@ -1,8 +1,9 @@
-"""Answers in one piece: the head and the body of a response go to the kernel together."""
+"""Answers in one piece, and none for who has gone: what uvicorn's protocol does not do by itself."""
 
 import asyncio
 from typing import Any
 
+from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 
@@ -42,8 +43,36 @@ class GatheringTransport:
 
 
 class GatheringProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1 with gathered writes."""
+    """uvicorn's HTTP/1.1 with gathered writes; a request whose client hangs up is cancelled.
+
+    uvicorn tells of a hang-up only who asks for another message, which would take a task more in every request.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._answer = self.app
+        self.app = self._serve
+        self._serving: asyncio.Task[Any] | None = None
+        self._is_lost = False
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request until its client hangs up."""
+        self._serving = asyncio.current_task()
+        try:
+            await self._answer(scope, receive, send)
+        except asyncio.CancelledError:
+            if not self._is_lost:
+                raise
+        finally:
+            self._serving = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin a connection."""
         super().connection_made(GatheringTransport(transport))  # type: ignore[arg-type]
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End a connection, and the request that is under way on it."""
+        super().connection_lost(exc)
+        self._is_lost = True
+        if self._serving:
+            self._serving.cancel()

@@ -8,6 +8,8 @@ from socket import socket
 import uvicorn
 from starlette.types import ASGIApp
 
+from service.transport import GatheringProtocol
+
 
 class _Server(uvicorn.Server):
     """Says when it accepts connections."""
@@ -28,7 +30,7 @@ def listen(app: ASGIApp) -> Iterator[str]:
     Yields:
         Its host and port, as `127.0.0.1:8000`.
     """
-    config = uvicorn.Config(app, port=0, log_level="error", timeout_graceful_shutdown=1)
+    config = uvicorn.Config(app, http=GatheringProtocol, port=0, log_level="error", timeout_graceful_shutdown=1)
     server = _Server(config)
     bound = config.bind_socket()
     thread = threading.Thread(target=server.run, args=([bound],))

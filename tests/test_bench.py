@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 import xml.etree.ElementTree as ET
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import numpy as np
 import orjson
 import pytest
 
-from bench import codecs, load, raw
+from bench import chaos, codecs, faulty, load, overload, raw
 from bench.__main__ import SERVERS, parse_arguments, plan_round, summarize
 from bench.load import Outcome, ask, draw_arrivals, run_closed, run_open
 from bench.measure import Pace, Task, check, measure_raw, measure_server, padding_ratio, plan_tasks
@@ -37,6 +38,7 @@ from bench.workloads import (
     post,
 )
 from service.machine import available_cpus
+from service.sequences import Batch
 
 
 class Answerer:
@@ -136,8 +138,8 @@ def test_a_silent_server_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_open_loop_follows_its_schedule(answerer: Answerer) -> None:
     """It sends one request for each drawn moment, whatever the answers."""
-    outcome = run_open(answerer.port, [post("/", b"a")], rate=1000, seconds=0.1, seed=3)
-    assert len(answerer.bodies) == len(outcome.latencies) == len(draw_arrivals(1000, 0.1, 3))
+    outcome = run_open(answerer.port, [post("/", b"a")], rate=1000, seconds=0.1)
+    assert len(answerer.bodies) == len(outcome.latencies) == len(draw_arrivals(1000, 0.1, seed=0))
 
 
 def test_arrivals_are_a_poisson_process() -> None:
@@ -444,3 +446,47 @@ def test_the_codecs_benchmark_times_every_format(capsys: pytest.CaptureFixture[s
         assert costs["the model"]["run"] > 0
         assert all(costs[form]["decode"] > 0 for form in decoded)
         assert all(costs[form]["encode"] > 0 for form in encoded)
+
+
+class Answered:
+    """A connection with an answer."""
+
+    def __init__(self, due: float, head: bytes) -> None:
+        self.due, self.head = due, head
+
+
+def test_a_retry_is_judged_by_the_next_that_was_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told to wait 1.5 s where the next accepted request waited 1.25 s is an error of 0.25 s."""
+    witness = overload.Witness()
+    monkeypatch.setattr("bench.overload.time.perf_counter", lambda: 10.0)
+    queued = b"HTTP/1.1 200 OK\r\nserver-timing: decode;dur=0.1, queue;dur=%d, run;dur=2.0"
+    for due, milliseconds in ((9.0, 100), (11.0, 1250), (12.0, 300)):
+        witness.note(Answered(due, queued % milliseconds), "200")  # type: ignore[arg-type]
+    witness.note(Answered(9.5, b"HTTP/1.1 503\r\nRetry-After: 2\r\nretry-after-ms: 1500"), "503")  # type: ignore[arg-type]
+    assert witness.retry_errors() == [0.25]
+    assert witness.refused == [(10.0, 0.5)]
+
+
+def test_marked_sequences_fail_once() -> None:
+    """A batch with a mark fails when it is first met, and runs when it is run again."""
+    made = faulty.Faults()
+    steps = np.zeros((2, 3, 4), dtype=np.float32)
+    steps[1, 0, 0] = faulty.DIES
+    batch = Batch(steps, np.array([3, 3]))
+    assert [made._meets(batch, faulty.DIES) for _ in range(4)] == [True, False, True, False]
+    assert not made._meets(batch, faulty.HANGS)
+
+
+def test_chaos_tells_right_from_wrong_and_marked(model: Path) -> None:
+    """Each answer is compared with the encoder alone; the marked request is counted apart."""
+    session = raw.open_raw(model, threads=1)
+    judge = chaos.Judge.__new__(chaos.Judge)
+    sequences = draw_sequences([3] * chaos.BODIES, 12, seed=1)
+    judge._expected = [raw.encode_alone(session, [steps]) for steps in sequences]
+    judge.counts = Counter()
+    connection = load.Connection.__new__(load.Connection)
+    for index, off, status in ((0, 0.0, "200"), (chaos.MARKED, 0.0, "500"), (1, 0.01, "200")):
+        connection.index = index
+        connection.answer = orjson.dumps({"embeddings": (judge._expected[index] + off).tolist()})
+        judge.note(connection, status)
+    assert judge.counts == {"right": 1, "marked 500": 1, "wrong": 1}

@@ -177,6 +177,23 @@ def test_a_full_queue_answers_503(serve: Serve, monkeypatch: pytest.MonkeyPatch)
     assert int(response.headers["retry-after"]) >= 1
 
 
+@pytest.mark.parametrize("status", [503, 429])
+def test_a_queue_of_too_many_seconds_is_refused_as_the_setting_says(
+    status: int, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """503, or 429 where a setting says so, with the wait in seconds and in milliseconds; `/openapi.json` has both."""
+    client = serve(max_queue_seconds=2, overload_status=status)
+    scheduler = client.app.state.service.engine.scheduler  # type: ignore[attr-defined]
+    monkeypatch.setattr(scheduler._small, "seconds", 3.25 * scheduler.runners / scheduler.costs.factor)
+    response = client.post("/encode", json={"sequences": PAIR})
+    assert response.status_code == response.json()["status"] == status
+    assert (response.json()["limit"], response.json()["setting"]) == (2, "LENGTHWISE_MAX_QUEUE_SECONDS")
+    assert response.headers["retry-after"] == "4"
+    assert response.headers["retry-after-ms"] == "3250"
+    documented = client.get("/openapi.json").json()["paths"]["/encode"]["post"]["responses"][str(status)]
+    assert "queue-full" in documented["content"][MEDIA_TYPE]["examples"]
+
+
 def test_a_deadline_that_cannot_be_met_is_a_504(serve: Serve) -> None:
     """It is refused at once where the answer would be late, by the request's own time or by the setting's."""
     client = serve(request_timeout_ms=1)

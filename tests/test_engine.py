@@ -4,7 +4,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import pytest
 
 from service.cost import CostModel
 from service.engine import Encoded, Engine
-from service.errors import DeadlinePassed, QueueFull, RunFailed
+from service.errors import DeadlinePassed, QueueFull, RunFailed, RunLost, Stuck
 from service.scheduler import Scheduler
 from service.sequences import Batch, Embeddings, Steps, join, pad_batch
 from service.session import EncoderSession, open_session
@@ -41,10 +41,17 @@ def spoil(run: Run, batch: Batch) -> Embeddings:
     return embeddings
 
 
-def make_engine(session: EncoderSession, runners: int = 2, queue: int = 10_000, run_seconds: float = 1.0) -> Engine:
+def make_engine(
+    session: EncoderSession,
+    runners: int = 2,
+    queue: int = 10_000,
+    run_seconds: float = 1.0,
+    max_run_seconds: float = 30.0,
+) -> Engine:
     """Make an engine with small batches on the running loop; runs as long as that are left to the runners."""
     costs = CostModel({(rows, steps): run_seconds for rows in (1, 4) for steps in (1, 64)}, 4)
-    return Engine(session, Scheduler(costs, runners, max_batch_steps=64, max_queue_steps=queue))
+    scheduler = Scheduler(costs, runners, max_batch_steps=64, max_queue_steps=queue)
+    return Engine(session, scheduler, max_run_seconds=max_run_seconds)
 
 
 async def encode_all(engine: Engine, requests: Sequence[Sequence[Steps]]) -> list[Encoded | BaseException]:
@@ -265,6 +272,147 @@ def test_answers_that_nobody_waits_for_are_dropped(artifact: Path) -> None:
     engine = asyncio.run(scenario())
     gate.set()
     engine.close()
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_runner_that_dies_is_replaced(artifact: Path, times: int) -> None:
+    """What it ran is run once more; where that thread dies too, its request is told so, and others are answered."""
+    left = [times]
+
+    def die(run: Run, batch: Batch) -> Embeddings:
+        if batch.time == 7 and left[0]:
+            left[0] -= 1
+            raise SystemExit
+        return run(batch)
+
+    async def scenario() -> list[Encoded | BaseException]:
+        engine = make_engine(make_session(artifact, die), runners=1)
+        answers = await encode_all(engine, [draw_sequences([7])])
+        answers += await encode_all(engine, [draw_sequences([4])])
+        engine.close()
+        return answers
+
+    victim, other = asyncio.run(scenario())
+    session = open_session(artifact)
+    for answer, length in ((victim, 7), (other, 4)):
+        if answer is victim and times == 2:
+            assert isinstance(answer, RunLost)
+        else:
+            assert isinstance(answer, Encoded)
+            alone = session.run(pad_batch(draw_sequences([length])))
+            assert answer.answer.embeddings.tobytes() == alone.tobytes()
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """What hung runs wait for; nobody waits for them."""
+    monkeypatch.setattr("service.runners.CLOSE_SECONDS", 0.0)
+    opened = threading.Event()
+    yield opened
+    opened.set()
+
+
+def hang(gate: threading.Event) -> Callable[[Run, Batch], Embeddings]:
+    """Make a run that hangs on sequences of 7 steps."""
+
+    def run_or_hang(run: Run, batch: Batch) -> Embeddings:
+        if batch.time == 7:
+            gate.wait(60)
+        return run(batch)
+
+    return run_or_hang
+
+
+def test_a_runner_that_hangs_is_given_up_and_replaced(artifact: Path, gate: threading.Event) -> None:
+    """Its request gets an error in time, others wait no longer; when it comes back after all nothing is confused."""
+    confused: list[dict[str, Any]] = []
+
+    async def scenario() -> list[Encoded | BaseException]:
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, context: confused.append(context))
+        engine = make_engine(make_session(artifact, hang(gate)), runners=1, max_run_seconds=0.05)
+        given_up = engine._runners._runners[0].thread
+        hung = asyncio.create_task(encode_all(engine, [draw_sequences([7])]))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        waits = await encode_all(engine, [draw_sequences([4])])
+        answers = await hung + waits
+        gate.set()
+        given_up.join(60)
+        answers += await encode_all(engine, [draw_sequences([7])])
+        engine.close()
+        return answers
+
+    hung, waited, later = asyncio.run(scenario())
+    assert isinstance(hung, RunLost)
+    assert "LENGTHWISE_MAX_RUN_SECONDS" in str(hung)
+    assert isinstance(waited, Encoded)
+    assert isinstance(later, Encoded)
+    assert not confused
+
+
+def test_where_every_runner_hangs_nobody_waits_for_ever(artifact: Path, gate: threading.Event) -> None:
+    """A runner is replaced once. After that requests are refused, those that wait as well, and the engine is stuck."""
+
+    async def scenario() -> tuple[list[Encoded | BaseException], list[bool]]:
+        engine = make_engine(make_session(artifact, hang(gate)), runners=1)
+        now = time.perf_counter()
+        requests = [draw_sequences([7]) for _ in range(9)]
+        waiting = asyncio.create_task(encode_all(engine, requests))
+        stuck = []
+        for turn in range(2):
+            for _ in range(5):
+                await asyncio.sleep(0)
+            stuck += [engine.is_stuck(now + 40), engine.is_stuck(now + 50)]
+            engine._runners.check(now + 31 * (turn + 1))
+        answers = await waiting
+        answers += await encode_all(engine, requests[:1])
+        stuck.append(engine.is_stuck(now + 1000))  # nothing waits any more
+        engine.close()
+        return answers, stuck
+
+    answers, stuck = asyncio.run(scenario())
+    kinds = [type(answer) for answer in answers]
+    assert kinds == [RunLost] * 8 + [Stuck] * 2  # batches of 4
+    assert stuck == [False, True, False, True, False]
+
+
+def test_a_thread_that_is_gone_without_a_word_is_noticed(artifact: Path) -> None:
+    """A runner whose thread has ended is replaced by the next check."""
+
+    async def scenario() -> Encoded | BaseException:
+        engine = make_engine(open_session(artifact), runners=1)
+        runner = engine._runners._runners[0]
+        runner.inbox.put(None)
+        runner.thread.join()
+        engine._runners.check(0.0)
+        (answer,) = await encode_all(engine, [draw_sequences([4])])
+        engine.close()
+        return answer
+
+    assert isinstance(asyncio.run(scenario()), Encoded)
+
+
+def test_small_requests_do_not_wait_for_long_bulk_runs(artifact: Path, gate: threading.Event) -> None:
+    """While every runner is at bulk work, the event loop answers a small request itself."""
+
+    async def scenario() -> tuple[Encoded, bool]:
+        costs = CostModel({(1, 1): 1e-4, (1, 64): 0.1}, 1)
+        engine = Engine(make_session(artifact, hang(gate)), Scheduler(costs, 1, 64, 10_000))
+        bulk = asyncio.create_task(engine.encode(join(draw_sequences([7, 7, 7]), 3)))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        small = await engine.encode(join(draw_sequences([1]), 3))
+        was_waiting = not bulk.done()
+        gate.set()
+        await bulk
+        engine.close()
+        return small, was_waiting
+
+    small, was_waiting = asyncio.run(scenario())
+    assert was_waiting
+    alone = open_session(artifact).run(pad_batch(draw_sequences([1])))
+    assert small.answer.embeddings.tobytes() == alone.tobytes()
 
 
 class MadeCalibrator:

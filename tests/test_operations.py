@@ -27,6 +27,14 @@ def test_a_started_service_is_live_and_ready(client: TestClient) -> None:
     assert client.get("/health/ready").json() == {"status": "ready"}
 
 
+@pytest.mark.parametrize("path", ["/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"])
+def test_a_stuck_service_is_not_live(path: str, client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where requests wait and nothing moves, the orchestrator is told to start it anew."""
+    assert client.get(path).status_code == 200
+    monkeypatch.setattr(client.app.state.service.engine, "is_stuck", lambda _now: True)  # type: ignore[attr-defined]
+    assert client.get(path).status_code == 503
+
+
 def test_an_app_whose_golden_vectors_differ_does_not_exist(artifact: Path, tmp_path: Path) -> None:
     """Readiness cannot be reached with a file that is not the proven one."""
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from service.cost import CostModel
 from service.errors import DeadlineUnreachable, QueueFull
 from service.jobs import Job, Run
-from service.scheduler import PATIENCE_SECONDS, WINDOW, Scheduler
+from service.lanes import WINDOW
+from service.scheduler import BULK_SHARE, PATIENCE_SECONDS, Scheduler
 
 JOBS = st.lists(st.lists(st.integers(0, 30), min_size=1, max_size=12), min_size=1, max_size=6)
 
@@ -22,9 +23,11 @@ def make_costs(rows: int = 4, row_step: float = 1e-5) -> CostModel:
     return CostModel({(b, t): 1e-3 + row_step * b * t for b, t in shapes}, rows)
 
 
-def make_scheduler(rows: int = 4, steps: int = 64, queue: int = 10_000, runners: int = 1) -> Scheduler:
+def make_scheduler(
+    rows: int = 4, steps: int = 64, queue: int = 10_000, runners: int = 1, queue_seconds: float = inf
+) -> Scheduler:
     """Make a scheduler with small bounds."""
-    return Scheduler(make_costs(rows), runners, max_batch_steps=steps, max_queue_steps=queue)
+    return Scheduler(make_costs(rows), runners, steps, queue, queue_seconds)
 
 
 def lengths_of(run: Run) -> list[int]:
@@ -84,7 +87,8 @@ class Simulation:
         taken = {(entry.job, entry.row) for entry in run.entries}
         assert len(taken) == len(run.entries)
         assert taken <= self.waiting
-        assert min(job.due for job, _ in taken) == min(job.due for job, _ in self.waiting)
+        due_first = min(job.part_of(row)[1] for job, row in self.waiting)
+        assert min(job.part_of(row)[1] for job, row in taken) == due_first
         self.waiting -= taken
         self.started += taken
 
@@ -335,3 +339,113 @@ def test_a_deep_queue_pads_little() -> None:
         valid += sum(lengths_of(run))
         padded += len(run.entries) * run.steps
     assert padded / valid <= 1.15
+
+
+def test_a_small_job_goes_before_the_bulk_in_progress() -> None:
+    """What arrives while a large job runs is next, and shares no batch with it."""
+    scheduler = make_scheduler(rows=4, steps=10**5, queue=10**6)
+    scheduler.submit(Job([100] * 1000), 0.0)
+    first = scheduler.next_run(0.0)
+    assert first is not None
+    scheduler.submit(small := Job([100]), 5.0)
+    scheduler.submit(streamed := Job([100], is_bulk=True), 5.0)
+    scheduler.finish(first, None)
+    (second, *others) = drain(scheduler, 5.0)
+    assert (first.is_bulk, second.is_bulk) == (True, False)
+    assert [entry.job for entry in second.entries] == [small]
+    assert others[-1].entries[-1].job is streamed
+
+
+@given(bulks=st.lists(st.integers(15, 80), min_size=1, max_size=3), runners=st.integers(1, 2))
+def test_small_jobs_without_end_do_not_starve_bulk(bulks: list[int], runners: int) -> None:
+    """All bulk is done in the time that its share of the runners takes, after its patience; others have the rest."""
+    patience, small_seconds, bulk_seconds = 0.2, 0.0021, 0.0111
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("service.scheduler.PATIENCE_SECONDS", patience / 4)
+        patch.setattr("service.scheduler.BULK_PATIENCE_SECONDS", patience)
+        scheduler = make_scheduler(rows=1, steps=10**5, queue=10**7, runners=runners)
+        work = 0.0
+        for count in bulks:
+            scheduler.submit(Job([1000] * count), 0.0)
+            work += count * bulk_seconds
+        now, left, smalls = 0.0, sum(bulks), 0
+        ends: list[tuple[float, int, Run]] = []
+        bound = patience + work / (BULK_SHARE * runners) + patience / 4 + 2 * bulk_seconds
+        while left and now <= bound:
+            while scheduler.waiting - left < 4:
+                scheduler.submit(Job([100]), now)
+            while run := scheduler.next_run(now):
+                left -= run.is_bulk
+                smalls += not run.is_bulk
+                ends.append((run.expected_end, id(run), run))
+            now, _, ended = min(ends)
+            ends.remove(min(ends))
+            scheduler.finish(ended, None)
+    assert left == 0
+    assert smalls * small_seconds >= (1 - BULK_SHARE - 0.1) * now * runners - 4 * bulk_seconds
+
+
+@given(allowed=st.lists(st.integers(200, 10**8), min_size=2, max_size=6))
+def test_of_jobs_that_arrive_together_the_earlier_deadline_runs_first(allowed: list[int]) -> None:
+    """However far their deadlines are, they run in that order."""
+    scheduler = make_scheduler(rows=1, steps=10**5)
+    for milliseconds in allowed:
+        scheduler.submit(Job([1], deadline=100.0 + milliseconds / 1000), 100.0)
+    deadlines = [run.entries[0].job.deadline for run in drain(scheduler, 100.0)]
+    assert deadlines == sorted(deadlines)
+
+
+def test_a_deadline_of_a_minute_does_not_mean_a_minute_of_waiting() -> None:
+    """A small job that allows a minute is due within seconds of one that allows any time, and before all bulk."""
+    scheduler = make_scheduler(rows=1, steps=10**5, queue=10**6)
+    scheduler.submit(bulk := Job([1000] * 100, deadline=60.0), 0.0)
+    scheduler.submit(small := Job([5], deadline=61.0), 1.0)
+    assert small.due == pytest.approx(1.0 + 1 + np.log(60))
+    assert small.due < bulk.due == 10.0
+    assert bulk.parts[-1][1] < 60.0
+
+
+def test_a_queue_is_bounded_in_seconds() -> None:
+    """Beyond the bound on what goes before it a job is refused, and told to the millisecond when that is done."""
+    scheduler = make_scheduler(rows=1, steps=10**5, queue=10**7, queue_seconds=1.0)
+    scheduler.submit(Job([1000] * 200), 0.0)  # 2.22 s of bulk: as much as it likes, being first
+    with pytest.raises(QueueFull, match=r"2\.2 seconds of work are waiting and the queue holds 1\.0") as caught:
+        scheduler.submit(Job([1000] * 2), 0.0)
+    assert (caught.value.retry_after_ms, caught.value.retry_after_seconds) == (2236, 3)  # T is rounded up to 1008
+    for _ in range(477):
+        scheduler.submit(Job([100]), 0.0)  # 2.1 ms each, before the bulk
+    with pytest.raises(QueueFull, match=r"LENGTHWISE_MAX_QUEUE_SECONDS"):
+        scheduler.submit(Job([100]), 0.0)
+    assert scheduler.waiting == 677
+
+
+def test_a_short_batch_runs_beside_runners_at_bulk_work() -> None:
+    """It need not wait for one of them; a longer batch does, and so does any beside other work."""
+    scheduler = make_scheduler(rows=4, steps=10**5, queue=10**6, runners=2)
+    scheduler.submit(Job([1000] * 40), 0.0)
+    assert scheduler.next_aside(0.0, 1.0) is None  # nothing small waits
+    bulk = [run for run in (scheduler.next_run(0.0), scheduler.next_run(0.0)) if run]
+    scheduler.submit(Job([500]), 0.0)
+    assert scheduler.next_aside(0.0, 0.002) is None  # it should take 6 ms
+    scheduler.submit(small := Job([5], deadline=0.1), 0.0)
+    assert scheduler.next_run(0.0) is None
+    aside = scheduler.next_aside(0.0, 0.002)
+    assert aside is not None
+    assert [entry.job for entry in aside.entries] == [small]
+    scheduler.submit(Job([5], deadline=0.1), 0.0)
+    assert scheduler.next_aside(0.0, 0.002) is None  # one at a time
+    scheduler.finish(aside, None)
+    scheduler.finish(bulk[0], None)
+    assert (run := scheduler.next_run(0.0)) is not None
+    assert not run.is_bulk
+    scheduler.submit(Job([5], deadline=0.1), 0.0)
+    assert scheduler.next_aside(0.0, 0.002) is None  # one of the runners is at other work
+
+
+def test_a_batch_takes_no_longer_than_a_quarter_of_a_second() -> None:
+    """A run cannot be interrupted: where one batch of all would be cheapest but long, several run."""
+    scheduler = make_scheduler(rows=32, steps=10**6, queue=10**6)
+    scheduler.submit(Job([8000] * 6), 0.0)  # 0.08 s each
+    assert [len(run.entries) for run in drain(scheduler)] == [3, 3]
+    scheduler.submit(Job([30_000]), 0.0)
+    assert [len(run.entries) for run in drain(scheduler)] == [1]  # one sequence cannot be cut

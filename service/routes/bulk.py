@@ -211,9 +211,11 @@ class LineStream(Response):
         joined = join(sequences, self._service.spec.features)
         while True:
             try:
-                encoded = await self._service.engine.encode(joined)
+                encoded = await self._service.engine.encode(joined, is_bulk=True)
             except errors.QueueFull:
                 await self._service.engine.wait_for_run()
+            except (errors.RunLost, errors.Stuck) as error:
+                return [error] * len(sequences)
             except errors.RunFailed as error:
                 if len(sequences) == 1:
                     return [error]

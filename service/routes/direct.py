@@ -1,5 +1,6 @@
 """What the routes share: the loaded service, bodies within bounds, and routes without FastAPI's own path."""
 
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from math import inf
@@ -13,7 +14,7 @@ from starlette.responses import Response
 
 from service.calibrate import Calibrator
 from service.engine import Engine
-from service.errors import BodyTooLarge, InvalidField
+from service.errors import BodyTooLarge, InvalidField, Stuck
 from service.sequences import InputSpec
 from service.session import EncoderSession
 from service.settings import Settings
@@ -49,6 +50,15 @@ class Service:
         """The version its manifest gives it."""
         manifest = self.session.manifest
         return manifest.version if manifest else "1"
+
+    def require_progress(self) -> None:
+        """See that requests do not wait in vain.
+
+        Raises:
+            Stuck: they do; the process should be started anew.
+        """
+        if self.engine.is_stuck(time.perf_counter()):
+            raise Stuck
 
 
 class DirectRoute(APIRoute):

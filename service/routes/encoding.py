@@ -51,6 +51,8 @@ FAILURES: tuple[type[errors.LengthwiseError], ...] = (
     errors.DeadlineUnreachable,
     errors.DeadlinePassed,
     errors.RunFailed,
+    errors.RunLost,
+    errors.Stuck,
 )
 
 

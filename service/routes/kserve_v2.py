@@ -73,9 +73,15 @@ class ModelReady(BaseModel):
     ready: Literal[True]
 
 
-@router.get("/v2/health/live", operation_id="v2_live", summary="Is it alive", responses={200: {"model": Live}})
-async def live(_request: Request) -> Response:
-    """Answer 200 while the event loop turns."""
+@router.get(
+    "/v2/health/live",
+    operation_id="v2_live",
+    summary="Is it alive",
+    responses={200: {"model": Live}, **problems.document(errors.Stuck, dialect=problems.KSERVE)},
+)
+async def live(request: Request) -> Response:
+    """Answer 200 while the event loop turns, and runs end where requests wait."""
+    service_of(request).require_progress()
     return _json({"live": True})
 
 
@@ -83,12 +89,13 @@ async def live(_request: Request) -> Response:
     "/v2/health/ready",
     operation_id="v2_ready",
     summary="May requests be sent here",
-    responses={200: {"model": Ready}, **problems.document(errors.Draining, dialect=problems.KSERVE)},
+    responses={200: {"model": Ready}, **problems.document(errors.Draining, errors.Stuck, dialect=problems.KSERVE)},
 )
 async def ready(request: Request) -> Response:
     """Answer 200 until the service drains."""
     if service_of(request).is_draining:
         raise errors.Draining
+    service_of(request).require_progress()
     return _json({"ready": True})
 
 

@@ -72,9 +72,15 @@ class Info(BaseModel):
     versions: dict[str, str] = Field(description="Of Python and the libraries that matter.")
 
 
-@router.get("/health/live", operation_id="live", summary="Is the process alive", responses={200: {"model": Health}})
-async def live(_request: Request) -> Response:
-    """Answer 200 while the event loop turns."""
+@router.get(
+    "/health/live",
+    operation_id="live",
+    summary="Is the process alive",
+    responses={200: {"model": Health}, **problems.document(errors.Stuck)},
+)
+async def live(request: Request) -> Response:
+    """Answer 200 while the event loop turns, and runs end where requests wait."""
+    service_of(request).require_progress()
     return _json(Health(status="live"))
 
 
@@ -82,12 +88,13 @@ async def live(_request: Request) -> Response:
     "/health/ready",
     operation_id="ready",
     summary="May requests be sent here",
-    responses={200: {"model": Health}, **problems.document(errors.Draining)},
+    responses={200: {"model": Health}, **problems.document(errors.Draining, errors.Stuck)},
 )
 async def ready(request: Request) -> Response:
     """Answer 200 once the golden vectors were replayed, until the service drains."""
     if service_of(request).is_draining:
         raise errors.Draining
+    service_of(request).require_progress()
     return _json(Health(status="ready"))
 
 

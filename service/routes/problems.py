@@ -19,6 +19,11 @@ from service.errors import LengthwiseError
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:lengthwise:problem:"
 
+RETRY_HEADERS: dict[str, Any] = {
+    "Retry-After": {"description": "Seconds until trying again may succeed.", "schema": {"type": "integer"}},
+    "retry-after-ms": {"description": "The same in milliseconds.", "schema": {"type": "integer"}},
+}
+
 
 class Problem(BaseModel):
     """Why a request was not answered (RFC 9457)."""
@@ -28,7 +33,7 @@ class Problem(BaseModel):
     status: int
     detail: str = Field(description="What was found, what was expected, and which setting changes that.")
     path: str | None = Field(None, description="The place in the request, as `sequences[3][17]`.")
-    limit: int | None = Field(None, description="The bound that was met, in the unit its setting names.")
+    limit: int | float | None = Field(None, description="The bound that was met, in the unit its setting names.")
     setting: str | None = Field(None, description="The environment variable behind the bound.")
     line: int | None = Field(None, description="In a stream, the line of the request, from 1.")
     request_id: str
@@ -103,11 +108,13 @@ class Answer:
         status: the HTTP status.
         title: what happened, the same words each time.
         retry: what `x-should-retry` tells clients, where it differs from what they assume of the status.
+        is_overload: whether LENGTHWISE_OVERLOAD_STATUS may put another status in its place.
     """
 
     status: HTTPStatus
     title: str
     retry: bool | None = None
+    is_overload: bool = False
 
 
 ANSWERS: dict[type[LengthwiseError], Answer] = {
@@ -131,10 +138,12 @@ ANSWERS: dict[type[LengthwiseError], Answer] = {
     errors.ExtraMissing: Answer(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The body needs a package that is not installed"),
     errors.NotAcceptable: Answer(HTTPStatus.NOT_ACCEPTABLE, "The answer cannot be of an accepted kind"),
     errors.ReaderStalled: Answer(HTTPStatus.REQUEST_TIMEOUT, "The answers were not read"),
-    errors.QueueFull: Answer(HTTPStatus.SERVICE_UNAVAILABLE, "The queue is full"),
+    errors.QueueFull: Answer(HTTPStatus.SERVICE_UNAVAILABLE, "The queue is full", is_overload=True),
     errors.Draining: Answer(HTTPStatus.SERVICE_UNAVAILABLE, "The service is shutting down"),
     errors.DeadlineUnreachable: Answer(HTTPStatus.GATEWAY_TIMEOUT, "The answer would be late"),
     errors.DeadlinePassed: Answer(HTTPStatus.GATEWAY_TIMEOUT, "The time allowed is over"),
+    errors.RunLost: Answer(HTTPStatus.INTERNAL_SERVER_ERROR, "The run was lost", retry=False),
+    errors.Stuck: Answer(HTTPStatus.SERVICE_UNAVAILABLE, "Nothing moves"),
     errors.RunFailed: Answer(HTTPStatus.INTERNAL_SERVER_ERROR, "The model failed on a sequence", retry=False),
 }
 
@@ -155,13 +164,17 @@ def describe(error: LengthwiseError, request_id: str, dialect: Dialect = NATIVE,
     )
 
 
-def answer_error(error: LengthwiseError, request_id: str, dialect: Dialect = NATIVE) -> Response:
-    """Answer a domain error as the table says."""
+def answer_error(
+    error: LengthwiseError, request_id: str, dialect: Dialect = NATIVE, overload_status: int = 503
+) -> Response:
+    """Answer a domain error as the table says, and one of overload as the setting does."""
     answer, problem = ANSWERS[type(error)], describe(error, request_id, dialect)
+    if answer.is_overload:
+        problem.status = overload_status
     headers: dict[str, str] = {}
-    if error.retry_after_seconds is not None:
+    if error.retry_after_ms is not None:
         headers["Retry-After"] = str(error.retry_after_seconds)
-        headers["retry-after-ms"] = str(1000 * error.retry_after_seconds)
+        headers["retry-after-ms"] = str(error.retry_after_ms)
     if answer.retry is not None:
         headers["x-should-retry"] = str(answer.retry).lower()
     return _respond(problem, dialect, headers)
@@ -186,23 +199,22 @@ def document(*kinds: type[LengthwiseError], dialect: Dialect = NATIVE) -> dict[i
     responses: dict[int | str, dict[str, Any]] = {}
     for kind in kinds:
         answer = ANSWERS[kind]
-        status = dialect.status_of(answer)
-        content = {dialect.media_type: _content(dialect)}
-        response = responses.setdefault(int(status), {"description": status.phrase, "content": content})
-        example = Problem(
-            type=_type_of(kind),
-            title=answer.title,
-            status=status,
-            detail=kind.__doc__ or "",
-            request_id="0d4f7c1b",
-        )
-        response["content"][dialect.media_type]["examples"][name_problem(kind)] = {
-            "summary": answer.title,
-            "value": _dump(example, dialect),
-        }
-        if issubclass(kind, errors.Unavailable):
-            header = {"description": "Seconds until trying again may succeed.", "schema": {"type": "integer"}}
-            response["headers"] = {"Retry-After": header}
+        for status in (dialect.status_of(answer), *([HTTPStatus.TOO_MANY_REQUESTS] if answer.is_overload else [])):
+            content = {dialect.media_type: _content(dialect)}
+            response = responses.setdefault(int(status), {"description": status.phrase, "content": content})
+            example = Problem(
+                type=_type_of(kind),
+                title=answer.title,
+                status=status,
+                detail=kind.__doc__ or "",
+                request_id="0d4f7c1b",
+            )
+            response["content"][dialect.media_type]["examples"][name_problem(kind)] = {
+                "summary": answer.title,
+                "value": _dump(example, dialect),
+            }
+            if issubclass(kind, errors.Unavailable):
+                response["headers"] = RETRY_HEADERS
     return responses
 
 

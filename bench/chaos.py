@@ -1,0 +1,161 @@
+"""`python -m bench.chaos`: whether every request is answered, once and rightly, whatever breaks.
+
+A slow encoder is served while runs raise, runner threads die or hang, clients hang up and the process is told to end.
+Each answer is compared with the encoder alone. Prints a table and ends with one JSON line.
+"""
+
+import argparse
+import json
+import os
+import select
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from onnxruntime import InferenceSession
+
+from bench import raw
+from bench.faulty import DIES, HANGS, RAISES
+from bench.load import Connection, run_number
+from bench.measure import TOLERANCE
+from bench.servers import Running, Server, start
+from bench.workloads import JSON, SLOW, Steps, draw_sequences
+from service.machine import available_cpus
+
+FAULTY = Server("lengthwise, with faults", None, workers=1, module="bench.faulty")
+BODIES, MARKED, CONNECTIONS = 100, 50, 16  # one request in a hundred is marked
+HANG_SECONDS = 3.0
+HANG_UPS = 0.3  # of all requests
+
+Counts: TypeAlias = Counter[str]
+
+
+class Judge:
+    """Requests, one of them marked where a mark is given, and what became of them."""
+
+    def __init__(self, session: InferenceSession, mark: float | None = None) -> None:
+        lengths = np.random.default_rng(9).integers(1, 60, BODIES).tolist()
+        sequences: list[Steps] = draw_sequences(lengths, SLOW.features, seed=10)
+        if mark is not None:
+            sequences[MARKED][0, 0] = mark
+        self._expected = [raw.encode_alone(session, [steps]) for steps in sequences]
+        self.requests = [JSON.write([steps]) for steps in sequences]
+        self.counts: Counts = Counter()
+
+    def note(self, connection: Connection, status: str) -> None:
+        """Judge an answer."""
+        marked = "marked " if connection.index == MARKED else ""
+        if status == "200":
+            off = float(np.abs(JSON.read(connection.answer) - self._expected[connection.index]).max())
+            status = "right" if off <= TOLERANCE else "wrong"
+        self.counts[marked + status] += 1
+
+
+@contextmanager
+def serve(model: Path, judge: Judge) -> Iterator[Running]:
+    """Start the service with faults."""
+    with start(FAULTY, Path(sys.executable), model, judge.requests[0], model.with_suffix(".log")) as running:
+        yield running
+
+
+def send_marked(mark: float | None) -> Callable[[Path, InferenceSession, int], Counts]:
+    """Make a phase that sends requests of which one in a hundred is marked."""
+
+    def run(model: Path, session: InferenceSession, number: int) -> Counts:
+        judge = Judge(session, mark)
+        with serve(model, judge) as running:
+            run_number(running.port, judge.requests, CONNECTIONS, number, judge.note)
+        judge.counts["lost"] += number - judge.counts.total()
+        return judge.counts
+
+    return run
+
+
+def hang_up(model: Path, session: InferenceSession, number: int) -> Counts:
+    """Send requests, and others beside them whose clients hang up."""
+    judge, ended = Judge(session), threading.Event()
+    hung_up = 0
+
+    def send_and_close(port: int) -> None:
+        nonlocal hung_up
+        while not ended.wait(0.002):
+            if hung_up < HANG_UPS / (1 - HANG_UPS) * (judge.counts.total() + CONNECTIONS):
+                connection = Connection(port)
+                connection.start(judge.requests[hung_up % BODIES], 0.0)
+                connection.close()
+                hung_up += 1
+
+    with serve(model, judge) as running:
+        beside = threading.Thread(target=send_and_close, args=(running.port,))
+        beside.start()
+        run_number(running.port, judge.requests, CONNECTIONS, number, judge.note)
+        ended.set()
+        beside.join()
+    judge.counts["lost"] += number - judge.counts.total()
+    judge.counts["hung up"] = hung_up
+    return judge.counts
+
+
+def end_under_load(model: Path, session: InferenceSession, number: int) -> Counts:
+    """Send many requests at once, tell the process to end, and read what comes."""
+    judge = Judge(session)
+    with serve(model, judge) as running:
+        waiting = {Connection(running.port) for _ in range(min(number, 4 * BODIES))}
+        sent = len(waiting)
+        for place, connection in enumerate(waiting):
+            connection.index = place % BODIES
+            connection.start(judge.requests[connection.index], 0.0)
+        time.sleep(0.2)
+        running.process.terminate()
+        began = time.perf_counter()
+        while waiting and time.perf_counter() - began < 60:
+            for connection in select.select(list(waiting), [], [], 1.0)[0]:
+                try:
+                    status = connection.receive()
+                except OSError:  # it wants to connect anew, and nobody listens
+                    status = "closed"
+                if status is not None:
+                    judge.note(connection, status)
+                    waiting.discard(connection)
+                    connection.close()
+        running.process.wait(60)
+    judge.counts["lost"] += sent - judge.counts.total()
+    return judge.counts
+
+
+PHASES = {
+    "the model raises on 1 in 100": send_marked(RAISES),
+    "a runner dies on 1 in 100": send_marked(DIES),
+    "runners hang on 1 in 100": send_marked(HANGS),
+    "3 in 10 clients hang up": hang_up,
+    "SIGTERM under load": end_under_load,
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Go through the phases and print what became of the requests."""
+    parser = argparse.ArgumentParser(prog="python -m bench.chaos", description=__doc__)
+    parser.add_argument("--requests", type=int, default=1000, help="in each phase")
+    parser.add_argument("--folder", type=Path, default=Path(".bench"), help="of models; .bench")
+    options = parser.parse_args(arguments)
+    models = options.folder.resolve() / "models"
+    subprocess.run([sys.executable, "-m", "bench.models", str(models)], check=True)
+    model = models / "slow.onnx"
+    session = raw.open_raw(model, threads=1)
+    os.environ["LENGTHWISE_MAX_RUN_SECONDS"] = str(HANG_SECONDS)
+    found: dict[str, Counts] = {}
+    for name, phase in PHASES.items():
+        found[name] = phase(model, session, options.requests)
+        print(f"{name:30} {', '.join(f'{count} {kind}' for kind, count in sorted(found[name].items()))}", flush=True)
+    print(json.dumps({"bench": "chaos", "requests": options.requests, "cpus": available_cpus(), "phases": found}))
+
+
+if __name__ == "__main__":
+    main()

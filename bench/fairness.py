@@ -1,0 +1,108 @@
+"""`python -m bench.fairness`: what a bulk request costs small ones.
+
+Requests of one sequence of 5 steps go one after the other on one connection, first alone, then beside a process that
+sends requests of 100,000 steps without a pause; in turn, several rounds. Prints a table and ends with one JSON line.
+"""
+
+import argparse
+import json
+import multiprocessing
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from bench.load import Outcome, ask, run_closed
+from bench.servers import OURS, find_family, start
+from bench.watch import Watch
+from bench.workloads import JSON, NPZ, draw_sequences
+from service.machine import available_cpus
+from service.session import open_session
+from service.settings import SHIPPED_MODEL
+
+SMALL_STEPS, BULK_STEPS, BULK_LENGTH = 5, 100_000, 50
+WIRES = {"json": JSON, "npz": NPZ}
+
+
+def send_bulk(port: int, request: bytes, answered: "multiprocessing.SimpleQueue[tuple[str, float]]") -> None:
+    """Send one request after the other for ever; each answer's status and seconds go to `answered`."""
+    while True:
+        began = time.perf_counter()
+        status, _ = ask(port, request)
+        answered.put((status, time.perf_counter() - began))
+
+
+def measure_fairness(model: Path, wire: str, rounds: int, seconds: float) -> dict[str, float]:
+    """Measure small requests alone and beside bulk, in turn.
+
+    Returns:
+        Medians over the rounds of `alone_p50_ms`, `alone_p99_ms`, `beside_p50_ms` and `beside_p99_ms`; the `ratio` of
+        the p99s; `bulk_seconds`, the median answer of a bulk request; `bulks` answered; `others_share` of the CPUs.
+    """
+    features = open_session(model).features
+    if features is None:
+        raise SystemExit("bench.fairness measures encoders of features")
+    draws = draw_sequences([SMALL_STEPS] * 64, features, seed=3)
+    small = [JSON.write([steps]) for steps in draws]
+    bulk = WIRES[wire].write(draw_sequences([BULK_LENGTH] * (BULK_STEPS // BULK_LENGTH), features, seed=4))
+    context = multiprocessing.get_context("spawn")
+    answered: multiprocessing.SimpleQueue[tuple[str, float]] = context.SimpleQueue()
+    found: dict[str, list[Outcome]] = {"alone": [], "beside": []}
+    watch = Watch()
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        start(OURS, Path(sys.executable), model, small[0], Path(folder) / "log") as running,
+    ):
+        run_closed(running.port, small, 1, 1.0)
+        for _ in range(rounds):
+            found["alone"].append(run_closed(running.port, small, 1, seconds))
+            sender = context.Process(target=send_bulk, args=(running.port, bulk, answered), daemon=True)
+            sender.start()
+            answered.get()  # the first says that the sender is at work
+            found["beside"].append(run_closed(running.port, small, 1, seconds))
+            sender.terminate()
+            sender.join()
+        others = watch.others_share([*find_family(running.process.pid)])
+    bulks = []
+    while not answered.empty():
+        status, took = answered.get()
+        if status != "200":
+            raise SystemExit(f"a bulk request was answered {status}")
+        bulks.append(took)
+    figures = {
+        f"{name}_p{100 * share:.0f}_ms": statistics.median(outcome.quantile(share) for outcome in outcomes)
+        for name, outcomes in found.items()
+        for share in (0.5, 0.99)
+    }
+    failed = sum(sum(outcome.failures.values()) for outcomes in found.values() for outcome in outcomes)
+    ratio = figures["beside_p99_ms"] / figures["alone_p99_ms"]
+    bulk_seconds = statistics.median(bulks) if bulks else float("nan")
+    return figures | {
+        "ratio": ratio,
+        "failed": failed,
+        "bulk_seconds": bulk_seconds,
+        "bulks": len(bulks),
+        "others_share": others,
+    }
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(prog="python -m bench.fairness", description=__doc__)
+    parser.add_argument("--model", type=Path, default=SHIPPED_MODEL)
+    parser.add_argument("--wire", choices=WIRES, default="json", help="how the bulk is sent")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each half of a round")
+    options = parser.parse_args(arguments)
+    figures = measure_fairness(options.model, options.wire, options.rounds, options.seconds)
+    print(f"{options.model}, bulk as {options.wire}, {options.rounds} rounds, {available_cpus()} CPUs")
+    for name, value in figures.items():
+        print(f"{name:14} {value:10.3f}")
+    rounded = {name: round(value, 4) for name, value in figures.items()}
+    setting = {"wire": options.wire, "rounds": options.rounds, "seconds": options.seconds, "cpus": available_cpus()}
+    print(json.dumps({"bench": "fairness", **setting, **rounded}))
+
+
+if __name__ == "__main__":
+    main()
