@@ -38,6 +38,7 @@ class Witness:
 
     def __init__(self) -> None:
         self.refused: list[tuple[float, float]] = []  # (when it was refused, seconds from when it was due)
+        self.expired = 0  # accepted, and not complete in time
         self.retries: list[tuple[float, float]] = []  # (when, seconds it was told to wait)
         self.queued: list[tuple[float, float]] = []  # (when it was due, seconds in the queue) of the accepted
 
@@ -47,6 +48,9 @@ class Witness:
         if status == "200":
             if found := QUEUED.search(connection.head):
                 self.queued.append((connection.due, float(found[1]) / 1e3))
+            return
+        if b"deadline-passed" in connection.answer:
+            self.expired += 1
             return
         self.refused.append((now, now - connection.due))
         if found := RETRY.search(connection.head):
@@ -93,7 +97,8 @@ def measure_overload(model: Path, seconds: float, times: float) -> dict[str, flo
     return {
         "capacity": capacity,
         "offered": rate,
-        "answered": len(load.latencies) + len(refusals),
+        "answered": len(load.latencies) + len(refusals) + witness.expired,
+        "expired": witness.expired,
         "goodput_share": in_time / load.seconds / capacity,
         "accepted_p99_ms": load.quantile(0.99),
         "refused_p50_ms": 1e3 * float(np.quantile(refusals, 0.5)) if refusals else float("nan"),

@@ -207,7 +207,7 @@ class QueueFull(Unavailable):
 
     def __init__(self, waiting: float, limit: float, unit: Literal["steps", "seconds"], wait_seconds: float) -> None:
         self.limit, self.setting = limit, f"LENGTHWISE_MAX_QUEUE_{unit.upper()}"
-        self.retry_after_ms = ceil(1000 * wait_seconds)
+        self.retry_after_ms = max(1, ceil(1000 * wait_seconds))
         what = "steps" if unit == "steps" else "seconds of work"
         super().__init__(
             f"{round(waiting, 1)} {what} are waiting and the queue holds {limit} ({self.setting}): "

@@ -15,7 +15,7 @@ WINDOW = 512
 # cost more in all, so the even share of the least total is not always within reach.
 SLACKS = (1.0, 1.25, 1.6)
 
-# What a batch should take at most, unless it is one sequence: a run cannot be interrupted, so that longer ones would
+# What a batch should take at most, or half as long again as its longest sequence alone: a run cannot be interrupted, so that longer ones would
 # leave deadlines and small requests to chance, for a gain of a few percent.
 MAX_CUT_SECONDS = 0.25
 
@@ -117,19 +117,21 @@ class Lane:
             else:
                 heapreplace(self._arrived, (job.part_of(job.cut)[1], order, job))
         window.sort(key=_STEPS_OF)
-        cuts = self._divide(window, MAX_CUT_SECONDS)
+        longest = self._costs.of_batches(window[-1].steps)[0][1] if window else 0.0
+        most = max(MAX_CUT_SECONDS, 1.5 * longest)
+        cuts = self._divide(window, most)
         if idle > 1 and len(window) > 1:
-            cuts = self._balance(window, cuts, idle)
+            cuts = self._balance(window, cuts, idle, most)
         cuts.sort(key=lambda cut: (-cut.due, cut.seconds))  # of equal urgency the longest first: it ends last
         self._cuts = cuts
         self._in_cuts = len(window)
 
-    def _balance(self, window: list[Entry], cuts: list[Cut], idle: int) -> list[Cut]:
+    def _balance(self, window: list[Entry], cuts: list[Cut], idle: int, most: float) -> list[Cut]:
         """Cut smaller where that keeps all idle runners at work and the whole is done earlier."""
         fair = sum(cut.seconds for cut in cuts) / idle
         if all(cut.seconds <= fair for cut in cuts):
             return cuts
-        ways = [cuts, *(self._divide(window, min(slack * fair, MAX_CUT_SECONDS)) for slack in SLACKS)]
+        ways = [cuts, *(self._divide(window, min(slack * fair, most)) for slack in SLACKS)]
         return min(ways, key=lambda way: _finish_together(way, idle))
 
     def _divide(self, window: list[Entry], max_seconds: float) -> list[Cut]:

@@ -452,7 +452,7 @@ class Answered:
     """A connection with an answer."""
 
     def __init__(self, due: float, head: bytes) -> None:
-        self.due, self.head = due, head
+        self.due, self.head, self.answer = due, head, b""
 
 
 def test_a_retry_is_judged_by_the_next_that_was_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -464,7 +464,11 @@ def test_a_retry_is_judged_by_the_next_that_was_accepted(monkeypatch: pytest.Mon
         witness.note(Answered(due, queued % milliseconds), "200")  # type: ignore[arg-type]
     witness.note(Answered(9.5, b"HTTP/1.1 503\r\nRetry-After: 2\r\nretry-after-ms: 1500"), "503")  # type: ignore[arg-type]
     assert witness.retry_errors() == [0.25]
-    assert witness.refused == [(10.0, 0.5)]
+    late = Answered(8.0, b"HTTP/1.1 504")
+    late.answer = b'{"type": "urn:lengthwise:problem:deadline-passed"}'
+    witness.note(late, "504")  # type: ignore[arg-type]
+    assert witness.refused == [(10.0, 0.5)]  # what expires is not refused
+    assert witness.expired == 1
 
 
 def test_marked_sequences_fail_once() -> None:

@@ -294,3 +294,15 @@ def test_predictions_are_of_this_encoder(artifact: Path) -> None:
     small, large = calibrator.costs.predict(1, 10), calibrator.costs.predict(32, 2000)
     assert 0 < small < large
     assert np.isfinite(large)
+
+
+def test_long_runs_correct_the_costs_sooner() -> None:
+    """Runs of a second are few: eight that take twice as long are believed, where eight short ones are not yet."""
+    factors = []
+    for seconds in (1.0, 0.001):
+        costs = CostModel({(1, 1): seconds}, 1)
+        for _ in range(8):
+            costs.follow(1, 1, 2 * seconds)
+        factors.append(costs.factor)
+    assert factors[0] > 1.9
+    assert factors[1] < 1.3
