@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from service.cost import Shape
 from service.errors import DeadlinePassed, LengthwiseError, RunFailed
-from service.jobs import Job, Run
+from service.jobs import Job, Run, Where
 from service.scheduler import Scheduler
 from service.sequences import Answer, Embeddings, Output, Sequences, State, Steps, pad_batch
 from service.session import EncoderSession
@@ -53,6 +53,7 @@ class Row(NamedTuple):
 Outcome: TypeAlias = Embeddings | Row | str  # a row's embedding `(D,)`, all of it, or why there is none
 
 EMBEDDING_ONLY: tuple[Output, ...] = ("embedding",)
+NOT_FINITE = "what it gave is not finite"
 
 # While all there is to run takes no longer, the event loop does it: to wake a thread, be woken by it and share the
 # interpreter with it takes as long, and requests that arrive meanwhile share the next batch.
@@ -109,17 +110,30 @@ class Refinement(Protocol):
         """Keep what was learnt."""
 
 
+class Observer(Protocol):
+    """Who is told what became of batches and requests, on the event loop; `Telemetry` is one."""
+
+    def see_batch(self, run: Run, seconds: float, failed: int, nonfinite: int) -> None:
+        """Take note of a batch that ended, and of how many of its sequences have no embedding, or none finite."""
+
+    def see_cancelled(self, where: Where) -> None:
+        """Take note of a request that nobody waits for any more."""
+
+
 class Engine:
     """Encodes sequences for many requests at once on one session."""
 
-    def __init__(self, session: EncoderSession, scheduler: Scheduler) -> None:
+    def __init__(self, session: EncoderSession, scheduler: Scheduler, observers: Sequence[Observer] = ()) -> None:
         """Start the runners, as many as the scheduler keeps busy, on the running loop.
 
         Args:
             session: runs the batches.
             scheduler: cuts them.
+            observers: are told of them.
         """
         self.scheduler = scheduler
+        self._observers = observers
+        self._progressed = 0.0  # when a run last began or ended
         self._session = session
         self._loop = asyncio.get_running_loop()
         self._requests: dict[Job, _Request] = {}
@@ -163,6 +177,10 @@ class Engine:
         self._schedule_dispatch()
         try:
             await request.done
+        except asyncio.CancelledError:
+            for observer in self._observers:
+                observer.see_cancelled("run" if request.started else "queue")
+            raise
         finally:  # where it failed or was cancelled, what is left of it must not cost a run
             if timer:
                 timer.cancel()
@@ -176,6 +194,10 @@ class Engine:
             queue_seconds=started - now,
             run_seconds=time.perf_counter() - started,
         )
+
+    def seconds_since_progress(self, now: float) -> float:
+        """Return how long ago a run began or ended, 0 where none is under way."""
+        return now - self._progressed if self.scheduler.running else 0.0
 
     async def wait_for_run(self) -> None:
         """Wait until a run ends, whosever it is: a full queue has more room then, or soon."""
@@ -217,6 +239,7 @@ class Engine:
         self._dispatching = False
         now = time.perf_counter()
         while run := self.scheduler.next_run(now):
+            self._progressed = now
             work = []
             for entry in run.entries:
                 request = self._requests[entry.job]
@@ -253,7 +276,7 @@ class Engine:
             return [*self._run(work[:middle]), *self._run(work[middle:])]
         if isinstance(encoded, np.ndarray) and np.isfinite(encoded).all():
             return encoded
-        return [row if _is_finite(row) else "what it gave is not finite" for row in encoded]
+        return [row if _is_finite(row) else NOT_FINITE for row in encoded]
 
     def _encode(self, work: list[Work]) -> Embeddings | list[Row]:
         """Encode a batch: embeddings only, or a whole row for each sequence where any wants one."""
@@ -283,7 +306,14 @@ class Engine:
     def _finish(self, run: Run, outcomes: Embeddings | list[Outcome], seconds: float) -> None:
         """Give the runner its next batch, then pass on what the run gave."""
         is_whole = not isinstance(outcomes, list)
+        self._progressed = time.perf_counter()
         self.scheduler.finish(run, seconds if is_whole else None)
+        failed = nonfinite = 0
+        if not is_whole:
+            failed = sum(isinstance(outcome, str) for outcome in outcomes)
+            nonfinite = sum(outcome is NOT_FINITE for outcome in outcomes)
+        for observer in self._observers:
+            observer.see_batch(run, seconds, failed, nonfinite)
         self._dispatch()
         for waiting in self._waiting:
             if not waiting.done():  # cancelled

@@ -3,6 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
+from typing import Literal, TypeAlias
+
+# Why a batch is no larger: it is shared out among idle runners, nothing else waited, it has as many rows or as many
+# padded steps as a batch may have, or the next sequence would have cost more in it than in another.
+Why: TypeAlias = Literal["shared", "all", "rows", "budget", "cost"]
+
+# How far a request had come when nobody waited for it any more.
+Where: TypeAlias = Literal["body", "queue", "run"]
 
 
 @dataclass(slots=True, eq=False)
@@ -39,7 +47,7 @@ class Entry:
     steps: int
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Run:
     """A batch that was handed to a runner.
 
@@ -47,8 +55,12 @@ class Run:
         entries: what is in it, shortest first.
         steps: T, what each is padded to.
         expected_end: when it should be finished, on the scheduler's clock.
+        expected_seconds: what it should take.
+        why: it is no larger.
     """
 
     entries: list[Entry]
     steps: int
     expected_end: float
+    expected_seconds: float
+    why: Why

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from service.cost import CostModel
 from service.cutting import cut_sorted
 from service.errors import DeadlineUnreachable, QueueFull
-from service.jobs import Entry, Job, Run
+from service.jobs import Entry, Job, Run, Why
 
 # A job without a deadline is as urgent as one that must be done this long after its arrival. So none waits for ever:
 # nothing that arrives later than that goes before it.
@@ -69,6 +69,7 @@ class Scheduler:
         self._arrived: list[tuple[float, int, Job]] = []  # a heap by urgency, then arrival: not wholly cut yet
         self._cuts: list[Cut] = []  # the most urgent last
         self._in_cuts = 0
+        self._is_shared = False  # whether the cuts are smaller than they would be for one runner
         self._running: set[Run] = set()
         self.submitted = 0
 
@@ -200,8 +201,10 @@ class Scheduler:
                 heappop(self._arrived)
         window.sort(key=_STEPS_OF)
         cuts = self._divide(window, inf)
+        unshared = cuts
         if idle > 1 and len(window) > 1:
             cuts = self._balance(window, cuts, idle)
+        self._is_shared = cuts is not unshared
         cuts.sort(key=lambda cut: (-cut.due, cut.seconds))  # of equal urgency the longest first: it ends last
         self._cuts = cuts
         self._in_cuts = len(window)
@@ -235,9 +238,20 @@ class Scheduler:
                 self._jobs.remove(job)
         self._count(-len(entries), -valid, -seconds)
         self._in_cuts -= len(entries)
-        run = Run(entries, steps, now + self.costs.predict(len(entries), steps))
+        expected = self.costs.predict(len(entries), steps)
+        run = Run(entries, steps, now + expected, expected, self._explain(len(entries), steps))
         self._running.add(run)
         return run
+
+    def _explain(self, rows: int, steps: int) -> Why:
+        """Say why a batch that was taken from the queue is no larger."""
+        if self._is_shared:
+            return "shared"
+        if not self.waiting:
+            return "all"
+        if rows == self.costs.sizes[-1]:
+            return "rows"
+        return "budget" if (rows + 1) * steps > self._max_batch_steps else "cost"
 
     def _count(self, sequences: int, steps: int, seconds: float) -> None:
         self.waiting += sequences

@@ -4,10 +4,11 @@ import os
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.artifact import NAME
+from service.logs import Form
 from service.providers import CudaOptions, Provider
 from service.sequences import Limits
 
@@ -76,7 +77,16 @@ class Settings(BaseSettings):
         "and balancers keep theirs.",
     )
     drain_seconds: int = Field(30, ge=1, description="How long requests in flight may take to finish on SIGTERM.")
+    admin_key: SecretStr | None = Field(
+        None,
+        min_length=16,
+        description="What `/debug/batches` asks for as a bearer token; without one it is not there.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="What is logged.")
+    log_format: Form = Field(
+        "auto", description="`json`, a document a line, or `human`; auto is human where stderr is a terminal."
+    )
+    log_requests: bool = Field(True, description="Log a line for each request.")
 
     @field_validator("port", mode="before")
     @classmethod

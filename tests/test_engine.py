@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from service.cost import CostModel
-from service.engine import Encoded, Engine
+from service.engine import Encoded, Engine, Observer
 from service.errors import DeadlinePassed, QueueFull, RunFailed
 from service.scheduler import Scheduler
 from service.sequences import Batch, Embeddings, Steps, join, pad_batch
@@ -41,10 +41,16 @@ def spoil(run: Run, batch: Batch) -> Embeddings:
     return embeddings
 
 
-def make_engine(session: EncoderSession, runners: int = 2, queue: int = 10_000, run_seconds: float = 1.0) -> Engine:
+def make_engine(
+    session: EncoderSession,
+    runners: int = 2,
+    queue: int = 10_000,
+    run_seconds: float = 1.0,
+    observers: Sequence[Observer] = (),
+) -> Engine:
     """Make an engine with small batches on the running loop; runs as long as that are left to the runners."""
     costs = CostModel({(rows, steps): run_seconds for rows in (1, 4) for steps in (1, 64)}, 4)
-    return Engine(session, Scheduler(costs, runners, max_batch_steps=64, max_queue_steps=queue))
+    return Engine(session, Scheduler(costs, runners, max_batch_steps=64, max_queue_steps=queue), observers)
 
 
 async def encode_all(engine: Engine, requests: Sequence[Sequence[Steps]]) -> list[Encoded | BaseException]:

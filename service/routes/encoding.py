@@ -11,7 +11,8 @@ from service import errors
 from service.codecs.compression import decompress, require_encoding
 from service.codecs.exchange import Content, Decode, Question, Reply
 from service.engine import Encoded
-from service.routes.direct import Service, read_body, read_timeout, service_of
+from service.routes.direct import Service, exchange_of, read_body, read_timeout, service_of
+from service.telemetry import Stages
 
 LARGE_BODY_BYTES = 2**20
 
@@ -88,9 +89,13 @@ async def answer(request: Request, decode: Decode) -> Response:
     encoded = await run(service, question, deadline)
     finished = time.perf_counter()
     content = write(service, question, encoded)
+    given = question.sequences
+    waited, ran = encoded.queue_seconds, encoded.run_seconds
+    stages = Stages(len(given.lengths), given.steps, decoded - began, waited, ran, time.perf_counter() - finished)
+    exchange_of(request).stages = stages
     timing = (
-        f"decode;dur={1000 * (decoded - began):.3f}, queue;dur={1000 * encoded.queue_seconds:.3f}, "
-        f"run;dur={1000 * encoded.run_seconds:.3f}, encode;dur={1000 * (time.perf_counter() - finished):.3f}"
+        f"decode;dur={1000 * stages.decode:.3f}, queue;dur={1000 * stages.queue:.3f}, "
+        f"run;dur={1000 * stages.run:.3f}, encode;dur={1000 * stages.encode:.3f}"
     )
     headers = {"X-Model-Sha": service.session.sha256, "Server-Timing": timing, **content.headers}
     return Response(content.body, headers=headers, media_type=content.media_type)
