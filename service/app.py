@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from importlib import import_module
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -22,13 +23,13 @@ from starlette.types import Message, Receive, Scope, Send
 from service import __version__
 from service.calibrate import load
 from service.codecs.texts import describe_input
-from service.engine import Engine
+from service.engine import Engine, Observer
 from service.errors import LengthwiseError
 from service.logs import RequestLog
 from service.routes import direct, inside, kserve_v2, native, openai_v1, operations, problems
 from service.routes.direct import EXCHANGE, Endpoint, Service, exchange_of, service_of
 from service.scheduler import Scheduler
-from service.settings import Settings
+from service.settings import Settings, traces_are_wanted
 from service.telemetry import OTHER, Exchange, Telemetry
 
 logger = logging.getLogger("lengthwise")
@@ -47,8 +48,9 @@ def create_app(settings: Settings) -> FastAPI:
     session = calibrator.session
     difference = session.replay_golden()
     name = settings.model_name or (session.manifest.name if session.manifest else Path(session.file).stem)
-    log = RequestLog(settings.log_level, settings.log_format, name).write if settings.log_requests else None
-    telemetry = Telemetry(map(problems.name_problem, problems.ANSWERS), log)
+    telemetry = Telemetry(map(problems.name_problem, problems.ANSWERS))
+    if settings.log_requests:
+        telemetry.witnesses.append(RequestLog(settings.log_level, settings.log_format, name).write)
     service = Service(settings, session, name, difference, describe_input(session), calibrator, telemetry)
 
     @asynccontextmanager
@@ -57,21 +59,49 @@ def create_app(settings: Settings) -> FastAPI:
         logger.info("Serving %s on %s, %s", service.model_name, session.provider, proof)
         runners = calibrator.arrangements[0].runners
         scheduler = Scheduler(calibrator.costs, runners, settings.max_batch_steps, settings.max_queue_steps)
-        service.engine = Engine(session, scheduler, [telemetry])
-        aside = [
-            asyncio.create_task(service.engine.refine(calibrator)),
-            asyncio.create_task(telemetry.time_loop()),
-        ]
-        yield
-        for task in aside:
-            task.cancel()
-        await asyncio.to_thread(service.engine.close)
-        telemetry.settle()
+        async with _trace(service) as observers:
+            service.engine = Engine(session, scheduler, observers)
+            aside = [
+                asyncio.create_task(service.engine.refine(calibrator)),
+                asyncio.create_task(telemetry.time_loop()),
+            ]
+            yield
+            for task in aside:
+                task.cancel()
+            await asyncio.to_thread(service.engine.close)
+            telemetry.settle()
 
     app = EncoderApp(service, lifespan)
     app.add_exception_handler(HTTPException, _answer_http)
     app.add_exception_handler(Exception, _answer_unknown)
     return app
+
+
+@asynccontextmanager
+async def _trace(service: Service) -> AsyncIterator[list[Observer]]:
+    """Trace requests and batches where OpenTelemetry's variables ask for it.
+
+    Yields:
+        Who is to be told of batches.
+    """
+    telemetry = service.telemetry
+    if not traces_are_wanted():
+        yield [telemetry]
+        return
+    try:
+        tracing = import_module("service.tracing").open_tracing()
+    except ImportError:
+        logger.warning(
+            "Nothing is traced, though a variable asks for it: install the extra otel, pip install '.[otel]'"
+        )
+        yield [telemetry]
+        return
+    service.tracing = tracing
+    telemetry.witnesses.append(tracing.end)
+    yield [telemetry, tracing]
+    telemetry.witnesses.remove(tracing.end)
+    service.tracing = None
+    await asyncio.to_thread(tracing.close)
 
 
 class EncoderApp(FastAPI):
@@ -116,6 +146,8 @@ class EncoderApp(FastAPI):
         if endpoint is None:
             route, endpoint = self._match(scope)
         scope[EXCHANGE] = exchange = Exchange(request_id, method, route)
+        if tracing := self._service.tracing:
+            tracing.begin(exchange, request.headers)
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":

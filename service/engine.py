@@ -148,7 +148,11 @@ class Engine:
             thread.start()
 
     async def encode(
-        self, sequences: Sequences, deadline: float = inf, outputs: Collection[Output] = EMBEDDING_ONLY
+        self,
+        sequences: Sequences,
+        deadline: float = inf,
+        outputs: Collection[Output] = EMBEDDING_ONLY,
+        origin: object = None,
     ) -> Encoded:
         """Encode one request's sequences, in whatever batches they fit best.
 
@@ -156,6 +160,7 @@ class Engine:
             sequences: n >= 1 sequences with the session's own F, checked.
             deadline: when an answer is of no use any more, on the clock of `time.perf_counter`.
             outputs: what is wanted of what the session gives.
+            origin: what the observers know the request by.
 
         Returns:
             The answer, row i for sequence i, and what it cost.
@@ -167,7 +172,7 @@ class Engine:
             RunFailed: the model failed on one of them; carries its index.
         """
         now = time.perf_counter()
-        job = Job(sequences.lengths.tolist(), deadline)
+        job = Job(sequences.lengths.tolist(), deadline, origin)
         self.scheduler.submit(job, now)
         work = _split(sequences, is_whole=set(outputs) != {"embedding"})
         embeddings = np.empty((len(work), self._session.dim), dtype=np.float32)

@@ -20,6 +20,7 @@ class Job:
     Attributes:
         lengths: the steps of each of its sequences.
         deadline: when it is of no use any more, on the clock that `now` is read from; none by default.
+        origin: what whoever observes batches knows its request by.
         due: how urgent it is: its deadline, or a while after its arrival.
         waiting: sequences of it that wait.
         waiting_steps: the steps of those, an empty sequence counting as one.
@@ -30,6 +31,7 @@ class Job:
 
     lengths: Sequence[int]
     deadline: float = inf
+    origin: object = None
     due: float = inf
     waiting: int = 0
     waiting_steps: int = 0

@@ -16,7 +16,7 @@ import orjson
 import structlog
 from structlog.typing import Processor
 
-from service.telemetry import FIRST_ERROR, Exchange
+from service.telemetry import FIRST_ERROR, PROBES, Exchange
 
 Form: TypeAlias = Literal["auto", "json", "human"]
 
@@ -26,9 +26,6 @@ STAMP: list[Processor] = [
 ]
 
 LEVELS = {logging.DEBUG: "debug", logging.INFO: "info", logging.WARNING: "warning"}
-
-# Asked again and again, and always answered alike: they are logged at the level debug.
-PROBES = {"/metrics", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"}
 
 
 class RequestLog:
@@ -67,6 +64,8 @@ class RequestLog:
             "model": self._model,
             "total_ms": round(1000 * exchange.seconds, 3),
         }
+        if exchange.trace_id:
+            fields["trace_id"] = exchange.trace_id
         if stages := exchange.stages:
             fields["sequences"] = stages.sequences
             fields["steps"] = stages.steps

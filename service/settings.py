@@ -21,6 +21,13 @@ def unknown_variables() -> list[str]:
     return sorted(name for name in os.environ if name.startswith("LENGTHWISE_") and name not in known)
 
 
+def traces_are_wanted() -> bool:
+    """Whether OpenTelemetry's own variables say where traces go."""
+    endpoint = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
+    is_off = os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
+    return bool(endpoint) and not is_off and os.environ.get("OTEL_TRACES_EXPORTER", "otlp") != "none"
+
+
 class Settings(BaseSettings):
     """Serve embeddings of variable-length sequences. A flag wins over its variable: --port is LENGTHWISE_PORT."""
 

@@ -26,9 +26,12 @@ STEPS = tuple(4.0**power for power in range(10))  # 1 to 262,144
 
 KEPT_BATCHES = 100
 MOST_NOTED = 64  # requests, or batches, before they are counted
-NOTED_SECONDS = 0.1  # and before they are logged
+NOTED_SECONDS = 0.1  # and before they are counted all the same
 TICK_SECONDS = 1.0  # between two looks at how late the event loop is
 UNANSWERED = 499  # the status where nobody was left to send one to; nginx calls it so
+# Asked again and again, and always answered alike: they are neither traced nor, above the level debug, logged.
+PROBES = {"/metrics", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"}
+
 FIRST_ERROR = 400  # of the statuses
 OTHER = "other"  # the route of paths that are not in the document: there is no end of them
 
@@ -66,6 +69,9 @@ class Exchange:
         stages: where it was encoded.
         seconds: from its arrival to the end of its answer.
         ended: when that was, in seconds since 1970.
+        trace_id: of its trace, where it is traced.
+        span: likewise, its span.
+        origin: likewise, by what its batches are linked to it.
     """
 
     request_id: str
@@ -76,6 +82,9 @@ class Exchange:
     stages: Stages | None = None
     seconds: float = 0.0
     ended: float = 0.0
+    trace_id: str | None = None
+    span: object = None
+    origin: object = None
 
     @property
     def outcome(self) -> str:
@@ -146,16 +155,16 @@ class Telemetry:
         nonfinite: sequences whose embedding was not finite.
         loop_lag: seconds that the event loop was late for a timer.
         batches: the last ones, oldest first.
+        witnesses: are shown the requests that ended.
     """
 
-    def __init__(self, problems: Iterable[str], log: Callable[[Sequence[Exchange]], None] | None = None) -> None:
+    def __init__(self, problems: Iterable[str]) -> None:
         """Count from zero.
 
         Args:
             problems: names of those that may answer a request, so that each is there before it happens.
-            log: writes requests down.
         """
-        self._log = log
+        self.witnesses: list[Callable[[Sequence[Exchange]], None]] = []
         self._exchanges: list[Exchange] = []  # ended, and not counted yet
         self._runs: list[tuple[float, Run, float, int]] = []  # likewise: when, what, how long, and how many failed
         self.requests: Counter[tuple[str, int]] = Counter()
@@ -190,7 +199,7 @@ class Telemetry:
             self.settle()
 
     def settle(self) -> None:
-        """Count and log what was noted."""
+        """Count what was noted, and show it to the witnesses."""
         runs, self._runs = self._runs, []
         for ended, run, seconds, failed in runs:
             lengths = [entry.steps for entry in run.entries]
@@ -203,8 +212,8 @@ class Telemetry:
         exchanges, self._exchanges = self._exchanges, []
         for exchange in exchanges:
             self._count(exchange)
-        if self._log:
-            self._log(exchanges)
+        for show in self.witnesses:
+            show(exchanges)
 
     def _count(self, exchange: Exchange) -> None:
         self.requests[exchange.route, exchange.status] += 1

@@ -214,7 +214,7 @@ class LineStream(Response):
         joined = join(sequences, self._service.spec.features)
         while True:
             try:
-                encoded = await self._service.engine.encode(joined)
+                encoded = await self._service.engine.encode(joined, origin=self._exchange.origin)
             except errors.QueueFull:
                 await self._service.engine.wait_for_run()
             except errors.RunFailed as error:

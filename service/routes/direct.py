@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from math import inf
 from re import Pattern
-from typing import TypeAlias, cast
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 from fastapi import APIRouter
 from fastapi.routing import APIRoute
@@ -18,6 +18,9 @@ from service.sequences import InputSpec
 from service.session import EncoderSession
 from service.settings import Settings
 from service.telemetry import Exchange, Telemetry
+
+if TYPE_CHECKING:  # it needs the extra `otel`
+    from service.tracing import Tracing
 
 Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
 Template: TypeAlias = tuple[str, Pattern[str], str, Endpoint]  # a method, what a path matches, its route and endpoint
@@ -34,6 +37,7 @@ class Service:
         golden_difference: largest difference in the replay of the golden vectors; None where there were none.
         calibrator: what was measured of the session here.
         telemetry: what is counted.
+        tracing: makes spans, while the app's lifespan lasts, where that was asked for.
         engine: there while the app's lifespan lasts, and its threads with it.
         spec: what the model reads.
         is_draining: set on SIGTERM; new requests are refused from then on.
@@ -48,6 +52,7 @@ class Service:
     telemetry: Telemetry
     engine: Engine = field(init=False)
     is_draining: bool = False
+    tracing: "Tracing | None" = None
 
     @property
     def model_version(self) -> str:
