@@ -313,12 +313,7 @@ class Engine:
         is_whole = not isinstance(outcomes, list)
         self._progressed = time.perf_counter()
         self.scheduler.finish(run, seconds if is_whole else None)
-        failed = nonfinite = 0
-        if not is_whole:
-            failed = sum(isinstance(outcome, str) for outcome in outcomes)
-            nonfinite = sum(outcome is NOT_FINITE for outcome in outcomes)
-        for observer in self._observers:
-            observer.see_batch(run, seconds, failed, nonfinite)
+        self._tell(run, outcomes, seconds)
         self._dispatch()
         for waiting in self._waiting:
             if not waiting.done():  # cancelled
@@ -339,6 +334,18 @@ class Engine:
             request.remaining -= 1
             if not request.remaining:
                 request.done.set_result(None)
+
+    def _tell(self, run: Run, outcomes: Embeddings | list[Outcome], seconds: float) -> None:
+        """Tell the observers of a run; whatever becomes of that, the requests are answered."""
+        failed = nonfinite = 0
+        if isinstance(outcomes, list):
+            failed = sum(isinstance(outcome, str) for outcome in outcomes)
+            nonfinite = sum(outcome is NOT_FINITE for outcome in outcomes)
+        for observer in self._observers:
+            try:
+                observer.see_batch(run, seconds, failed, nonfinite)
+            except Exception:
+                logger.exception("A batch could not be taken note of")
 
 
 def _split(sequences: Sequences, *, is_whole: bool) -> list[Work]:

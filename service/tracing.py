@@ -64,8 +64,8 @@ class Tracing:
 
     def see_batch(self, run: Run, seconds: float, failed: int, nonfinite: int) -> None:  # noqa: ARG002 - those failed, too
         """Make the span of a batch that ended, where a request in it is traced; it belongs to the first of these."""
-        origins = dict.fromkeys(entry.job.origin for entry in run.entries)
-        contexts = [origin for origin in origins if isinstance(origin, SpanContext)]
+        origins = [entry.job.origin for entry in run.entries]
+        contexts = list({one.span_id: one for one in origins if isinstance(one, SpanContext)}.values())
         if not contexts:
             return
         end = time.time_ns()

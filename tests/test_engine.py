@@ -320,3 +320,20 @@ def test_idle_time_refines_the_costs(artifact: Path, monkeypatch: pytest.MonkeyP
     calibrator = asyncio.run(scenario())
     assert calibrator.asked == [(1, 8), (1, 8), (2, 8)]
     assert (calibrator.saved[1, 8], calibrator.saved[2, 8]) == (0.5, 0.5)
+
+
+def test_an_observer_that_fails_costs_no_answer(artifact: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Requests are answered all the same, and the log has the reason."""
+
+    class Broken:
+        def see_batch(self, *_: object) -> None:
+            raise RuntimeError("broken")
+
+        def see_cancelled(self, _where: str) -> None:
+            raise RuntimeError("broken")
+
+    logging.getLogger("lengthwise").addHandler(caplog.handler)
+    answers = run_all(open_session(artifact), [draw_sequences([3, 4]), draw_sequences([5])], observers=[Broken()])
+    logging.getLogger("lengthwise").removeHandler(caplog.handler)
+    assert all(isinstance(answer, Encoded) for answer in answers)
+    assert "broken" in caplog.text
