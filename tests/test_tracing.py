@@ -101,7 +101,7 @@ def test_the_lines_of_a_stream_are_part_of_its_trace(serve: Serve, exporter: InM
     client.post("/encode", content=lines, headers={"Content-Type": "application/x-ndjson"})
     spans = read_spans(client, exporter)
     (stream,) = spans["POST /encode"]
-    assert {link.context.span_id for batch in spans["batch"] for link in batch.links} == {stream.context.span_id}  # type: ignore[union-attr]
+    assert {link.context.span_id for batch in spans["batch"] for link in batch.links} == {stream.context.span_id}
 
 
 def test_failures_are_errors_and_refusals_are_not(serve: Serve, exporter: InMemorySpanExporter) -> None:
