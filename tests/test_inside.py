@@ -166,7 +166,7 @@ def test_the_gauges_show_what_waits_and_runs(serve: Serve, monkeypatch: pytest.M
     assert scrape.read("queue_sequences") == 2
     assert scrape.read("queue_steps") == 5 + 7  # of equal urgency the longest runs first
     assert scrape.read("queue_drain_seconds") > 0
-    assert 0 < scrape.read("runner_last_progress_seconds") < later.read("runner_last_progress_seconds")
+    assert 0 < scrape.read("runner_last_progress_seconds") < later.read("runner_last_progress_seconds") < 60
     assert Scrape(client).read("queue_sequences") == 0
 
 
@@ -300,6 +300,16 @@ def test_the_last_batches_are_told_without_what_was_in_them(serve: Serve) -> Non
         assert batch["seconds"] > 0
         assert batch["failed"] == 0
     assert [batch["ended"] for batch in batches] == sorted((batch["ended"] for batch in batches), reverse=True)
+
+
+def test_padding_is_told_from_valid_steps() -> None:
+    """A batch of 1 and 3 steps has 4 that are valid, and computes 6."""
+    telemetry = Telemetry([])
+    job = Job([1, 3])
+    run = Run([Entry(job, 0, 1), Entry(job, 1, 3)], 3, 0.0, 1e-3, "all")
+    telemetry.see_batch(run, 1e-3, failed=0, nonfinite=0)
+    telemetry.settle()
+    assert (telemetry.valid_steps, telemetry.padded_steps) == (4, 6)
 
 
 def test_only_the_last_hundred_batches_are_kept() -> None:
