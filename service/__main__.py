@@ -1,17 +1,16 @@
 """`python -m service`: read the settings, load the encoder, serve until a signal says stop."""
 
-import copy
 import gc
 import logging
 import sys
 from types import FrameType
-from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
+from service import logs
 from service.app import create_app
 from service.errors import StartupError
 from service.settings import Settings, unknown_variables
@@ -34,15 +33,6 @@ class DrainingServer(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
-def configure_logging(level: str) -> dict[str, Any]:
-    """Return uvicorn's logging configuration with our own logger in it, all at one level."""
-    config = copy.deepcopy(uvicorn.config.LOGGING_CONFIG)
-    config["loggers"]["lengthwise"] = {"handlers": ["default"], "propagate": False}
-    for logger in config["loggers"].values():
-        logger["level"] = level.upper()
-    return config
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Run the service; exit with one sentence where it cannot start.
 
@@ -62,7 +52,7 @@ def main(arguments: list[str] | None = None) -> None:
         http=GatheringProtocol,
         host=settings.host,
         port=settings.port,
-        log_config=configure_logging(settings.log_level),
+        log_config=logs.configure(settings.log_level, settings.log_format),
         access_log=False,
         timeout_keep_alive=settings.keep_alive_seconds,
         timeout_graceful_shutdown=settings.drain_seconds,

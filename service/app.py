@@ -3,8 +3,10 @@
 import asyncio
 import logging
 import re
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from importlib import import_module
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -21,16 +23,18 @@ from starlette.types import Message, Receive, Scope, Send
 from service import __version__
 from service.calibrate import load
 from service.codecs.texts import describe_input
-from service.engine import Engine
+from service.engine import Engine, Observer
 from service.errors import LengthwiseError
-from service.routes import direct, kserve_v2, native, openai_v1, operations, problems
-from service.routes.direct import Endpoint, Service
+from service.logs import RequestLog
+from service.routes import direct, inside, kserve_v2, native, openai_v1, operations, problems
+from service.routes.direct import EXCHANGE, Endpoint, Service, exchange_of, service_of
 from service.scheduler import Scheduler
-from service.settings import Settings
+from service.settings import Settings, traces_are_wanted
+from service.telemetry import OTHER, Exchange, Telemetry
 
 logger = logging.getLogger("lengthwise")
 
-PARTS = (native, openai_v1, kserve_v2, operations)
+PARTS = (native, openai_v1, kserve_v2, operations, inside)
 REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
@@ -44,7 +48,10 @@ def create_app(settings: Settings) -> FastAPI:
     session = calibrator.session
     difference = session.replay_golden()
     name = settings.model_name or (session.manifest.name if session.manifest else Path(session.file).stem)
-    service = Service(settings, session, name, difference, describe_input(session), calibrator)
+    telemetry = Telemetry(map(problems.name_problem, problems.ANSWERS))
+    if settings.log_requests:
+        telemetry.witnesses.append(RequestLog(settings.log_level, settings.log_format, name).write)
+    service = Service(settings, session, name, difference, describe_input(session), calibrator, telemetry)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -58,16 +65,49 @@ def create_app(settings: Settings) -> FastAPI:
             settings.max_queue_steps,
             settings.max_queue_seconds,
         )
-        service.engine = Engine(session, scheduler, max_run_seconds=settings.max_run_seconds)
-        refinement = asyncio.create_task(service.engine.refine(calibrator))
-        yield
-        refinement.cancel()
-        await asyncio.to_thread(service.engine.close)
+        async with _trace(service) as observers:
+            service.engine = Engine(session, scheduler, observers, max_run_seconds=settings.max_run_seconds)
+            aside = [
+                asyncio.create_task(service.engine.refine(calibrator)),
+                asyncio.create_task(telemetry.time_loop()),
+            ]
+            yield
+            for task in aside:
+                task.cancel()
+            await asyncio.to_thread(service.engine.close)
+            telemetry.settle()
 
     app = EncoderApp(service, lifespan)
     app.add_exception_handler(HTTPException, _answer_http)
     app.add_exception_handler(Exception, _answer_unknown)
     return app
+
+
+@asynccontextmanager
+async def _trace(service: Service) -> AsyncIterator[list[Observer]]:
+    """Trace requests and batches where OpenTelemetry's variables ask for it.
+
+    Yields:
+        Who is to be told of batches.
+    """
+    telemetry = service.telemetry
+    if not traces_are_wanted():
+        yield [telemetry]
+        return
+    try:
+        tracing = import_module("service.tracing").open_tracing()
+    except ImportError:
+        logger.warning(
+            "Nothing is traced, though a variable asks for it: install the extra otel, pip install '.[otel]'"
+        )
+        yield [telemetry]
+        return
+    service.tracing = tracing
+    telemetry.witnesses.append(tracing.end)
+    yield [telemetry, tracing]
+    telemetry.witnesses.remove(tracing.end)
+    service.tracing = None
+    await asyncio.to_thread(tracing.close)
 
 
 class EncoderApp(FastAPI):
@@ -102,31 +142,46 @@ class EncoderApp(FastAPI):
         if scope["type"] != "http":
             await super().__call__(scope, receive, send)
             return
+        began = time.perf_counter()
         scope["app"] = self
         request = Request(scope, receive)
         offered = request.headers.get("x-request-id", "")
-        request.state.request_id = request_id = offered if REQUEST_ID.fullmatch(offered) else next(self._new_ids)
+        request_id = offered if REQUEST_ID.fullmatch(offered) else next(self._new_ids)
+        method, route = scope["method"], scope["path"]
+        endpoint = self._endpoints.get((method, route))
+        if endpoint is None:
+            route, endpoint = self._match(scope)
+        scope[EXCHANGE] = exchange = Exchange(request_id, method, route)
+        if tracing := self._service.tracing:
+            tracing.begin(exchange, request.headers)
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
+                exchange.status = message["status"]
                 message["headers"].append((b"x-request-id", request_id.encode()))
                 if self._service.is_draining:
                     message["headers"].append((b"connection", b"close"))
             await send(message)
 
-        if endpoint := self._endpoints.get((scope["method"], scope["path"])) or self._match(scope):
-            response = await _answer(endpoint, request)
-            await response(scope, receive, send_with_id)
-        else:
-            await super().__call__(scope, receive, send_with_id)
+        telemetry = self._service.telemetry
+        telemetry.inflight += 1
+        try:
+            if endpoint:
+                response = await _answer(endpoint, request)
+                await response(scope, receive, send_with_id)
+            else:
+                await super().__call__(scope, receive, send_with_id)
+        finally:
+            telemetry.inflight -= 1
+            telemetry.see_exchange(exchange, time.perf_counter() - began)
 
-    def _match(self, scope: Scope) -> Endpoint | None:
-        """Find the endpoint of a path with parameters, and put these into the scope."""
-        for method, pattern, endpoint in self._templates:
+    def _match(self, scope: Scope) -> tuple[str, Endpoint | None]:
+        """Find the route and the endpoint of a path with parameters, and put these into the scope."""
+        for method, pattern, route, endpoint in self._templates:
             if method == scope["method"] and (found := pattern.fullmatch(scope["path"])):
                 scope["path_params"] = found.groupdict()
-                return endpoint
-        return None
+                return route, endpoint
+        return OTHER, None
 
     def openapi(self) -> dict[str, Any]:
         """Build the OpenAPI document once, with the schemas that no route declares to FastAPI."""
@@ -146,10 +201,14 @@ async def _answer(endpoint: Endpoint, request: Request) -> Response:
     try:
         return await endpoint(request)
     except LengthwiseError as error:
-        overload = direct.service_of(request).settings.overload_status
+        exchange = exchange_of(request)
+        exchange.problem = problems.name_problem(type(error))
+        overload = service_of(request).settings.overload_status
         dialect = problems.dialect_of(request.scope["path"])
-        return problems.answer_error(error, request.state.request_id, dialect, overload)
+        return problems.answer_error(error, exchange.request_id, dialect, overload)
     except ClientDisconnect:
+        exchange_of(request).problem = "hung-up"
+        service_of(request).telemetry.see_cancelled("body")
         return Response(status_code=400)  # the client hung up before it was read; nobody sees this answer
     except Exception as error:  # noqa: BLE001 - what no one foresaw is logged and answered
         return await _answer_unknown(request, error)
@@ -159,11 +218,14 @@ async def _answer_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     headers = dict(error.headers) if isinstance(error.headers, Mapping) else None
     dialect = problems.dialect_of(request.scope["path"])
-    return problems.answer_status(error.status_code, str(error.detail), request.state.request_id, dialect, headers)
+    return problems.answer_status(
+        error.status_code, str(error.detail), exchange_of(request).request_id, dialect, headers
+    )
 
 
 async def _answer_unknown(request: Request, error: Exception) -> Response:
-    request_id = request.state.request_id
+    request_id = exchange_of(request).request_id
+    exchange_of(request).problem = "unforeseen-error"
     logger.error("Request %s failed on an unforeseen error", request_id, exc_info=error)
     detail = "The service failed on this request; its log has the reason under the request id."
     return problems.answer_status(500, detail, request_id, problems.dialect_of(request.scope["path"]))

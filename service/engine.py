@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from service.cost import Shape
 from service.errors import DeadlinePassed, LengthwiseError, RunFailed, RunLost, Stuck
-from service.jobs import Job, Run
+from service.jobs import Job, Run, Where
 from service.runners import Runners
 from service.scheduler import Scheduler
 from service.sequences import Answer, Embeddings, Output, Sequences, State, Steps, pad_batch
@@ -54,6 +54,7 @@ _Batch: TypeAlias = tuple[Run, list[Work]]
 _Result: TypeAlias = tuple[Embeddings | list[Outcome], float]  # and the seconds it took
 
 EMBEDDING_ONLY: tuple[Output, ...] = ("embedding",)
+NOT_FINITE = "what it gave is not finite"
 
 # While all there is to run takes no longer, the event loop does it: to wake a thread, be woken by it and share the
 # interpreter with it takes as long, and requests that arrive meanwhile share the next batch.
@@ -114,18 +115,38 @@ class Refinement(Protocol):
         """Keep what was learnt."""
 
 
+class Observer(Protocol):
+    """Who is told what became of batches and requests, on the event loop; `Telemetry` is one."""
+
+    def see_batch(self, run: Run, seconds: float, failed: int, nonfinite: int) -> None:
+        """Take note of a batch that ended, and of how many of its sequences have no embedding, or none finite."""
+
+    def see_cancelled(self, where: Where) -> None:
+        """Take note of a request that nobody waits for any more."""
+
+
 class Engine:
     """Encodes sequences for many requests at once on one session."""
 
-    def __init__(self, session: EncoderSession, scheduler: Scheduler, *, max_run_seconds: float = 30.0) -> None:
+    def __init__(
+        self,
+        session: EncoderSession,
+        scheduler: Scheduler,
+        observers: Sequence[Observer] = (),
+        *,
+        max_run_seconds: float = 30.0,
+    ) -> None:
         """Start the runners, as many as the scheduler keeps busy, on the running loop.
 
         Args:
             session: runs the batches.
             scheduler: cuts them.
+            observers: are told of them.
             max_run_seconds: what a run may take before its runner is given up.
         """
         self.scheduler = scheduler
+        self._observers = observers
+        self._progressed = 0.0  # when a run last began or ended
         self._session = session
         self._loop = asyncio.get_running_loop()
         self._requests: dict[Job, _Request] = {}
@@ -142,6 +163,7 @@ class Engine:
         sequences: Sequences,
         deadline: float = inf,
         outputs: Collection[Output] = EMBEDDING_ONLY,
+        origin: object = None,
         *,
         is_bulk: bool = False,
     ) -> Encoded:
@@ -151,6 +173,7 @@ class Engine:
             sequences: n >= 1 sequences with the session's own F, checked.
             deadline: when an answer is of no use any more, on the clock of `time.perf_counter`.
             outputs: what is wanted of what the session gives.
+            origin: what the observers know the request by.
             is_bulk: whether it gives way to others, however small it is.
 
         Returns:
@@ -167,7 +190,7 @@ class Engine:
         if not self._runners:
             raise Stuck
         now = time.perf_counter()
-        job = Job(sequences.lengths.tolist(), deadline, is_bulk)
+        job = Job(sequences.lengths.tolist(), deadline, is_bulk, origin)
         self.scheduler.submit(job, now)
         work = _split(sequences, is_whole=set(outputs) != {"embedding"})
         embeddings = np.empty((len(work), self._session.dim), dtype=np.float32)
@@ -177,6 +200,10 @@ class Engine:
         self._schedule_dispatch()
         try:
             await request.done
+        except asyncio.CancelledError:
+            for observer in self._observers:
+                observer.see_cancelled("run" if request.started else "queue")
+            raise
         finally:  # where it failed or was cancelled, what is left of it must not cost a run
             if timer:
                 timer.cancel()
@@ -190,6 +217,10 @@ class Engine:
             queue_seconds=started - now,
             run_seconds=time.perf_counter() - started,
         )
+
+    def seconds_since_progress(self, now: float) -> float:
+        """Return how long ago a run began or ended, 0 where none is under way."""
+        return now - self._progressed if self.scheduler.running else 0.0
 
     async def wait_for_run(self) -> None:
         """Wait until a run ends, whosever it is: a full queue has more room then, or soon."""
@@ -233,6 +264,7 @@ class Engine:
         self._dispatching = False
         now = time.perf_counter()
         while run := self.scheduler.next_run(now):
+            self._progressed = now
             batch = self._gather(run, now)
             if run.expected_end - now + self.scheduler.waiting_seconds <= DIRECT_SECONDS:
                 self._finish(batch, self._time(batch))
@@ -269,7 +301,7 @@ class Engine:
             return [*self._run(work[:middle]), *self._run(work[middle:])]
         if isinstance(encoded, np.ndarray) and np.isfinite(encoded).all():
             return encoded
-        return [row if _is_finite(row) else "what it gave is not finite" for row in encoded]
+        return [row if _is_finite(row) else NOT_FINITE for row in encoded]
 
     def _encode(self, work: list[Work]) -> Embeddings | list[Row]:
         """Encode a batch: embeddings only, or a whole row for each sequence where any wants one."""
@@ -302,6 +334,7 @@ class Engine:
         is_whole = not isinstance(outcomes, list)
         self._progressed = time.perf_counter()
         self.scheduler.finish(run, seconds if is_whole else None)
+        self._tell(run, outcomes, seconds)
         self._dispatch()
         self._wake_waiting()
         for entry, outcome in zip(run.entries, outcomes, strict=True):
@@ -340,6 +373,18 @@ class Engine:
             if not waiting.done():  # cancelled
                 waiting.set_result(None)
         self._waiting.clear()
+
+    def _tell(self, run: Run, outcomes: Embeddings | list[Outcome], seconds: float) -> None:
+        """Tell the observers of a run; whatever becomes of that, the requests are answered."""
+        failed = nonfinite = 0
+        if isinstance(outcomes, list):
+            failed = sum(isinstance(outcome, str) for outcome in outcomes)
+            nonfinite = sum(outcome is NOT_FINITE for outcome in outcomes)
+        for observer in self._observers:
+            try:
+                observer.see_batch(run, seconds, failed, nonfinite)
+            except Exception:
+                logger.exception("A batch could not be taken note of")
 
 
 def _split(sequences: Sequences, *, is_whole: bool) -> list[Work]:

@@ -5,6 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 from operator import itemgetter
+from typing import Literal, TypeAlias
+
+# Why a batch is no larger: it is shared out among idle runners, nothing else waited, it has as many rows or as many
+# padded steps as a batch may have, or the next sequence would have cost more in it than in another.
+Why: TypeAlias = Literal["shared", "all", "rows", "budget", "cost"]
+
+# How far a request had come when nobody waited for it any more.
+Where: TypeAlias = Literal["body", "queue", "run"]
 
 
 @dataclass(slots=True, eq=False)
@@ -15,6 +23,7 @@ class Job:
         lengths: the steps of each of its sequences.
         deadline: when it is of no use any more, on the clock that `now` is read from; none by default.
         is_bulk: whether it waits in the lane of large jobs; the scheduler decides where the caller does not.
+        origin: what whoever observes batches knows its request by.
         due: how urgent it is: its deadline, or a while after its arrival. Of a bulk job, its first part.
         parts: of a bulk job, the place after each part of its sequences, and when that part is due; in order.
         waiting: sequences of it that wait.
@@ -27,6 +36,7 @@ class Job:
     lengths: Sequence[int]
     deadline: float = inf
     is_bulk: bool = False
+    origin: object = None
     due: float = inf
     parts: Sequence[tuple[int, float]] = ()
     waiting: int = 0
@@ -52,7 +62,7 @@ class Entry:
     due: float
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Run:
     """A batch that was handed to a runner.
 
@@ -61,9 +71,13 @@ class Run:
         steps: T, what each is padded to.
         expected_end: when it should be finished, on the scheduler's clock.
         is_bulk: whether it is of bulk jobs.
+        expected_seconds: what it should take.
+        why: it is no larger.
     """
 
     entries: list[Entry]
     steps: int
     expected_end: float
-    is_bulk: bool = False
+    is_bulk: bool
+    expected_seconds: float
+    why: Why

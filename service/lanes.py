@@ -35,6 +35,7 @@ class Lane:
 
     Attributes:
         waiting: sequences that wait.
+        is_shared: whether the cuts are smaller than they would be for one runner.
         seconds: what these are expected to take one runner, uncorrected.
     """
 
@@ -46,6 +47,7 @@ class Lane:
             max_batch_steps: padded steps in a batch; one longer sequence runs alone.
         """
         self.waiting = 0
+        self.is_shared = False
         self.seconds = 0.0
         self._costs = costs
         self._max_batch_steps = max_batch_steps
@@ -119,9 +121,10 @@ class Lane:
         window.sort(key=_STEPS_OF)
         longest = self._costs.of_batches(window[-1].steps)[0][1] if window else 0.0
         most = max(MAX_CUT_SECONDS, 1.5 * longest)
-        cuts = self._divide(window, most)
+        cuts = unshared = self._divide(window, most)
         if idle > 1 and len(window) > 1:
             cuts = self._balance(window, cuts, idle, most)
+        self.is_shared = cuts is not unshared
         cuts.sort(key=lambda cut: (-cut.due, cut.seconds))  # of equal urgency the longest first: it ends last
         self._cuts = cuts
         self._in_cuts = len(window)

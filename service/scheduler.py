@@ -10,7 +10,7 @@ from math import ceil, inf, log
 
 from service.cost import CostModel
 from service.errors import DeadlineUnreachable, QueueFull
-from service.jobs import Job, Run
+from service.jobs import Job, Run, Why
 from service.lanes import Cut, Lane
 
 # A job without a deadline is as urgent as one that must be done this long after its arrival. So none waits for ever:
@@ -55,6 +55,7 @@ class Scheduler:
         self.runners = runners
         self.waiting_steps = 0
         self.submitted = 0
+        self._max_batch_steps = max_batch_steps
         self._max_queue_steps = max_queue_steps
         self._max_queue_seconds = max_queue_seconds
         self._jobs: set[Job] = set()  # those with something waiting
@@ -241,9 +242,21 @@ class Scheduler:
                 self._jobs.remove(job)
         self.waiting_steps -= valid
         lane.count(-len(entries), -seconds)
-        run = Run(entries, steps, now + self.costs.predict(len(entries), steps), lane is self._bulk)
+        expected = self.costs.predict(len(entries), steps)
+        why = self._explain(lane, len(entries), steps)
+        run = Run(entries, steps, now + expected, lane is self._bulk, expected, why)
         self._running.add(run)
         return run
+
+    def _explain(self, lane: Lane, rows: int, steps: int) -> Why:
+        """Say why a batch that was taken from a lane is no larger."""
+        if lane.is_shared:
+            return "shared"
+        if not lane.waiting:
+            return "all"
+        if rows == self.costs.sizes[-1]:
+            return "rows"
+        return "budget" if (rows + 1) * steps > self._max_batch_steps else "cost"
 
     def _lane_of(self, job: Job) -> Lane:
         return self._bulk if job.is_bulk else self._small

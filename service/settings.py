@@ -4,10 +4,11 @@ import os
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.artifact import NAME
+from service.logs import Form
 from service.providers import CudaOptions, Provider
 from service.sequences import Limits
 
@@ -18,6 +19,13 @@ def unknown_variables() -> list[str]:
     """Name the environment variables that look like settings and are none, misspelt ones above all."""
     known = {f"LENGTHWISE_{name.upper()}" for name in Settings.model_fields}
     return sorted(name for name in os.environ if name.startswith("LENGTHWISE_") and name not in known)
+
+
+def traces_are_wanted() -> bool:
+    """Whether OpenTelemetry's own variables say where traces go."""
+    endpoint = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
+    is_off = os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
+    return bool(endpoint) and not is_off and os.environ.get("OTEL_TRACES_EXPORTER", "otlp") != "none"
 
 
 class Settings(BaseSettings):
@@ -83,7 +91,16 @@ class Settings(BaseSettings):
         "and balancers keep theirs.",
     )
     drain_seconds: int = Field(30, ge=1, description="How long requests in flight may take to finish on SIGTERM.")
+    admin_key: SecretStr | None = Field(
+        None,
+        min_length=16,
+        description="What `/debug/batches` asks for as a bearer token; without one it is not there.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="What is logged.")
+    log_format: Form = Field(
+        "auto", description="`json`, a document a line, or `human`; auto is human where stderr is a terminal."
+    )
+    log_requests: bool = Field(True, description="Log a line for each request.")
 
     @field_validator("port", mode="before")
     @classmethod

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from service.cost import CostModel
-from service.engine import Encoded, Engine
+from service.engine import Encoded, Engine, Observer
 from service.errors import DeadlinePassed, QueueFull, RunFailed, RunLost, Stuck
 from service.scheduler import Scheduler
 from service.sequences import Batch, Embeddings, Steps, join, pad_batch
@@ -46,12 +46,13 @@ def make_engine(
     runners: int = 2,
     queue: int = 10_000,
     run_seconds: float = 1.0,
+    observers: Sequence[Observer] = (),
     max_run_seconds: float = 30.0,
 ) -> Engine:
     """Make an engine with small batches on the running loop; runs as long as that are left to the runners."""
     costs = CostModel({(rows, steps): run_seconds for rows in (1, 4) for steps in (1, 64)}, 4)
     scheduler = Scheduler(costs, runners, max_batch_steps=64, max_queue_steps=queue)
-    return Engine(session, scheduler, max_run_seconds=max_run_seconds)
+    return Engine(session, scheduler, observers, max_run_seconds=max_run_seconds)
 
 
 async def encode_all(engine: Engine, requests: Sequence[Sequence[Steps]]) -> list[Encoded | BaseException]:
@@ -462,3 +463,20 @@ def test_idle_time_refines_the_costs(artifact: Path, monkeypatch: pytest.MonkeyP
     calibrator = asyncio.run(scenario())
     assert calibrator.asked == [(1, 8), (1, 8), (2, 8)]
     assert (calibrator.saved[1, 8], calibrator.saved[2, 8]) == (0.5, 0.5)
+
+
+def test_an_observer_that_fails_costs_no_answer(artifact: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Requests are answered all the same, and the log has the reason."""
+
+    class Broken:
+        def see_batch(self, *_: object) -> None:
+            raise RuntimeError("broken")
+
+        def see_cancelled(self, _where: str) -> None:
+            raise RuntimeError("broken")
+
+    logging.getLogger("lengthwise").addHandler(caplog.handler)
+    answers = run_all(open_session(artifact), [draw_sequences([3, 4]), draw_sequences([5])], observers=[Broken()])
+    logging.getLogger("lengthwise").removeHandler(caplog.handler)
+    assert all(isinstance(answer, Encoded) for answer in answers)
+    assert "broken" in caplog.text

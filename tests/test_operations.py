@@ -101,7 +101,20 @@ def test_the_openapi_document_is_valid(document: Any) -> None:
     versioned = [f"v2_{name}{suffix}" for name in ("infer", "model", "model_ready") for suffix in ("", "_version")]
     openai = ["create_embeddings", "get_model", "list_models"]
     assert sorted(ids) == sorted(
-        ["encode", "info", "live", "ready", *openai, "v2_live", "v2_models", "v2_ready", "v2_server", *versioned]
+        [
+            "debug_batches",
+            "encode",
+            "info",
+            "live",
+            "metrics",
+            "ready",
+            *openai,
+            "v2_live",
+            "v2_models",
+            "v2_ready",
+            "v2_server",
+            *versioned,
+        ]
     )
 
 

@@ -449,3 +449,19 @@ def test_a_batch_takes_no_longer_than_a_quarter_of_a_second() -> None:
     assert [len(run.entries) for run in drain(scheduler)] == [3, 3]
     scheduler.submit(Job([30_000]), 0.0)
     assert [len(run.entries) for run in drain(scheduler)] == [1]  # one sequence cannot be cut
+
+@pytest.mark.parametrize(
+    ("lengths", "runners", "reasons"),
+    [
+        ([9, 9], 1, {"all"}),
+        ([9] * 8, 1, {"rows", "all"}),
+        ([20, 20, 20, 20, 20], 1, {"budget", "all"}),
+        ([1, 30], 1, {"cost", "all"}),
+        ([9, 9], 2, {"shared"}),
+    ],
+)
+def test_a_batch_says_why_it_is_no_larger(lengths: list[int], runners: int, reasons: set[str]) -> None:
+    """Nothing else waited, it is full, it is shared out among runners, or more in it would have cost more."""
+    scheduler = Scheduler(make_costs(4, row_step=1e-4), runners, max_batch_steps=64, max_queue_steps=10_000)
+    scheduler.submit(Job(lengths), 0.0)
+    assert {run.why for run in drain(scheduler)} == reasons

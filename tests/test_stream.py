@@ -334,7 +334,7 @@ def test_a_hang_up_ends_windows_under_way(client: TestClient, monkeypatch: pytes
     engine = client.app.state.service.engine  # type: ignore[attr-defined]
     begun = asyncio.Event()
 
-    async def never(_sequences: object) -> None:
+    async def never(_sequences: object, **_options: object) -> None:
         begun.set()
         await asyncio.get_running_loop().create_future()
 
@@ -358,7 +358,7 @@ def test_the_end_of_the_drain_tells_what_is_left(client: TestClient, monkeypatch
     async def cut_off(self: LineStream, scope: Any, receive: Any, send: Any) -> None:
         whole = asyncio.current_task()
 
-        async def encode(_sequences: object) -> None:
+        async def encode(_sequences: object, **_options: object) -> None:
             service.is_draining = True
             assert whole is not None
             whole.cancel()

@@ -22,7 +22,7 @@ from service.codecs.ndjson import Found, Line
 from service.codecs.options import AnswerOptions
 from service.errors import LengthwiseError
 from service.routes import problems
-from service.routes.direct import service_of
+from service.routes.direct import exchange_of, service_of
 from service.routes.encoding import LARGE_BODY_BYTES, require_model
 from service.sequences import Steps, join
 
@@ -74,7 +74,7 @@ class LineStream(Response):
         super().__init__(headers={"X-Model-Sha": self._service.session.sha256})
         del self.headers["content-length"]
         settings = self._service.settings
-        self._request_id: str = request.state.request_id
+        self._exchange = exchange_of(request)
         self._options = options
         self._limits = settings.limits
         self._line_bytes = settings.max_body_bytes
@@ -100,7 +100,8 @@ class LineStream(Response):
             self._left = errors.Draining()
         last = b""
         if self._left:
-            problem = problems.describe(self._left, self._request_id, line=self._answered + 1)
+            self._exchange.problem = problems.name_problem(type(self._left))
+            problem = problems.describe(self._left, self._exchange.request_id, line=self._answered + 1)
             last = ndjson.write_problem(problem.model_dump(exclude_none=True))
         await self._send(send, last, is_last=True)
 
@@ -198,7 +199,9 @@ class LineStream(Response):
         for line, one in zip(lines, found, strict=True):
             row = one if isinstance(one, LengthwiseError) else next(rows)
             if isinstance(row, LengthwiseError):
-                problem = problems.describe(row, self._request_id, line=line.number).model_dump(exclude_none=True)
+                problem = problems.describe(row, self._exchange.request_id, line=line.number).model_dump(
+                    exclude_none=True
+                )
                 written.append(ndjson.write_problem(problem, line.row))
             else:
                 written.append(ndjson.write_embedding(line.row, row, self._options.encoding_format))
@@ -211,7 +214,7 @@ class LineStream(Response):
         joined = join(sequences, self._service.spec.features)
         while True:
             try:
-                encoded = await self._service.engine.encode(joined, is_bulk=True)
+                encoded = await self._service.engine.encode(joined, origin=self._exchange.origin, is_bulk=True)
             except errors.QueueFull:
                 await self._service.engine.wait_for_run()
             except (errors.RunLost, errors.Stuck) as error:

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from math import inf
 from re import Pattern
-from typing import TypeAlias, cast
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 from fastapi import APIRouter
 from fastapi.routing import APIRoute
@@ -18,9 +18,15 @@ from service.errors import BodyTooLarge, InvalidField, Stuck
 from service.sequences import InputSpec
 from service.session import EncoderSession
 from service.settings import Settings
+from service.telemetry import Exchange, Telemetry
+
+if TYPE_CHECKING:  # it needs the extra `otel`
+    from service.tracing import Tracing
 
 Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
-Template: TypeAlias = tuple[str, Pattern[str], Endpoint]  # a method, what a path matches, and whose it is then
+Template: TypeAlias = tuple[str, Pattern[str], str, Endpoint]  # a method, what a path matches, its route and endpoint
+
+EXCHANGE = "lengthwise.exchange"  # where the scope holds what comes of its request
 
 
 @dataclass(slots=True)
@@ -31,6 +37,8 @@ class Service:
         model_name: the name the model is served under.
         golden_difference: largest difference in the replay of the golden vectors; None where there were none.
         calibrator: what was measured of the session here.
+        telemetry: what is counted.
+        tracing: makes spans, while the app's lifespan lasts, where that was asked for.
         engine: there while the app's lifespan lasts, and its threads with it.
         spec: what the model reads.
         is_draining: set on SIGTERM; new requests are refused from then on.
@@ -42,8 +50,10 @@ class Service:
     golden_difference: float | None
     spec: InputSpec
     calibrator: Calibrator
+    telemetry: Telemetry
     engine: Engine = field(init=False)
     is_draining: bool = False
+    tracing: "Tracing | None" = None
 
     @property
     def model_version(self) -> str:
@@ -70,14 +80,18 @@ class DirectRoute(APIRoute):
 
 
 def find_endpoints(router: APIRouter) -> dict[tuple[str, str], Endpoint]:
-    """Return the endpoints of a router's direct routes, by method and path."""
-    return {(method, route.path): route.endpoint for route, method in _list_direct(router)}
+    """Return the endpoints of a router's direct routes whose paths have no parameters, by method and path."""
+    return {
+        (method, route.path): route.endpoint for route, method in _list_direct(router) if not route.param_convertors
+    }
 
 
 def find_templates(router: APIRouter) -> list[Template]:
     """Return the direct routes of a router whose paths have parameters."""
     return [
-        (method, route.path_regex, route.endpoint) for route, method in _list_direct(router) if route.param_convertors
+        (method, route.path_regex, route.path, route.endpoint)
+        for route, method in _list_direct(router)
+        if route.param_convertors
     ]
 
 
@@ -89,6 +103,11 @@ def _list_direct(router: APIRouter) -> list[tuple[DirectRoute, str]]:
 def service_of(request: Request) -> Service:
     """Return the service behind the app that got the request."""
     return cast("Service", request.app.state.service)
+
+
+def exchange_of(request: Request) -> Exchange:
+    """Return what is noted of a request."""
+    return cast("Exchange", request.scope[EXCHANGE])
 
 
 async def read_body(request: Request, limit: int) -> bytes:

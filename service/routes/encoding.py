@@ -11,7 +11,8 @@ from service import errors
 from service.codecs.compression import decompress, require_encoding
 from service.codecs.exchange import Content, Decode, Question, Reply
 from service.engine import Encoded
-from service.routes.direct import Service, read_body, read_timeout, service_of
+from service.routes.direct import Service, exchange_of, read_body, read_timeout, service_of
+from service.telemetry import Stages
 
 LARGE_BODY_BYTES = 2**20
 
@@ -87,24 +88,30 @@ async def answer(request: Request, decode: Decode) -> Response:
 
     if question.timeout_seconds is not None:
         deadline = min(deadline, arrived + question.timeout_seconds)
-    encoded = await run(service, question, deadline)
+    exchange = exchange_of(request)
+    encoded = await run(service, question, deadline, exchange.origin)
     finished = time.perf_counter()
     content = write(service, question, encoded)
+    given = question.sequences
+    waited, ran = encoded.queue_seconds, encoded.run_seconds
+    stages = Stages(len(given.lengths), given.steps, decoded - began, waited, ran, time.perf_counter() - finished)
+    exchange.stages = stages
     timing = (
-        f"decode;dur={1000 * (decoded - began):.3f}, queue;dur={1000 * encoded.queue_seconds:.3f}, "
-        f"run;dur={1000 * encoded.run_seconds:.3f}, encode;dur={1000 * (time.perf_counter() - finished):.3f}"
+        f"decode;dur={1000 * stages.decode:.3f}, queue;dur={1000 * stages.queue:.3f}, "
+        f"run;dur={1000 * stages.run:.3f}, encode;dur={1000 * stages.encode:.3f}"
     )
     headers = {"X-Model-Sha": service.session.sha256, "Server-Timing": timing, **content.headers}
     return Response(content.body, headers=headers, media_type=content.media_type)
 
 
-async def run(service: Service, question: Question, deadline: float) -> Encoded:
+async def run(service: Service, question: Question, deadline: float, origin: object = None) -> Encoded:
     """Check what is asked, and encode it.
 
     Args:
         service: what is loaded.
         question: not checked yet.
         deadline: when the answer is of no use any more, on the clock of `time.perf_counter`.
+        origin: what traces know the request by.
 
     Raises:
         LengthwiseError: why it was not encoded.
@@ -117,7 +124,7 @@ async def run(service: Service, question: Question, deadline: float) -> Encoded:
             )
     question.sequences.check(service.settings.limits, service.spec.vocabulary)
     try:
-        return await service.engine.encode(question.sequences, deadline, question.outputs)
+        return await service.engine.encode(question.sequences, deadline, question.outputs, origin)
     except asyncio.CancelledError:
         if service.is_draining:  # the time to drain is up
             raise errors.Draining from None

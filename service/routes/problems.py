@@ -218,6 +218,11 @@ def document(*kinds: type[LengthwiseError], dialect: Dialect = NATIVE) -> dict[i
     return responses
 
 
+def document_status(description: str) -> dict[str, Any]:
+    """Write the OpenAPI response of a bare status."""
+    return {"description": description, "content": {NATIVE.media_type: _content(NATIVE)}}
+
+
 def _content(dialect: Dialect) -> dict[str, Any]:
     return {"schema": {"$ref": f"#/components/schemas/{dialect.schema.__name__}"}, "examples": {}}
 

@@ -1,0 +1,130 @@
+"""What monitors and admins ask: the metrics, and the last batches."""
+
+import platform
+import time
+from datetime import UTC, datetime
+from hmac import compare_digest
+from http import HTTPStatus
+from typing import Any
+
+import onnxruntime
+import orjson
+from fastapi import APIRouter
+from pydantic import BaseModel, Field
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service import __version__, metrics
+from service.jobs import Why
+from service.routes import problems
+from service.routes.direct import DirectRoute, Service, exchange_of, service_of
+from service.telemetry import Ran
+
+SCHEMAS: tuple[type[BaseModel], ...] = ()
+
+router = APIRouter(route_class=DirectRoute, tags=["operations"])
+
+
+class BatchRecord(BaseModel):
+    """A batch that ended; nothing of what was in its sequences or came of them."""
+
+    ended: datetime
+    lengths: list[int] = Field(description="Of its sequences, shortest first, an empty one counting as 1.")
+    padded_steps: int = Field(description="Steps computed for it, padding included.")
+    cut: Why = Field(
+        description="Why it was no larger: `shared` out among idle runners, `all` that waited was in it, it had as "
+        "many `rows` or padded steps (`budget`) as a batch may have, or by its `cost` the next sequence was better off "
+        "in another batch."
+    )
+    predicted_seconds: float
+    seconds: float = Field(description="What it took, on its runner.")
+    failed: int = Field(description="Sequences the model gave no embedding for.")
+
+
+class LastBatches(BaseModel):
+    """The last batches, newest first."""
+
+    batches: list[BatchRecord]
+
+
+@router.get(
+    "/metrics",
+    operation_id="metrics",
+    summary="Figures for Prometheus",
+    responses={200: {"description": "In its text format, or in OpenMetrics.", "content": {"text/plain": {}}}},
+)
+async def expose(request: Request) -> Response:
+    """Write down every metric as it stands."""
+    service = service_of(request)
+    service.telemetry.settle()
+    snapshot = metrics.Snapshot(service.model_name, service.telemetry, _look(service), _describe_build(service))
+    body, media_type = metrics.write(snapshot, request.headers.get("accept", ""))
+    return Response(body, headers={"Content-Type": media_type})
+
+
+@router.get(
+    "/debug/batches",
+    operation_id="debug_batches",
+    summary="The last hundred batches, for admins",
+    responses={
+        200: {"model": LastBatches},
+        401: problems.document_status("The admin key is missing or wrong."),
+        404: problems.document_status("No admin key is set."),
+    },
+)
+async def list_batches(request: Request) -> Response:
+    """Tell of the last batches how they were cut, and what they should have taken and took."""
+    service = service_of(request)
+    if (refusal := _refuse(request, service)) is not None:
+        return refusal
+    service.telemetry.settle()
+    described = [_describe_batch(ran) for ran in reversed(service.telemetry.batches)]
+    return Response(orjson.dumps({"batches": described}), media_type="application/json")
+
+
+def _refuse(request: Request, service: Service) -> Response | None:
+    """Refuse who does not bring the admin key; where there is none, nothing is here."""
+    expected = service.settings.admin_key
+    request_id = exchange_of(request).request_id
+    if expected is None:
+        return problems.answer_status(HTTPStatus.NOT_FOUND, HTTPStatus.NOT_FOUND.phrase, request_id)
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    is_right = compare_digest(given.strip().encode(), expected.get_secret_value().encode())
+    if is_right and scheme.lower() == "bearer":
+        return None
+    detail = "The admin key is missing or wrong: send it as `Authorization: Bearer KEY`."
+    headers = {"WWW-Authenticate": "Bearer"}
+    return problems.answer_status(HTTPStatus.UNAUTHORIZED, detail, request_id, headers=headers)
+
+
+def _look(service: Service) -> metrics.Gauges:
+    scheduler, now = service.engine.scheduler, time.perf_counter()
+    return metrics.Gauges(
+        queue_sequences=scheduler.waiting,
+        queue_steps=scheduler.waiting_steps,
+        queue_drain_seconds=scheduler.predict_wait(now),
+        cost_error_ratio=scheduler.costs.error,
+        runner_last_progress_seconds=service.engine.seconds_since_progress(now),
+    )
+
+
+def _describe_build(service: Service) -> dict[str, str]:
+    return {
+        "version": __version__,
+        "model_sha256": service.session.sha256,
+        "provider": service.session.provider,
+        "onnxruntime": onnxruntime.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _describe_batch(ran: Ran) -> dict[str, Any]:
+    return BatchRecord(
+        ended=datetime.fromtimestamp(ran.ended, UTC),
+        lengths=ran.lengths,
+        padded_steps=len(ran.lengths) * ran.steps,
+        cut=ran.why,
+        predicted_seconds=round(ran.expected_seconds, 6),
+        seconds=round(ran.seconds, 6),
+        failed=ran.failed,
+    ).model_dump(mode="json")

@@ -1,0 +1,238 @@
+"""What the service counts of itself; `service.metrics` writes it down for Prometheus.
+
+All of it is counted on the event loop, so plain numbers do, where the counters of a metrics library take a lock and
+walk over the buckets ten times a request. What ends is noted, and counted together with what ended a little later:
+after a run the caches hold none of this, and to count a request alone takes several times as long.
+"""
+
+import asyncio
+import time
+from bisect import bisect_left
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import NamedTuple
+
+from service.jobs import Run, Where, Why
+
+SECONDS = (
+    *(50e-6, 100e-6, 250e-6, 500e-6),
+    *(1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 100e-3, 250e-3, 500e-3),
+    *(1.0, 2.5, 5.0, 10.0, 30.0),
+)
+ROWS = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 64.0, 128.0)
+STEPS = tuple(4.0**power for power in range(10))  # 1 to 262,144
+
+KEPT_BATCHES = 100
+MOST_NOTED = 64  # requests, or batches, before they are counted
+NOTED_SECONDS = 0.1  # and before they are counted all the same
+TICK_SECONDS = 1.0  # between two looks at how late the event loop is
+UNANSWERED = 499  # the status where nobody was left to send one to; nginx calls it so
+# Asked again and again, and always answered alike: they are neither traced nor, above the level debug, logged.
+PROBES = {"/metrics", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"}
+
+FIRST_ERROR = 400  # of the statuses
+OTHER = "other"  # the route of paths that are not in the document: there is no end of them
+
+
+class Stages(NamedTuple):
+    """What was encoded for a request, and the seconds each stage took.
+
+    Attributes:
+        sequences: n.
+        steps: valid steps of all of them.
+        decode: from bytes to sequences.
+        queue: from arrival to the first run.
+        run: from the first run to the last embedding.
+        encode: from embeddings to bytes.
+    """
+
+    sequences: int
+    steps: int
+    decode: float
+    queue: float
+    run: float
+    encode: float
+
+
+@dataclass(slots=True)
+class Exchange:
+    """A request and what came of it, filled in on its way.
+
+    Attributes:
+        request_id: the client's own, or a new one.
+        method: of HTTP.
+        route: the path as the document has it.
+        status: that was sent.
+        problem: the name of what there was in place of an answer.
+        stages: where it was encoded.
+        seconds: from its arrival to the end of its answer.
+        ended: when that was, in seconds since 1970.
+        trace_id: of its trace, where it is traced.
+        span: likewise, its span.
+        origin: likewise, by what its batches are linked to it.
+    """
+
+    request_id: str
+    method: str
+    route: str = OTHER
+    status: int = UNANSWERED
+    problem: str | None = None
+    stages: Stages | None = None
+    seconds: float = 0.0
+    ended: float = 0.0
+    trace_id: str | None = None
+    span: object = None
+    origin: object = None
+
+    @property
+    def outcome(self) -> str:
+        """What became of it, in a word or two."""
+        if self.problem:
+            return self.problem
+        if self.status == UNANSWERED:
+            return "unanswered"
+        return "answered" if self.status < FIRST_ERROR else "refused"
+
+
+class Ran(NamedTuple):
+    """A batch that ended, and nothing of what its requests brought.
+
+    Attributes:
+        ended: when, in seconds since 1970.
+        lengths: of its sequences, shortest first, an empty one counting as 1.
+        steps: T, what each was padded to.
+        why: it was no larger.
+        expected_seconds: what it should have taken.
+        seconds: what it took.
+        failed: sequences the model gave no embedding for.
+    """
+
+    ended: float
+    lengths: list[int]
+    steps: int
+    why: Why
+    expected_seconds: float
+    seconds: float
+    failed: int
+
+
+class Histogram:
+    """How many values were at most each bound, and their sum."""
+
+    __slots__ = ("_bounds", "_counts", "sum")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        """Set the bounds, ascending."""
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def observe(self, value: float) -> None:
+        """Count a value."""
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self.sum += value
+
+    def buckets(self) -> list[tuple[str, float]]:
+        """Return each bound, infinity at last, with the values it is not under."""
+        return [*zip([*map(str, self._bounds), "+Inf"], accumulate(self._counts), strict=True)]
+
+
+class Telemetry:
+    """All that was counted since the start, and the last batches.
+
+    Attributes:
+        requests: by route and status.
+        rejected: those that a problem answered, by its name.
+        cancelled: those whose client hung up, by how far they had come.
+        inflight: those under way.
+        request_seconds: from arrival to the end of the answer, of those that were encoded.
+        stage_seconds: of the same, by stage.
+        batch_sequences: rows of each batch.
+        batch_steps: padded steps of each batch.
+        valid_steps, padded_steps: of all batches together.
+        nonfinite: sequences whose embedding was not finite.
+        loop_lag: seconds that the event loop was late for a timer.
+        batches: the last ones, oldest first.
+        witnesses: are shown the requests that ended.
+    """
+
+    def __init__(self, problems: Iterable[str]) -> None:
+        """Count from zero.
+
+        Args:
+            problems: names of those that may answer a request, so that each is there before it happens.
+        """
+        self.witnesses: list[Callable[[Sequence[Exchange]], None]] = []
+        self._exchanges: list[Exchange] = []  # ended, and not counted yet
+        self._runs: list[tuple[float, Run, float, int]] = []  # likewise: when, what, how long, and how many failed
+        self.requests: Counter[tuple[str, int]] = Counter()
+        self.rejected = dict.fromkeys(problems, 0)
+        self.cancelled: dict[Where, int] = {"body": 0, "queue": 0, "run": 0}
+        self.inflight = 0
+        self.request_seconds = Histogram(SECONDS)
+        self.stage_seconds = {stage: Histogram(SECONDS) for stage in ("decode", "queue", "run", "encode")}
+        self.batch_sequences = Histogram(ROWS)
+        self.batch_steps = Histogram(STEPS)
+        self.valid_steps = self.padded_steps = 0
+        self.nonfinite = 0
+        self.loop_lag = Histogram(SECONDS)
+        self.batches: deque[Ran] = deque(maxlen=KEPT_BATCHES)
+        self._decode, self._queue, self._run, self._encode = self.stage_seconds.values()
+
+    def see_exchange(self, exchange: Exchange, seconds: float) -> None:
+        """Note a request that is over, and took so long."""
+        exchange.seconds = seconds
+        exchange.ended = time.time()
+        self._exchanges.append(exchange)
+        if len(self._exchanges) == 1:
+            asyncio.get_running_loop().call_later(NOTED_SECONDS, self.settle)
+        elif len(self._exchanges) >= MOST_NOTED:
+            self.settle()
+
+    def see_batch(self, run: Run, seconds: float, failed: int, nonfinite: int) -> None:
+        """Note a batch that ended, with how long it took and how many of its sequences have no embedding."""
+        self.nonfinite += nonfinite
+        self._runs.append((time.time(), run, seconds, failed))
+        if len(self._runs) >= MOST_NOTED:
+            self.settle()
+
+    def settle(self) -> None:
+        """Count what was noted, and show it to the witnesses."""
+        runs, self._runs = self._runs, []
+        for ended, run, seconds, failed in runs:
+            lengths = [entry.steps for entry in run.entries]
+            padded = len(lengths) * run.steps
+            self.batch_sequences.observe(len(lengths))
+            self.batch_steps.observe(padded)
+            self.valid_steps += sum(lengths)
+            self.padded_steps += padded
+            self.batches.append(Ran(ended, lengths, run.steps, run.why, run.expected_seconds, seconds, failed))
+        exchanges, self._exchanges = self._exchanges, []
+        for exchange in exchanges:
+            self._count(exchange)
+        for show in self.witnesses:
+            show(exchanges)
+
+    def _count(self, exchange: Exchange) -> None:
+        self.requests[exchange.route, exchange.status] += 1
+        if exchange.problem in self.rejected:
+            self.rejected[exchange.problem] += 1
+        if stages := exchange.stages:
+            self.request_seconds.observe(exchange.seconds)
+            self._decode.observe(stages.decode)
+            self._queue.observe(stages.queue)
+            self._run.observe(stages.run)
+            self._encode.observe(stages.encode)
+
+    def see_cancelled(self, where: Where) -> None:
+        """Count a request that nobody waits for any more."""
+        self.cancelled[where] += 1
+
+    async def time_loop(self) -> None:
+        """See how late the event loop is, again and again until it is cancelled."""
+        while True:
+            due = time.perf_counter() + TICK_SECONDS
+            await asyncio.sleep(TICK_SECONDS)
+            self.loop_lag.observe(max(0.0, time.perf_counter() - due))
