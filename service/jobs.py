@@ -59,7 +59,7 @@ class Entry:
     job: Job
     row: int
     steps: int
-    due: float
+    due: float = inf
 
 
 @dataclass(slots=True, eq=False)
@@ -70,14 +70,14 @@ class Run:
         entries: what is in it, shortest first.
         steps: T, what each is padded to.
         expected_end: when it should be finished, on the scheduler's clock.
-        is_bulk: whether it is of bulk jobs.
         expected_seconds: what it should take.
         why: it is no larger.
+        is_bulk: whether it is of bulk jobs.
     """
 
     entries: list[Entry]
     steps: int
     expected_end: float
-    is_bulk: bool
     expected_seconds: float
     why: Why
+    is_bulk: bool = False

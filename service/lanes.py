@@ -15,8 +15,8 @@ WINDOW = 512
 # cost more in all, so the even share of the least total is not always within reach.
 SLACKS = (1.0, 1.25, 1.6)
 
-# What a batch should take at most, or half as long again as its longest sequence alone: a run cannot be interrupted, so that longer ones would
-# leave deadlines and small requests to chance, for a gain of a few percent.
+# What a batch should take at most, or half as long again as its longest sequence alone: a run cannot be interrupted,
+# so that longer ones would leave deadlines and small requests to chance, for a gain of a few percent.
 MAX_CUT_SECONDS = 0.25
 
 _STEPS_OF = attrgetter("steps")

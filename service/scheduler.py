@@ -244,7 +244,7 @@ class Scheduler:
         lane.count(-len(entries), -seconds)
         expected = self.costs.predict(len(entries), steps)
         why = self._explain(lane, len(entries), steps)
-        run = Run(entries, steps, now + expected, lane is self._bulk, expected, why)
+        run = Run(entries, steps, now + expected, expected, why, lane is self._bulk)
         self._running.add(run)
         return run
 

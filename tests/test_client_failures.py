@@ -349,8 +349,8 @@ def test_every_call_gets_through_an_overload(tmp_path: Path) -> None:
             found = list(threads.map(client.encode, requests))
         alone = [client.encode(sequences) for sequences in requests]
     assert [rows.tobytes() for rows in found] == [rows.tobytes() for rows in alone]
-    assert waits
-    assert 0 < min(waits) <= max(waits) < 60  # as the service says, to the millisecond
+    assert min(waits) > 0
+    assert max(waits) < 60  # as the service says, to the millisecond
 
 
 def test_a_cancelled_call_ends_its_request(serve: Serve) -> None:

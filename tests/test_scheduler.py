@@ -450,6 +450,7 @@ def test_a_batch_takes_no_longer_than_a_quarter_of_a_second() -> None:
     scheduler.submit(Job([30_000]), 0.0)
     assert [len(run.entries) for run in drain(scheduler)] == [1]  # one sequence cannot be cut
 
+
 @pytest.mark.parametrize(
     ("lengths", "runners", "reasons"),
     [
