@@ -22,7 +22,10 @@ Serve = Callable[..., TestClient]
 def read_lines(client: TestClient, capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
     """Return what was logged since the last look."""
     client.get("/metrics")  # which settles what was noted
-    return [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    client.app.state.service.telemetry.settle()  # type: ignore[attr-defined]
+    capsys.readouterr()  # of this look itself
+    return lines
 
 
 def test_a_request_is_one_line(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
