@@ -107,6 +107,14 @@ class Scheduler:
         self._jobs.add(job)
         self._count(job, len(steps), total)
 
+    def require_room(self, now: float) -> None:
+        """Refuse what would be refused however small it is, so that nobody need read it.
+
+        Raises:
+            QueueFull: the queue has no room for anything.
+        """
+        self._refuse_excess(1, self.costs.factor * self._small.seconds, now)
+
     def withdraw(self, job: Job) -> None:
         """See that nothing that waits of a job ever runs."""
         job.is_withdrawn = True

@@ -175,6 +175,9 @@ def test_a_full_queue_answers_503(serve: Serve, monkeypatch: pytest.MonkeyPatch)
     assert response.status_code == 503
     assert response.json()["type"] == "urn:lengthwise:problem:queue-full"
     assert int(response.headers["retry-after"]) >= 1
+    assert client.post("/encode", content=b"no JSON").status_code == 422
+    monkeypatch.setattr(scheduler, "waiting_steps", 12)
+    assert client.post("/encode", content=b"no JSON").status_code == 503  # it is not read any more
 
 
 @pytest.mark.parametrize("status", [503, 429])

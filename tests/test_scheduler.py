@@ -419,6 +419,23 @@ def test_a_queue_is_bounded_in_seconds() -> None:
     assert scheduler.waiting == 677
 
 
+def test_a_full_queue_refuses_what_is_not_read_yet() -> None:
+    """What has no room however small it is is refused; bulk in the way of bulk only is no reason."""
+    scheduler = make_scheduler(rows=1, steps=10**5, queue=10**7, queue_seconds=1.0)
+    scheduler.submit(Job([1000] * 200), 0.0)
+    scheduler.require_room(0.0)
+    for _ in range(477):
+        scheduler.submit(Job([100]), 0.0)
+    with pytest.raises(QueueFull, match=r"LENGTHWISE_MAX_QUEUE_SECONDS"):
+        scheduler.require_room(0.0)
+    scheduler = make_scheduler(rows=1, steps=10**5, queue=10)
+    scheduler.submit(Job([9]), 0.0)
+    scheduler.require_room(0.0)
+    scheduler.submit(Job([1]), 0.0)
+    with pytest.raises(QueueFull, match=r"LENGTHWISE_MAX_QUEUE_STEPS"):
+        scheduler.require_room(0.0)
+
+
 def test_a_short_batch_runs_beside_runners_at_bulk_work() -> None:
     """It need not wait for one of them; a longer batch does, and so does any beside other work."""
     scheduler = make_scheduler(rows=4, steps=10**5, queue=10**6, runners=2)

@@ -74,6 +74,7 @@ async def answer(request: Request, decode: Decode) -> Response:
     deadline = arrived + read_timeout(request, service.settings.request_timeout_ms)
     encoding = request.headers.get("content-encoding", "").strip().lower()
     require_encoding(encoding)
+    service.engine.scheduler.require_room(arrived)  # before the body is read: refusing must cost next to nothing
     body = await read_body(request, service.settings.max_body_bytes)
 
     began = time.perf_counter()
