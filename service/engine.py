@@ -153,7 +153,6 @@ class Engine:
         self._dispatching = False
         self._waiting: list[asyncio.Future[None]] = []  # for any run to end
         self._stuck_seconds = STUCK_RUNS * max_run_seconds
-        self._progressed = 0.0  # when a run last ended
         self._runners: Runners[_Batch, _Result] = Runners(
             scheduler.runners, max_run_seconds, self._time, self._finish, self._lose
         )
@@ -233,7 +232,7 @@ class Engine:
         self._runners.close()
 
     def is_stuck(self, now: float) -> bool:
-        """Whether requests wait and no run has ended for too long."""
+        """Whether requests wait and no run has begun or ended for too long."""
         oldest = next(iter(self._requests.values()), None)
         return oldest is not None and now - max(oldest.arrived, self._progressed) > self._stuck_seconds
 
