@@ -23,14 +23,16 @@ from service.calibrate import load
 from service.codecs.texts import describe_input
 from service.engine import Engine
 from service.errors import LengthwiseError
-from service.routes import direct, kserve_v2, native, openai_v1, operations, problems
+from service.keys import KeyRing
+from service.meter import StepMeter
+from service.routes import access, direct, kserve_v2, native, openai_v1, operations, pages, problems
 from service.routes.direct import Endpoint, Service
 from service.scheduler import Scheduler
 from service.settings import Settings
 
 logger = logging.getLogger("lengthwise")
 
-PARTS = (native, openai_v1, kserve_v2, operations)
+PARTS = (native, openai_v1, kserve_v2, operations, pages)
 REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
@@ -38,13 +40,16 @@ def create_app(settings: Settings) -> FastAPI:
     """Load the encoder, prove that it is the one that was exported, and build the app that serves it.
 
     Raises:
-        StartupError: the artifact, its golden vectors or the provider are not as they must be.
+        StartupError: the artifact, its golden vectors, the provider or the API keys are not as they must be.
     """
+    given = settings.api_keys.get_secret_value() if settings.api_keys else ""
+    keys = KeyRing(given, settings.api_keys_file) if settings.has_keys else None
+    meter = StepMeter(settings.steps_per_second) if settings.steps_per_second else None
     calibrator = load(settings)
     session = calibrator.session
     difference = session.replay_golden()
     name = settings.model_name or (session.manifest.name if session.manifest else Path(session.file).stem)
-    service = Service(settings, session, name, difference, describe_input(session), calibrator)
+    service = Service(settings, session, name, difference, describe_input(session), calibrator, keys, meter)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -77,10 +82,13 @@ class EncoderApp(FastAPI):
             version=__version__,
             summary="Embeddings of variable-length sequences",
             lifespan=lifespan,
+            docs_url=None,
             redoc_url=None,
             redirect_slashes=False,
         )
         self.state.service = self._service = service
+        origins = service.settings.cors_origins
+        self._cors = access.allow_origins(self._serve, origins) if origins else None
         self._new_ids = map(
             f"{uuid4().hex[:16]}{{:016x}}".format, count()
         )  # unique without asking the kernel each time
@@ -95,7 +103,13 @@ class EncoderApp(FastAPI):
         """Answer a request, or pass the lifespan on."""
         if scope["type"] != "http":
             await super().__call__(scope, receive, send)
-            return
+        elif self._cors is not None:
+            await self._cors(scope, receive, send)
+        else:
+            await self._serve(scope, receive, send)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request that may be answered to whoever's page sent it."""
         scope["app"] = self
         request = Request(scope, receive)
         offered = request.headers.get("x-request-id", "")
@@ -108,7 +122,10 @@ class EncoderApp(FastAPI):
                     message["headers"].append((b"connection", b"close"))
             await send(message)
 
-        if endpoint := self._endpoints.get((scope["method"], scope["path"])) or self._match(scope):
+        keys = self._service.keys
+        if keys is not None and (refusal := access.refuse(keys, request)):
+            await refusal(scope, receive, send_with_id)
+        elif endpoint := self._endpoints.get((scope["method"], scope["path"])) or self._match(scope):
             response = await _answer(endpoint, request)
             await response(scope, receive, send_with_id)
         else:
@@ -131,6 +148,8 @@ class EncoderApp(FastAPI):
                 ref_template="#/components/schemas/{model}",
             )
             document["components"]["schemas"] |= schemas["$defs"]
+            has_keys = self._service.keys is not None
+            document["components"] |= access.document(document["paths"], has_keys=has_keys)
             self.openapi_schema = document
         return self.openapi_schema
 

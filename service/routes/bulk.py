@@ -75,6 +75,7 @@ class LineStream(Response):
         del self.headers["content-length"]
         settings = self._service.settings
         self._request_id: str = request.state.request_id
+        self._key: bytes = getattr(request.state, "key", b"")
         self._options = options
         self._limits = settings.limits
         self._line_bytes = settings.max_body_bytes
@@ -192,8 +193,13 @@ class LineStream(Response):
                 return True
 
     async def _encode(self, lines: list[Line], found: list[Found]) -> bytes:
-        """Encode a window, and write what came of it."""
-        rows = iter(await self._run([one for one in found if not isinstance(one, LengthwiseError)]))
+        """Encode a window once its sender's key may send it, and write what came of it."""
+        sequences = [one for one in found if not isinstance(one, LengthwiseError)]
+        if (meter := self._service.meter) is not None:
+            seconds = meter.wait(self._key)
+            meter.charge(self._key, sum(map(len, sequences)))  # at once, so that the next window waits for this one
+            await asyncio.sleep(max(0.0, seconds))
+        rows = iter(await self._run(sequences))
         written = []
         for line, one in zip(lines, found, strict=True):
             row = one if isinstance(one, LengthwiseError) else next(rows)

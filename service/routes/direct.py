@@ -1,5 +1,6 @@
 """What the routes share: the loaded service, bodies within bounds, and routes without FastAPI's own path."""
 
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from math import inf
@@ -13,7 +14,9 @@ from starlette.responses import Response
 
 from service.calibrate import Calibrator
 from service.engine import Engine
-from service.errors import BodyTooLarge, InvalidField
+from service.errors import BodyTooLarge, BodyTooSlow, InvalidField
+from service.keys import KeyRing
+from service.meter import StepMeter
 from service.sequences import InputSpec
 from service.session import EncoderSession
 from service.settings import Settings
@@ -32,6 +35,8 @@ class Service:
         calibrator: what was measured of the session here.
         engine: there while the app's lifespan lasts, and its threads with it.
         spec: what the model reads.
+        keys: that let a request in; None where all are let in.
+        meter: what each key may send; None where that is any number of steps.
         is_draining: set on SIGTERM; new requests are refused from then on.
     """
 
@@ -41,6 +46,8 @@ class Service:
     golden_difference: float | None
     spec: InputSpec
     calibrator: Calibrator
+    keys: KeyRing | None = None
+    meter: StepMeter | None = None
     engine: Engine = field(init=False)
     is_draining: bool = False
 
@@ -81,17 +88,22 @@ def service_of(request: Request) -> Service:
     return cast("Service", request.app.state.service)
 
 
-async def read_body(request: Request, limit: int) -> bytes:
-    """Read a body of at most `limit` bytes.
+async def read_body(request: Request, limit: int, seconds: int) -> bytes:
+    """Read a body of at most `limit` bytes, within so many seconds.
+
+    The clock is looked at whenever a part has come; the connection sees to it that an empty one comes now and then. A
+    timer for each request would take 3 us and more, and most bodies are there at once.
 
     Raises:
         BodyTooLarge: at once where the length is declared, else as soon as it is met.
+        BodyTooSlow: its end did not come in time.
         ClientDisconnect: the client hung up before its end.
     """
     if int(request.headers.get("content-length", "0")) > limit:
         raise BodyTooLarge(limit)
     chunks: list[bytes] = []
     size = 0
+    began: float | None = None
     is_complete = False
     while not is_complete:
         message = await request.receive()
@@ -102,6 +114,10 @@ async def read_body(request: Request, limit: int) -> bytes:
         if size > limit:
             raise BodyTooLarge(limit)
         is_complete = not message.get("more_body", False)
+        if not is_complete:
+            began = began or time.monotonic()
+            if time.monotonic() - began >= seconds:
+                raise BodyTooSlow(seconds)
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 

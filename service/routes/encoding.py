@@ -43,9 +43,11 @@ FAILURES: tuple[type[errors.LengthwiseError], ...] = (
     errors.InvalidLengths,
     errors.UnknownModel,
     errors.BodyTooLarge,
+    errors.BodyTooSlow,
     errors.SequenceTooLong,
     errors.RequestTooLong,
     errors.UnsupportedMediaType,
+    errors.RateExceeded,
     errors.QueueFull,
     errors.Draining,
     errors.DeadlineUnreachable,
@@ -71,7 +73,9 @@ async def answer(request: Request, decode: Decode) -> Response:
     deadline = arrived + read_timeout(request, service.settings.request_timeout_ms)
     encoding = request.headers.get("content-encoding", "").strip().lower()
     require_encoding(encoding)
-    body = await read_body(request, service.settings.max_body_bytes)
+    if service.meter is not None:
+        service.meter.admit(request.state.key)
+    body = await read_body(request, service.settings.max_body_bytes, service.settings.body_timeout_seconds)
 
     began = time.perf_counter()
 
@@ -85,6 +89,9 @@ async def answer(request: Request, decode: Decode) -> Response:
 
     if question.timeout_seconds is not None:
         deadline = min(deadline, arrived + question.timeout_seconds)
+    if service.meter is not None:
+        service.meter.admit(request.state.key)  # others of the same key may have come while this one was read
+        service.meter.charge(request.state.key, len(question.sequences.values))
     encoded = await run(service, question, deadline)
     finished = time.perf_counter()
     content = write(service, question, encoded)
