@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 COMPILE := $(BIN)/uv pip compile --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet --upgrade
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check format train evaluate export bench lock image clean
+.PHONY: help serve test check format train evaluate export bench lock audit image clean
 
 help: ## list the verbs
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
@@ -50,6 +50,10 @@ lock: $(VENV)/developing ## pin the serving dependencies anew, with hashes
 	$(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
 	| sed 's/^onnxruntime>/onnxruntime-gpu[cuda,cudnn]>/' \
 	| $(COMPILE) --python-platform x86_64-manylinux_2_28 - -o requirements-gpu.lock
+
+audit: $(VENV)/developing ## look up known weaknesses of the locked dependencies; needs the network
+	for lock in requirements.lock requirements-gpu.lock; do \
+	  $(BIN)/uv tool run pip-audit --require-hashes --disable-pip -r $$lock || exit 1; done
 
 image: ## build the container image; ONNXRUNTIME=gpu for the CUDA provider
 	docker build --build-arg REVISION=$$(git rev-parse HEAD) --build-arg LOCK=$(if $(filter gpu,$(ONNXRUNTIME)),requirements-gpu.lock,requirements.lock) -t lengthwise .

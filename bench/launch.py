@@ -29,7 +29,7 @@ def start_service(*flags: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
         written: list[str] = []
         for line in log:
             written.append(line)
-            if found := re.search(r"running on (http://\S+)", line):
+            if found := re.search(r"running on (https?://\S+)", line):
                 break
         else:
             raise RuntimeError(f"the service did not start: {''.join(written)}")

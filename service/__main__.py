@@ -54,11 +54,18 @@ def main(arguments: list[str] | None = None) -> None:
         port=settings.port,
         log_config=logs.configure(settings.log_level, settings.log_format),
         access_log=False,
+        ssl_certfile=settings.ssl_certfile,
+        ssl_keyfile=settings.ssl_keyfile,
+        limit_concurrency=settings.max_connections + 1,  # uvicorn refuses what reaches it
         timeout_keep_alive=settings.keep_alive_seconds,
         timeout_graceful_shutdown=settings.drain_seconds,
         server_header=False,
         proxy_headers=False,
     )
+    try:
+        config.load()
+    except OSError as error:  # ssl.SSLError is one
+        sys.exit(f"lengthwise: TLS cannot be spoken with {settings.ssl_certfile}: {error}")
     sys.setswitchinterval(SWITCH_SECONDS)
     gc.collect()
     gc.freeze()  # what is there now stays, and need not be looked through again

@@ -26,7 +26,8 @@ from service.codecs.texts import describe_input
 from service.engine import Engine, Observer
 from service.errors import LengthwiseError
 from service.logs import RequestLog
-from service.routes import direct, inside, kserve_v2, native, openai_v1, operations, problems
+from service.meter import StepMeter
+from service.routes import access, direct, inside, kserve_v2, native, openai_v1, operations, pages, problems
 from service.routes.direct import EXCHANGE, Endpoint, Service, exchange_of, service_of
 from service.scheduler import Scheduler
 from service.settings import Settings, traces_are_wanted
@@ -34,7 +35,7 @@ from service.telemetry import OTHER, Exchange, Telemetry
 
 logger = logging.getLogger("lengthwise")
 
-PARTS = (native, openai_v1, kserve_v2, operations, inside)
+PARTS = (native, openai_v1, kserve_v2, operations, inside, pages)
 REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
@@ -42,8 +43,10 @@ def create_app(settings: Settings) -> FastAPI:
     """Load the encoder, prove that it is the one that was exported, and build the app that serves it.
 
     Raises:
-        StartupError: the artifact, its golden vectors or the provider are not as they must be.
+        StartupError: the artifact, its golden vectors, the provider or the API keys are not as they must be.
     """
+    keys, admin_keys = access.read_keys(settings)
+    meter = StepMeter(settings.steps_per_second) if settings.steps_per_second else None
     calibrator = load(settings)
     session = calibrator.session
     difference = session.replay_golden()
@@ -51,7 +54,9 @@ def create_app(settings: Settings) -> FastAPI:
     telemetry = Telemetry(map(problems.name_problem, problems.ANSWERS))
     if settings.log_requests:
         telemetry.witnesses.append(RequestLog(settings.log_level, settings.log_format, name).write)
-    service = Service(settings, session, name, difference, describe_input(session), calibrator, telemetry)
+    service = Service(
+        settings, session, name, difference, describe_input(session), calibrator, telemetry, keys, admin_keys, meter
+    )
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -123,10 +128,13 @@ class EncoderApp(FastAPI):
             version=__version__,
             summary="Embeddings of variable-length sequences",
             lifespan=lifespan,
+            docs_url=None,
             redoc_url=None,
             redirect_slashes=False,
         )
         self.state.service = self._service = service
+        origins = service.settings.cors_origins
+        self._cors = access.allow_origins(self._serve, origins) if origins else None
         self._new_ids = map(
             f"{uuid4().hex[:16]}{{:016x}}".format, count()
         )  # unique without asking the kernel each time
@@ -141,7 +149,13 @@ class EncoderApp(FastAPI):
         """Answer a request, or pass the lifespan on."""
         if scope["type"] != "http":
             await super().__call__(scope, receive, send)
-            return
+        elif self._cors is not None:
+            await self._cors(scope, receive, send)
+        else:
+            await self._serve(scope, receive, send)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request that may be answered to whoever's page sent it."""
         began = time.perf_counter()
         scope["app"] = self
         request = Request(scope, receive)
@@ -166,8 +180,7 @@ class EncoderApp(FastAPI):
         telemetry = self._service.telemetry
         telemetry.inflight += 1
         try:
-            if endpoint:
-                response = await _answer(endpoint, request)
+            if response := await _answer(endpoint, request):
                 await response(scope, receive, send_with_id)
             else:
                 await super().__call__(scope, receive, send_with_id)
@@ -192,20 +205,24 @@ class EncoderApp(FastAPI):
                 ref_template="#/components/schemas/{model}",
             )
             document["components"]["schemas"] |= schemas["$defs"]
+            document["components"] |= access.document(document["paths"], self._service)
             self.openapi_schema = document
         return self.openapi_schema
 
 
-async def _answer(endpoint: Endpoint, request: Request) -> Response:
-    """Call an endpoint; whatever it raises is an answer too."""
+async def _answer(endpoint: Endpoint | None, request: Request) -> Response | None:
+    """Call an endpoint for who may ask it; whatever it raises is an answer too. None is for FastAPI to answer."""
     try:
-        return await endpoint(request)
+        access.require_key(request)
+        return await endpoint(request) if endpoint else None
     except LengthwiseError as error:
         exchange = exchange_of(request)
         exchange.problem = problems.name_problem(type(error))
         overload = service_of(request).settings.overload_status
         dialect = problems.dialect_of(request.scope["path"])
         return problems.answer_error(error, exchange.request_id, dialect, overload)
+    except HTTPException as error:
+        return await _answer_http(request, error)
     except ClientDisconnect:
         exchange_of(request).problem = "hung-up"
         service_of(request).telemetry.see_cancelled("body")

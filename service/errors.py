@@ -171,6 +171,14 @@ class UnknownModel(LengthwiseError):
         super().__init__(f"There is no model {name[:40]!r} here: the models are {', '.join(map(repr, known))}.")
 
 
+class InvalidKey(LengthwiseError):
+    """The request brings no key, or none that is known."""
+
+    def __init__(self) -> None:
+        self.path = "Authorization"
+        super().__init__("This needs a key that is known here: send the header `Authorization: Bearer KEY`.")
+
+
 class UnsupportedMediaType(LengthwiseError):
     """The body is of a kind the service does not read."""
 
@@ -215,12 +223,32 @@ class QueueFull(Unavailable):
         )
 
 
+class RateExceeded(Unavailable):
+    """The key has sent more steps than it may in that time."""
+
+    def __init__(self, rate: int, wait_seconds: float) -> None:
+        self.limit, self.setting = rate, "LENGTHWISE_STEPS_PER_SECOND"
+        self.retry_after_ms = max(1, ceil(1000 * wait_seconds))
+        super().__init__(
+            f"This key may send {rate} steps a second ({self.setting}), and has sent more: "
+            f"try again in {self.retry_after_seconds} s."
+        )
+
+
 class Draining(Unavailable):
     """The service is shutting down."""
 
     def __init__(self) -> None:
         self.retry_after_ms = 1000
         super().__init__("The service is shutting down and takes no new requests: try another instance.")
+
+
+class BodyTooSlow(LengthwiseError):
+    """The body did not come to its end in time."""
+
+    def __init__(self, seconds: int) -> None:
+        self.limit, self.setting = seconds, "LENGTHWISE_BODY_TIMEOUT_SECONDS"
+        super().__init__(f"The body was not complete after {seconds} s ({self.setting}).")
 
 
 class ReaderStalled(LengthwiseError):
@@ -281,6 +309,13 @@ class Stuck(Unavailable):
 
 class StartupError(LengthwiseError):
     """The service refuses to start."""
+
+
+class KeysUnusable(StartupError):
+    """The API keys cannot be used as they are given; tells the place, never the key."""
+
+    def __init__(self, place: str, reason: str) -> None:
+        super().__init__(f"The API keys cannot be used: {place} is {reason}.")
 
 
 class ArtifactError(StartupError):

@@ -84,6 +84,30 @@ class Settings(BaseSettings):
     empty_sequences: Literal["refuse", "zero"] = Field(
         "refuse", description="Refuse a sequence without steps, or answer the zero vector."
     )
+    api_keys: SecretStr | None = Field(
+        None, description="Keys, separated by commas, one of which a request must bring; without any, all are let in."
+    )
+    api_keys_file: Path | None = Field(
+        None,
+        description="A file of the hashes of more keys, as `python -m service.keys FILE` makes them; read again within "
+        "a second of a change.",
+    )
+    steps_per_second: int = Field(
+        0, ge=0, description="Steps a second that each key may send, beyond which it gets 429; 0 is any number."
+    )
+    cors_origins: str | None = Field(
+        None,
+        pattern=r"^(\*|https?://[^\s,/*]+(,\s*https?://[^\s,/*]+)*)$",
+        description="Origins, separated by commas, whose pages may call the service from a browser, or `*`.",
+    )
+    ssl_certfile: Path | None = Field(
+        None, description="The certificate, and those up to its root, to speak TLS with; PEM."
+    )
+    ssl_keyfile: Path | None = Field(None, description="The key of that certificate, unless it is in the same file.")
+    max_connections: int = Field(1000, ge=1, description="Connections at a time; requests on more of them get 503.")
+    body_timeout_seconds: int = Field(
+        60, ge=1, description="How long a request body may take to arrive; a stream of lines may take any time."
+    )
     keep_alive_seconds: int = Field(
         65,
         ge=1,
@@ -125,7 +149,16 @@ class Settings(BaseSettings):
         ):
             if getattr(self, small) > getattr(self, large):
                 raise ValueError(f"{small} is {getattr(self, small)}, over {large}, which is {getattr(self, large)}")
+        if self.steps_per_second and not self.has_keys:
+            raise ValueError("steps_per_second is of each key, and there is neither api_keys nor api_keys_file")
+        if self.ssl_keyfile and not self.ssl_certfile:
+            raise ValueError("ssl_keyfile is given without ssl_certfile")
         return self
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether requests need a key."""
+        return self.api_keys is not None or self.api_keys_file is not None
 
     @property
     def cuda(self) -> CudaOptions:

@@ -72,6 +72,7 @@ class Exchange:
         trace_id: of its trace, where it is traced.
         span: likewise, its span.
         origin: likewise, by what its batches are linked to it.
+        key: the hash of the key it brought, where it needed one; not for others to see.
     """
 
     request_id: str
@@ -85,6 +86,7 @@ class Exchange:
     trace_id: str | None = None
     span: object = None
     origin: object = None
+    key: bytes = b""
 
     @property
     def outcome(self) -> str:

@@ -1,7 +1,7 @@
 """Answers in one piece, and none for who has gone: what uvicorn's protocol does not do by itself."""
 
 import asyncio
-from typing import Any
+from typing import Any, ClassVar
 
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -43,10 +43,20 @@ class GatheringTransport:
 
 
 class GatheringProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1 with gathered writes; a request whose client hangs up is cancelled.
+    """uvicorn's HTTP/1.1 with gathered writes, and with an end to what nobody waits for, or waits for in vain.
 
-    uvicorn tells of a hang-up only who asks for another message, which would take a task more in every request.
+    A request whose client hangs up is cancelled: uvicorn tells of it only who asks for another message, which would
+    take a task more in every request. What a client can be slow with before a request is known is looked at now and
+    then, which costs a request next to nothing. Bodies that a route waits for are its own business, and it is woken to
+    look at the clock.
+
+    Attributes:
+        head_bytes: of a request line and headers, where they do not come in one piece.
+        look_seconds: a connection that twice waits for the same thing is closed.
     """
+
+    head_bytes: ClassVar[int] = 2**16
+    look_seconds: ClassVar[float] = 10.0
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -54,6 +64,9 @@ class GatheringProtocol(HttpToolsProtocol):
         self.app = self._serve
         self._serving: asyncio.Task[Any] | None = None
         self._is_lost = False
+        self._requests = 0
+        self._head_size = 0
+        self._waited_for: int | None = None
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request until its client hangs up."""
@@ -69,10 +82,40 @@ class GatheringProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin a connection."""
         super().connection_made(GatheringTransport(transport))  # type: ignore[arg-type]
+        self._watch = self.loop.call_later(self.look_seconds, self._look)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End a connection, and the request that is under way on it."""
+        self._watch.cancel()
         super().connection_lost(exc)
         self._is_lost = True
         if self._serving:
             self._serving.cancel()
+
+    def on_message_begin(self) -> None:
+        """Begin a request."""
+        super().on_message_begin()
+        self._requests += 1
+        self._head_size = 0
+
+    def data_received(self, data: bytes) -> None:
+        """Take what came, unless it is a head that does not end."""
+        super().data_received(data)
+        if self.scope is not None and "method" not in self.scope:
+            self._head_size += len(data)
+            if self._head_size > self.head_bytes and not self.transport.is_closing():
+                self.send_400_response("The head of the request is too large.")
+
+    def _look(self) -> None:
+        """Close the connection if nothing is under way, no other clock runs, and that was so at the last look.
+
+        So it is while a head comes, before the first one, and while the rest of a body comes that was refused.
+        """
+        if self.cycle is not None and self.cycle.more_body:
+            self.cycle.message_event.set()  # whoever waits for the body gets an empty part of it
+        is_waiting = (self.cycle is None or self.cycle.response_complete) and self.timeout_keep_alive_task is None
+        if is_waiting and self._waited_for == self._requests:
+            self.transport.close()
+            return
+        self._waited_for = self._requests if is_waiting else None
+        self._watch = self.loop.call_later(self.look_seconds, self._look)

@@ -21,6 +21,7 @@ from service.settings import Settings
 
 # Examples are the same in every run, and slow first calls (a kernel's warm-up) are no failure.
 hypothesis.settings.register_profile("suite", deadline=None, derandomize=True)
+hypothesis.settings.register_profile("fuzz", deadline=None, max_examples=2000)  # --hypothesis-profile=fuzz
 hypothesis.settings.load_profile("suite")
 
 FEATURES = 3

@@ -1,5 +1,6 @@
 """Serves an app over a real socket from a thread of the test's own process, so that a test can reach into it."""
 
+import asyncio
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,13 +25,13 @@ class _Server(uvicorn.Server):
 
 
 @contextmanager
-def listen(app: ASGIApp) -> Iterator[str]:
-    """Serve an app on a free port.
+def listen(app: ASGIApp, http: type[asyncio.Protocol] = GatheringProtocol) -> Iterator[str]:
+    """Serve an app on a free port, by the service's own protocol or another.
 
     Yields:
         Its host and port, as `127.0.0.1:8000`.
     """
-    config = uvicorn.Config(app, http=GatheringProtocol, port=0, log_level="error", timeout_graceful_shutdown=1)
+    config = uvicorn.Config(app, http=http, port=0, log_level="error", timeout_graceful_shutdown=1)
     server = _Server(config)
     bound = config.bind_socket()
     thread = threading.Thread(target=server.run, args=([bound],))

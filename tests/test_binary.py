@@ -355,6 +355,11 @@ BAD: dict[str, tuple[str, bytes, str]] = {  # kind, body, a part of the detail
         write_arrow(pa.array([[[1.0, 2.0]]], pa.list_(pa.list_(pa.float32(), 2)))),
         "2 features",
     ),
+    "arrow: other features in two batches": (
+        "arrow",
+        write_arrow(*[pa.array([[[1.0, 2.0]]], pa.list_(pa.list_(pa.float32(), 2)))] * 2),
+        "2 features",
+    ),
     "arrow: no features": (
         "arrow",
         write_arrow(pa.array([[[], []]], pa.list_(pa.list_(pa.float32(), 0)))),

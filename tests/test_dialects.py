@@ -229,5 +229,5 @@ def test_every_failure_is_documented_in_its_dialect(client: TestClient) -> None:
                 seen.add((dialect.schema.__name__, status))
     for name in ("OpenAIError", "KServeError"):
         assert {status for schema, status in seen if schema == name} == {
-            *("400", "404", "413", "415", "429", "500", "503", "504")
+            *("400", "401", "404", "408", "413", "415", "429", "500", "503", "504")
         }

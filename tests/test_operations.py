@@ -17,7 +17,7 @@ from service.errors import GoldenMismatch, LengthwiseError, StartupError
 from service.routes import problems
 from service.settings import Settings
 from tests.conftest import draw_sequences
-from tests.test_encode import PAIR, REFUSALS
+from tests.test_encode import PAIR, REFUSALS, Serve
 from tests.test_session import edit
 
 
@@ -89,9 +89,9 @@ def test_the_docs_page_is_there(client: TestClient) -> None:
 
 
 @pytest.fixture
-def document(client: TestClient) -> Any:
-    """The OpenAPI document as clients get it."""
-    return client.get("/openapi.json").json()
+def document(serve: Serve) -> Any:
+    """The OpenAPI document as clients get it, where there are admins."""
+    return serve(admin_key="a-key-of-admins-only").get("/openapi.json").json()
 
 
 def test_the_openapi_document_is_valid(document: Any) -> None:

@@ -112,6 +112,7 @@ def test_what_waits_for_a_client_that_hung_up_never_runs(artifact: Path, caplog:
 
         uvicorn_log = logging.getLogger("uvicorn.error")
         uvicorn_log.addHandler(caplog.handler)
+        caplog.clear()
         with closing(post(2000)) as first:
             for _ in range(500):
                 if ran:

@@ -79,7 +79,7 @@ def read(body: bytes, spec: InputSpec, _limit: int) -> Sequences:
         values, lengths = parts[0]
     else:
         empty = np.empty(0, np.int64) if spec.features is None else np.empty((0, spec.features), np.float32)
-        values = np.concatenate([empty, *(values for values, _ in parts)])
+        values = np.concatenate([values for values, _ in parts] or [empty])  # of as many features as the schema says
         lengths = np.concatenate([np.empty(0, np.int64), *(lengths for _, lengths in parts)])
     return assemble(values, lengths, spec)
 

@@ -236,11 +236,14 @@ def _read_array(value: object, path: str, shape: tuple[int, ...]) -> npt.NDArray
 
 def _parse(body: bytes) -> Any:
     try:
-        return json.loads(body.decode("utf-8"), object_pairs_hook=_unique_keys, parse_int=_parse_int)
+        value = json.loads(body.decode("utf-8"), object_pairs_hook=_unique_keys, parse_int=_parse_int)
+        if b"\\ud" in body.lower():
+            json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is no character: this raises
     except RecursionError:
         raise MalformedJson("it is nested too deeply") from None
     except ValueError as error:
         raise MalformedJson(str(error)) from error
+    return value
 
 
 def _parse_int(digits: str) -> int | float:

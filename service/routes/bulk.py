@@ -193,8 +193,14 @@ class LineStream(Response):
                 return True
 
     async def _encode(self, lines: list[Line], found: list[Found]) -> bytes:
-        """Encode a window, and write what came of it."""
-        rows = iter(await self._run([one for one in found if not isinstance(one, LengthwiseError)]))
+        """Encode a window once its sender's key may send it, and write what came of it."""
+        sequences = [one for one in found if not isinstance(one, LengthwiseError)]
+        if (meter := self._service.meter) is not None:
+            seconds = meter.wait(self._exchange.key)
+            # At once, so that the next window waits for this one.
+            meter.charge(self._exchange.key, sum(map(len, sequences)))
+            await asyncio.sleep(max(0.0, seconds))
+        rows = iter(await self._run(sequences))
         written = []
         for line, one in zip(lines, found, strict=True):
             row = one if isinstance(one, LengthwiseError) else next(rows)

@@ -14,7 +14,9 @@ from starlette.responses import Response
 
 from service.calibrate import Calibrator
 from service.engine import Engine
-from service.errors import BodyTooLarge, InvalidField, Stuck
+from service.errors import BodyTooLarge, BodyTooSlow, InvalidField, Stuck
+from service.keys import KeyRing
+from service.meter import StepMeter
 from service.sequences import InputSpec
 from service.session import EncoderSession
 from service.settings import Settings
@@ -41,6 +43,9 @@ class Service:
         tracing: makes spans, while the app's lifespan lasts, where that was asked for.
         engine: there while the app's lifespan lasts, and its threads with it.
         spec: what the model reads.
+        keys: that let a request in; None where all are let in.
+        admin_keys: that let admins in; None where there are no admins.
+        meter: what each key may send; None where that is any number of steps.
         is_draining: set on SIGTERM; new requests are refused from then on.
     """
 
@@ -51,6 +56,9 @@ class Service:
     spec: InputSpec
     calibrator: Calibrator
     telemetry: Telemetry
+    keys: KeyRing | None = None
+    admin_keys: KeyRing | None = None
+    meter: StepMeter | None = None
     engine: Engine = field(init=False)
     is_draining: bool = False
     tracing: "Tracing | None" = None
@@ -110,17 +118,22 @@ def exchange_of(request: Request) -> Exchange:
     return cast("Exchange", request.scope[EXCHANGE])
 
 
-async def read_body(request: Request, limit: int) -> bytes:
-    """Read a body of at most `limit` bytes.
+async def read_body(request: Request, limit: int, seconds: int) -> bytes:
+    """Read a body of at most `limit` bytes, within so many seconds.
+
+    The clock is looked at whenever a part has come; the connection sees to it that an empty one comes now and then. A
+    timer for each request would take 3 us and more, and most bodies are there at once.
 
     Raises:
         BodyTooLarge: at once where the length is declared, else as soon as it is met.
+        BodyTooSlow: its end did not come in time.
         ClientDisconnect: the client hung up before its end.
     """
     if int(request.headers.get("content-length", "0")) > limit:
         raise BodyTooLarge(limit)
     chunks: list[bytes] = []
     size = 0
+    began: float | None = None
     is_complete = False
     while not is_complete:
         message = await request.receive()
@@ -131,6 +144,10 @@ async def read_body(request: Request, limit: int) -> bytes:
         if size > limit:
             raise BodyTooLarge(limit)
         is_complete = not message.get("more_body", False)
+        if not is_complete:
+            began = began or time.monotonic()
+            if time.monotonic() - began >= seconds:
+                raise BodyTooSlow(seconds)
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 

@@ -44,9 +44,11 @@ FAILURES: tuple[type[errors.LengthwiseError], ...] = (
     errors.InvalidLengths,
     errors.UnknownModel,
     errors.BodyTooLarge,
+    errors.BodyTooSlow,
     errors.SequenceTooLong,
     errors.RequestTooLong,
     errors.UnsupportedMediaType,
+    errors.RateExceeded,
     errors.QueueFull,
     errors.Draining,
     errors.DeadlineUnreachable,
@@ -74,8 +76,11 @@ async def answer(request: Request, decode: Decode) -> Response:
     deadline = arrived + read_timeout(request, service.settings.request_timeout_ms)
     encoding = request.headers.get("content-encoding", "").strip().lower()
     require_encoding(encoding)
+    exchange = exchange_of(request)
+    if service.meter is not None:
+        service.meter.admit(exchange.key)
     service.engine.scheduler.require_room(arrived)  # before the body is read: refusing must cost next to nothing
-    body = await read_body(request, service.settings.max_body_bytes)
+    body = await read_body(request, service.settings.max_body_bytes, service.settings.body_timeout_seconds)
 
     began = time.perf_counter()
 
@@ -89,7 +94,9 @@ async def answer(request: Request, decode: Decode) -> Response:
 
     if question.timeout_seconds is not None:
         deadline = min(deadline, arrived + question.timeout_seconds)
-    exchange = exchange_of(request)
+    if service.meter is not None:
+        service.meter.admit(exchange.key)  # others of the same key may have come while this one was read
+        service.meter.charge(exchange.key, question.sequences.steps)
     encoded = await run(service, question, deadline, exchange.origin)
     finished = time.perf_counter()
     content = write(service, question, encoded)

@@ -129,6 +129,7 @@ ANSWERS: dict[type[LengthwiseError], Answer] = {
     errors.EmptyRequest: Answer(HTTPStatus.UNPROCESSABLE_ENTITY, "There is no sequence"),
     errors.EmptySequence: Answer(HTTPStatus.UNPROCESSABLE_ENTITY, "A sequence has no steps"),
     errors.InvalidLengths: Answer(HTTPStatus.UNPROCESSABLE_ENTITY, "The lengths do not fit the sequences"),
+    errors.InvalidKey: Answer(HTTPStatus.UNAUTHORIZED, "The request lacks a valid key"),
     errors.UnknownModel: Answer(HTTPStatus.NOT_FOUND, "There is no such model"),
     errors.BodyTooLarge: Answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The body is too large", retry=False),
     errors.LineTooLong: Answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "A line is too long", retry=False),
@@ -137,7 +138,9 @@ ANSWERS: dict[type[LengthwiseError], Answer] = {
     errors.UnsupportedMediaType: Answer(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The body is of an unsupported kind"),
     errors.ExtraMissing: Answer(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The body needs a package that is not installed"),
     errors.NotAcceptable: Answer(HTTPStatus.NOT_ACCEPTABLE, "The answer cannot be of an accepted kind"),
+    errors.BodyTooSlow: Answer(HTTPStatus.REQUEST_TIMEOUT, "The body came too slowly"),
     errors.ReaderStalled: Answer(HTTPStatus.REQUEST_TIMEOUT, "The answers were not read"),
+    errors.RateExceeded: Answer(HTTPStatus.TOO_MANY_REQUESTS, "The key is over its rate"),
     errors.QueueFull: Answer(HTTPStatus.SERVICE_UNAVAILABLE, "The queue is full", is_overload=True),
     errors.Draining: Answer(HTTPStatus.SERVICE_UNAVAILABLE, "The service is shutting down"),
     errors.DeadlineUnreachable: Answer(HTTPStatus.GATEWAY_TIMEOUT, "The answer would be late"),
@@ -145,6 +148,13 @@ ANSWERS: dict[type[LengthwiseError], Answer] = {
     errors.RunLost: Answer(HTTPStatus.INTERNAL_SERVER_ERROR, "The run was lost", retry=False),
     errors.Stuck: Answer(HTTPStatus.SERVICE_UNAVAILABLE, "Nothing moves"),
     errors.RunFailed: Answer(HTTPStatus.INTERNAL_SERVER_ERROR, "The model failed on a sequence", retry=False),
+}
+
+
+# What goes with a status, whatever the error; a client that is too slow must not keep its connection.
+STATUS_HEADERS: dict[HTTPStatus, dict[str, str]] = {
+    HTTPStatus.UNAUTHORIZED: {"WWW-Authenticate": "Bearer"},
+    HTTPStatus.REQUEST_TIMEOUT: {"Connection": "close"},
 }
 
 
@@ -169,9 +179,9 @@ def answer_error(
 ) -> Response:
     """Answer a domain error as the table says, and one of overload as the setting does."""
     answer, problem = ANSWERS[type(error)], describe(error, request_id, dialect)
+    headers = dict(STATUS_HEADERS.get(answer.status, {}))
     if answer.is_overload:
         problem.status = overload_status
-    headers: dict[str, str] = {}
     if error.retry_after_ms is not None:
         headers["Retry-After"] = str(error.retry_after_seconds)
         headers["retry-after-ms"] = str(error.retry_after_ms)

@@ -1,0 +1,92 @@
+"""Who may ask what: keys for all but health and the documentation, which tells nothing of this instance."""
+
+import re
+from http import HTTPStatus
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.types import ASGIApp
+
+from service.errors import InvalidKey
+from service.keys import KeyRing
+from service.routes import encoding, problems
+from service.routes.direct import Service, exchange_of, service_of
+from service.settings import Settings
+
+# Orchestrators have no keys. The document and its page say what anyone can read in the source.
+OPEN_PATHS = frozenset(
+    ("/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready", "/docs", "/openapi.json")
+)
+ADMIN_PATHS = frozenset(("/debug/batches",))
+
+READABLE_HEADERS = (
+    *encoding.RESPONSE_HEADERS,
+    "Inference-Header-Content-Length",
+    "Retry-After",
+    "retry-after-ms",
+    "x-should-retry",
+    "WWW-Authenticate",
+)
+
+
+def allow_origins(app: ASGIApp, origins: str) -> ASGIApp:
+    """Let pages of these origins, separated by commas, call an app and read its answers; keys are no cookies."""
+    return CORSMiddleware(
+        app,
+        allow_origins=re.split(r",\s*", origins),
+        allow_methods=["GET", "POST"],
+        allow_headers=["*"],
+        expose_headers=READABLE_HEADERS,
+    )
+
+
+def read_keys(settings: Settings) -> tuple[KeyRing | None, KeyRing | None]:
+    """Return the keys of requests and those of admins, each where there are any.
+
+    Raises:
+        KeysUnusable: they are not as they must be.
+    """
+    given = settings.api_keys.get_secret_value() if settings.api_keys else ""
+    keys = KeyRing(given, settings.api_keys_file) if settings.has_keys else None
+    admins = settings.admin_key.get_secret_value() if settings.admin_key else ""
+    return keys, KeyRing(admins, setting="LENGTHWISE_ADMIN_KEY") if admins else None
+
+
+def require_key(request: Request) -> None:
+    """See that a request brings the key its route asks for, and note the key's hash.
+
+    Paths that do not exist need a key, too, so that nobody can try which do.
+
+    Raises:
+        InvalidKey: it brings none, or none that is known.
+        HTTPException: 404, for what is there for admins only, and there are none.
+    """
+    service, exchange, scope = service_of(request), exchange_of(request), request.scope
+    is_for_admins = exchange.route in ADMIN_PATHS
+    keys = (service.admin_keys if is_for_admins else None) or service.keys
+    if keys is not None and scope["path"] not in OPEN_PATHS:
+        exchange.key = keys.recognize(scope["headers"])
+    if is_for_admins and service.admin_keys is None:
+        raise HTTPException(HTTPStatus.NOT_FOUND)
+
+
+def document(paths: dict[str, Any], service: Service) -> dict[str, Any]:
+    """Say in an OpenAPI document's paths which need a key, and return what goes into its components.
+
+    What is for admins is left out where there are none.
+    """
+    schemes = {"key": service.keys, "admin_key": service.admin_keys}
+    if service.admin_keys is None:
+        for path in ADMIN_PATHS:
+            del paths[path]
+    for path, operations in paths.items():
+        scheme = "admin_key" if path in ADMIN_PATHS else "key"
+        for operation in operations.values() if path not in OPEN_PATHS else ():
+            refusals = problems.document(InvalidKey, dialect=problems.dialect_of(path))
+            operation["responses"] |= {str(status): response for status, response in refusals.items()}
+            if schemes[scheme]:
+                operation["security"] = [{scheme: []}]
+    there = {name: {"type": "http", "scheme": "bearer"} for name, ring in schemes.items() if ring}
+    return {"securitySchemes": there} if there else {}

@@ -1,0 +1,73 @@
+"""Bodies of every format, damaged: sequences or an error on purpose come of them, and nothing else."""
+
+import json
+import time
+from collections.abc import Iterator
+
+import pytest
+from starlette.testclient import TestClient
+
+from bench.fuzz import SPECS, fuzz, make_targets, try_body
+from service.app import create_app
+from service.settings import Settings
+from tests.made import export_texts
+
+TARGETS = make_targets()
+CASES = 400  # of each; `python -m bench.fuzz` tries millions
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_valid_bodies_are_read(name: str) -> None:
+    """What is damaged was whole before: each seed gives sequences, so that the cases reach past the first check."""
+    for spec, seeds in zip(SPECS, TARGETS[name].seeds, strict=True):
+        readable = [try_body(TARGETS[name], body, spec) for body in seeds]
+        assert all(readable)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_damaged_bodies_are_refused_on_purpose(name: str) -> None:
+    """Of every case come sequences that a session can run, or an error of ours."""
+    tally = fuzz(TARGETS[name], iter(range(CASES)), time.perf_counter() + 60)
+    assert tally.cases == CASES
+    assert tally.escapes == {}
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    """A service of an encoder that reads texts."""
+    app = create_app(Settings(model=export_texts(tmp_path_factory.mktemp("texts") / "made.onnx")))
+    with TestClient(app, raise_server_exceptions=False) as client:
+        yield client
+
+
+HALF = r"\ud800"
+TENSOR = '{"name": "texts", "shape": [1], "datatype": "BYTES", "data": ["%s"]}'
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/encode", f'{{"texts": ["{HALF}"]}}'),
+        ("/encode", f'{{"texts": ["so"], "{HALF.upper().replace("U", "u")}": 1}}'),
+        ("/v1/embeddings", f'{{"model": "made", "input": "so {HALF}"}}'),
+        ("/v2/models/made/infer", f'{{"inputs": [{TENSOR % HALF}]}}'),
+        ("/v2/models/made/infer", f'{{"id": "{HALF}", "inputs": [{TENSOR % "so"}]}}'),
+    ],
+)
+def test_half_a_character_is_malformed(path: str, body: str, reader: TestClient) -> None:
+    """An escape of half a surrogate pair, once a 500, is refused; a whole one is read."""
+    refused = reader.post(path, content=body, headers={"Content-Type": "application/json"})
+    assert refused.status_code == (422 if path == "/encode" else 400)
+    assert "surrogates not allowed" in refused.text
+    whole = json.loads(body.replace(HALF, r"\ud83d\ude00")) if HALF in body else None
+    if whole is not None:
+        assert reader.post(path, json=whole).status_code == 200
+
+
+def test_half_a_character_in_a_stream_ends_nothing(reader: TestClient) -> None:
+    """Its line has a problem, and the next its embedding."""
+    lines = f'"{HALF}"\n"so"\n'
+    answer = reader.post("/encode", content=lines, headers={"Content-Type": "application/x-ndjson"})
+    first, second = map(json.loads, answer.text.splitlines())
+    assert first["problem"]["status"] == 422
+    assert len(second["embedding"]) == 8
