@@ -15,6 +15,7 @@ import numpy as np
 from service.cost import CostModel
 from service.jobs import Job
 from service.scheduler import Scheduler
+from service.slots import Slots
 
 WAITING = 256
 
@@ -32,7 +33,8 @@ def measure_scheduler(sequences: int, per_job: int) -> dict[str, float]:
     # As measured for an LSTM of 12 features and 64 units: a fixed part, and one for each step that grows with the rows.
     shapes = [(rows, steps) for rows in (1, 2, 4, 8, 16, 32) for steps in (1, 32, 256)]
     costs = CostModel({(rows, steps): 2e-5 + steps * (8e-7 + 1e-6 * rows) for rows, steps in shapes}, 32)
-    scheduler = Scheduler(costs, runners=2, max_batch_steps=16_384, max_queue_steps=1_000_000)
+    slots = Slots(2)
+    scheduler = Scheduler(costs, slots, max_batch_steps=16_384, max_queue_steps=1_000_000)
     drawn = np.random.default_rng(0).lognormal(math.log(33), 0.8, sequences).clip(1, 200).astype(int).tolist()
     jobs = [Job(drawn[start : start + per_job]) for start in range(0, sequences, per_job)]
     jobs.reverse()
@@ -45,7 +47,7 @@ def measure_scheduler(sequences: int, per_job: int) -> dict[str, float]:
         run = scheduler.next_run(now)
         if run is None:
             raise RuntimeError("the scheduler stopped with work left")
-        scheduler.finish(run, None)
+        slots.finish(run, None)
         runs += 1
         done += len(run.entries)
         padded += len(run.entries) * run.steps

@@ -35,7 +35,7 @@ def measure_start(model: Path, requests: int) -> dict[str, float]:
         client.get("/health/ready").raise_for_status()
         ready = time.perf_counter() - began
         fresh = resident_mb(process.pid)
-        features = client.get("/info").json()["model"]["features"]
+        features = client.get("/info").json()["models"][0]["features"]
         draw = np.random.default_rng(0)
         for _ in range(requests):
             lengths = draw.lognormal(3.5, 0.8, draw.integers(1, 9)).clip(1, 200).astype(int)

@@ -3,6 +3,7 @@
 import gc
 import logging
 import sys
+from logging.config import dictConfig
 from types import FrameType
 
 import uvicorn
@@ -41,6 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
     """
     try:
         settings = CliApp.run(Settings, cli_args=sys.argv[1:] if arguments is None else arguments)
+        dictConfig(logs.configure(settings.log_level, settings.log_format))
         app = create_app(settings)
     except StartupError as error:
         sys.exit(f"lengthwise: {error}")
@@ -52,7 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
         http=GatheringProtocol,
         host=settings.host,
         port=settings.port,
-        log_config=logs.configure(settings.log_level, settings.log_format),
+        log_config=None,  # it is configured
         access_log=False,
         ssl_certfile=settings.ssl_certfile,
         ssl_keyfile=settings.ssl_keyfile,

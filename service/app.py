@@ -3,9 +3,10 @@
 import asyncio
 import logging
 import re
+import signal
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from importlib import import_module
 from itertools import count
 from pathlib import Path
@@ -21,21 +22,35 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from service import __version__
-from service.calibrate import load
-from service.codecs.texts import describe_input
 from service.engine import Engine, Observer
 from service.errors import LengthwiseError
+from service.loading import Loader
 from service.logs import RequestLog
 from service.meter import StepMeter
-from service.routes import access, direct, inside, kserve_v2, native, openai_v1, operations, pages, problems
+from service.models import Models
+from service.repository import Repository
+from service.routes import (
+    access,
+    direct,
+    inside,
+    kserve_v2,
+    native,
+    openai_v1,
+    operations,
+    pages,
+    problems,
+    repository_v2,
+)
 from service.routes.direct import EXCHANGE, Endpoint, Service, exchange_of, service_of
-from service.scheduler import Scheduler
+from service.session import find_artifact
 from service.settings import Settings, traces_are_wanted
 from service.telemetry import OTHER, Exchange, Telemetry
 
 logger = logging.getLogger("lengthwise")
 
-PARTS = (native, openai_v1, kserve_v2, operations, inside, pages)
+PARTS = (native, openai_v1, kserve_v2, repository_v2, operations, inside, pages)
+WATCH_AGAIN_SECONDS = 5.0  # before a folder that was lost is looked for again
+REFINE_SECONDS = 10.0  # between two looks for models that have something left to measure
 REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
@@ -47,35 +62,19 @@ def create_app(settings: Settings) -> FastAPI:
     """
     keys, admin_keys = access.read_keys(settings)
     meter = StepMeter(settings.steps_per_second) if settings.steps_per_second else None
-    calibrator = load(settings)
-    session = calibrator.session
-    difference = session.replay_golden()
-    name = settings.model_name or (session.manifest.name if session.manifest else Path(session.file).stem)
     telemetry = Telemetry(map(problems.name_problem, problems.ANSWERS))
     if settings.log_requests:
-        telemetry.witnesses.append(RequestLog(settings.log_level, settings.log_format, name).write)
-    service = Service(
-        settings, session, name, difference, describe_input(session), calibrator, telemetry, keys, admin_keys, meter
-    )
+        telemetry.witnesses.append(RequestLog(settings.log_level, settings.log_format).write)
+    models, loader = Models(settings.default_model), Loader(settings)
+    repository = Repository(settings.models or find_artifact(settings.model), models, loader.open, telemetry.see_change)
+    repository.open_all(is_strict=settings.models is None)
+    service = Service(settings, models, repository, telemetry, keys, admin_keys, meter)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        proof = "unverified" if difference is None else f"golden vectors within {difference:.2g}"
-        logger.info("Serving %s on %s, %s", service.model_name, session.provider, proof)
-        runners = calibrator.arrangements[0].runners
-        scheduler = Scheduler(
-            calibrator.costs,
-            runners,
-            settings.max_batch_steps,
-            settings.max_queue_steps,
-            settings.max_queue_seconds,
-        )
         async with _trace(service) as observers:
-            service.engine = Engine(session, scheduler, observers, max_run_seconds=settings.max_run_seconds)
-            aside = [
-                asyncio.create_task(service.engine.refine(calibrator)),
-                asyncio.create_task(telemetry.time_loop()),
-            ]
+            service.engine = Engine(loader.slots, observers, max_run_seconds=settings.max_run_seconds)
+            aside = [asyncio.create_task(task) for task in (_refine(service), _watch(service), telemetry.time_loop())]
             yield
             for task in aside:
                 task.cancel()
@@ -86,6 +85,42 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_exception_handler(HTTPException, _answer_http)
     app.add_exception_handler(Exception, _answer_unknown)
     return app
+
+
+async def _watch(service: Service) -> None:
+    """Look for artifacts that came, changed or went, whenever the folder says so, or SIGHUP."""
+    wanted = asyncio.Event()
+    with suppress(ValueError, RuntimeError, NotImplementedError, AttributeError):  # no main thread, or no such signal
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, wanted.set)
+    watching = asyncio.create_task(_tell_changes(service.settings.models, wanted)) if service.settings.models else None
+    try:
+        while await wanted.wait():
+            wanted.clear()
+            await service.repository.scan()
+    finally:
+        if watching:
+            watching.cancel()
+
+
+async def _tell_changes(folder: Path, changed: asyncio.Event) -> None:
+    """Set an event whenever a folder changes; where it is lost, look for it again."""
+    watchfiles = import_module("watchfiles")
+    while True:
+        try:
+            changed.set()  # whatever happened while nobody watched
+            async for _ in watchfiles.awatch(folder, recursive=False):
+                changed.set()
+        except OSError as error:
+            logger.error("%s cannot be watched: %s", folder, error)  # noqa: TRY400 - no fault of ours
+        await asyncio.sleep(WATCH_AGAIN_SECONDS)
+
+
+async def _refine(service: Service) -> None:
+    """Measure in idle time what is left to measure of each model, whenever there is one more."""
+    while True:
+        for model in service.models:
+            await service.engine.refine(model.calibrator, model.scheduler.costs)
+        await asyncio.sleep(REFINE_SECONDS)
 
 
 @asynccontextmanager
@@ -225,7 +260,7 @@ async def _answer(endpoint: Endpoint | None, request: Request) -> Response | Non
         return await _answer_http(request, error)
     except ClientDisconnect:
         exchange_of(request).problem = "hung-up"
-        service_of(request).telemetry.see_cancelled("body")
+        service_of(request).telemetry.see_cancelled(exchange_of(request).model, "body")
         return Response(status_code=400)  # the client hung up before it was read; nobody sees this answer
     except Exception as error:  # noqa: BLE001 - what no one foresaw is logged and answered
         return await _answer_unknown(request, error)

@@ -30,6 +30,8 @@ logger = logging.getLogger("lengthwise")
 COARSE_STEPS, COARSE_RUN_SECONDS = (1, 32, 256), 0.012
 FINE_STEPS, FINE_RUN_SECONDS = (8, 96, 512, 1024), 0.1
 
+ARRANGING = 2  # raised when runners are chosen in another way: what was measured before is then of no use
+
 Positive: TypeAlias = Annotated[int, Field(ge=1)]
 Seconds: TypeAlias = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -50,20 +52,24 @@ class Calibrator:
         session: the encoder, with the threads that were chosen.
         arrangements: those tried, the chosen one first.
         costs: what runs cost in it.
-        is_cached: whether it was read from a file.
+        is_cached: whether it was known before.
     """
 
-    def __init__(self, settings: Settings, session: EncoderSession, reopen: OpenSession) -> None:
+    def __init__(
+        self, settings: Settings, session: EncoderSession, reopen: OpenSession, akin: Calibration | None = None
+    ) -> None:
         """Read an encoder's calibration, or measure it.
 
         Args:
             settings: decide what is not left to measurement.
             session: the encoder with `settings.threads`, or one thread where they are left to measurement.
             reopen: opens it anew.
+            akin: of an encoder whose runs cost the same, to go by where this one's own is not there.
         """
         self.session = session
         self._file = _place(settings, session)
-        found = _read(self._file)
+        own = _read(self._file)
+        found = own or akin
         self.is_cached = found is not None
         self.arrangements = (
             found.arrangements
@@ -77,8 +83,14 @@ class Calibrator:
             {(rows, steps): seconds for rows, steps, seconds in found.runs} if found else self._measure_coarsely()
         )
         self.costs = CostModel(measured, settings.max_batch_sequences)
-        if not found:
+        if not own:
             self.save()
+
+    @property
+    def calibration(self) -> Calibration:
+        """What was measured so far."""
+        runs = [(rows, steps, seconds) for (rows, steps), seconds in self.costs.measured.items()]
+        return Calibration(arrangements=self.arrangements, runs=runs)
 
     def measure(self, shape: Shape) -> float:
         """Return the median seconds of a run over `shape` beside others like it, as many as there are runners."""
@@ -93,14 +105,12 @@ class Calibrator:
 
     def save(self) -> None:
         """Write the calibration where the next start will look for it."""
-        runs = [(rows, steps, seconds) for (rows, steps), seconds in self.costs.measured.items()]
-        calibration = Calibration(arrangements=self.arrangements, runs=runs)
         if self._file is None:
             return
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             draft = self._file.with_suffix(f".{os.getpid()}")
-            draft.write_text(calibration.model_dump_json(), encoding="utf-8")
+            draft.write_text(self.calibration.model_dump_json(), encoding="utf-8")
             draft.replace(self._file)
         except OSError as error:
             logger.debug("The calibration is not kept: %s", error)
@@ -128,6 +138,7 @@ class Calibrator:
 def _place(settings: Settings, session: EncoderSession) -> Path | None:
     """Name the file for all that a measurement depends on; None where there is no folder for it."""
     depends = [
+        ARRANGING,
         session.sha256,
         onnxruntime.__version__,
         session.provider,

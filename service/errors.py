@@ -164,11 +164,28 @@ class RequestTooLong(TooLarge):
 
 
 class UnknownModel(LengthwiseError):
-    """The request names a model that is not loaded."""
+    """The request names a model that is not loaded, or none where it must."""
 
-    def __init__(self, name: str, known: list[str]) -> None:
+    def __init__(self, name: str | None, known: list[str]) -> None:
         self.path = "model"
-        super().__init__(f"There is no model {name[:40]!r} here: the models are {', '.join(map(repr, known))}.")
+        what = "No model is named, and there is no default" if name is None else f"There is no model {name[:99]!r} here"
+        super().__init__(f"{what}: the models are {', '.join(map(repr, known)) or 'none'}.")
+
+
+class ModelRefused(LengthwiseError):
+    """The artifact cannot be served; what was served before still is."""
+
+    def __init__(self, reason: str) -> None:
+        self.path = "model"
+        super().__init__(reason)
+
+
+class UnexpectedModel(LengthwiseError):
+    """The model is another than the request expects."""
+
+    def __init__(self, name: str, sha256: str) -> None:
+        self.path = "X-Expect-Model"
+        super().__init__(f"{name} is the artifact {sha256} now, and another one is expected.")
 
 
 class InvalidKey(LengthwiseError):

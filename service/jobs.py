@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 from operator import itemgetter
-from typing import Literal, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 # Why a batch is no larger: it is shared out among idle runners, nothing else waited, it has as many rows or as many
 # padded steps as a batch may have, or the next sequence would have cost more in it than in another.
@@ -13,6 +13,10 @@ Why: TypeAlias = Literal["shared", "all", "rows", "budget", "cost"]
 
 # How far a request had come when nobody waited for it any more.
 Where: TypeAlias = Literal["body", "queue", "run"]
+
+
+# What became of an artifact.
+Change: TypeAlias = Literal["loaded", "refused", "unloaded"]
 
 
 @dataclass(slots=True, eq=False)
@@ -62,6 +66,13 @@ class Entry:
     due: float = inf
 
 
+class Owner(Protocol):
+    """Who started a run."""
+
+    def finish(self, run: "Run", seconds: float | None) -> None:
+        """Take it back."""
+
+
 @dataclass(slots=True, eq=False)
 class Run:
     """A batch that was handed to a runner.
@@ -72,6 +83,7 @@ class Run:
         expected_end: when it should be finished, on the scheduler's clock.
         expected_seconds: what it should take.
         why: it is no larger.
+        scheduler: that started it, and is told when it is done.
         is_bulk: whether it is of bulk jobs.
     """
 
@@ -80,4 +92,5 @@ class Run:
     expected_end: float
     expected_seconds: float
     why: Why
+    scheduler: "Owner"
     is_bulk: bool = False

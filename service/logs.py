@@ -31,16 +31,14 @@ LEVELS = {logging.DEBUG: "debug", logging.INFO: "info", logging.WARNING: "warnin
 class RequestLog:
     """Writes one line for each request."""
 
-    def __init__(self, level: str, form: Form, model: str) -> None:
+    def __init__(self, level: str, form: Form) -> None:
         """Begin a log.
 
         Args:
             level: the least that is written.
             form: of the lines.
-            model: the name of what is served.
         """
         self._level = logging.getLevelNamesMapping()[level.upper()]
-        self._model = model
         self._render = _render_json if is_json(form) else partial(_render_words, _human())
 
     def write(self, exchanges: Iterable[Exchange]) -> None:
@@ -61,7 +59,7 @@ class RequestLog:
             "route": exchange.route,
             "status": exchange.status,
             "outcome": exchange.outcome,
-            "model": self._model,
+            "model": exchange.model,
             "total_ms": round(1000 * exchange.seconds, 3),
         }
         if exchange.trace_id:

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import resource
 from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
@@ -49,6 +50,12 @@ def name_cpu(proc: Path = PROC) -> str:
         if name.strip() == "model name":
             return value.strip()
     return platform.machine()
+
+
+def resident_bytes(proc: Path = PROC) -> int:
+    """Return the memory of this process that is in use, 0 where the kernel does not say."""
+    fields = _read(proc / "self" / "statm").split()
+    return int(fields[1]) * resource.getpagesize() if len(fields) > 1 else 0
 
 
 def _read_quota(folder: Path) -> list[float]:

@@ -51,7 +51,9 @@ def arrange(session: EncoderSession, reopen: OpenSession, cpus: int, runners: in
         ways = [(runners, max(1, each)) for each in within]
     else:
         ways = [
-            (max(1, cpus // each), each) for each in ([threads] if threads else (1, 2, cpus)) if each <= cpus or threads
+            (count_runners(cpus // each), each)
+            for each in ([threads] if threads else (1, 2, cpus))
+            if each <= cpus or threads
         ]
     ways = list(dict.fromkeys(ways))
     if len(ways) == 1:
@@ -104,6 +106,11 @@ def _make_steps(session: EncoderSession, shape: Shape) -> Steps:
     if session.features is None:
         return np.zeros(shape, dtype=np.int64)
     return np.random.default_rng(0).standard_normal((*shape, session.features)).astype(np.float32)
+
+
+def count_runners(busy: int) -> int:
+    """Return how many runners keep so many busy: one more, for while one waits for the interpreter; or just one."""
+    return busy + 1 if busy > 1 else 1
 
 
 def _rank(tried: Arrangement) -> float:

@@ -1,7 +1,7 @@
-"""The service's figures as Prometheus reads them: base units, all labelled with the model."""
+"""The service's figures as Prometheus reads them: base units, labelled with the model where they are of one."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeAlias
 
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -16,115 +16,114 @@ from prometheus_client.registry import Collector, CollectorRegistry
 
 from service.telemetry import Histogram, Telemetry
 
-Name = TypeVar("Name", bound=str)
-Value = TypeVar("Value")
-
 
 class Gauges(NamedTuple):
-    """What is looked up when it is asked for, since nobody counts it."""
+    """What is looked up of a model when it is asked for, since nobody counts it."""
 
     queue_sequences: int
     queue_steps: int
     queue_drain_seconds: float
     cost_error_ratio: float
-    runner_last_progress_seconds: float
+    build: Mapping[str, str]
 
 
 class Snapshot(Collector):
     """All metrics at one moment."""
 
-    def __init__(self, model: str, telemetry: Telemetry, gauges: Gauges, build: Mapping[str, str]) -> None:
+    def __init__(
+        self, telemetry: Telemetry, gauges: Iterable[tuple[str, Gauges]], seconds_since_progress: float
+    ) -> None:
         """Take what there is to tell.
 
         Args:
-            model: the name of what is served.
             telemetry: what was counted.
-            gauges: what was looked up.
-            build: labels of `lengthwise_build_info`.
+            gauges: what was looked up, by model.
+            seconds_since_progress: since a run began or ended.
         """
-        self._model = model
         self._telemetry = telemetry
-        self._gauges = gauges
-        self._build = dict(build)
+        self._gauges = list(gauges)
+        self._seconds_since_progress = seconds_since_progress
 
     def collect(self) -> Iterator[Metric]:
         """Write each metric down."""
-        seen, gauges = self._telemetry, self._gauges
-        requests = [((route, str(code)), count) for (route, code), count in seen.requests.items()]
-        yield self._count("requests", "Requests that are over.", requests, ["route", "code"])
-        yield self._count(
-            "rejected", "Requests answered with a problem, by its kind.", _by_name(seen.rejected), ["reason"]
+        seen = self._telemetry
+        models = seen.models.items()
+        served = [(name, counts) for name, counts in models if name]
+        yield _count(
+            "requests",
+            "Requests that are over.",
+            [((model, route, str(code)), count) for (model, route, code), count in seen.requests.items()],
+            ["route", "code"],
         )
-        yield self._count(
+        yield _count(
+            "rejected",
+            "Requests answered with a problem, by its kind.",
+            [((name, reason), count) for name, counts in models for reason, count in counts.rejected.items()],
+            ["reason"],
+        )
+        yield _count(
             "cancelled",
             "Requests whose client hung up: while their body was read, while they waited, or while they ran.",
-            _by_name(seen.cancelled),
+            [((name, where), count) for name, counts in models for where, count in counts.cancelled.items()],
             ["where"],
         )
-        yield self._count(
+        yield _count(
+            "artifacts",
+            "Artifacts that were loaded, refused or unloaded.",
+            [((name, change), count) for name, counts in served for change, count in counts.changes.items()],
+            ["change"],
+        )
+        yield _count(
             "steps",
             "Steps of batches: valid ones, and all that were computed, padding included.",
-            [(("valid",), seen.valid_steps), (("padded",), seen.padded_steps)],
+            [
+                ((name, kind), count)
+                for name, counts in served
+                for kind, count in (("valid", counts.valid_steps), ("padded", counts.padded_steps))
+            ],
             ["kind"],
         )
-        yield self._count("nonfinite", "Sequences whose embedding was not finite.", [((), seen.nonfinite)])
-        yield self._distribute(
+        yield _count(
+            "nonfinite",
+            "Sequences whose embedding was not finite.",
+            [((name,), counts.nonfinite) for name, counts in served],
+        )
+        yield _distribute(
             "request_duration_seconds",
             "From a request's arrival to the end of its answer, of those that were encoded.",
-            [((), seen.request_seconds)],
+            [((name,), counts.request_seconds) for name, counts in served],
         )
-        yield self._distribute(
+        yield _distribute(
             "stage_duration_seconds",
             "Stages of the same requests: from bytes to sequences, until the first run, until the last embedding, to "
             "bytes.",
-            _by_name(seen.stage_seconds),
+            [((name, stage), seconds) for name, counts in served for stage, seconds in counts.stage_seconds.items()],
             ["stage"],
         )
-        yield self._distribute("batch_sequences", "Sequences of a batch.", [((), seen.batch_sequences)])
-        yield self._distribute("batch_steps", "Padded steps of a batch.", [((), seen.batch_steps)])
-        yield self._distribute(
-            "event_loop_lag_seconds", "How late the event loop was for a timer.", [((), seen.loop_lag)]
+        yield _distribute(
+            "batch_sequences", "Sequences of a batch.", [((name,), counts.batch_sequences) for name, counts in served]
         )
-        yield self._show("inflight_requests", "Requests under way, this one left out.", seen.inflight - 1)
-        yield self._show("queue_sequences", "Sequences that wait.", gauges.queue_sequences)
-        yield self._show("queue_steps", "Steps of those.", gauges.queue_steps)
-        yield self._show(
-            "queue_drain_seconds", "Until all that waits should have its runner.", gauges.queue_drain_seconds
+        yield _distribute(
+            "batch_steps", "Padded steps of a batch.", [((name,), counts.batch_steps) for name, counts in served]
         )
-        yield self._show(
-            "cost_error_ratio",
-            "Usual distance of a run's time from its prediction, in parts of it.",
-            gauges.cost_error_ratio,
-        )
-        yield self._show(
+        for field, text in (
+            ("queue_sequences", "Sequences that wait."),
+            ("queue_steps", "Steps of those."),
+            ("queue_drain_seconds", "Until all that waits should have its runner."),
+            ("cost_error_ratio", "Usual distance of a run's time from its prediction, in parts of it."),
+        ):
+            yield _show(field, text, [((name,), getattr(gauges, field)) for name, gauges in self._gauges])
+        info = InfoMetricFamily("lengthwise_build", "What is served, by what.", labels=["model"])
+        for name, gauges in self._gauges:
+            info.add_metric([name], dict(gauges.build))
+        yield info
+        yield _distribute("event_loop_lag_seconds", "How late the event loop was for a timer.", [((), seen.loop_lag)])
+        yield _show("inflight_requests", "Requests under way, this one left out.", [((), seen.inflight - 1)])
+        yield _show(
             "runner_last_progress_seconds",
             "Since a run last began or ended; 0 where none is under way.",
-            gauges.runner_last_progress_seconds,
+            [((), self._seconds_since_progress)],
         )
-        info = InfoMetricFamily("lengthwise_build", "What is served, by what.", labels=["model"])
-        info.add_metric([self._model], self._build)
-        yield info
-
-    def _count(
-        self, name: str, text: str, counts: Iterable[tuple[Sequence[str], int]], labels: Sequence[str] = ()
-    ) -> Metric:
-        family = CounterMetricFamily(f"lengthwise_{name}", text, labels=["model", *labels])
-        for values, count in counts:
-            family.add_metric([self._model, *values], count)
-        return family
-
-    def _distribute(
-        self, name: str, text: str, histograms: Iterable[tuple[Sequence[str], Histogram]], labels: Sequence[str] = ()
-    ) -> Metric:
-        family = HistogramMetricFamily(f"lengthwise_{name}", text, labels=["model", *labels])
-        for values, histogram in histograms:
-            family.add_metric([self._model, *values], histogram.buckets(), histogram.sum)
-        return family
-
-    def _show(self, name: str, text: str, value: float) -> Metric:
-        family = GaugeMetricFamily(f"lengthwise_{name}", text, labels=["model"])
-        family.add_metric([self._model], value)
-        return family
 
 
 def write(snapshot: Snapshot, accept: str) -> tuple[bytes, str]:
@@ -144,6 +143,30 @@ def write(snapshot: Snapshot, accept: str) -> tuple[bytes, str]:
     return encode(registry), media_type
 
 
-def _by_name(values: Mapping[Name, Value]) -> list[tuple[tuple[Name], Value]]:
-    """Return values with their names as the values of one label."""
-    return [((name,), value) for name, value in values.items()]
+Values: TypeAlias = Sequence[str]  # of the labels; the first is the model, where there is any
+
+
+def _count(name: str, text: str, counts: Sequence[tuple[Values, int]], labels: Sequence[str] = ()) -> Metric:
+    family = CounterMetricFamily(f"lengthwise_{name}", text, labels=["model", *labels])
+    for values, count in counts:
+        family.add_metric(values, count)
+    return family
+
+
+def _distribute(name: str, text: str, seen: Sequence[tuple[Values, Histogram]], labels: Sequence[str] = ()) -> Metric:
+    family = HistogramMetricFamily(f"lengthwise_{name}", text, labels=_label(seen, labels))
+    for values, histogram in seen:
+        family.add_metric(values, histogram.buckets(), histogram.sum)
+    return family
+
+
+def _show(name: str, text: str, seen: Sequence[tuple[Values, float]]) -> Metric:
+    family = GaugeMetricFamily(f"lengthwise_{name}", text, labels=_label(seen, ()))
+    for values, value in seen:
+        family.add_metric(values, value)
+    return family
+
+
+def _label(seen: Sequence[tuple[Values, object]], labels: Sequence[str]) -> list[str]:
+    """Return the names of the labels; what is of the whole process has none."""
+    return [] if any(not values for values, _ in seen) else ["model", *labels]

@@ -1,35 +1,37 @@
-"""Which waiting sequences run together next: pure logic, without threads, clock or session.
+"""Which waiting sequences of a model run together next: pure logic, without threads, clock or session.
 
 Sequences wait, not requests: a large request fills several batches, and small ones share one. Each lane of the queue is
 cut whole: sorted by length, it is divided where the predicted time of all its batches together is least. The batch that
 holds the most urgent sequence runs first. Large jobs have a lane of their own, and become urgent part by part.
 """
 
-from itertools import pairwise
 from math import ceil, inf, log
 
 from service.cost import CostModel
 from service.errors import DeadlineUnreachable, QueueFull
 from service.jobs import Job, Run, Why
 from service.lanes import Cut, Lane
+from service.slots import Slots
 
 # A job without a deadline is as urgent as one that must be done this long after its arrival. So none waits for ever:
 # nothing that arrives later than that goes before it.
 PATIENCE_SECONDS = 1.0
 
 # A job that should take one runner longer than this is bulk. It gives way to others for so long, and from then on it
-# is due at such a pace that all bulk together is sure of this share of the runners; what is idle, it has besides.
-BULK_SECONDS = 0.02
+# is due, in parts of so many seconds, at such a pace that all bulk together is sure of this share of the runners; what
+# is idle, it has besides.
+BULK_SECONDS = 0.05
+PART_SECONDS = 0.02
 BULK_PATIENCE_SECONDS = 10.0
 BULK_SHARE = 0.25
 
 
 class Scheduler:
-    """The queue, the cuts that turn it into batches, and what both are expected to take.
+    """The queue of a model, the cuts that turn it into batches, and what both are expected to take.
 
     Attributes:
         costs: what batches cost; finished runs correct it.
-        runners: runs that may be under way at the same time.
+        given: seconds of the runners it was given, as `Slots` counts them.
         waiting_steps: steps in the queue, an empty sequence counting as one.
         submitted: jobs queued so far.
     """
@@ -37,7 +39,7 @@ class Scheduler:
     def __init__(
         self,
         costs: CostModel,
-        runners: int,
+        slots: Slots,
         max_batch_steps: int,
         max_queue_steps: int,
         max_queue_seconds: float = inf,
@@ -46,13 +48,14 @@ class Scheduler:
 
         Args:
             costs: also says how many rows a batch may have.
-            runners: runs that may be under way at the same time.
+            slots: runs that may be under way, shared with other models.
             max_batch_steps: the budget, padded steps in a batch; one longer sequence runs alone.
             max_queue_steps: steps that may wait.
             max_queue_seconds: what goes before a job may be expected to take the runners so long.
         """
         self.costs = costs
-        self.runners = runners
+        self.given = 0.0
+        self._slots = slots
         self.waiting_steps = 0
         self.submitted = 0
         self._max_batch_steps = max_batch_steps
@@ -60,12 +63,6 @@ class Scheduler:
         self._max_queue_seconds = max_queue_seconds
         self._jobs: set[Job] = set()  # those with something waiting
         self._small, self._bulk = Lane(costs, max_batch_steps), Lane(costs, max_batch_steps)
-        self._running: set[Run] = set()
-
-    @property
-    def running(self) -> int:
-        """Runs under way."""
-        return len(self._running)
 
     @property
     def waiting(self) -> int:
@@ -99,13 +96,14 @@ class Scheduler:
             job.parts = self._plan_parts(job, steps, now)
             job.due = job.parts[0][1]
         if job.deadline < inf:
-            self._refuse_late(job, max(seconds / self.runners, self.costs.of_batches(max(steps))[0][1]), now)
+            self._refuse_late(job, max(seconds / self._slots.number, self.costs.of_batches(max(steps))[0][1]), now)
         job.waiting = len(steps)
         job.waiting_steps = total
         self.submitted += 1
         self._lane_of(job).add(job, self.submitted)
         self._jobs.add(job)
         self._count(job, len(steps), total)
+        self._slots.enter(self)
 
     def require_room(self, now: float) -> None:
         """Refuse what would be refused however small it is, so that nobody need read it.
@@ -113,7 +111,7 @@ class Scheduler:
         Raises:
             QueueFull: the queue has no room for anything.
         """
-        self._refuse_excess(1, self.costs.factor * self._small.seconds, now)
+        self._refuse_excess(1, self._slots.count_before(self, self.costs.factor * self._small.seconds), now)
 
     def withdraw(self, job: Job) -> None:
         """See that nothing that waits of a job ever runs."""
@@ -128,21 +126,16 @@ class Scheduler:
 
         It holds the sequence that is due first. What is past its deadline is withdrawn instead.
         """
-        idle = self.runners - len(self._running)
+        idle = self._slots.idle
         while idle > 0 and self.waiting:
             if run := self._try_start(self._most_urgent(idle), idle, now):
                 return run
         return None
 
     def next_aside(self, now: float, max_seconds: float) -> Run | None:
-        """Start a short batch beside the runners, where all of them are at bulk work: others need not wait for that.
-
-        Args:
-            now: the time.
-            max_seconds: what it may be expected to take.
-        """
+        """Start a batch that is not bulk, if one should take no longer than so many seconds."""
         lane = self._small
-        while lane.waiting and len(self._running) == self.runners and all(run.is_bulk for run in self._running):
+        while lane.waiting:
             lane.prepare(1)
             if self.costs.factor * lane.top_seconds > max_seconds:
                 return None
@@ -151,45 +144,31 @@ class Scheduler:
         return None
 
     def finish(self, run: Run, seconds: float | None) -> None:
-        """Give the runner of a run back.
-
-        Args:
-            run: as `next_run` returned it.
-            seconds: what it took; None where that says nothing of the next one.
-        """
-        self._running.remove(run)
+        """Learn what a run took; None where that says nothing of the next one."""
         if seconds:
+            self.given += seconds - run.expected_seconds
             self.costs.follow(len(run.entries), run.steps, seconds)
 
     def predict_wait(self, now: float) -> float:
         """Return the seconds until all that waits now should have its runner."""
-        return self._predict(self.waiting_seconds, now)
-
-    def _predict(self, waiting_seconds: float, now: float) -> float:
-        """Return when the runners will be through with so much work, shared out as they fall idle."""
-        left = waiting_seconds
-        ends = sorted(max(0.0, run.expected_end - now) for run in self._running)
-        ends = [0.0] * (self.runners - len(ends)) + ends
-        for working, (end, following) in enumerate(pairwise(ends), 1):
-            if left <= working * (following - end):
-                return end + left / working
-            left -= working * (following - end)
-        return ends[-1] + left / self.runners
+        return self._slots.predict(self._slots.count_before(self, self.waiting_seconds), now)
 
     def _refuse_excess(self, steps: int, before: float, now: float) -> None:
         """Refuse what the queue has no room for, in steps or in seconds."""
         if self.waiting_steps + steps > self._max_queue_steps:
             raise QueueFull(self.waiting_steps, self._max_queue_steps, "steps", self.predict_wait(now))
-        if before > self._max_queue_seconds * self.runners:
-            raise QueueFull(before / self.runners, self._max_queue_seconds, "seconds", self._predict(before, now))
+        if before > self._max_queue_seconds * self._slots.number:
+            waiting = before / self._slots.number
+            raise QueueFull(waiting, self._max_queue_seconds, "seconds", self._slots.predict(before, now))
 
     def _seconds_before(self, job: Job) -> float:
         """Return what goes before a new job should take one runner: bulk goes before bulk only."""
-        return self.waiting_seconds if job.is_bulk else self.costs.factor * self._small.seconds
+        own = self.waiting_seconds if job.is_bulk else self.costs.factor * self._small.seconds
+        return self._slots.count_before(self, own)
 
     def _refuse_late(self, job: Job, own_seconds: float, now: float) -> None:
         """Refuse a job that what goes before it would make late."""
-        is_idle = not self._running and not self._jobs
+        is_idle = not self._slots.running and not self._jobs
         # An idle service trusts its measurements over what it learnt under load: a job refused corrects nothing.
         own_seconds *= min(1.0, self.costs.factor) if is_idle else self.costs.factor
         if now + self.predict_wait(now) + own_seconds <= job.deadline:
@@ -199,19 +178,19 @@ class Scheduler:
             for other in self._jobs
             if other.due <= job.due and other.is_bulk <= job.is_bulk
         )
-        seconds = self._predict(self.costs.factor * before, now) + own_seconds
+        seconds = self._slots.predict(self._slots.count_before(self, self.costs.factor * before), now) + own_seconds
         if now + seconds > job.deadline:
             raise DeadlineUnreachable(ceil(1000 * seconds), max(0, int(1000 * (job.deadline - now))))
 
     def _plan_parts(self, job: Job, steps: list[int], now: float) -> list[tuple[int, float]]:
         """Divide a bulk job, and say when each part is due: once the bulk before it had its share of the runners."""
-        per_second = self.costs.factor / (BULK_SHARE * self.runners)
+        per_second = self.costs.factor / (BULK_SHARE * self._slots.number)
         due = now + BULK_PATIENCE_SECONDS + per_second * self._bulk.seconds
         parts: list[tuple[int, float]] = []
         seconds = 0.0
         for place, count in enumerate(steps, 1):
             seconds += count * job.seconds_per_step
-            if seconds >= BULK_SECONDS or place == len(steps):
+            if seconds >= PART_SECONDS or place == len(steps):
                 parts.append((place, min(due, job.deadline)))
                 due += per_second * seconds
                 seconds = 0.0
@@ -252,8 +231,9 @@ class Scheduler:
         lane.count(-len(entries), -seconds)
         expected = self.costs.predict(len(entries), steps)
         why = self._explain(lane, len(entries), steps)
-        run = Run(entries, steps, now + expected, expected, why, lane is self._bulk)
-        self._running.add(run)
+        run = Run(entries, steps, now + expected, expected, why, self, lane is self._bulk)
+        self.given += expected
+        self._slots.running.add(run)
         return run
 
     def _explain(self, lane: Lane, rows: int, steps: int) -> Why:

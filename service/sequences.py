@@ -50,6 +50,12 @@ class InputSpec:
     state_names: tuple[str, ...] = ()
     state_shape: tuple[int, ...] = ()
 
+    @property
+    def state_lists(self) -> int:
+        """Lists in JSON that the state of one sequence takes."""
+        layers, directions, *_ = (*self.state_shape, 0, 0)
+        return len(self.state_names) * (1 + layers * (1 + directions))
+
 
 @dataclass(frozen=True, slots=True)
 class Sequences:

@@ -237,16 +237,34 @@ def open_session(
     Raises:
         ArtifactError: also where the file cannot be read, or a folder does not hold just one.
     """
-    if path.is_dir():
-        files = sorted(path.glob("*.onnx"))
-        if len(files) != 1:
-            raise ArtifactError(str(path), f"it is a folder with {len(files)} files *.onnx, where one is expected")
-        (path,) = files
+    path = find_artifact(path)
+    return EncoderSession(read_artifact(path), str(path), provider, threads, cuda)
+
+
+def find_artifact(path: Path) -> Path:
+    """Return `path`, or the one artifact in the folder it is.
+
+    Raises:
+        ArtifactError: the folder does not hold just one.
+    """
+    if not path.is_dir():
+        return path
+    files = sorted(path.glob("*.onnx"))
+    if len(files) != 1:
+        raise ArtifactError(str(path), f"it is a folder with {len(files)} files *.onnx, where one is expected")
+    return files[0]
+
+
+def read_artifact(path: Path) -> bytes:
+    """Read an artifact.
+
+    Raises:
+        ArtifactError: it cannot be read.
+    """
     try:
-        content = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise ArtifactError(str(path), f"it cannot be read: {error.strerror}") from error
-    return EncoderSession(content, str(path), provider, threads, cuda)
 
 
 def _load(

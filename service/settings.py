@@ -46,6 +46,14 @@ class Settings(BaseSettings):
     model_name: str | None = Field(
         None, pattern=f"^{NAME}$", description="What to call it; by default its manifest says, or its file's name."
     )
+    models: Path | None = Field(
+        None,
+        description="In place of one encoder, a folder of them: each ONNX file in it is served under its manifest's "
+        "name, loaded when it comes or changes, and given up when it goes.",
+    )
+    default_model: str | None = Field(
+        None, description="The one that is meant where a request names none; where there is only one, that one."
+    )
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for every interface.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one and logs it.")
     provider: Provider = Field("auto", description="Where the encoder runs; auto takes CUDA where it works.")
@@ -151,6 +159,8 @@ class Settings(BaseSettings):
                 raise ValueError(f"{small} is {getattr(self, small)}, over {large}, which is {getattr(self, large)}")
         if self.steps_per_second and not self.has_keys:
             raise ValueError("steps_per_second is of each key, and there is neither api_keys nor api_keys_file")
+        if self.models and {"model", "model_name"} & self.model_fields_set:
+            raise ValueError("models is a folder of encoders, each under its own name: model and model_name go without")
         if self.ssl_keyfile and not self.ssl_certfile:
             raise ValueError("ssl_keyfile is given without ssl_certfile")
         return self

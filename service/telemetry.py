@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import NamedTuple
 
-from service.jobs import Run, Where, Why
+from service.jobs import Change, Run, Where, Why
 
 SECONDS = (
     *(50e-6, 100e-6, 250e-6, 500e-6),
@@ -62,6 +62,7 @@ class Exchange:
 
     Attributes:
         request_id: the client's own, or a new one.
+        model: that was asked; empty where none was, or none that is here.
         method: of HTTP.
         route: the path as the document has it.
         status: that was sent.
@@ -78,6 +79,7 @@ class Exchange:
     request_id: str
     method: str
     route: str = OTHER
+    model: str = ""
     status: int = UNANSWERED
     problem: str | None = None
     stages: Stages | None = None
@@ -102,6 +104,7 @@ class Ran(NamedTuple):
     """A batch that ended, and nothing of what its requests brought.
 
     Attributes:
+        model: that ran.
         ended: when, in seconds since 1970.
         lengths: of its sequences, shortest first, an empty one counting as 1.
         steps: T, what each was padded to.
@@ -111,6 +114,7 @@ class Ran(NamedTuple):
         failed: sequences the model gave no embedding for.
     """
 
+    model: str
     ended: float
     lengths: list[int]
     steps: int
@@ -141,20 +145,61 @@ class Histogram:
         return [*zip([*map(str, self._bounds), "+Inf"], accumulate(self._counts), strict=True)]
 
 
-class Telemetry:
-    """All that was counted since the start, and the last batches.
+class Counts:
+    """What was counted of one model since the start, whatever versions of it came and went.
 
     Attributes:
-        requests: by route and status.
-        rejected: those that a problem answered, by its name.
+        rejected: requests that a problem answered, by its name.
         cancelled: those whose client hung up, by how far they had come.
-        inflight: those under way.
+        changes: artifacts that were loaded, refused or unloaded.
         request_seconds: from arrival to the end of the answer, of those that were encoded.
         stage_seconds: of the same, by stage.
         batch_sequences: rows of each batch.
         batch_steps: padded steps of each batch.
         valid_steps, padded_steps: of all batches together.
         nonfinite: sequences whose embedding was not finite.
+    """
+
+    def __init__(self, problems: Iterable[str]) -> None:
+        """Count from zero."""
+        self.rejected = dict.fromkeys(problems, 0)
+        self.cancelled: dict[Where, int] = {"body": 0, "queue": 0, "run": 0}
+        self.changes: dict[Change, int] = {"loaded": 0, "refused": 0, "unloaded": 0}
+        self.request_seconds = Histogram(SECONDS)
+        self.stage_seconds = {stage: Histogram(SECONDS) for stage in ("decode", "queue", "run", "encode")}
+        self.batch_sequences = Histogram(ROWS)
+        self.batch_steps = Histogram(STEPS)
+        self.valid_steps = self.padded_steps = 0
+        self.nonfinite = 0
+        self._decode, self._queue, self._run, self._encode = self.stage_seconds.values()
+
+    def count(self, exchange: Exchange) -> None:
+        """Count a request."""
+        if exchange.problem in self.rejected:
+            self.rejected[exchange.problem] += 1
+        if stages := exchange.stages:
+            self.request_seconds.observe(exchange.seconds)
+            self._decode.observe(stages.decode)
+            self._queue.observe(stages.queue)
+            self._run.observe(stages.run)
+            self._encode.observe(stages.encode)
+
+    def count_batch(self, ran: Ran) -> None:
+        """Count a batch."""
+        padded = len(ran.lengths) * ran.steps
+        self.batch_sequences.observe(len(ran.lengths))
+        self.batch_steps.observe(padded)
+        self.valid_steps += sum(ran.lengths)
+        self.padded_steps += padded
+
+
+class Telemetry:
+    """All that was counted since the start, and the last batches.
+
+    Attributes:
+        models: what was counted of each, by name; under no name, of requests that asked none that is here.
+        requests: by model, route and status.
+        inflight: those under way.
         loop_lag: seconds that the event loop was late for a timer.
         batches: the last ones, oldest first.
         witnesses: are shown the requests that ended.
@@ -167,21 +212,20 @@ class Telemetry:
             problems: names of those that may answer a request, so that each is there before it happens.
         """
         self.witnesses: list[Callable[[Sequence[Exchange]], None]] = []
+        self._problems = tuple(problems)
         self._exchanges: list[Exchange] = []  # ended, and not counted yet
-        self._runs: list[tuple[float, Run, float, int]] = []  # likewise: when, what, how long, and how many failed
-        self.requests: Counter[tuple[str, int]] = Counter()
-        self.rejected = dict.fromkeys(problems, 0)
-        self.cancelled: dict[Where, int] = {"body": 0, "queue": 0, "run": 0}
+        self._runs: list[tuple[str, float, Run, float, int]] = []  # likewise: whose, when, what, how long, failed rows
+        self.models: dict[str, Counts] = {"": Counts(self._problems)}
+        self.requests: Counter[tuple[str, str, int]] = Counter()
         self.inflight = 0
-        self.request_seconds = Histogram(SECONDS)
-        self.stage_seconds = {stage: Histogram(SECONDS) for stage in ("decode", "queue", "run", "encode")}
-        self.batch_sequences = Histogram(ROWS)
-        self.batch_steps = Histogram(STEPS)
-        self.valid_steps = self.padded_steps = 0
-        self.nonfinite = 0
         self.loop_lag = Histogram(SECONDS)
         self.batches: deque[Ran] = deque(maxlen=KEPT_BATCHES)
-        self._decode, self._queue, self._run, self._encode = self.stage_seconds.values()
+
+    def of(self, model: str) -> Counts:
+        """Return what is counted of a model."""
+        if (counts := self.models.get(model)) is None:
+            counts = self.models[model] = Counts(self._problems)
+        return counts
 
     def see_exchange(self, exchange: Exchange, seconds: float) -> None:
         """Note a request that is over, and took so long."""
@@ -193,44 +237,36 @@ class Telemetry:
         elif len(self._exchanges) >= MOST_NOTED:
             self.settle()
 
-    def see_batch(self, run: Run, seconds: float, failed: int, nonfinite: int) -> None:
+    def see_batch(self, model: str, run: Run, seconds: float, failed: int, nonfinite: int) -> None:
         """Note a batch that ended, with how long it took and how many of its sequences have no embedding."""
-        self.nonfinite += nonfinite
-        self._runs.append((time.time(), run, seconds, failed))
+        self._runs.append((model, time.time(), run, seconds, failed))
+        if nonfinite:
+            self.of(model).nonfinite += nonfinite
         if len(self._runs) >= MOST_NOTED:
             self.settle()
 
     def settle(self) -> None:
         """Count what was noted, and show it to the witnesses."""
         runs, self._runs = self._runs, []
-        for ended, run, seconds, failed in runs:
+        for model, ended, run, seconds, failed in runs:
             lengths = [entry.steps for entry in run.entries]
-            padded = len(lengths) * run.steps
-            self.batch_sequences.observe(len(lengths))
-            self.batch_steps.observe(padded)
-            self.valid_steps += sum(lengths)
-            self.padded_steps += padded
-            self.batches.append(Ran(ended, lengths, run.steps, run.why, run.expected_seconds, seconds, failed))
+            ran = Ran(model, ended, lengths, run.steps, run.why, run.expected_seconds, seconds, failed)
+            self.of(model).count_batch(ran)
+            self.batches.append(ran)
         exchanges, self._exchanges = self._exchanges, []
         for exchange in exchanges:
-            self._count(exchange)
+            self.requests[exchange.model, exchange.route, exchange.status] += 1
+            self.of(exchange.model).count(exchange)
         for show in self.witnesses:
             show(exchanges)
 
-    def _count(self, exchange: Exchange) -> None:
-        self.requests[exchange.route, exchange.status] += 1
-        if exchange.problem in self.rejected:
-            self.rejected[exchange.problem] += 1
-        if stages := exchange.stages:
-            self.request_seconds.observe(exchange.seconds)
-            self._decode.observe(stages.decode)
-            self._queue.observe(stages.queue)
-            self._run.observe(stages.run)
-            self._encode.observe(stages.encode)
-
-    def see_cancelled(self, where: Where) -> None:
+    def see_cancelled(self, model: str, where: Where) -> None:
         """Count a request that nobody waits for any more."""
-        self.cancelled[where] += 1
+        self.of(model).cancelled[where] += 1
+
+    def see_change(self, model: str, change: Change) -> None:
+        """Count an artifact that came, went, or was refused."""
+        self.of(model).changes[change] += 1
 
     async def time_loop(self) -> None:
         """See how late the event loop is, again and again until it is cancelled."""

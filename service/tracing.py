@@ -54,6 +54,8 @@ class Tracing:
             if not isinstance(span, Span):
                 continue
             span.set_attribute("http.response.status_code", exchange.status)
+            if exchange.model:
+                span.set_attribute("lengthwise.model", exchange.model)
             if exchange.problem:
                 span.set_attribute("error.type", exchange.problem)
             if exchange.status >= 500:
@@ -62,7 +64,7 @@ class Tracing:
                 span.set_attributes({f"lengthwise.{name}": value for name, value in stages._asdict().items()})
             span.end(int(exchange.ended * NANOSECONDS))
 
-    def see_batch(self, run: Run, seconds: float, failed: int, nonfinite: int) -> None:  # noqa: ARG002 - those failed, too
+    def see_batch(self, model: str, run: Run, seconds: float, failed: int, nonfinite: int) -> None:  # noqa: ARG002 - those failed, too
         """Make the span of a batch that ended, where a request in it is traced; it belongs to the first of these."""
         origins = [entry.job.origin for entry in run.entries]
         contexts = list({one.span_id: one for one in origins if isinstance(one, SpanContext)}.values())
@@ -73,6 +75,7 @@ class Tracing:
             "batch",
             set_span_in_context(NonRecordingSpan(contexts[0])),
             attributes={
+                "lengthwise.model": model,
                 "lengthwise.sequences": len(run.entries),
                 "lengthwise.steps": sum(entry.steps for entry in run.entries),
                 "lengthwise.padded_steps": len(run.entries) * run.steps,
@@ -85,7 +88,7 @@ class Tracing:
         )
         span.end(end)
 
-    def see_cancelled(self, where: Where) -> None:
+    def see_cancelled(self, model: str, where: Where) -> None:
         """Do nothing: the span of the request ends with it."""
 
     def close(self) -> None:

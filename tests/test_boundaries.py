@@ -61,7 +61,7 @@ from service.app import create_app
 from service.settings import Settings
 
 with TestClient(create_app(Settings())) as client:
-    features = client.get("/info").json()["model"]["features"]
+    features = client.get("/info").json()["models"][0]["features"]
     response = client.post("/encode", json={{"sequences": [[[0.5] * features]]}})
     assert response.status_code == 200, response.text
 print("encoded")

@@ -197,7 +197,7 @@ def test_limits_are_asked_once_and_again_after_a_doubt(relay: Relay) -> None:
 def test_info_and_readiness_are_the_services_own(relay: Relay) -> None:
     """`info` is the document, and `is_ready` turns false while the service drains."""
     with relay.connect() as client:
-        assert client.info()["model"]["name"] == "made"
+        assert client.info()["models"][0]["name"] == "made"
         assert client.is_ready()
         relay.app.app.state.service.is_draining = True  # type: ignore[attr-defined]
         assert not client.is_ready()
@@ -304,7 +304,7 @@ def test_asyncio_has_the_same_calls(texts: Relay) -> None:
     """Every method of the one client is one of the other, and gives the same."""
     with texts.connect() as client:
         embeddings, outputs = client.encode(IDS), client.encode_outputs(IDS, ["steps"])
-        streamed, info = list(client.encode_stream(IDS)), client.info()["model"]
+        streamed, info = list(client.encode_stream(IDS)), client.info()["models"][0]
 
     async def call_all() -> None:
         async with texts.connect_async() as client:
@@ -313,7 +313,7 @@ def test_asyncio_has_the_same_calls(texts: Relay) -> None:
             assert [steps.tobytes() for steps in found.steps] == [steps.tobytes() for steps in outputs.steps]
             rows = [row.tobytes() async for row in client.encode_stream(IDS)]
             assert rows == [row.tobytes() for row in streamed]
-            assert (await client.info())["model"] == info
+            assert (await client.info())["models"][0]["manifest"] == info["manifest"]
             assert await client.is_ready()
             with pytest.raises(Refused):
                 await client.encode([[9]])

@@ -53,7 +53,7 @@ def test_a_full_queue_is_waited_for_as_the_service_says(serve: Serve, monkeypatc
     relay = Relay(serve())
     with relay.connect() as client:
         expected = client.encode(SEQUENCES)
-        scheduler = service_in(relay.app.app).engine.scheduler
+        scheduler = service_in(relay.app.app).models.find(None).scheduler
         monkeypatch.setattr(scheduler, "waiting_steps", 1_000_000)
         monkeypatch.setattr(scheduler, "predict_wait", lambda _now: 2.5)
 
@@ -88,7 +88,7 @@ def test_a_wait_past_the_deadline_is_not_begun(relay: Relay) -> None:
 def test_a_deadline_that_cannot_be_met_is_told_once(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """The service refuses what would be late, and the client does not ask again."""
     relay = Relay(serve())
-    monkeypatch.setattr(service_in(relay.app.app).engine.scheduler, "_predict", lambda *_: 9.0)
+    monkeypatch.setattr(service_in(relay.app.app).models.find(None).scheduler._slots, "predict", lambda *_: 9.0)
     with relay.connect() as client:
         with pytest.raises(DeadlineExceeded, match=r"within 5 s: The answer should take 90\d\d ms") as caught:
             client.encode(SEQUENCES, timeout=5.0)

@@ -176,7 +176,7 @@ def test_the_fastest_arrangement_is_chosen(artifact: Path, monkeypatch: pytest.M
         return session
 
     def take(_session: EncoderSession, _shape: object, runners: int, _repeats: int) -> list[float]:
-        return [runners * (1e-3 if runners == 4 else 1e-3 / gain)]
+        return [runners * (1e-3 if runners == 5 else 1e-3 / gain)]
 
     monkeypatch.setattr(measure, "time_runs", take)
 
@@ -185,13 +185,13 @@ def test_the_fastest_arrangement_is_chosen(artifact: Path, monkeypatch: pytest.M
         return [(one.runners, one.threads) for one in tried]
 
     gain = 1.05
-    assert choose(4)[0] == (4, 1)
+    assert choose(4)[0] == (5, 1)  # one more than there are CPUs: one may wait for the interpreter
     gain = 1.5
-    assert choose(4)[0] != (4, 1)
-    assert sorted(choose(4)) == [(1, 4), (2, 2), (4, 1)]
+    assert choose(4)[0] != (5, 1)
+    assert sorted(choose(4)) == [(1, 4), (3, 2), (5, 1)]
     assert choose(4, runners=2) in ([(2, 1), (2, 2)], [(2, 2), (2, 1)])
     opened.clear()
-    assert choose(4, threads=2) == [(2, 2)]
+    assert choose(4, threads=2) == [(3, 2)]
     assert choose(4, runners=3, threads=5) == [(3, 5)]
     assert choose(1) == [(1, 1)]
     assert opened == []

@@ -55,7 +55,8 @@ def test_expressions_name_metrics_and_labels_that_exist(place: str, expression: 
     names = [token for token in tokens if re.fullmatch(r"[a-zA-Z_]\w*", token)]
     series = [name for name in names if name in SERIES or name in OTHERS]
     assert series, place
-    labels = set().union(*(METRICS[SERIES[name]][1] for name in series if name in SERIES)) | {"model", "le"} | SCRAPED
+    others = {"model"} if place == "model" else set()  # what the variable is read from
+    labels = others.union(*(METRICS[SERIES[name]][1] for name in series if name in SERIES)) | {"le"} | SCRAPED
     assert set(names) <= WORDS | set(series) | labels
 
 

@@ -114,7 +114,7 @@ WAYS: dict[str, Callable[[TestClient, Sequences], npt.NDArray[np.float32]]] = {
 @pytest.mark.parametrize("way", WAYS)
 def test_the_same_input_gives_the_same_bits(way: str, client: TestClient) -> None:
     """Whatever it is written in, an embedding is the session's to the last bit: decimals are read back as they were."""
-    session = client.app.state.service.session  # type: ignore[attr-defined]
+    session = client.app.state.service.models.find(None).session  # type: ignore[attr-defined]
     alone = [session.run(pad_one(steps)) for steps in SEQUENCES]
     assert WAYS[way](client, SEQUENCES).tobytes() == np.concatenate(alone).tobytes()
 
@@ -229,5 +229,5 @@ def test_every_failure_is_documented_in_its_dialect(client: TestClient) -> None:
                 seen.add((dialect.schema.__name__, status))
     for name in ("OpenAIError", "KServeError"):
         assert {status for schema, status in seen if schema == name} == {
-            *("400", "401", "404", "408", "413", "415", "429", "500", "503", "504")
+            *("400", "401", "404", "408", "412", "413", "415", "429", "500", "503", "504")
         }

@@ -43,7 +43,7 @@ def test_answers_carry_id_hash_and_stage_times(client: TestClient) -> None:
     """A request's own id comes back, the artifact's hash is named, and the stages are timed."""
     response = client.post("/encode", json={"sequences": PAIR}, headers={"X-Request-Id": "mine-1"})
     assert response.headers["x-request-id"] == "mine-1"
-    assert response.headers["x-model-sha"] == client.get("/info").json()["model"]["sha256"]
+    assert response.headers["x-model-sha"] == client.get("/info").json()["models"][0]["sha256"]
     stages = [part.split(";dur=") for part in response.headers["server-timing"].split(", ")]
     assert [name for name, _ in stages] == ["decode", "queue", "run", "encode"]
     assert all(float(milliseconds) >= 0 for _, milliseconds in stages)
@@ -169,7 +169,7 @@ def test_a_draining_service_refuses_and_closes(client: TestClient) -> None:
 def test_a_full_queue_answers_503(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """What does not fit the queue is refused with a computed time to retry."""
     client = serve(max_queue_steps=12, max_request_steps=12, max_sequence_steps=12)
-    scheduler = client.app.state.service.engine.scheduler  # type: ignore[attr-defined]
+    scheduler = client.app.state.service.models.find(None).scheduler  # type: ignore[attr-defined]
     monkeypatch.setattr(scheduler, "waiting_steps", 11)
     response = client.post("/encode", json={"sequences": PAIR})
     assert response.status_code == 503
@@ -186,8 +186,8 @@ def test_a_queue_of_too_many_seconds_is_refused_as_the_setting_says(
 ) -> None:
     """503, or 429 where a setting says so, with the wait in seconds and in milliseconds; `/openapi.json` has both."""
     client = serve(max_queue_seconds=2, overload_status=status)
-    scheduler = client.app.state.service.engine.scheduler  # type: ignore[attr-defined]
-    monkeypatch.setattr(scheduler._small, "seconds", 3.25 * scheduler.runners / scheduler.costs.factor)
+    scheduler = client.app.state.service.models.find(None).scheduler  # type: ignore[attr-defined]
+    monkeypatch.setattr(scheduler._small, "seconds", 3.25 * scheduler._slots.number / scheduler.costs.factor)
     response = client.post("/encode", json={"sequences": PAIR})
     assert response.status_code == response.json()["status"] == status
     assert (response.json()["limit"], response.json()["setting"]) == (2, "LENGTHWISE_MAX_QUEUE_SECONDS")
@@ -200,8 +200,8 @@ def test_a_queue_of_too_many_seconds_is_refused_as_the_setting_says(
 def test_a_deadline_that_cannot_be_met_is_a_504(serve: Serve) -> None:
     """It is refused at once where the answer would be late, by the request's own time or by the setting's."""
     client = serve(request_timeout_ms=1)
-    client.app.state.service.engine.scheduler.costs.learn((1, 1), 1.0)  # type: ignore[attr-defined]
-    client.app.state.service.engine.scheduler.costs.learn((32, 8192), 2.0)  # type: ignore[attr-defined]
+    client.app.state.service.models.find(None).scheduler.costs.learn((1, 1), 1.0)  # type: ignore[attr-defined]
+    client.app.state.service.models.find(None).scheduler.costs.learn((32, 8192), 2.0)  # type: ignore[attr-defined]
     sequences = [steps.tolist() for steps in draw_sequences([8000])]
     for headers in ({}, {"X-Request-Timeout-Ms": "2"}):
         response = client.post("/encode", json={"sequences": sequences}, headers=headers)
@@ -223,7 +223,7 @@ def test_a_failing_model_names_the_culprit_and_hides_its_insides(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """500 names the sequence and the kind of failure, never its message."""
-    session = client.app.state.service.session  # type: ignore[attr-defined]
+    session = client.app.state.service.models.find(None).session  # type: ignore[attr-defined]
 
     def explode(_batch: object) -> None:
         raise RuntimeError("secret")

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -18,6 +18,7 @@ from service.errors import DeadlinePassed, QueueFull, RunFailed, RunLost, Stuck
 from service.scheduler import Scheduler
 from service.sequences import Batch, Embeddings, Steps, join, pad_batch
 from service.session import EncoderSession, open_session
+from service.slots import Slots
 from tests.conftest import draw_sequences
 
 Run = Callable[[Batch], Embeddings]
@@ -41,6 +42,36 @@ def spoil(run: Run, batch: Batch) -> Embeddings:
     return embeddings
 
 
+class Target(NamedTuple):
+    """A model, as far as an engine knows it."""
+
+    name: str
+    session: EncoderSession
+    scheduler: Scheduler
+
+
+class OneModel(Engine):
+    """An engine for one model, with a queue of small batches."""
+
+    def __init__(
+        self,
+        session: EncoderSession,
+        costs: CostModel,
+        runners: int = 1,
+        queue: int = 10_000,
+        observers: Sequence[Observer] = (),
+        max_run_seconds: float = 30.0,
+    ) -> None:
+        slots = Slots(runners)
+        super().__init__(slots, observers, max_run_seconds=max_run_seconds)
+        self.scheduler = Scheduler(costs, slots, max_batch_steps=64, max_queue_steps=queue)
+        self._target = Target("made", session, self.scheduler)
+
+    async def encode(self, *arguments: Any, **options: Any) -> Encoded:
+        """Encode on that model."""
+        return await super().encode(self._target, *arguments, **options)
+
+
 def make_engine(
     session: EncoderSession,
     runners: int = 2,
@@ -48,14 +79,13 @@ def make_engine(
     run_seconds: float = 1.0,
     observers: Sequence[Observer] = (),
     max_run_seconds: float = 30.0,
-) -> Engine:
+) -> OneModel:
     """Make an engine with small batches on the running loop; runs as long as that are left to the runners."""
     costs = CostModel({(rows, steps): run_seconds for rows in (1, 4) for steps in (1, 64)}, 4)
-    scheduler = Scheduler(costs, runners, max_batch_steps=64, max_queue_steps=queue)
-    return Engine(session, scheduler, observers, max_run_seconds=max_run_seconds)
+    return OneModel(session, costs, runners, queue, observers, max_run_seconds)
 
 
-async def encode_all(engine: Engine, requests: Sequence[Sequence[Steps]]) -> list[Encoded | BaseException]:
+async def encode_all(engine: OneModel, requests: Sequence[Sequence[Steps]]) -> list[Encoded | BaseException]:
     """Encode all requests at once, and return an answer or an error for each."""
     return await asyncio.gather(*(engine.encode(join(request, 3)) for request in requests), return_exceptions=True)
 
@@ -399,8 +429,8 @@ def test_small_requests_do_not_wait_for_long_bulk_runs(artifact: Path, gate: thr
 
     async def scenario() -> tuple[Encoded, bool]:
         costs = CostModel({(1, 1): 1e-4, (1, 64): 0.1}, 1)
-        engine = Engine(make_session(artifact, hang(gate)), Scheduler(costs, 1, 64, 10_000))
-        bulk = asyncio.create_task(engine.encode(join(draw_sequences([7, 7, 7]), 3)))
+        engine = OneModel(make_session(artifact, hang(gate)), costs)
+        bulk = asyncio.create_task(engine.encode(join(draw_sequences([7] * 6), 3)))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         small = await engine.encode(join(draw_sequences([1]), 3))
@@ -456,7 +486,7 @@ def test_idle_time_refines_the_costs(artifact: Path, monkeypatch: pytest.MonkeyP
             request.result(10)
 
         calibrator.interrupt = ask
-        await engine.refine(calibrator)
+        await engine.refine(calibrator, engine.scheduler.costs)
         engine.close()
         return calibrator
 

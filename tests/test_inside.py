@@ -21,28 +21,32 @@ from service.telemetry import KEPT_BATCHES, SECONDS, Histogram, Telemetry
 from tests.conftest import draw_sequences
 from tests.test_encode import PAIR
 from tests.test_engine import make_engine, make_session
+from tests.test_scheduler import make_scheduler
 
 Serve = Callable[..., TestClient]
 
-# Each metric, what it is, and its labels beside `model`.
-METRICS = {
+# Each metric, what it is, and its labels; those of the whole process have no model.
+MODEL_METRICS: dict[str, tuple[str, set[str]]] = {
     "lengthwise_requests": ("counter", {"route", "code"}),
     "lengthwise_rejected": ("counter", {"reason"}),
     "lengthwise_cancelled": ("counter", {"where"}),
+    "lengthwise_artifacts": ("counter", {"change"}),
     "lengthwise_steps": ("counter", {"kind"}),
     "lengthwise_nonfinite": ("counter", set()),
     "lengthwise_request_duration_seconds": ("histogram", set()),
     "lengthwise_stage_duration_seconds": ("histogram", {"stage"}),
     "lengthwise_batch_sequences": ("histogram", set()),
     "lengthwise_batch_steps": ("histogram", set()),
-    "lengthwise_event_loop_lag_seconds": ("histogram", set()),
-    "lengthwise_inflight_requests": ("gauge", set()),
     "lengthwise_queue_sequences": ("gauge", set()),
     "lengthwise_queue_steps": ("gauge", set()),
     "lengthwise_queue_drain_seconds": ("gauge", set()),
     "lengthwise_cost_error_ratio": ("gauge", set()),
-    "lengthwise_runner_last_progress_seconds": ("gauge", set()),
     "lengthwise_build_info": ("gauge", {"version", "model_sha256", "provider", "onnxruntime", "python"}),
+}
+METRICS = {name: (kind, {"model", *labels}) for name, (kind, labels) in MODEL_METRICS.items()} | {
+    "lengthwise_event_loop_lag_seconds": ("histogram", set()),
+    "lengthwise_inflight_requests": ("gauge", set()),
+    "lengthwise_runner_last_progress_seconds": ("gauge", set()),
 }
 
 
@@ -61,9 +65,10 @@ class Scrape:
             for sample in family.samples
         }
 
-    def read(self, name: str, **labels: str) -> float:
-        """Return a value of the made model's."""
-        return self._values[f"lengthwise_{name}", frozenset({"model": "made", **labels}.items())]
+    def read(self, name: str, model: str | None = "made", **labels: str) -> float:
+        """Return a value of a model's, of requests to none where that is empty, or of the process's."""
+        labels |= {} if model is None else {"model": model}
+        return self._values[f"lengthwise_{name}", frozenset(labels.items())]
 
 
 def test_the_metrics_are_those_of_the_list(client: TestClient) -> None:
@@ -75,8 +80,9 @@ def test_the_metrics_are_those_of_the_list(client: TestClient) -> None:
         name: (family.type, set().union(*(sample.labels for sample in family.samples)) - {"le"})
         for name, family in ours.items()
     }
-    assert found == {name: (kind, labels | {"model"}) for name, (kind, labels) in METRICS.items()}
-    assert {sample.labels["model"] for family in ours.values() for sample in family.samples} == {"made"}
+    assert found == METRICS
+    models = {sample.labels["model"] for name in MODEL_METRICS for sample in ours[name].samples}
+    assert models == {"made", ""}  # which is of requests that ask no model that is here
     assert "process_resident_memory_bytes" in families
 
 
@@ -95,9 +101,9 @@ def test_a_request_moves_what_it_should(client: TestClient) -> None:
     assert scrape.read("steps_total", kind="valid") == 4
     assert scrape.read("steps_total", kind="padded") == usage["padded_steps"]
     assert scrape.read("cost_error_ratio") > 0
-    assert scrape.read("inflight_requests") == 0
+    assert scrape.read("inflight_requests", None) == 0
     assert scrape.read("queue_drain_seconds") == 0
-    assert scrape.read("runner_last_progress_seconds") == 0
+    assert scrape.read("runner_last_progress_seconds", None) == 0
 
 
 def test_latencies_are_of_what_was_encoded(client: TestClient) -> None:
@@ -107,11 +113,11 @@ def test_latencies_are_of_what_was_encoded(client: TestClient) -> None:
     client.get("/health/live")
     scrape = Scrape(client)
     assert scrape.read("rejected_total", reason="empty-request") == 1
-    assert scrape.read("rejected_total", reason="unknown-model") == 1
+    assert scrape.read("rejected_total", "", reason="unknown-model") == 1
     assert scrape.read("rejected_total", reason="queue-full") == 0
     assert scrape.read("requests_total", route="/encode", code="422") == 1
-    assert scrape.read("requests_total", route="/encode", code="404") == 1
-    assert scrape.read("requests_total", route="/health/live", code="200") == 1
+    assert scrape.read("requests_total", "", route="/encode", code="404") == 1
+    assert scrape.read("requests_total", "", route="/health/live", code="200") == 1
     assert scrape.read("request_duration_seconds_count") == 0
 
 
@@ -119,6 +125,7 @@ def test_latencies_are_of_what_was_encoded(client: TestClient) -> None:
     ("path", "route", "code"),
     [
         ("/v1/models/made", "/v1/models/{model}", "200"),
+        ("/v2/models/made/ready", "/v2/models/{model}/ready", "200"),
         ("/v1/models/{model}", "/v1/models/{model}", "404"),
         ("/v2/models/made/versions/7/ready", "/v2/models/{model}/versions/{version}/ready", "404"),
         ("/nowhere/17", "other", "404"),
@@ -129,14 +136,15 @@ def test_latencies_are_of_what_was_encoded(client: TestClient) -> None:
 def test_routes_are_few(path: str, route: str, code: str, client: TestClient) -> None:
     """A path with parameters counts under its template, and paths nobody documented under one name."""
     client.get(path)
-    assert Scrape(client).read("requests_total", route=route, code=code) == 1
+    model = "made" if path == "/v2/models/made/ready" else ""
+    assert Scrape(client).read("requests_total", model, route=route, code=code) == 1
 
 
 @contextmanager
 def holding(client: TestClient, monkeypatch: pytest.MonkeyPatch, sequences: list[Any]) -> Iterator[None]:
     """Have a request under way whose first run does not end before the block does."""
     began, released = threading.Event(), threading.Event()
-    session = client.app.state.service.session  # type: ignore[attr-defined]
+    session = client.app.state.service.models.find(None).session  # type: ignore[attr-defined]
     run = session.run
 
     def hold(batch: Any) -> Any:
@@ -163,17 +171,17 @@ def test_the_gauges_show_what_waits_and_runs(serve: Serve, monkeypatch: pytest.M
     with holding(client, monkeypatch, sequences):
         scrape = Scrape(client)
         later = Scrape(client)
-    assert scrape.read("inflight_requests") == 1
+    assert scrape.read("inflight_requests", None) == 1
     assert scrape.read("queue_sequences") == 2
     assert scrape.read("queue_steps") == 5 + 7  # of equal urgency the longest runs first
     assert scrape.read("queue_drain_seconds") > 0
-    assert 0 < scrape.read("runner_last_progress_seconds") < later.read("runner_last_progress_seconds") < 60
+    assert 0 < scrape.read("runner_last_progress_seconds", None) < later.read("runner_last_progress_seconds", None) < 60
     assert Scrape(client).read("queue_sequences") == 0
 
 
 def test_embeddings_that_are_not_finite_are_counted(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each sequence whose embedding holds NaN counts one, and its request as rejected."""
-    session = client.app.state.service.session  # type: ignore[attr-defined]
+    session = client.app.state.service.models.find(None).session  # type: ignore[attr-defined]
     monkeypatch.setattr(session, "run", lambda batch: np.full((len(batch.lengths), 16), np.nan, dtype=np.float32))
     assert client.post("/encode", json={"sequences": PAIR}).status_code == 500
     scrape = Scrape(client)
@@ -193,7 +201,7 @@ def test_a_client_that_hangs_up_while_sending_counts_as_cancelled(client: TestCl
         pass
 
     asyncio.run(client.app(scope, receive, send))  # type: ignore[arg-type]
-    assert Scrape(client).read("cancelled_total", where="body") == 1
+    assert Scrape(client).read("cancelled_total", "", where="body") == 1
 
 
 def test_cancelled_requests_are_counted_by_where_they_were(artifact: Path) -> None:
@@ -223,14 +231,14 @@ def test_cancelled_requests_are_counted_by_where_they_were(artifact: Path) -> No
             engine.close()
 
     asyncio.run(scenario())
-    assert telemetry.cancelled == {"body": 0, "queue": 1, "run": 1}
+    assert telemetry.of("made").cancelled == {"body": 0, "queue": 1, "run": 1}
 
 
 def test_the_event_loops_lag_is_timed(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """Look after look at how late a timer fires."""
     monkeypatch.setattr("service.telemetry.TICK_SECONDS", 0.001)
     client = serve()
-    while Scrape(client).read("event_loop_lag_seconds_count") < 2:
+    while Scrape(client).read("event_loop_lag_seconds_count", None) < 2:
         pass
 
 
@@ -240,7 +248,7 @@ def test_the_build_is_told(client: TestClient) -> None:
     assert sample.value == 1
     assert sample.labels["version"] == __version__
     assert sample.labels["onnxruntime"] == onnxruntime.__version__
-    assert sample.labels["model_sha256"] == client.get("/info").json()["model"]["sha256"]
+    assert sample.labels["model_sha256"] == client.get("/info").json()["models"][0]["sha256"]
 
 
 def test_prometheus_chooses_the_format(client: TestClient) -> None:
@@ -295,7 +303,16 @@ def test_the_last_batches_are_told_without_what_was_in_them(serve: Serve) -> Non
     assert sorted(batch["lengths"] for batch in batches[:-1]) in ([[4], [4, 4, 4]], [[4, 4], [4, 4]])
     assert batches[0]["cut"] == batches[-1]["cut"] == "all"
     for batch in batches:
-        assert set(batch) == {"ended", "lengths", "padded_steps", "cut", "predicted_seconds", "seconds", "failed"}
+        assert set(batch) == {
+            "model",
+            "ended",
+            "lengths",
+            "padded_steps",
+            "cut",
+            "predicted_seconds",
+            "seconds",
+            "failed",
+        }
         assert batch["padded_steps"] == len(batch["lengths"]) * max(batch["lengths"])
         assert batch["predicted_seconds"] > 0
         assert batch["seconds"] > 0
@@ -307,18 +324,19 @@ def test_padding_is_told_from_valid_steps() -> None:
     """A batch of 1 and 3 steps has 4 that are valid, and computes 6."""
     telemetry = Telemetry([])
     job = Job([1, 3])
-    run = Run([Entry(job, 0, 1), Entry(job, 1, 3)], 3, 0.0, 1e-3, "all")
-    telemetry.see_batch(run, 1e-3, failed=0, nonfinite=0)
+    run = Run([Entry(job, 0, 1), Entry(job, 1, 3)], 3, 0.0, 1e-3, "all", make_scheduler())
+    telemetry.see_batch("made", run, 1e-3, failed=0, nonfinite=0)
     telemetry.settle()
-    assert (telemetry.valid_steps, telemetry.padded_steps) == (4, 6)
+    counts = telemetry.of("made")
+    assert (counts.valid_steps, counts.padded_steps) == (4, 6)
 
 
 def test_only_the_last_hundred_batches_are_kept() -> None:
     """Those before them cost no memory."""
     telemetry = Telemetry([])
     for length in range(1, KEPT_BATCHES + 8):
-        run = Run([Entry(Job([length]), 0, length)], length, 0.0, 1e-3, "all")
-        telemetry.see_batch(run, 1e-3, failed=0, nonfinite=0)
+        run = Run([Entry(Job([length]), 0, length)], length, 0.0, 1e-3, "all", make_scheduler())
+        telemetry.see_batch("made", run, 1e-3, failed=0, nonfinite=0)
     telemetry.settle()
     assert [ran.steps for ran in telemetry.batches] == list(range(8, KEPT_BATCHES + 8))
 

@@ -139,7 +139,7 @@ def test_a_timeout_is_in_microseconds(official: triton.InferenceServerClient) ->
     ("model", "version", "inputs", "status", "message"),
     [
         ("other", "", padded(), "404", "There is no model 'other' here: the models are 'made'."),
-        ("made", "2", padded(), "404", "There is no model 'made/versions/2' here: the models are 'made/versions/1'."),
+        ("made", "2", padded(), "404", "There is no model 'made@2' here: the models are 'made@1'."),
         ("made", "", padded()[1:], "400", "inputs is without sequences: expected an input of this name."),
         (
             "made",

@@ -109,7 +109,7 @@ def test_the_official_client_retries_a_full_queue(
     way: str, app: Counted, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It waits as long as `retry-after-ms` says, and is answered once there is room."""
-    scheduler = app.service.engine.scheduler
+    scheduler = app.service.models.find(None).scheduler
     waited: list[float] = []
 
     def make_room(seconds: float) -> None:
@@ -175,7 +175,7 @@ def test_a_failing_model_is_a_server_error_that_is_not_retried(
     def explode(_batch: object) -> None:
         raise RuntimeError("secret")
 
-    monkeypatch.setattr(app.service.session, "run", explode)
+    monkeypatch.setattr(app.service.models.find(None).session, "run", explode)
     app.requests.clear()
     with pytest.raises(openai.InternalServerError) as caught:
         official.embeddings.create(model="made", input=PAIR[:1])
@@ -272,7 +272,7 @@ def test_bad_bodies_are_named(body: bytes, param: str | None, sentence: str, cli
 def test_input_of_any_depth_is_read_fast(features: int | None, given: Any, lengths: list[int] | None) -> None:
     """One sequence or several, plain input is left to the exact reader only where it is wrong."""
     body = json.dumps({"model": "made", "input": given}).encode()
-    found = decode_plain(body, InputSpec(features), "input", may_be_alone=True)
+    found = decode_plain(body, lambda _: InputSpec(features), "input", may_be_alone=True)
     assert (found and found[0].lengths.tolist()) == lengths
 
 
@@ -284,7 +284,7 @@ def test_more_texts_than_steps_are_refused_untokenized() -> None:
 
     body = json.dumps({"model": "made", "input": [""] * 13}).encode()
     with pytest.raises(RequestTooLong):
-        openai_json.decode(body, InputSpec(None, tokenize=tokenize), dim=4, max_steps=12)
+        openai_json.decode(body, lambda _: InputSpec(None, tokenize=tokenize), max_steps=12)
 
 
 def test_more_steps_than_a_request_may_have_are_refused_unparsed(serve: Serve) -> None:

@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 from service.app import create_app
 from service.calibrate import COARSE_STEPS
 from service.codecs import exact_json
-from service.errors import GoldenMismatch, LengthwiseError, StartupError
+from service.errors import GoldenMismatch, LengthwiseError, ModelRefused, StartupError
 from service.routes import problems
 from service.settings import Settings
 from tests.conftest import draw_sequences
@@ -49,11 +49,14 @@ def test_an_app_whose_golden_vectors_differ_does_not_exist(artifact: Path, tmp_p
 def test_info_tells_model_proof_and_every_setting(client: TestClient, artifact: Path) -> None:
     """What is served, on what, how well proven, and each limit in force."""
     info = client.get("/info").json()
-    assert info["provider"] == "cpu"
     assert info["versions"]["onnxruntime"] == onnxruntime.__version__
     assert set(info["settings"]) == set(Settings.model_fields)
     assert info["settings"]["model"] == str(artifact)
-    model = info["model"]
+    (model,) = info["models"]
+    assert (model["version"], model["names"], model["provider"]) == ("1", ["made", "made@1"], "cpu")
+    assert info["default_model"] == "made"
+    assert info["refused"] == []
+    assert 0 <= model["memory_bytes"] < 2**30
     assert (model["name"], model["features"], model["dim"], model["verified"]) == ("made", 3, 16, True)
     assert model["golden_difference"] <= 1e-5
     assert all(check["max_difference"] <= check["tolerance"] for check in model["manifest"]["parity"])
@@ -62,13 +65,13 @@ def test_info_tells_model_proof_and_every_setting(client: TestClient, artifact: 
 
 def test_info_tells_what_was_measured(client: TestClient) -> None:
     """The choice of runners and threads with the figures behind it, and predicted against actual run times."""
-    before = client.get("/info").json()["performance"]
+    before = client.get("/info").json()["models"][0]["performance"]
     assert before["runners"] >= 1
     assert before["arrangements"][0]["runners"] == before["runners"]
     assert before["shapes_measured"] >= len(COARSE_STEPS)
     assert (before["runs"], before["waiting_sequences"], before["wait_seconds"]) == (0, 0, 0)
     client.post("/encode", json={"sequences": PAIR})
-    after = client.get("/info").json()["performance"]
+    after = client.get("/info").json()["models"][0]["performance"]
     assert after["runs"] >= 1
     assert after["correction"] != 1
     assert after["prediction_error"] > 0
@@ -78,7 +81,7 @@ def test_info_says_when_nothing_was_verified(artifact: Path, tmp_path: Path) -> 
     """A file without manifest is served under its own name, and `/info` owns up."""
     (tmp_path / "plain.onnx").write_bytes(edit(artifact, lambda model: model.ClearField("metadata_props")))
     with TestClient(create_app(Settings(model=tmp_path / "plain.onnx"))) as client:
-        model = client.get("/info").json()["model"]
+        model = client.get("/info").json()["models"][0]
         assert (model["name"], model["verified"], model["manifest"]) == ("plain", False, None)
         assert client.post("/encode", json={"sequences": PAIR, "model": "plain"}).status_code == 200
 
@@ -112,6 +115,9 @@ def test_the_openapi_document_is_valid(document: Any) -> None:
             "v2_live",
             "v2_models",
             "v2_ready",
+            "v2_repository_index",
+            "v2_repository_load",
+            "v2_repository_unload",
             "v2_server",
             *versioned,
         ]
@@ -119,7 +125,7 @@ def test_the_openapi_document_is_valid(document: Any) -> None:
 
 
 def test_every_problem_is_in_the_table_and_the_document(document: Any) -> None:
-    """Each request error has an answer, and `/encode` documents exactly those it can give."""
+    """Each request error has an answer, and `/encode` documents all but those of artifacts."""
 
     def leaves(kind: type[LengthwiseError]) -> set[type[LengthwiseError]]:
         below = kind.__subclasses__()
@@ -133,7 +139,7 @@ def test_every_problem_is_in_the_table_and_the_document(document: Any) -> None:
         for response in responses.values()
         for slug in response["content"].get(problems.MEDIA_TYPE, {}).get("examples", {})
     }
-    assert documented == {problems.name_problem(kind) for kind in request_errors}
+    assert documented == {problems.name_problem(kind) for kind in request_errors - {ModelRefused}}
 
 
 @pytest.mark.parametrize("slug", REFUSALS)

@@ -100,7 +100,7 @@ def test_tokens_are_encoded_padded_or_ragged(serve_encoder: Serve) -> None:
     np.testing.assert_allclose(ragged["embeddings"][0], expected, rtol=0, atol=5e-6)
     refused = client.post("/encode", json={"sequences": [[3], [1, 9]]})
     assert (refused.status_code, refused.json()["path"]) == (422, "sequences[1][1]")
-    info = client.get("/info").json()["model"]
+    info = client.get("/info").json()["models"][0]
     assert (info["features"], info["vocabulary"], info["reads"], info["outputs"]) == (
         None,
         9,
@@ -142,7 +142,7 @@ def test_texts_are_encoded_as_their_tokens(serve_encoder: Serve, tmp_path: Path)
     with TestClient(create_app(Settings(model=path))) as client:
         answer = encode(client, texts=["so it goes", "it"])
         assert answer["embeddings"] == encode(client, sequences=[[2, 3, 1], [3]])["embeddings"]
-        model = client.get("/info").json()["model"]
+        model = client.get("/info").json()["models"][0]
     assert model["reads"] == ["sequences", "texts"]
     assert "tokenizer" not in model["manifest"]["input"]
 

@@ -120,7 +120,7 @@ def test_the_service_serves_it_and_says_what_it_is(quantized: Path) -> None:
     """`/encode` answers what the session gives, and `/info` repeats what quantising cost."""
     sequences = draw_sequences([4, 7])
     with TestClient(create_app(Settings(model=quantized))) as client:
-        info = client.get("/info").json()["model"]["manifest"]
+        info = client.get("/info").json()["models"][0]["manifest"]
         assert info["quantization"] == cost_of(quantized).model_dump()
         assert info["parity"] == []
         answer = client.post("/encode", json={"sequences": [sequences[0].tolist()]}).json()

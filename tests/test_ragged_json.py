@@ -29,7 +29,7 @@ FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
 def decode(body: object) -> tuple[list[list[list[float]]], EncodeOptions]:
     """Decode an object's JSON, or bytes as they are, into plain lists."""
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    sequences, options = ragged_json.decode(raw, InputSpec(F), MAX_STEPS)
+    sequences, options = ragged_json.decode(raw, lambda _: InputSpec(F), MAX_STEPS)
     return [steps.tolist() for steps in sequences.split()], options
 
 
@@ -37,7 +37,7 @@ def decode(body: object) -> tuple[list[list[list[float]]], EncodeOptions]:
 def test_both_decoders_agree_bit_for_bit(sequences: list[list[list[float]]]) -> None:
     """What the fast decoder accepts, the exact one reads the same; every float32 survives the trip."""
     body = json.dumps({"sequences": sequences}).encode()
-    fast = ragged_json.decode_plain(body, InputSpec(F))
+    fast = ragged_json.decode_plain(body, lambda _: InputSpec(F))
     exact = exact_json.read_sequences(exact_json.read_document(body), InputSpec(F))
     assert fast is not None
     assert fast[0].values.tobytes() == exact.values.tobytes()
@@ -58,7 +58,7 @@ def test_the_fast_decoder_accepts_only_what_the_exact_one_does(
 ) -> None:
     """On any JSON at all, a body that passes the fast checks is read the same by the exact decoder."""
     body = json.dumps({"sequences": nested, "lengths": lengths}).encode()
-    fast = ragged_json.decode_plain(body, InputSpec(features))
+    fast = ragged_json.decode_plain(body, lambda _: InputSpec(features))
     if fast is not None:
         exact = exact_json.read_sequences(exact_json.read_document(body), InputSpec(features))
         assert fast[0].values.tobytes() == exact.values.tobytes()
@@ -76,7 +76,7 @@ def test_a_list_hidden_among_numbers_is_found() -> None:
 def test_any_bytes_are_decoded_or_refused(body: bytes) -> None:
     """No body makes the decoder fail in any way but its own errors."""
     try:
-        ragged_json.decode(body, InputSpec(F), MAX_STEPS)
+        ragged_json.decode(body, lambda _: InputSpec(F), MAX_STEPS)
     except errors.InvalidRequest as error:
         assert str(error)  # noqa: PT017 - the claim is on whatever was raised, if anything was
 
@@ -133,7 +133,7 @@ def test_padded_sequences_are_cut_to_their_lengths() -> None:
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "1e39", "1e400", "1" + 400 * "0", "-1" + 5000 * "0"])
 def test_numbers_beyond_float32_decode_as_not_finite(number: str) -> None:
     """They get past the decoder as infinities or NaN, so that one check refuses them with their place."""
-    sequences, _ = ragged_json.decode(f'{{"sequences": [[[0, {number}]]]}}'.encode(), InputSpec(F), MAX_STEPS)
+    sequences, _ = ragged_json.decode(f'{{"sequences": [[[0, {number}]]]}}'.encode(), lambda _: InputSpec(F), MAX_STEPS)
     assert not np.isfinite(sequences.values[0, 1])
     assert sequences.values[0, 0] == 0
 
@@ -142,9 +142,9 @@ def test_a_body_with_too_many_steps_is_not_parsed() -> None:
     """Its brackets are counted first, so that a hostile body costs no more than its bytes."""
     body = b'{"sequences": [' + b"[[" * 12  # not even JSON
     with pytest.raises(errors.RequestTooLong, match="more than 8 steps"):
-        ragged_json.decode(body, InputSpec(F), 8)
+        ragged_json.decode(body, lambda _: InputSpec(F), 8)
     full = json.dumps({"sequences": [[[1, 2]]] * 8, "lengths": [1] * 8}).encode()
-    assert ragged_json.decode(full, InputSpec(F), 8)[0].steps == 8
+    assert ragged_json.decode(full, lambda _: InputSpec(F), 8)[0].steps == 8
 
 
 def test_integers_beyond_64_bits_are_numbers() -> None:
@@ -177,14 +177,16 @@ def test_token_ids_arrive_as_they_were_sent(ids: list[list[int]]) -> None:
     plain = json.dumps({"sequences": ids}).encode()
     odd = json.dumps({"sequences": ids, "lengths": None, "model": None}).replace("null", " null").encode()
     for body in (plain, odd, plain.replace(b"[", b"[ ")):
-        sequences, _ = ragged_json.decode(body, TOKENS, MAX_STEPS)
+        sequences, _ = ragged_json.decode(body, lambda _: TOKENS, MAX_STEPS)
         assert [one.tolist() for one in sequences.split()] == ids
         assert sequences.values.dtype == np.int64
 
 
 def test_zeros_after_the_last_token_are_padding() -> None:
     """Padded ids need no lengths: their count without the zeros is the length."""
-    sequences, _ = ragged_json.decode(b'{"sequences": [[5, 7, 0, 0], [3, 0, 0, 0], [1, 2, 3, 4]]}', TOKENS, MAX_STEPS)
+    sequences, _ = ragged_json.decode(
+        b'{"sequences": [[5, 7, 0, 0], [3, 0, 0, 0], [1, 2, 3, 4]]}', lambda _: TOKENS, MAX_STEPS
+    )
     assert [one.tolist() for one in sequences.split()] == [[5, 7], [3], [1, 2, 3, 4]]
 
 
@@ -211,7 +213,7 @@ def test_zeros_after_the_last_token_are_padding() -> None:
 def test_bad_tokens_are_named(body: Any, error: type[errors.InvalidRequest], sentence: str) -> None:
     """What is no id, or none of this vocabulary, is refused with its place."""
     with pytest.raises(error, match=sentence):
-        ragged_json.decode(json.dumps(body).encode(), TOKENS, MAX_STEPS)[0].check(LIMITS, TOKENS.vocabulary)
+        ragged_json.decode(json.dumps(body).encode(), lambda _: TOKENS, MAX_STEPS)[0].check(LIMITS, TOKENS.vocabulary)
 
 
 def test_texts_become_the_tokenizers_ids() -> None:
@@ -219,7 +221,7 @@ def test_texts_become_the_tokenizers_ids() -> None:
     tokenizer = Tokenizer(WordLevel({"[PAD]": 0, "[UNK]": 1, "hello": 2, "world": 3}, unk_token="[UNK]"))  # noqa: S106 - no password
     tokenizer.pre_tokenizer = Whitespace()
     spec = InputSpec(None, vocabulary=4, tokenize=read_tokenizer(tokenizer.to_str(), "made.onnx"))
-    sequences, _ = ragged_json.decode(b'{"texts": ["hello world", "hello there you"]}', spec, MAX_STEPS)
+    sequences, _ = ragged_json.decode(b'{"texts": ["hello world", "hello there you"]}', lambda _: spec, MAX_STEPS)
     assert [one.tolist() for one in sequences.split()] == [[2, 3], [2, 1, 1]]
     for body, error, sentence in (
         (b'{"texts": ["hello", 3]}', errors.InvalidField, r"texts\[1\] is a number: expected a string"),
@@ -229,7 +231,7 @@ def test_texts_become_the_tokenizers_ids() -> None:
         (b'{"texts": []}', errors.EmptyRequest, "texts is empty"),
     ):
         with pytest.raises(error, match=sentence):
-            ragged_json.decode(body, spec, MAX_STEPS)[0].check(LIMITS, spec.vocabulary)
+            ragged_json.decode(body, lambda _: spec, MAX_STEPS)[0].check(LIMITS, spec.vocabulary)
 
 
 def test_a_broken_tokenizer_blames_its_file() -> None:
@@ -241,7 +243,7 @@ def test_a_broken_tokenizer_blames_its_file() -> None:
 def test_a_state_comes_with_its_sequences() -> None:
     """`h` and `c` of each sequence, in the shape the model has; all else is refused with its place."""
     body = {"sequences": [[[1, 2]], [[3, 4]]], "state": {"h": [[[[1, 2]]], [[[3, 4]]]], "c": [[[[5, 6]]], [[[7, 8]]]]}}
-    sequences, _ = ragged_json.decode(json.dumps(body).encode(), STATEFUL, MAX_STEPS)
+    sequences, _ = ragged_json.decode(json.dumps(body).encode(), lambda _: STATEFUL, MAX_STEPS, STATEFUL.state_lists)
     assert sequences.state["h"].tolist() == [[[[1, 2]]], [[[3, 4]]]]
     assert sequences.state["c"].shape == (2, 1, 1, 2)
     rows = [[[[1, 2]]], [[[3, 4]]]]
@@ -254,7 +256,9 @@ def test_a_state_comes_with_its_sequences() -> None:
         ({"h": rows, "c": [[[[1, 1e60]]], [[[3, 4]]]]}, errors.NonFiniteValue, r"state\.c\[0\]\[0\]\[0\]\[1\]"),
     ):
         with pytest.raises(error, match=sentence):
-            ragged_json.decode(json.dumps({**body, "state": state}).encode(), STATEFUL, MAX_STEPS)
+            ragged_json.decode(
+                json.dumps({**body, "state": state}).encode(), lambda _: STATEFUL, MAX_STEPS, STATEFUL.state_lists
+            )
 
 
 def test_steps_and_state_are_written_row_by_row() -> None:

@@ -54,7 +54,7 @@ def test_32_clients_get_what_each_would_alone(artifact: Path) -> None:
     with start_service("--model", str(artifact)) as (_, url), httpx.Client(base_url=url) as client:
         with ThreadPoolExecutor(32) as clients:
             answers = list(clients.map(post, range(len(requests))))
-        runs = client.get("/info").json()["performance"]["runs"]
+        runs = client.get("/info").json()["models"][0]["performance"]["runs"]
     for answer, sequences in zip(answers, requests, strict=True):
         alone = np.concatenate([session.run(pad_batch([steps])) for steps in sequences])
         assert same_bits(answer["embeddings"], alone)

@@ -187,7 +187,7 @@ def test_a_client_that_hangs_up_leaves_nothing_behind(service: Started) -> None:
         stream.send(b"".join(lines[:count]))
         stream.close()
     assert embed(url, lines[:1])
-    while httpx.get(f"{url}/info").json()["performance"]["waiting_sequences"]:
+    while httpx.get(f"{url}/info").json()["models"][0]["performance"]["waiting_sequences"]:
         pass  # of those that wait the last are withdrawn in a moment, or this test never ends
 
 
@@ -221,7 +221,7 @@ def post(client: TestClient, lines: list[bytes], query: str = "", **headers: str
 def test_a_full_queue_is_waited_for(serve: Serve) -> None:
     """Where the queue holds less than the windows under way, every line is answered all the same."""
     client = serve(max_queue_steps=12, max_request_steps=12, max_sequence_steps=12)
-    scheduler = client.app.state.service.engine.scheduler  # type: ignore[attr-defined]
+    scheduler = client.app.state.service.models.find(None).scheduler  # type: ignore[attr-defined]
     lines = write_lines([10] * 40)
     answers = post(client, lines)
     assert [answer["index"] for answer in answers] == list(range(40))
@@ -231,7 +231,7 @@ def test_a_full_queue_is_waited_for(serve: Serve) -> None:
 
 def test_a_line_the_model_fails_on_is_alone_with_it(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its mates are encoded without it, and it gets the problem of a request that fails."""
-    session = type(client.app.state.service.session)  # type: ignore[attr-defined]
+    session = type(client.app.state.service.models.find(None).session)  # type: ignore[attr-defined]
     run = session.run
 
     def fail_on_seven(self: Any, batch: Batch) -> Any:
@@ -334,7 +334,7 @@ def test_a_hang_up_ends_windows_under_way(client: TestClient, monkeypatch: pytes
     engine = client.app.state.service.engine  # type: ignore[attr-defined]
     begun = asyncio.Event()
 
-    async def never(_sequences: object, **_options: object) -> None:
+    async def never(_model: object, _sequences: object, **_options: object) -> None:
         begun.set()
         await asyncio.get_running_loop().create_future()
 
@@ -358,7 +358,7 @@ def test_the_end_of_the_drain_tells_what_is_left(client: TestClient, monkeypatch
     async def cut_off(self: LineStream, scope: Any, receive: Any, send: Any) -> None:
         whole = asyncio.current_task()
 
-        async def encode(_sequences: object, **_options: object) -> None:
+        async def encode(_model: object, _sequences: object, **_options: object) -> None:
             service.is_draining = True
             assert whole is not None
             whole.cancel()

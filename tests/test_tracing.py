@@ -68,6 +68,7 @@ def test_a_request_is_a_span_of_the_trace_it_came_with(serve: Serve, exporter: I
         "http.route": "/encode",
         "http.response.status_code": 200,
         "lengthwise.request_id": "mine-1",
+        "lengthwise.model": "made",
         "lengthwise.sequences": 2,
         "lengthwise.steps": 4,
     }

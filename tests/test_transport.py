@@ -80,7 +80,7 @@ def test_closing_sends_what_is_held_first(recorder: Recorder) -> None:
 def test_what_waits_for_a_client_that_hung_up_never_runs(artifact: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Over a real socket: its sequences leave the queue as the connection ends; others are answered, nothing logged."""
     app = create_app(Settings(model=artifact, runners=1, max_batch_sequences=1))
-    session = app.state.service.session
+    session = app.state.service.models.find(None).session
     gate, ran, run = threading.Event(), [], session.run
 
     def wait(batch: Batch) -> Embeddings:
@@ -100,8 +100,8 @@ def test_what_waits_for_a_client_that_hung_up_never_runs(artifact: Path, caplog:
     with listen(app) as address, httpx.Client(base_url=f"http://{address}") as client:
         host, _, port = address.partition(":")
         session.run = wait
-        app.state.service.calibrator.costs.factor = 10.0  # so that runs are left to the runner
-        scheduler = app.state.service.engine.scheduler
+        app.state.service.models.find(None).calibrator.costs.factor = 10.0  # so that runs are left to the runner
+        scheduler = app.state.service.models.find(None).scheduler
 
         def await_waiting(number: int) -> None:
             for _ in range(500):

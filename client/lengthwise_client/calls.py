@@ -118,7 +118,7 @@ class Calls:
         self._timeout = timeout
         self._retries = retries
         self._clock = clock
-        self._served: Served | None = None
+        self._served: dict[str | None, Served] = {}
 
     def info(self) -> Call[dict[str, Any]]:
         """Ask what is served."""
@@ -138,25 +138,25 @@ class Calls:
     def encode(self, sequences: Sequences, options: Options, timeout: float | None) -> Call[Encoded]:
         """Encode sequences, in as many requests as the service's limits ask for."""
         deadline = self._allow(timeout)
-        served = yield from self._ask_served(deadline)
+        served = yield from self._ask_served(options.model, deadline)
         answers = yield Together(self._encode_parts(sequences, options, served, lambda: deadline))
         return join(answers) if answers else Encoded(np.empty((0, served.dim), dtype=np.float32))
 
     def stream(self, sequences: Sequences, options: Options, timeout: float | None) -> Call[Iterator[Call[Encoded]]]:
         """Return a call for each part, made as it is asked for, with a deadline of its own."""
-        served = yield from self._ask_served(self._allow(timeout))
+        served = yield from self._ask_served(options.model, self._allow(timeout))
         return self._encode_parts(sequences, options, served, lambda: self._allow(timeout))
 
     def _allow(self, timeout: float | None) -> Deadline:
         timeout = self._timeout if timeout is None else timeout
         return Deadline(timeout, self._clock() + timeout)
 
-    def _ask_served(self, deadline: Deadline) -> Call[Served]:
-        """Return what a request depends on, asked for where it is not known."""
-        if self._served is None:
+    def _ask_served(self, model: str | None, deadline: Deadline) -> Call[Served]:
+        """Return what a request to a model depends on, asked for where it is not known."""
+        if (served := self._served.get(model)) is None:
             response = yield from self._exchange(Request("GET", "/info"), deadline)
-            self._served = _read(response, lambda response: Served.read(response.json()))
-        return self._served
+            served = self._served[model] = _read(response, lambda response: Served.read(response.json(), model))
+        return served
 
     def _encode_parts(
         self, sequences: Sequences, options: Options, served: Served, allow: Callable[[], Deadline]
@@ -179,7 +179,7 @@ class Calls:
             request = Request("POST", form.path, form.headers, content, part.first)
             response = yield from self._exchange(request, deadline)
         except (Refused, TypeError, ValueError):
-            self._served = None  # what is served may have changed
+            self._served.clear()  # what is served may have changed
             raise
         models.add(response.headers.get("x-model-sha", ""))
         if len(models) > 1:

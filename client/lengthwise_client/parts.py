@@ -31,9 +31,16 @@ class Served:
     max_bytes: int
 
     @classmethod
-    def read(cls, info: dict[str, Any]) -> Self:
-        """Read it out of `/info`; the parts in flight together fit the queue, or a call would overload it alone."""
-        model, settings = info["model"], info["settings"]
+    def read(cls, info: dict[str, Any], name: str | None) -> Self:
+        """Read it out of `/info`; the parts in flight together fit the queue, or a call would overload it alone.
+
+        Args:
+            info: as the service tells it.
+            name: of the model, None for the default. Of one that is not there the service itself will say so.
+        """
+        name, settings = name or info["default_model"], info["settings"]
+        models: list[dict[str, Any]] = info["models"] or [{"features": None, "dim": 0}]
+        model = next((model for model in info["models"] if name in model["names"]), models[0])
         max_steps = min(settings["max_request_steps"], settings["max_queue_steps"] // IN_FLIGHT)
         return cls(model["features"], model["dim"], max_steps, settings["max_body_bytes"])
 

@@ -35,6 +35,12 @@ def read_document(body: bytes) -> dict[str, Any]:
     return document
 
 
+def name_model(document: Any) -> str | None:
+    """Return the model that a document names; where `model` is no name, whoever checks the fields will say so."""
+    name = document.get("model")
+    return name if isinstance(name, str) else None
+
+
 def read_sequences(document: dict[str, Any], spec: InputSpec) -> Sequences:
     """Take `sequences`, or `texts`, out of a document.
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
-from service.sequences import Answer, Output, Sequences
+from service.sequences import Answer, InputSpec, Output, Sequences
 
 
 class Content(NamedTuple):
@@ -41,7 +41,7 @@ class Question:
         write: writes the answer as the request wants it.
         outputs: what is wanted of what the model gives.
         normalize: whether embeddings are scaled to L2 norm 1.
-        model: that is named, if any.
+        dim: that embeddings must have, if it matters.
         timeout_seconds: what the body allows from the request's arrival, if it says.
     """
 
@@ -49,8 +49,12 @@ class Question:
     write: Callable[[Reply], Content]
     outputs: tuple[Output, ...] = field(default=("embedding",))
     normalize: bool = False
-    model: str | None = None
+    dim: int | None = None
     timeout_seconds: float | None = None
 
+
+# From the name of a model, if one is given, to what it reads; raises UnknownModel. What the rest of a body means may
+# depend on it, so that whoever reads the body asks as soon as the name is known.
+Choose: TypeAlias = Callable[[str | None], InputSpec]
 
 Decode: TypeAlias = Callable[[bytes], Question]

@@ -80,9 +80,7 @@ def decode(body: bytes, header_length: int | None, signature: Signature) -> Ques
         RequestTooLong: there are more sequences, or nested lists, than the steps of a request allow.
     """
     # Nested data have a list a step and a sequence at most, and so many more a sequence in each state.
-    layers, directions, *_ = (*signature.spec.state_shape, 0, 0)
-    state_brackets = len(signature.spec.state_names) * (1 + layers * (1 + directions))
-    if body.count(b"[", 0, header_length) > (3 + state_brackets) * signature.max_steps + MAX_OTHER_LISTS:
+    if body.count(b"[", 0, header_length) > (3 + signature.spec.state_lists) * signature.max_steps + MAX_OTHER_LISTS:
         raise RequestTooLong(signature.max_steps)
     header, found = tensors.read(body, header_length)
     inputs = _name_inputs(found, signature.spec)

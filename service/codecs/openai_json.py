@@ -11,10 +11,10 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.codecs import exact_json
-from service.codecs.exchange import Content, Question, Reply
+from service.codecs.exchange import Choose, Content, Question, Reply
 from service.codecs.options import validate
 from service.codecs.ragged_json import count_lists, decode_plain
-from service.errors import InvalidField, NotOffered, RequestTooLong
+from service.errors import InvalidField, RequestTooLong
 from service.sequences import InputSpec, Sequences
 
 
@@ -74,13 +74,12 @@ class EmbeddingsResponse(BaseModel):
     usage: TokenUsage
 
 
-def decode(body: bytes, spec: InputSpec, dim: int, max_steps: int) -> Question:
+def decode(body: bytes, choose: Choose, max_steps: int) -> Question:
     """Decode a request body.
 
     Args:
         body: JSON, UTF-8.
-        spec: what the model reads.
-        dim: D, the numbers in its embeddings.
+        choose: the model.
         max_steps: steps in all sequences together; a body that must hold more is not parsed at all.
 
     Raises:
@@ -90,20 +89,18 @@ def decode(body: bytes, spec: InputSpec, dim: int, max_steps: int) -> Question:
     most = 2 * max_steps + 1  # one bracket opens the list, one each sequence and each step
     if len(body) > most and count_lists(body) > most:
         raise RequestTooLong(max_steps, "input")
-    decoded = decode_plain(body, spec, "input", may_be_alone=True)
+    decoded = decode_plain(body, choose, "input", may_be_alone=True)
     if decoded is None:
         fields = exact_json.read_document(body)
-        sequences = _read_input(fields, spec, max_steps)
+        sequences = _read_input(fields, choose(exact_json.name_model(fields)), max_steps)
     else:
-        sequences, fields = decoded
+        sequences, _, fields = decoded
     options = validate(EmbeddingsOptions, fields, EmbeddingsRequest.model_fields)
-    if options.dimensions not in (None, dim):
-        raise NotOffered("dimensions", f"is {options.dimensions}, and the model's embeddings have {dim} numbers")
 
     def write(reply: Reply) -> Content:
         return Content(_encode(reply, options.encoding_format), "application/json")
 
-    return Question(exact_json.drop_padding(sequences), write, model=options.model)
+    return Question(exact_json.drop_padding(sequences), write, dim=options.dimensions)
 
 
 def _read_input(fields: dict[str, Any], spec: InputSpec, max_steps: int) -> Sequences:

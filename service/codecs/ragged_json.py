@@ -17,7 +17,7 @@ import simdjson
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.codecs import exact_json
-from service.codecs.exchange import Content, Reply
+from service.codecs.exchange import Choose, Content, Reply
 from service.codecs.options import AnswerOptions, validate
 from service.errors import RequestTooLong
 from service.sequences import InputSpec, Sequences
@@ -85,13 +85,14 @@ class EncodeResponse(BaseModel):
     usage: Usage
 
 
-def decode(body: bytes, spec: InputSpec, max_steps: int) -> tuple[Sequences, EncodeOptions]:
+def decode(body: bytes, choose: Choose, max_steps: int, state_lists: int = 0) -> tuple[Sequences, EncodeOptions]:
     """Decode a request body.
 
     Args:
         body: JSON, UTF-8.
-        spec: what the model reads.
+        choose: the model.
         max_steps: steps in all sequences together; a body that must hold more is not parsed at all.
+        state_lists: lists that the state of one sequence may take.
 
     Returns:
         The sequences, cut to `lengths` where these are given, and the options.
@@ -102,17 +103,16 @@ def decode(body: bytes, spec: InputSpec, max_steps: int) -> tuple[Sequences, Enc
     """
     # Brackets open the list of sequences, `lengths`, `outputs`, each sequence and each step, and the nested states of
     # each sequence; no sequence costs less than a step.
-    layers, directions, *_ = (*spec.state_shape, 0, 0)
-    state_brackets = len(spec.state_names) * (1 + layers * (1 + directions))
-    most = (2 + state_brackets) * max_steps + 3 + len(spec.state_names)
+    most = (2 + state_lists) * max_steps + 5
     if len(body) > most and count_lists(body) > most:
         raise RequestTooLong(max_steps)
-    decoded = decode_plain(body, spec)
+    decoded = decode_plain(body, choose)
     if decoded is None:
         fields = exact_json.read_document(body)
+        spec = choose(exact_json.name_model(fields))
         sequences = exact_json.read_sequences(fields, spec)
     else:
-        sequences, fields = decoded
+        sequences, spec, fields = decoded
     state = fields.pop("state", None)
     options = validate(EncodeOptions, fields, exact_json.FIELDS) if fields else DEFAULT_OPTIONS
     sequences = (
@@ -133,8 +133,8 @@ def decode_lines(lines: Sequence[bytes], spec: InputSpec) -> Sequences | None:
     Returns:
         One sequence a line, or None at any doubt about any of them.
     """
-    decoded = decode_plain(b'{"sequences":[' + b",".join(lines) + b"]}", spec)
-    if decoded is None or decoded[1]:
+    decoded = decode_plain(b'{"sequences":[' + b",".join(lines) + b"]}", lambda _: spec)
+    if decoded is None or decoded[2]:
         return None
     # Each line is one sequence where it begins and ends as a list and opens as many lists as that sequence holds.
     sequences = decoded[0]
@@ -176,13 +176,13 @@ def count_lists(body: bytes) -> int:
 
 
 def decode_plain(
-    body: bytes, spec: InputSpec, field: str = "sequences", *, may_be_alone: bool = False
-) -> tuple[Sequences, dict[str, Any]] | None:
+    body: bytes, choose: Choose, field: str = "sequences", *, may_be_alone: bool = False
+) -> tuple[Sequences, InputSpec, dict[str, Any]] | None:
     """Decode a body that is right and plain; return None at any doubt.
 
     Args:
         body: JSON.
-        spec: what the model reads.
+        choose: the model.
         field: where the sequences stand.
         may_be_alone: whether one sequence may stand in place of a list of them.
     """
@@ -191,6 +191,7 @@ def decode_plain(
         if not isinstance(document, simdjson.Object) or body.startswith(codecs.BOM_UTF8):
             return None
         nested: Any = document[field]
+        spec = choose(exact_json.name_model(document))
         is_alone = may_be_alone and exact_json.is_alone(nested, spec)
         listed = [nested] if is_alone else nested
         # Flattened; refuses all that is not a number, and for ids all that is not an integer.
@@ -221,4 +222,4 @@ def decode_plain(
         return None
     if spec.features is not None:
         values = exact_json.to_float32(values).reshape(sum(sizes), spec.features)
-    return Sequences(values, np.array(sizes, dtype=np.int64), field=field), fields
+    return Sequences(values, np.array(sizes, dtype=np.int64), field=field), spec, fields

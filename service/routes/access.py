@@ -19,7 +19,9 @@ from service.settings import Settings
 OPEN_PATHS = frozenset(
     ("/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready", "/docs", "/openapi.json")
 )
-ADMIN_PATHS = frozenset(("/debug/batches",))
+ADMIN_PATHS = frozenset(
+    ("/debug/batches", "/v2/repository/models/{model}/load", "/v2/repository/models/{model}/unload")
+)
 
 READABLE_HEADERS = (
     *encoding.RESPONSE_HEADERS,

@@ -22,8 +22,8 @@ from service.codecs.ndjson import Found, Line
 from service.codecs.options import AnswerOptions
 from service.errors import LengthwiseError
 from service.routes import problems
-from service.routes.direct import exchange_of, service_of
-from service.routes.encoding import LARGE_BODY_BYTES, require_model
+from service.routes.direct import choose_model, exchange_of, service_of
+from service.routes.encoding import LARGE_BODY_BYTES
 from service.sequences import Steps, join
 
 # A window ends at whichever comes first, and where no more has arrived yet. Small ones answer early, and share their
@@ -70,8 +70,10 @@ class LineStream(Response):
             raise errors.NotOffered("X-Request-Timeout-Ms", "is given, and a stream has no deadline: leave it out")
         if (encoding := request.headers.get("content-encoding", "identity").strip().lower()) != "identity":
             raise errors.UnsupportedMediaType(encoding[:40], "a stream that is not compressed", "Content-Encoding")
-        require_model(self._service, options.model)
-        super().__init__(headers={"X-Model-Sha": self._service.session.sha256})
+        choice = choose_model(request)
+        choice(options.model)
+        self._model = choice.model
+        super().__init__(headers={"X-Model-Sha": self._model.session.sha256})
         del self.headers["content-length"]
         settings = self._service.settings
         self._exchange = exchange_of(request)
@@ -171,7 +173,7 @@ class LineStream(Response):
         if self._left or not lines:
             return
         is_large = sum(len(line.text or b"") for line in lines) > LARGE_BODY_BYTES
-        arguments = (lines, self._service.spec, self._limits, self._line_bytes)
+        arguments = (lines, self._model.spec, self._limits, self._line_bytes)
         found = await asyncio.to_thread(ndjson.decode, *arguments) if is_large else ndjson.decode(*arguments)
         for start, stop in _cut([_count_steps(one) for one in found], self._window_steps):
             if not await self._find_room():
@@ -217,10 +219,12 @@ class LineStream(Response):
         """Encode sequences; a full queue is waited for, and where the model fails on one the others have their own."""
         if not sequences:
             return []
-        joined = join(sequences, self._service.spec.features)
+        joined = join(sequences, self._model.spec.features)
         while True:
             try:
-                encoded = await self._service.engine.encode(joined, origin=self._exchange.origin, is_bulk=True)
+                encoded = await self._service.engine.encode(
+                    self._model, joined, origin=self._exchange.origin, is_bulk=True
+                )
             except errors.QueueFull:
                 await self._service.engine.wait_for_run()
             except (errors.RunLost, errors.Stuck) as error:

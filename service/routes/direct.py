@@ -12,13 +12,12 @@ from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from service.calibrate import Calibrator
 from service.engine import Engine
 from service.errors import BodyTooLarge, BodyTooSlow, InvalidField, Stuck
 from service.keys import KeyRing
 from service.meter import StepMeter
-from service.sequences import InputSpec
-from service.session import EncoderSession
+from service.models import Choice, Models
+from service.repository import Repository
 from service.settings import Settings
 from service.telemetry import Exchange, Telemetry
 
@@ -36,13 +35,11 @@ class Service:
     """What `create_app` loads and the routes use.
 
     Attributes:
-        model_name: the name the model is served under.
-        golden_difference: largest difference in the replay of the golden vectors; None where there were none.
-        calibrator: what was measured of the session here.
+        models: the encoders that are served.
+        repository: where they come from.
         telemetry: what is counted.
         tracing: makes spans, while the app's lifespan lasts, where that was asked for.
         engine: there while the app's lifespan lasts, and its threads with it.
-        spec: what the model reads.
         keys: that let a request in; None where all are let in.
         admin_keys: that let admins in; None where there are no admins.
         meter: what each key may send; None where that is any number of steps.
@@ -50,11 +47,8 @@ class Service:
     """
 
     settings: Settings
-    session: EncoderSession
-    model_name: str
-    golden_difference: float | None
-    spec: InputSpec
-    calibrator: Calibrator
+    models: Models
+    repository: Repository
     telemetry: Telemetry
     keys: KeyRing | None = None
     admin_keys: KeyRing | None = None
@@ -62,12 +56,6 @@ class Service:
     engine: Engine = field(init=False)
     is_draining: bool = False
     tracing: "Tracing | None" = None
-
-    @property
-    def model_version(self) -> str:
-        """The version its manifest gives it."""
-        manifest = self.session.manifest
-        return manifest.version if manifest else "1"
 
     def require_progress(self) -> None:
         """See that requests do not wait in vain.
@@ -116,6 +104,11 @@ def service_of(request: Request) -> Service:
 def exchange_of(request: Request) -> Exchange:
     """Return what is noted of a request."""
     return cast("Exchange", request.scope[EXCHANGE])
+
+
+def choose_model(request: Request) -> Choice:
+    """Leave open which model a request is for, but for the hash that it expects, if any."""
+    return Choice(service_of(request).models, exchange_of(request), request.headers.get("x-expect-model"))
 
 
 async def read_body(request: Request, limit: int, seconds: int) -> bytes:

@@ -11,6 +11,7 @@ from service import errors
 from service.codecs.compression import decompress, require_encoding
 from service.codecs.exchange import Content, Decode, Question, Reply
 from service.engine import Encoded
+from service.models import Choice, ServedModel
 from service.routes.direct import Service, exchange_of, read_body, read_timeout, service_of
 from service.telemetry import Stages
 
@@ -20,6 +21,13 @@ RESPONSE_HEADERS: dict[str, Any] = {
     "X-Request-Id": {"description": "The request's own, or a new one.", "schema": {"type": "string"}},
     "X-Model-Sha": {"description": "SHA-256 of the artifact that ran.", "schema": {"type": "string"}},
     "Server-Timing": {"description": "Milliseconds in decode, queue, run, encode.", "schema": {"type": "string"}},
+}
+
+EXPECT_HEADER: dict[str, Any] = {
+    "name": "X-Expect-Model",
+    "in": "header",
+    "description": "SHA-256 of the only artifact whose answer is of use.",
+    "schema": {"type": "string"},
 }
 
 TIMEOUT_HEADER: dict[str, Any] = {
@@ -43,6 +51,7 @@ FAILURES: tuple[type[errors.LengthwiseError], ...] = (
     errors.EmptySequence,
     errors.InvalidLengths,
     errors.UnknownModel,
+    errors.UnexpectedModel,
     errors.BodyTooLarge,
     errors.BodyTooSlow,
     errors.SequenceTooLong,
@@ -59,11 +68,12 @@ FAILURES: tuple[type[errors.LengthwiseError], ...] = (
 )
 
 
-async def answer(request: Request, decode: Decode) -> Response:
+async def answer(request: Request, choice: Choice, decode: Decode) -> Response:
     """Read a request, encode its sequences, and write what came of it as the request wants it.
 
     Args:
         request: whose body is not read yet.
+        choice: of the model; made by `decode` at the latest.
         decode: from that body, opened where it was compressed, to what it asks.
 
     Raises:
@@ -79,7 +89,7 @@ async def answer(request: Request, decode: Decode) -> Response:
     exchange = exchange_of(request)
     if service.meter is not None:
         service.meter.admit(exchange.key)
-    service.engine.scheduler.require_room(arrived)  # before the body is read: refusing must cost next to nothing
+    choice.require_room(arrived)  # before the body is read: refusing must cost next to nothing
     body = await read_body(request, service.settings.max_body_bytes, service.settings.body_timeout_seconds)
 
     began = time.perf_counter()
@@ -97,9 +107,9 @@ async def answer(request: Request, decode: Decode) -> Response:
     if service.meter is not None:
         service.meter.admit(exchange.key)  # others of the same key may have come while this one was read
         service.meter.charge(exchange.key, question.sequences.steps)
-    encoded = await run(service, question, deadline, exchange.origin)
+    encoded = await run(service, choice.model, question, deadline, exchange.origin)
     finished = time.perf_counter()
-    content = write(service, question, encoded)
+    content = write(choice.model, question, encoded)
     given = question.sequences
     waited, ran = encoded.queue_seconds, encoded.run_seconds
     stages = Stages(len(given.lengths), given.steps, decoded - began, waited, ran, time.perf_counter() - finished)
@@ -108,15 +118,18 @@ async def answer(request: Request, decode: Decode) -> Response:
         f"decode;dur={1000 * stages.decode:.3f}, queue;dur={1000 * stages.queue:.3f}, "
         f"run;dur={1000 * stages.run:.3f}, encode;dur={1000 * stages.encode:.3f}"
     )
-    headers = {"X-Model-Sha": service.session.sha256, "Server-Timing": timing, **content.headers}
+    headers = {"X-Model-Sha": choice.model.session.sha256, "Server-Timing": timing, **content.headers}
     return Response(content.body, headers=headers, media_type=content.media_type)
 
 
-async def run(service: Service, question: Question, deadline: float, origin: object = None) -> Encoded:
+async def run(
+    service: Service, model: ServedModel, question: Question, deadline: float, origin: object = None
+) -> Encoded:
     """Check what is asked, and encode it.
 
     Args:
         service: what is loaded.
+        model: that is asked.
         question: not checked yet.
         deadline: when the answer is of no use any more, on the clock of `time.perf_counter`.
         origin: what traces know the request by.
@@ -124,33 +137,25 @@ async def run(service: Service, question: Question, deadline: float, origin: obj
     Raises:
         LengthwiseError: why it was not encoded.
     """
-    require_model(service, question.model)
+    session = model.session
     for output in question.outputs:
-        if output not in service.session.outputs:
-            raise errors.NotOffered(
-                "outputs", f"asks for {output}, and the model gives {', '.join(service.session.outputs)}"
-            )
-    question.sequences.check(service.settings.limits, service.spec.vocabulary)
+        if output not in session.outputs:
+            raise errors.NotOffered("outputs", f"asks for {output}, and the model gives {', '.join(session.outputs)}")
+    if question.dim not in (None, session.dim):
+        raise errors.NotOffered(
+            "dimensions", f"is {question.dim}, and the model's embeddings have {session.dim} numbers"
+        )
+    question.sequences.check(service.settings.limits, session.vocabulary)
     try:
-        return await service.engine.encode(question.sequences, deadline, question.outputs, origin)
+        return await service.engine.encode(model, question.sequences, deadline, question.outputs, origin)
     except asyncio.CancelledError:
         if service.is_draining:  # the time to drain is up
             raise errors.Draining from None
         raise
 
 
-def require_model(service: Service, name: str | None) -> None:
-    """Refuse a request that names another model than the one that is loaded.
-
-    Raises:
-        UnknownModel: carries the name.
-    """
-    if name not in (None, service.model_name):
-        raise errors.UnknownModel(name, [service.model_name])
-
-
-def write(service: Service, question: Question, encoded: Encoded) -> Content:
+def write(model: ServedModel, question: Question, encoded: Encoded) -> Content:
     """Write an answer as its question wants it."""
     found = encoded.answer.normalized() if question.normalize else encoded.answer
     lengths = question.sequences.lengths.tolist()
-    return question.write(Reply(found, lengths, service.model_name, encoded.padded_steps))
+    return question.write(Reply(found, lengths, model.name, encoded.padded_steps))

@@ -14,8 +14,9 @@ from starlette.responses import Response
 
 from service import __version__, metrics
 from service.jobs import Why
+from service.models import ServedModel
 from service.routes import problems
-from service.routes.direct import DirectRoute, Service, service_of
+from service.routes.direct import DirectRoute, service_of
 from service.telemetry import Ran
 
 SCHEMAS: tuple[type[BaseModel], ...] = ()
@@ -26,6 +27,7 @@ router = APIRouter(route_class=DirectRoute, tags=["operations"])
 class BatchRecord(BaseModel):
     """A batch that ended; nothing of what was in its sequences or came of them."""
 
+    model: str
     ended: datetime
     lengths: list[int] = Field(description="Of its sequences, shortest first, an empty one counting as 1.")
     padded_steps: int = Field(description="Steps computed for it, padding included.")
@@ -55,7 +57,9 @@ async def expose(request: Request) -> Response:
     """Write down every metric as it stands."""
     service = service_of(request)
     service.telemetry.settle()
-    snapshot = metrics.Snapshot(service.model_name, service.telemetry, _look(service), _describe_build(service))
+    now = time.perf_counter()
+    gauges = {model.name: _look(model, now) for model in reversed([*service.models])}  # of the newest version
+    snapshot = metrics.Snapshot(service.telemetry, gauges.items(), service.engine.seconds_since_progress(now))
     body, media_type = metrics.write(snapshot, request.headers.get("accept", ""))
     return Response(body, headers={"Content-Type": media_type})
 
@@ -77,29 +81,27 @@ async def list_batches(request: Request) -> Response:
     return Response(orjson.dumps({"batches": described}), media_type="application/json")
 
 
-def _look(service: Service) -> metrics.Gauges:
-    scheduler, now = service.engine.scheduler, time.perf_counter()
+def _look(model: ServedModel, now: float) -> metrics.Gauges:
+    scheduler = model.scheduler
+    build = {
+        "version": __version__,
+        "model_sha256": model.session.sha256,
+        "provider": model.session.provider,
+        "onnxruntime": onnxruntime.__version__,
+        "python": platform.python_version(),
+    }
     return metrics.Gauges(
         queue_sequences=scheduler.waiting,
         queue_steps=scheduler.waiting_steps,
         queue_drain_seconds=scheduler.predict_wait(now),
         cost_error_ratio=scheduler.costs.error,
-        runner_last_progress_seconds=service.engine.seconds_since_progress(now),
+        build=build,
     )
-
-
-def _describe_build(service: Service) -> dict[str, str]:
-    return {
-        "version": __version__,
-        "model_sha256": service.session.sha256,
-        "provider": service.session.provider,
-        "onnxruntime": onnxruntime.__version__,
-        "python": platform.python_version(),
-    }
 
 
 def _describe_batch(ran: Ran) -> dict[str, Any]:
     return BatchRecord(
+        model=ran.model,
         ended=datetime.fromtimestamp(ran.ended, UTC),
         lengths=ran.lengths,
         padded_steps=len(ran.lengths) * ran.steps,

@@ -12,8 +12,9 @@ from starlette.responses import Response
 from service import __version__, errors
 from service.codecs import kserve, v2_schemas
 from service.codecs.tensors import HEADER_LENGTH
+from service.models import Choice
 from service.routes import encoding, problems
-from service.routes.direct import DirectRoute, Service, service_of
+from service.routes.direct import DirectRoute, choose_model, service_of
 from service.routes.negotiation import require_media_type
 
 SCHEMAS: tuple[type[BaseModel], ...] = (v2_schemas.InferRequest,)
@@ -51,7 +52,7 @@ class Server(BaseModel):
 
 
 class Models(BaseModel):
-    """The encoders there are: one."""
+    """The encoders there are."""
 
     models: list[str]
 
@@ -105,44 +106,46 @@ async def describe_server(_request: Request) -> Response:
     return _json({"name": "lengthwise", "version": __version__, "extensions": ["binary_tensor_data"]})
 
 
-@router.get("/v2/models", operation_id="v2_models", summary="List the encoder", responses={200: {"model": Models}})
+@router.get("/v2/models", operation_id="v2_models", summary="List the encoders", responses={200: {"model": Models}})
 async def list_models(request: Request) -> Response:
-    """List the one encoder that is served."""
-    return _json({"models": [service_of(request).model_name]})
+    """List the encoders that are served."""
+    return _json({"models": sorted({model.name for model in service_of(request).models})})
 
 
 async def describe_model(request: Request) -> Response:
     """Describe the encoder's tensors as its graph has them; `lengths` may be left out, and so may initial states."""
-    service = _require_model(request)
-    described = kserve.describe_tensors(service.session, service.spec)
+    model = _choose(request).model
+    described = kserve.describe_tensors(model.session, model.spec)
     tensors = {kind: [tensor.model_dump() for tensor in found] for kind, found in described.items()}
-    head = {"name": service.model_name, "versions": [service.model_version], "platform": "onnx_onnxv1"}
+    versions = [one.version for one in service_of(request).models if one.name == model.name]
+    head = {"name": model.name, "versions": versions, "platform": "onnx_onnxv1"}
     return _json({**head, **tensors})
 
 
 async def is_model_ready(request: Request) -> Response:
     """Answer 200 until the service drains."""
-    service = _require_model(request)
-    if service.is_draining:
+    model = _choose(request).model
+    if service_of(request).is_draining:
         raise errors.Draining
-    return _json({"name": service.model_name, "ready": True})
+    return _json({"name": model.name, "ready": True})
 
 
 async def infer(request: Request) -> Response:
     """Encode the sequences in the request's tensors, as `/encode` does."""
-    service = _require_model(request)
+    choice = _choose(request)
+    model = choice.model
     require_media_type(request, "application/json", "application/octet-stream")
     signature = kserve.Signature(
-        spec=service.spec,
-        outputs=kserve.name_outputs(service.session),
-        version=service.model_version,
-        max_steps=service.settings.max_request_steps,
+        spec=model.spec,
+        outputs=kserve.name_outputs(model.session),
+        version=model.version,
+        max_steps=service_of(request).settings.max_request_steps,
     )
     length = _read_header_length(request)
-    return await encoding.answer(request, partial(kserve.decode, header_length=length, signature=signature))
+    return await encoding.answer(request, choice, partial(kserve.decode, header_length=length, signature=signature))
 
 
-# Each of these has two paths: with a version, which must then be the one that is served, and without.
+# Each of these has two paths: with a version, and without one, which means the newest.
 for path, parameters, suffix in (
     ("/v2/models/{model}", [PATH], ""),
     ("/v2/models/{model}/versions/{version}", [PATH, VERSION], "_version"),
@@ -182,7 +185,7 @@ for path, parameters, suffix in (
             **problems.document(*encoding.FAILURES, dialect=problems.KSERVE),
         },
         openapi_extra={
-            "parameters": [*parameters, LENGTH, encoding.TIMEOUT_HEADER],
+            "parameters": [*parameters, LENGTH, encoding.TIMEOUT_HEADER, encoding.EXPECT_HEADER],
             "requestBody": {
                 "required": True,
                 "content": {
@@ -194,15 +197,12 @@ for path, parameters, suffix in (
     )
 
 
-def _require_model(request: Request) -> Service:
-    """Return the service where the path names its model, and its version if any."""
-    service = service_of(request)
+def _choose(request: Request) -> Choice:
+    """Choose the model that the path names, with its version if any."""
     name, version = request.path_params["model"], request.path_params.get("version")
-    if name != service.model_name:
-        raise errors.UnknownModel(name, [service.model_name])
-    if version not in (None, service.model_version):
-        raise errors.UnknownModel(f"{name}/versions/{version}", [f"{name}/versions/{service.model_version}"])
-    return service
+    choice = choose_model(request)
+    choice(name if version is None else f"{name}@{version}")
+    return choice
 
 
 def _read_header_length(request: Request) -> int | None:

@@ -14,9 +14,10 @@ from service.codecs import arrow, ndjson, npy, npz, ragged_json
 from service.codecs.exchange import Content, Question, Reply
 from service.codecs.options import AnswerOptions, read_query
 from service.errors import ExtraMissing, LineTooLong, NotAcceptable, NotOffered, ReaderStalled, UnsupportedMediaType
+from service.models import Choice
 from service.routes import encoding, negotiation, problems
 from service.routes.bulk import LineStream
-from service.routes.direct import DirectRoute, Service, service_of
+from service.routes.direct import DirectRoute, Service, choose_model, service_of
 from service.sequences import InputSpec, Sequences
 
 SCHEMAS: tuple[type[BaseModel], ...] = (ragged_json.EncodeRequest,)
@@ -89,7 +90,7 @@ FORMAT_FAILURES = (NotAcceptable, ReaderStalled, ExtraMissing, LineTooLong)
         **problems.document(*encoding.FAILURES, *FORMAT_FAILURES),
     },
     openapi_extra={
-        "parameters": [encoding.TIMEOUT_HEADER, *QUERY],
+        "parameters": [encoding.TIMEOUT_HEADER, encoding.EXPECT_HEADER, *QUERY],
         "requestBody": {"required": True, "content": _document(BODIES)},
     },
 )
@@ -110,27 +111,29 @@ async def encode(request: Request) -> Response:
     wanted = negotiation.choose(request, [*WRITERS] if arrow.is_installed() else [*WRITERS][:2])
     if arrow.MEDIA_TYPE in (kind, wanted) and not arrow.is_loaded():
         await asyncio.to_thread(arrow.load)
-    service = service_of(request)
+    service, choice = service_of(request), choose_model(request)
     if kind == ragged_json.MEDIA_TYPE:
-        return await encoding.answer(request, partial(_read_json, service, wanted))
+        return await encoding.answer(request, choice, partial(_read_json, service, choice, wanted))
     options = read_query(request.scope["query_string"])
-    return await encoding.answer(request, partial(_read_binary, service, READERS[kind], options, wanted))
+    spec, limit = choice(options.model), service.settings.max_body_bytes
+
+    def read(body: bytes) -> Question:
+        return _ask(READERS[kind](body, spec, limit), options, wanted)
+
+    return await encoding.answer(request, choice, read)
 
 
-def _read_json(service: Service, wanted: str, body: bytes) -> Question:
-    sequences, options = ragged_json.decode(body, service.spec, service.settings.max_request_steps)
+def _read_json(service: Service, choice: Choice, wanted: str, body: bytes) -> Question:
+    most = service.settings.max_request_steps
+    sequences, options = ragged_json.decode(body, choice, most, service.models.state_lists)
     return _ask(sequences, options, wanted)
-
-
-def _read_binary(service: Service, read: Read, options: AnswerOptions, wanted: str, body: bytes) -> Question:
-    return _ask(read(body, service.spec, service.settings.max_body_bytes), options, wanted)
 
 
 def _ask(sequences: Sequences, options: AnswerOptions, wanted: str) -> Question:
     if wanted != ragged_json.MEDIA_TYPE and options.outputs != ["embedding"]:
         raise NotOffered("outputs", f"asks for more than embeddings, which are all that {wanted} holds: accept JSON")
     write = partial(_write, WRITERS[wanted], options)
-    return Question(sequences, write, tuple(options.outputs), options.normalize, options.model)
+    return Question(sequences, write, tuple(options.outputs), options.normalize)
 
 
 def _write(write: Write, options: AnswerOptions, reply: Reply) -> Content:

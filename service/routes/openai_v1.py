@@ -13,8 +13,9 @@ from starlette.responses import Response
 from service import errors
 from service.codecs import openai_json
 from service.codecs.exchange import Question
+from service.models import Choice, ServedModel
 from service.routes import encoding, problems
-from service.routes.direct import DirectRoute, Service, service_of
+from service.routes.direct import DirectRoute, Service, choose_model, service_of
 from service.routes.negotiation import require_media_type
 
 SCHEMAS: tuple[type[BaseModel], ...] = (openai_json.EmbeddingsRequest,)
@@ -26,7 +27,7 @@ FAILURES = tuple(kind for kind in encoding.FAILURES if kind is not errors.Invali
 
 
 class Model(BaseModel):
-    """The encoder, as OpenAI's clients list models."""
+    """An encoder, as OpenAI's clients list models."""
 
     id: str
     object: Literal["model"]
@@ -35,7 +36,7 @@ class Model(BaseModel):
 
 
 class Models(BaseModel):
-    """The encoders there are: one."""
+    """The encoders there are."""
 
     object: Literal["list"]
     data: list[Model]
@@ -51,7 +52,7 @@ class Models(BaseModel):
         **problems.document(*FAILURES, dialect=problems.OPENAI),
     },
     openapi_extra={
-        "parameters": [encoding.TIMEOUT_HEADER],
+        "parameters": [encoding.TIMEOUT_HEADER, encoding.EXPECT_HEADER],
         "requestBody": {
             "required": True,
             "content": {"application/json": {"schema": {"$ref": "#/components/schemas/EmbeddingsRequest"}}},
@@ -61,46 +62,46 @@ class Models(BaseModel):
 async def create_embeddings(request: Request) -> Response:
     """Return one embedding for each sequence of the input, as `/encode` does."""
     require_media_type(request, "application/json")
-    return await encoding.answer(request, partial(_read_json, service_of(request)))
+    choice = choose_model(request)
+    return await encoding.answer(request, choice, partial(_read_json, service_of(request), choice))
 
 
 @router.get(
     "/v1/models",
     operation_id="list_models",
-    summary="List the encoder, as OpenAI's clients list models",
+    summary="List the encoders, as OpenAI's clients list models",
     responses={200: {"model": Models}},
 )
 async def list_models(request: Request) -> Response:
-    """List the one encoder that is served."""
-    return _json({"object": "list", "data": [_describe(service_of(request))]})
+    """List the encoders that are served."""
+    named = service_of(request).models.names()
+    return _json({"object": "list", "data": [_describe(name, model) for name, model in sorted(named.items())]})
 
 
 @router.get(
     "/v1/models/{model}",  # noqa: FAST003 - direct routes take the request only
     operation_id="get_model",
-    summary="Describe the encoder, as OpenAI's clients ask for it",
+    summary="Describe an encoder, as OpenAI's clients ask for it",
     responses={200: {"model": Model}, **problems.document(errors.UnknownModel, dialect=problems.OPENAI)},
     openapi_extra={"parameters": [{"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}]},
 )
 async def get_model(request: Request) -> Response:
-    """Describe the encoder under its name."""
-    service, name = service_of(request), request.path_params["model"]
-    if name != service.model_name:
-        raise errors.UnknownModel(name, [service.model_name])
-    return _json(_describe(service))
+    """Describe an encoder under its name."""
+    name = request.path_params["model"]
+    return _json(_describe(name, service_of(request).models.find(name)))
 
 
-def _read_json(service: Service, body: bytes) -> Question:
-    return openai_json.decode(body, service.spec, service.session.dim, service.settings.max_request_steps)
+def _read_json(service: Service, choice: Choice, body: bytes) -> Question:
+    return openai_json.decode(body, choice, service.settings.max_request_steps)
 
 
-def _describe(service: Service) -> dict[str, Any]:
-    manifest = service.session.manifest
+def _describe(name: str, model: ServedModel) -> dict[str, Any]:
+    manifest = model.session.manifest
     try:
         created = int(datetime.fromisoformat(manifest.created).timestamp()) if manifest else 0
     except ValueError:  # written by another exporter
         created = 0
-    return {"id": service.model_name, "object": "model", "created": created, "owned_by": "lengthwise"}
+    return {"id": name, "object": "model", "created": created, "owned_by": "lengthwise"}
 
 
 def _json(content: dict[str, Any]) -> Response:

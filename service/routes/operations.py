@@ -16,8 +16,9 @@ from starlette.responses import Response
 from service import __version__, errors
 from service.machine import available_cpus
 from service.measure import Arrangement
+from service.models import ServedModel
 from service.routes import problems
-from service.routes.direct import DirectRoute, Service, service_of
+from service.routes.direct import DirectRoute, service_of
 
 SCHEMAS: tuple[type[BaseModel], ...] = ()
 
@@ -28,21 +29,6 @@ class Health(BaseModel):
     """The service is well."""
 
     status: Literal["live", "ready"]
-
-
-class ModelInfo(BaseModel):
-    """The encoder that is served."""
-
-    name: str
-    sha256: str = Field(description="Of the whole artifact; every answer repeats it as X-Model-Sha.")
-    verified: bool = Field(description="Whether golden vectors in the file were replayed here before serving.")
-    golden_difference: float | None = Field(description="Largest difference in that replay.")
-    features: int | None = Field(description="Numbers in a step; null where steps are token ids.")
-    vocabulary: int | None = Field(description="Token ids are below it; null where steps are numbers.")
-    reads: list[str] = Field(description="Fields of a request that may bring sequences: `sequences`, `texts`, `state`.")
-    outputs: list[str] = Field(description="What a request may ask for.")
-    dim: int = Field(description="Numbers in an embedding.")
-    manifest: dict[str, Any] | None = Field(description="What the artifact says of itself, golden vectors left out.")
 
 
 class Performance(BaseModel):
@@ -61,13 +47,41 @@ class Performance(BaseModel):
     wait_seconds: float = Field(description="Until all that waits now should have its runner.")
 
 
+class ModelInfo(BaseModel):
+    """An encoder that is served."""
+
+    name: str
+    version: str
+    names: list[str] = Field(description="That requests may call it by.")
+    file: str
+    provider: str = Field(description="Where it runs.")
+    sha256: str = Field(description="Of the whole artifact; every answer repeats it as X-Model-Sha.")
+    verified: bool = Field(description="Whether golden vectors in the file were replayed here before serving.")
+    golden_difference: float | None = Field(description="Largest difference in that replay.")
+    features: int | None = Field(description="Numbers in a step; null where steps are token ids.")
+    vocabulary: int | None = Field(description="Token ids are below it; null where steps are numbers.")
+    reads: list[str] = Field(description="Fields of a request that may bring sequences: `sequences`, `texts`, `state`.")
+    outputs: list[str] = Field(description="What a request may ask for.")
+    dim: int = Field(description="Numbers in an embedding.")
+    memory_bytes: int | None = Field(description="By which a process grew that loaded and proved it.")
+    performance: Performance
+    manifest: dict[str, Any] | None = Field(description="What the artifact says of itself, golden vectors left out.")
+
+
+class Refused(BaseModel):
+    """An artifact that is not served, or a newer version of one that is."""
+
+    file: str
+    reason: str
+
+
 class Info(BaseModel):
     """What this service is, and every limit in force."""
 
     version: str
-    provider: str = Field(description="Where the encoder runs.")
-    model: ModelInfo
-    performance: Performance
+    default_model: str | None = Field(description="What a request is for that names none; null where it must.")
+    models: list[ModelInfo] = Field(description="By name, and of each the newest version first.")
+    refused: list[Refused]
     settings: dict[str, Any] = Field(description="Every setting in force.")
     versions: dict[str, str] = Field(description="Of Python and the libraries that matter.")
 
@@ -100,21 +114,8 @@ async def ready(request: Request) -> Response:
 
 @router.get("/info", operation_id="info", summary="What is served, and its limits", responses={200: {"model": Info}})
 async def info(request: Request) -> Response:
-    """Describe the model and its proof, the provider, the versions and every setting in force."""
+    """Describe the models and their proofs, the versions and every setting in force."""
     service = service_of(request)
-    session = service.session
-    model = ModelInfo(
-        name=service.model_name,
-        sha256=session.sha256,
-        verified=session.manifest is not None,
-        golden_difference=service.golden_difference,
-        features=session.features,
-        vocabulary=session.vocabulary,
-        reads=["sequences", *(["texts"] if service.spec.tokenize else []), *(["state"] if session.takes_state else [])],
-        outputs=list(session.outputs),
-        dim=session.dim,
-        manifest=session.manifest.summary() if session.manifest else None,
-    )
     versions = {
         "python": platform.python_version(),
         "onnxruntime": onnxruntime.__version__,
@@ -125,21 +126,43 @@ async def info(request: Request) -> Response:
     return _json(
         Info(
             version=__version__,
-            provider=session.provider,
-            model=model,
-            performance=_describe_performance(service),
+            default_model=service.models.default_name,
+            models=[_describe_model(model, service.models.names_of(model)) for model in service.models],
+            refused=[Refused(file=one.file, reason=one.reason) for one in service.repository.index() if one.reason],
             settings=settings,
             versions=versions,
         )
     )
 
 
-def _describe_performance(service: Service) -> Performance:
-    calibrator, scheduler = service.calibrator, service.engine.scheduler
+def _describe_model(model: ServedModel, names: list[str]) -> ModelInfo:
+    session = model.session
+    return ModelInfo(
+        name=model.name,
+        version=model.version,
+        names=names,
+        file=model.file.name,
+        provider=session.provider,
+        sha256=session.sha256,
+        verified=session.manifest is not None,
+        golden_difference=model.golden_difference,
+        features=session.features,
+        vocabulary=session.vocabulary,
+        reads=["sequences", *(["texts"] if model.spec.tokenize else []), *(["state"] if session.takes_state else [])],
+        outputs=list(session.outputs),
+        dim=session.dim,
+        memory_bytes=model.memory_bytes,
+        performance=_describe_performance(model),
+        manifest=session.manifest.summary() if session.manifest else None,
+    )
+
+
+def _describe_performance(model: ServedModel) -> Performance:
+    calibrator, scheduler = model.calibrator, model.scheduler
     chosen, costs = calibrator.arrangements[0], scheduler.costs
     return Performance(
         cpus=available_cpus(),
-        runners=scheduler.runners,
+        runners=chosen.runners,
         threads=chosen.threads,
         arrangements=calibrator.arrangements,
         cached=calibrator.is_cached,

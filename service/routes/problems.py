@@ -131,6 +131,8 @@ ANSWERS: dict[type[LengthwiseError], Answer] = {
     errors.InvalidLengths: Answer(HTTPStatus.UNPROCESSABLE_ENTITY, "The lengths do not fit the sequences"),
     errors.InvalidKey: Answer(HTTPStatus.UNAUTHORIZED, "The request lacks a valid key"),
     errors.UnknownModel: Answer(HTTPStatus.NOT_FOUND, "There is no such model"),
+    errors.ModelRefused: Answer(HTTPStatus.UNPROCESSABLE_ENTITY, "The artifact cannot be served", retry=False),
+    errors.UnexpectedModel: Answer(HTTPStatus.PRECONDITION_FAILED, "The model is another than expected"),
     errors.BodyTooLarge: Answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The body is too large", retry=False),
     errors.LineTooLong: Answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "A line is too long", retry=False),
     errors.SequenceTooLong: Answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "A sequence is too long", retry=False),

@@ -1,0 +1,106 @@
+"""From a file to a model that can be served: read, tried, loaded, proven, and measured or known by its predecessor."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from service.artifact import Manifest
+from service.calibrate import Calibration, Calibrator
+from service.codecs.texts import describe_input
+from service.machine import available_cpus, resident_bytes
+from service.measure import count_runners
+from service.models import Models, ServedModel
+from service.scheduler import Scheduler
+from service.session import EncoderSession, find_artifact, read_artifact
+from service.settings import Settings
+from service.slots import Slots
+
+
+class Trial(Protocol):
+    """What came of a trial of an artifact."""
+
+    @property
+    def memory_bytes(self) -> int:
+        """By which a process grew that loaded it."""
+
+
+class Loader:
+    """Loads artifacts for one process.
+
+    The first model's arrangement of runners and threads is the process's, and all others are opened to fit it.
+
+    Attributes:
+        slots: the runs that may be under way in it.
+    """
+
+    def __init__(self, settings: Settings, trial: Callable[[bytes, str], Trial] | None = None) -> None:
+        """Load nothing yet.
+
+        Args:
+            settings: of the service.
+            trial: tries an artifact where it can do no harm; None trusts it.
+        """
+        self.settings = settings
+        self.trial = trial
+        self.slots = Slots(settings.runners or count_runners(available_cpus()))
+        self._arranged: Settings | None = None
+
+    def open(self, path: Path, models: Models) -> ServedModel:
+        """Load an artifact; a model of the same name and architecture lends what was measured of it.
+
+        Raises:
+            StartupError: why it cannot be served.
+        """
+        path = find_artifact(path)
+        content = read_artifact(path)
+        before = resident_bytes()
+        tried = self.trial(content, path.name) if self.trial else None
+        settings = self._arranged or self.settings
+
+        def reopen(threads: int) -> EncoderSession:
+            return EncoderSession(content, str(path), settings.provider, threads, settings.cuda)
+
+        session = reopen(settings.threads or 1)
+        difference = session.replay_golden()
+        spec = describe_input(session)
+        manifest = session.manifest
+        name = self.settings.model_name or (manifest.name if manifest else path.stem)
+        akin = next(
+            (model for model in models if model.name == name and _is_akin(model.session.manifest, manifest)), None
+        )
+        calibrator = Calibrator(settings, session, reopen, akin.calibrator.calibration if akin else None)
+        if akin:
+            calibrator.costs.factor = akin.calibrator.costs.factor
+        self._arrange(calibrator.calibration)
+        scheduler = Scheduler(
+            calibrator.costs,
+            self.slots,
+            settings.max_batch_steps,
+            settings.max_queue_steps,
+            settings.max_queue_seconds,
+        )
+        return ServedModel(
+            name=name,
+            version=manifest.version if manifest else "1",
+            file=path,
+            session=calibrator.session,
+            spec=spec,
+            golden_difference=difference,
+            calibrator=calibrator,
+            scheduler=scheduler,
+            memory_bytes=tried.memory_bytes if tried else max(0, resident_bytes() - before),
+        )
+
+    def _arrange(self, calibration: Calibration) -> None:
+        """Have all later models run as the first one does."""
+        if self._arranged is None:
+            chosen = calibration.arrangements[0]
+            self._arranged = self.settings.model_copy(update={"runners": chosen.runners, "threads": chosen.threads})
+            self.slots.number = chosen.runners
+
+
+def _is_akin(old: Manifest | None, new: Manifest | None) -> bool:
+    """Whether runs of two models cost the same: they differ in their weights only."""
+    if old is None or new is None or (old.quantization is None) != (new.quantization is None):
+        return False
+    return (old.encoder, old.input.features, old.dim) == (new.encoder, new.input.features, new.dim)
