@@ -23,7 +23,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from service import __version__
 from service.engine import Engine, Observer
-from service.errors import LengthwiseError
+from service.errors import ArtifactError, LengthwiseError
 from service.loading import Loader
 from service.logs import RequestLog
 from service.meter import StepMeter
@@ -67,6 +67,8 @@ def create_app(settings: Settings) -> FastAPI:
         telemetry.witnesses.append(RequestLog(settings.log_level, settings.log_format).write)
     models, loader = Models(settings.default_model), Loader(settings)
     repository = Repository(settings.models or find_artifact(settings.model), models, loader.open, telemetry.see_change)
+    if settings.models and not settings.models.is_dir():
+        raise ArtifactError(str(settings.models), "it is no folder")
     repository.open_all(is_strict=settings.models is None)
     service = Service(settings, models, repository, telemetry, keys, admin_keys, meter)
 

@@ -58,6 +58,7 @@ class Models:
         """Begin without any."""
         self.default = default
         self.state_lists = 0
+        self._default: str | None = None
         self._models: list[ServedModel] = []
         self._named: dict[str | None, ServedModel] = {}
 
@@ -77,16 +78,16 @@ class Models:
         default = self.default
         if default is None and len({model.name for model in models}) == 1:
             default = models[0].name
-        if default in named:
-            named[None] = named[default]
+        self._default = default if default in named else None
+        if self._default:
+            named[None] = named[self._default]
         self._models, self._named = models, named
         self.state_lists = max((model.spec.state_lists for model in models), default=0)
 
     @property
     def default_name(self) -> str | None:
         """The name that is meant where a request gives none; None where it must."""
-        model = self._named.get(None)
-        return model.name if model else None
+        return self._default
 
     def find(self, name: str | None) -> ServedModel:
         """Return the model that a name means now.
@@ -104,7 +105,7 @@ class Models:
         """Return the names worth telling: with a version where there are several, and without it the newest."""
         often = Counter(model.name for model in self._models)
         full = {model.full_name: model for model in self._models if often[model.name] > 1}
-        return {model.name: model for model in reversed(self._models)} | full
+        return dict(sorted({**{model.name: self._named[model.name] for model in self._models}, **full}.items()))
 
     def names_of(self, model: ServedModel) -> list[str]:
         """Return the names that mean a model now."""

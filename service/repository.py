@@ -105,19 +105,7 @@ class Repository:
     async def scan(self) -> None:
         """Load what is new or was replaced, and give up what is gone."""
         async with self._lock:
-            try:
-                there = await asyncio.to_thread(self._list)
-            except OSError as error:
-                logger.error("%s cannot be listed: %s", self.place, error.strerror)  # noqa: TRY400 - no fault of ours
-                return
-            for path in [known for known in self._files if known not in there]:
-                known = self._files.pop(path)
-                self._give_up(known, "its file is gone")
-            for path in there:
-                known = self._files.setdefault(path, _File())
-                mark = await asyncio.to_thread(_mark, path)
-                if mark != known.mark and not known.is_unloaded:
-                    await self._reload(path, known, mark)
+            await self._scan()
 
     async def load(self, name: str) -> None:
         """Load a model by its name or its file's, if it is not loaded as it stands.
@@ -126,13 +114,12 @@ class Repository:
             UnknownModel: no file is called so.
             ModelRefused: why it cannot be loaded; what was served before still is.
         """
-        await self.scan()
         async with self._lock:
+            tried = await self._scan()
             found = self._find(name)
             for path, known in found:
-                mark = await asyncio.to_thread(_mark, path)
-                if known.model is None or known.reason or mark != known.mark:
-                    await self._reload(path, known, mark)
+                if path not in tried and (known.model is None or known.reason):
+                    await self._reload(path, known, await asyncio.to_thread(_mark, path))
             for _, known in found:
                 if known.reason:
                     raise ModelRefused(known.reason)
@@ -147,6 +134,24 @@ class Repository:
             for _, known in self._find(name):
                 known.is_unloaded = True
                 self._give_up(known, "it was asked for")
+
+    async def _scan(self) -> set[Path]:
+        """Do so, and return what was tried."""
+        try:
+            there = await asyncio.to_thread(self._list)
+        except OSError as error:
+            logger.error("%s cannot be listed: %s", self.place, error.strerror)  # noqa: TRY400 - no fault of ours
+            return set()
+        for path in [known for known in self._files if known not in there]:
+            self._give_up(self._files.pop(path), "its file is gone")
+        tried = set()
+        for path in there:
+            known = self._files.setdefault(path, _File())
+            mark = await asyncio.to_thread(_mark, path)
+            if mark != known.mark and not known.is_unloaded:
+                await self._reload(path, known, mark)
+                tried.add(path)
+        return tried
 
     def _list(self) -> list[Path]:
         """Return the artifacts there are, in order; hidden files are drafts of others."""
@@ -189,8 +194,8 @@ class Repository:
             if clash:
                 found = ArtifactError(str(path), f"{found.full_name} is served from {clash.name}")
         if isinstance(found, LengthwiseError):
-            known.reason = str(found)
-            stays = f"; {known.model.full_name} is served as before" if known.model else ""
+            known.reason = str(found).replace(str(path), path.name)  # who asks need not know of folders
+            stays = f" {known.model.full_name} is served as before." if known.model else ""
             logger.error("%s%s", found, stays)
             self._on_change(known.model.name if known.model else path.stem, "refused")
             return

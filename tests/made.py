@@ -15,11 +15,19 @@ from tests.test_outputs import add_tokenizer
 PLAIN = GraphOptions()
 
 
-def export_made(path: Path, config: EncoderConfig, options: GraphOptions = PLAIN) -> Path:
-    """Export an encoder called `made`, and return its path."""
-    torch.manual_seed(0)
+def export_made(
+    path: Path,
+    config: EncoderConfig,
+    options: GraphOptions = PLAIN,
+    *,
+    seed: int = 0,
+    name: str = "made",
+    version: str = "1",
+) -> Path:
+    """Export an encoder with the weights of a seed, and return its path."""
+    torch.manual_seed(seed)
     encoder = SequenceEncoder(config).eval()
-    export_encoder(encoder, make_samples(config, 9, 9), Origin(name="made"), path, options)
+    export_encoder(encoder, make_samples(config, 9, 9), Origin(name=name, version=version), path, options)
     return path
 
 

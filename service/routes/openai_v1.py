@@ -75,7 +75,7 @@ async def create_embeddings(request: Request) -> Response:
 async def list_models(request: Request) -> Response:
     """List the encoders that are served."""
     named = service_of(request).models.names()
-    return _json({"object": "list", "data": [_describe(name, model) for name, model in sorted(named.items())]})
+    return _json({"object": "list", "data": [_describe(name, model) for name, model in named.items()]})
 
 
 @router.get(
