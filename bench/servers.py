@@ -55,13 +55,13 @@ class Server:
         return Path(sys.executable) if self.peer is None else _make_environment(self.peer, folder)
 
     def command(self, python: Path, model: Path, port: int) -> list[str]:
-        """Return what starts it."""
+        """Return what starts it; of a folder, our own serves every model."""
         if self.peer is None:
             return [
                 str(python),
                 "-m",
                 self.module,
-                "--model",
+                "--models" if model.is_dir() else "--model",
                 str(model),
                 "--port",
                 str(port),

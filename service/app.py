@@ -22,7 +22,7 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from service import __version__
-from service.engine import Engine, Observer
+from service.engine import IDLE_SECONDS, Engine, Observer
 from service.errors import ArtifactError, LengthwiseError
 from service.loading import Loader
 from service.logs import RequestLog
@@ -76,7 +76,8 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         async with _trace(service) as observers:
             service.engine = Engine(loader.slots, observers, max_run_seconds=settings.max_run_seconds)
-            aside = [asyncio.create_task(task) for task in (_refine(service), _watch(service), telemetry.time_loop())]
+            tasks = (_refine(service), _release_memory(service), _watch(service), telemetry.time_loop())
+            aside = [asyncio.create_task(task) for task in tasks]
             yield
             for task in aside:
                 task.cancel()
@@ -115,6 +116,18 @@ async def _tell_changes(folder: Path, changed: asyncio.Event) -> None:
         except OSError as error:
             logger.error("%s cannot be watched: %s", folder, error)  # noqa: TRY400 - no fault of ours
         await asyncio.sleep(WATCH_AGAIN_SECONDS)
+
+
+async def _release_memory(service: Service) -> None:
+    """Give memory back once requests have ended for a while."""
+    released = 0
+    while True:
+        taken = service.engine.requests
+        await asyncio.sleep(IDLE_SECONDS)
+        if taken == service.engine.requests != released and not service.engine.slots.running:
+            released = taken
+            for model in [*service.models]:
+                await asyncio.to_thread(model.session.release_memory)
 
 
 async def _refine(service: Service) -> None:

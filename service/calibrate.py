@@ -93,8 +93,10 @@ class Calibrator:
         return Calibration(arrangements=self.arrangements, runs=runs)
 
     def measure(self, shape: Shape) -> float:
-        """Return the median seconds of a run over `shape` beside others like it, as many as there are runners."""
-        return measure_run(self.session, shape, self.arrangements[0].runners)
+        """Return the seconds of a run over `shape` beside others like it, as many as there are runners."""
+        seconds = measure_run(self.session, shape, self.arrangements[0].runners)
+        self.session.release_memory()
+        return seconds
 
     def choose_shape(self) -> Shape | None:
         """Return a shape whose measurement would refine the model; None where none is left."""

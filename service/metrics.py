@@ -84,6 +84,11 @@ class Snapshot(Collector):
             ["kind"],
         )
         yield _count(
+            "run_seconds",
+            "Seconds that runners were at work on batches.",
+            [((name,), counts.run_seconds) for name, counts in served],
+        )
+        yield _count(
             "nonfinite",
             "Sequences whose embedding was not finite.",
             [((name,), counts.nonfinite) for name, counts in served],
@@ -146,7 +151,7 @@ def write(snapshot: Snapshot, accept: str) -> tuple[bytes, str]:
 Values: TypeAlias = Sequence[str]  # of the labels; the first is the model, where there is any
 
 
-def _count(name: str, text: str, counts: Sequence[tuple[Values, int]], labels: Sequence[str] = ()) -> Metric:
+def _count(name: str, text: str, counts: Sequence[tuple[Values, float]], labels: Sequence[str] = ()) -> Metric:
     family = CounterMetricFamily(f"lengthwise_{name}", text, labels=["model", *labels])
     for values, count in counts:
         family.add_metric(values, count)

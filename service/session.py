@@ -22,6 +22,9 @@ STATE_OUTPUTS = {"state_h", "state_c"}
 # float32 sums of O(1). cuDNN sums in blocks, with TensorFloat-32 switched off.
 GOLDEN_TOLERANCE = {"cpu": 1e-5, "cuda": 1e-3}
 
+_SHRINKING = onnxruntime.RunOptions()
+_SHRINKING.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+
 
 class EncoderSession:
     """One encoder, loaded and ready to run. `run` may be called from several threads at once.
@@ -105,6 +108,16 @@ class EncoderSession:
         found = dict(zip(self._outputs, self._run(self._outputs, batch), strict=True))
         state = {name.removeprefix("state_"): part for name, part in found.items() if name.startswith("state_")}
         return Result(found["embedding"], found.get("steps"), state)
+
+    def release_memory(self) -> None:
+        """Give back what the largest runs so far took; the next large one takes it anew.
+
+        ONNX Runtime's arena grows to what concurrent runs of the largest batches need, and shrinks at the end of a run
+        that asks for it.
+        """
+        if self.provider == "cpu":
+            step = np.zeros(1, np.int64) if self.features is None else np.zeros((1, self.features), np.float32)
+            self._session.run(["embedding"], self._feed(pad_batch([step])), _SHRINKING)
 
     def _run(self, outputs: list[str], batch: Batch) -> list[npt.NDArray[np.float32]]:
         feed = self._feed(batch)

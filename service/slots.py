@@ -79,16 +79,17 @@ class Slots:
         return None
 
     def next_aside(self, now: float, max_seconds: float) -> Run | None:
-        """Start a short batch beside the runners, where all of them are at bulk work: others need not wait for that.
+        """Start a short batch beside the runners, where all are for longer at bulk work, or at that of other models.
 
         Args:
             now: the time.
             max_seconds: what it may be expected to take.
         """
-        if self.idle > 0 or not all(run.is_bulk for run in self.running):
+        if self.idle > 0 or any(now <= run.expected_end <= now + max_seconds for run in self.running):
             return None
         for contender in sorted(self._contenders, key=_GIVEN):
-            if run := contender.next_aside(now, max_seconds):
+            is_kept_out = all(run.is_bulk or run.scheduler is not contender for run in self.running)
+            if is_kept_out and (run := contender.next_aside(now, max_seconds)):
                 return run
         return None
 

@@ -157,6 +157,7 @@ class Counts:
         batch_sequences: rows of each batch.
         batch_steps: padded steps of each batch.
         valid_steps, padded_steps: of all batches together.
+        run_seconds: of runners, likewise.
         nonfinite: sequences whose embedding was not finite.
     """
 
@@ -170,6 +171,7 @@ class Counts:
         self.batch_sequences = Histogram(ROWS)
         self.batch_steps = Histogram(STEPS)
         self.valid_steps = self.padded_steps = 0
+        self.run_seconds = 0.0
         self.nonfinite = 0
         self._decode, self._queue, self._run, self._encode = self.stage_seconds.values()
 
@@ -191,6 +193,7 @@ class Counts:
         self.batch_steps.observe(padded)
         self.valid_steps += sum(ran.lengths)
         self.padded_steps += padded
+        self.run_seconds += ran.seconds
 
 
 class Telemetry:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from starlette.testclient import TestClient
 
 from service.cost import CostModel
 from service.engine import Encoded, Engine, Observer
@@ -20,6 +21,7 @@ from service.sequences import Batch, Embeddings, Steps, join, pad_batch
 from service.session import EncoderSession, open_session
 from service.slots import Slots
 from tests.conftest import draw_sequences
+from tests.test_encode import PAIR
 
 Run = Callable[[Batch], Embeddings]
 
@@ -510,3 +512,18 @@ def test_an_observer_that_fails_costs_no_answer(artifact: Path, caplog: pytest.L
     logging.getLogger("lengthwise").removeHandler(caplog.handler)
     assert all(isinstance(answer, Encoded) for answer in answers)
     assert "broken" in caplog.text
+
+
+def test_memory_is_released_once_requests_have_ended(
+    serve: Callable[..., TestClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once each time, and not while they go on."""
+    monkeypatch.setattr("service.app.IDLE_SECONDS", 0.01)
+    client = serve()
+    released = threading.Semaphore(0)
+    session = client.app.state.service.models.find(None).session  # type: ignore[attr-defined]
+    monkeypatch.setattr(session, "release_memory", released.release)
+    for _ in range(2):
+        client.post("/encode", json={"sequences": PAIR})
+        assert released.acquire(timeout=60)
+        assert not released.acquire(timeout=0.1)

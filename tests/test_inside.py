@@ -32,6 +32,7 @@ MODEL_METRICS: dict[str, tuple[str, set[str]]] = {
     "lengthwise_cancelled": ("counter", {"where"}),
     "lengthwise_artifacts": ("counter", {"change"}),
     "lengthwise_steps": ("counter", {"kind"}),
+    "lengthwise_run_seconds": ("counter", set()),
     "lengthwise_nonfinite": ("counter", set()),
     "lengthwise_request_duration_seconds": ("histogram", set()),
     "lengthwise_stage_duration_seconds": ("histogram", {"stage"}),
@@ -100,6 +101,7 @@ def test_a_request_moves_what_it_should(client: TestClient) -> None:
     assert scrape.read("batch_steps_sum") == usage["padded_steps"]
     assert scrape.read("steps_total", kind="valid") == 4
     assert scrape.read("steps_total", kind="padded") == usage["padded_steps"]
+    assert scrape.read("run_seconds_total") > 0
     assert scrape.read("cost_error_ratio") > 0
     assert scrape.read("inflight_requests", None) == 0
     assert scrape.read("queue_drain_seconds") == 0

@@ -4,14 +4,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from model.encoder import EncoderConfig
 from service.errors import QueueFull, UnexpectedModel, UnknownModel
 from service.jobs import Job
 from service.loading import Loader
+from service.machine import resident_bytes
 from service.models import Choice, Models, ServedModel
+from service.sequences import Batch
+from service.session import open_session
 from service.settings import Settings
 from service.telemetry import Exchange
+from tests.made import export_made
 
 
 @pytest.fixture
@@ -124,3 +130,19 @@ def test_the_first_models_arrangement_is_everyones(artifact: Path, tmp_path: Pat
     assert len(first.calibrator.arrangements) > 1
     assert [(one.runners, one.threads) for one in later.calibrator.arrangements] == [(chosen.runners, chosen.threads)]
     assert loader.slots.number == chosen.runners
+
+
+@pytest.mark.parametrize("kind", ["numbers", "tokens"])
+def test_memory_of_large_runs_is_given_back(kind: str, tmp_path: Path) -> None:
+    """After one of some 60 MB the process is little larger than before it."""
+    tokens = EncoderConfig(vocabulary=50, hidden=64)
+    config = tokens if kind == "tokens" else EncoderConfig(features=12, hidden=64)
+    session = open_session(export_made(tmp_path / "made.onnx", config))
+    lengths = np.full(20, 1000)
+    steps = np.zeros((20, 1000), np.int64) if kind == "tokens" else np.zeros((20, 1000, 12), np.float32)
+    before = resident_bytes()
+    session.run(Batch(steps, lengths))
+    largest = resident_bytes()
+    session.release_memory()
+    assert largest - before > 2**25
+    assert resident_bytes() - before < (largest - before) / 4
