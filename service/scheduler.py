@@ -206,10 +206,16 @@ class Scheduler:
         return small if small.prepare(idle) <= bulk.prepare(idle) else bulk
 
     def _try_start(self, lane: Lane, idle: int, now: float) -> Run | None:
-        """Start the batch on top of a lane, unless something of it is late or withdrawn; then cut anew."""
+        """Start the batch on top of a lane, unless something of it is late or withdrawn; then cut anew.
+
+        Where others wait, it counts as late what should be by the batch's end: the run would be for nobody.
+        """
         cut = lane.take()
+        in_time = now
+        if self.waiting > len(cut.entries):
+            in_time += self.costs.predict(len(cut.entries), cut.entries[-1].steps)
         for entry in cut.entries:
-            if entry.job.deadline <= now:
+            if entry.job.deadline <= in_time:
                 self.withdraw(entry.job)
         if any(entry.job.is_withdrawn for entry in cut.entries):
             lane.put_back(cut, idle)

@@ -85,6 +85,10 @@ class Simulation:
     def _check(self, run: Run) -> None:
         """Only what waits and is not late runs; and what is due first of all that is in the run."""
         self.waiting = {(job, row) for job, row in self.waiting if job.deadline > self.now}
+        given_up = {(job, row) for job, row in self.waiting if job.is_withdrawn}  # for its run would end too late
+        longest = self.scheduler.costs.predict(8, 1000)
+        assert all(job.deadline <= self.now + longest for job, _ in given_up)
+        self.waiting -= given_up
         taken = {(entry.job, entry.row) for entry in run.entries}
         assert len(taken) == len(run.entries)
         assert taken <= self.waiting
@@ -484,3 +488,18 @@ def test_a_batch_says_why_it_is_no_larger(lengths: list[int], runners: int, reas
     scheduler = Scheduler(make_costs(4, row_step=1e-4), Slots(runners), max_batch_steps=64, max_queue_steps=10_000)
     scheduler.submit(Job(lengths), 0.0)
     assert {run.why for run in drain(scheduler)} == reasons
+
+
+def test_a_batch_that_would_end_too_late_is_not_begun_while_others_wait() -> None:
+    """It would be for nobody; with nothing else to do it is tried, since a prediction may be wrong."""
+    for beside in (True, False):
+        scheduler = make_scheduler(rows=1)
+        late = Job([50], deadline=0.0016)  # 1.5 ms of run
+        scheduler.submit(late, 0.0)
+        if beside:
+            scheduler.submit(Job([10]), 0.0)
+        run = scheduler.next_run(0.0005)
+        assert run is not None
+        assert (run.entries[0].job is late) != beside
+        assert late.is_withdrawn == beside
+        assert scheduler.waiting == 0
