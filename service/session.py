@@ -75,12 +75,16 @@ class EncoderSession:
             raise ProviderUnavailable(
                 provider, "ONNX Runtime could not start it: is there a GPU, its driver and cuDNN?"
             )
-        self._outputs = [node.name for node in self._session.get_outputs()]
-        self.features = self._read_features()
-        self._read_state()
+        try:
+            self._outputs = [node.name for node in self._session.get_outputs()]
+            self.features = self._read_features()
+            self._read_state()
+            metadata = self._session.get_modelmeta().custom_metadata_map
+        except UnicodeDecodeError as error:
+            raise ArtifactError(file, f"it names something in what is no UTF-8: {error}") from error
         self.dim, self.width = self._try_out()
         self.outputs = self._list_outputs()
-        self.manifest: Manifest | None = read_manifest(self._session.get_modelmeta().custom_metadata_map, file)
+        self.manifest: Manifest | None = read_manifest(metadata, file)
         self.vocabulary = None if self.manifest is None else self.manifest.input.vocabulary
         if self.manifest is not None:
             self._compare(self.manifest)

@@ -17,7 +17,17 @@ from service.codecs.texts import describe_input
 from service.errors import ArtifactError, StartupError
 from service.onnx_structure import check_structure
 from service.session import EncoderSession
-from service.verdict import ANSWERS, LENGTH_BYTES, MAX_ANSWER_BYTES, READY, Answer, Bounds, Examined, Refused
+from service.verdict import (
+    ANSWERS,
+    LENGTH_BYTES,
+    MAX_ANSWER_BYTES,
+    READY,
+    UNFORESEEN,
+    Answer,
+    Bounds,
+    Examined,
+    Refused,
+)
 
 if sys.platform == "linux":
     import resource
@@ -44,6 +54,8 @@ def try_file(content: bytes) -> Answer:
         return Refused(str(error).rstrip("."))
     except MemoryError:
         return Refused("trying it takes more memory than it may")
+    except Exception as error:  # noqa: BLE001 - nobody foresaw it, and the file is the culprit
+        return Refused(f"{UNFORESEEN} {type(error).__name__}: {error}")
     manifest = session.manifest
     return Examined(
         sha256=session.sha256,

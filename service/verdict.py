@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 READY = b"ready\n"
 LENGTH_BYTES = 8
 MAX_ANSWER_BYTES = 2**21  # twice what the manifest may say of itself
+UNFORESEEN = "trying it raises"  # begins a reason that no check of ours gave
 
 
 @dataclass(frozen=True, slots=True)
