@@ -21,6 +21,7 @@ import pytest
 import torch
 
 import service.examine
+import service.trial
 from export.graph import GraphOptions
 from model.encoder import EncoderConfig
 from service.errors import ArtifactError
@@ -182,6 +183,36 @@ def test_other_weights_than_the_proven_ones_are_refused(artifact: Path, examiner
     found = refuse(examiner, content)
     assert found.startswith("it does not reproduce its golden vectors here: they differ by 0.")
     assert try_file(content) == Refused(found)
+
+
+@pytest.mark.parametrize("name", ["sequences", "batch", "embedding"])
+def test_names_that_are_no_text_are_refused(name: str, examiner: Examiner) -> None:
+    """Python could not read them off the session; so it is with metadata."""
+    broken = PLAIN.replace(name.encode(), name[:-1].encode() + b"\xff")
+    noted = PLAIN + onnx.ModelProto(metadata_props=[{"key": "x", "value": name}]).SerializeToString()
+    assert examiner.examine(noted, "noted.onnx").name is None
+    for content in (broken, noted[:-1] + b"\xff"):
+        found = refuse(examiner, content)
+        assert found.startswith("it names something in what is no UTF-8: 'utf-8' codec can't decode byte 0xff")
+        assert try_file(content) == Refused(found)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (MemoryError(), "trying it takes more memory than it may"),
+        (KeyError("W"), "trying it raises KeyError: 'W'"),
+    ],
+    ids=["memory", "unforeseen"],
+)
+def test_what_nobody_foresaw_is_a_refusal(error: Exception, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of whatever a file makes the code raise, the file is the culprit."""
+
+    def fail(_content: bytes, _file: str) -> None:
+        raise error
+
+    monkeypatch.setattr(service.trial, "check_structure", fail)
+    assert try_file(PLAIN) == Refused(reason)
 
 
 def test_what_a_file_says_is_one_short_printable_line(examiner: Examiner, capfd: pytest.CaptureFixture[str]) -> None:
