@@ -81,6 +81,7 @@ def create_app(settings: Settings) -> FastAPI:
             yield
             for task in aside:
                 task.cancel()
+            await asyncio.to_thread(loader.close)
             await asyncio.to_thread(service.engine.close)
             telemetry.settle()
 

@@ -10,11 +10,13 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from service.errors import ArtifactError
 
 METADATA_KEY = "lengthwise"
+MAX_SUMMARY_BYTES = 2**20  # of what `/info` repeats; the names of ten thousand classes take a third
 NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,99}"  # what a model may be called
 
 
@@ -182,13 +184,22 @@ def read_manifest(metadata: Mapping[str, str], file: str) -> Manifest | None:
         The manifest, or None where the file carries none.
 
     Raises:
-        ArtifactError: there is one and it does not validate.
+        ArtifactError: there is one and it does not validate, or cannot be repeated as JSON.
     """
     if METADATA_KEY not in metadata:
         return None
     try:
-        return Manifest.model_validate_json(metadata[METADATA_KEY])
+        manifest = Manifest.model_validate_json(metadata[METADATA_KEY])
+        size = len(orjson.dumps(manifest.summary()))
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"])) or "the manifest"
         raise ArtifactError(file, f"its manifest is invalid at {place}: {first['msg']}") from error
+    except TypeError as error:  # a number that orjson does not write, though pydantic reads it
+        raise ArtifactError(file, f"its manifest cannot be repeated: {error}") from error
+    if size > MAX_SUMMARY_BYTES:
+        raise ArtifactError(
+            file,
+            f"its manifest, but for golden vectors and tokenizer, has {size} bytes: the most is {MAX_SUMMARY_BYTES}",
+        )
+    return manifest

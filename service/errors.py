@@ -339,6 +339,7 @@ class ArtifactError(StartupError):
     """The file is not an encoder this service can serve."""
 
     def __init__(self, file: str, reason: str) -> None:
+        self.reason = reason
         super().__init__(f"{file} cannot be served: {reason}.")
 
 

@@ -1,27 +1,18 @@
 """From a file to a model that can be served: read, tried, loaded, proven, and measured or known by its predecessor."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
 from service.artifact import Manifest
 from service.calibrate import Calibration, Calibrator
 from service.codecs.texts import describe_input
+from service.examine import Examiner, read_file
 from service.machine import available_cpus, resident_bytes
 from service.measure import count_runners
 from service.models import Models, ServedModel
 from service.scheduler import Scheduler
-from service.session import EncoderSession, find_artifact, read_artifact
+from service.session import EncoderSession, find_artifact
 from service.settings import Settings
 from service.slots import Slots
-
-
-class Trial(Protocol):
-    """What came of a trial of an artifact."""
-
-    @property
-    def memory_bytes(self) -> int:
-        """By which a process grew that loaded it."""
 
 
 class Loader:
@@ -33,15 +24,16 @@ class Loader:
         slots: the runs that may be under way in it.
     """
 
-    def __init__(self, settings: Settings, trial: Callable[[bytes, str], Trial] | None = None) -> None:
+    def __init__(self, settings: Settings) -> None:
         """Load nothing yet.
 
         Args:
-            settings: of the service.
-            trial: tries an artifact where it can do no harm; None trusts it.
+            settings: of the service. The one artifact that they name is trusted at the start, as the service itself
+                is; whatever comes later, or from a folder, is examined first.
         """
         self.settings = settings
-        self.trial = trial
+        self._is_wary = settings.models is not None
+        self._examiner = Examiner()
         self.slots = Slots(settings.runners or count_runners(available_cpus()))
         self._arranged: Settings | None = None
 
@@ -52,9 +44,10 @@ class Loader:
             StartupError: why it cannot be served.
         """
         path = find_artifact(path)
-        content = read_artifact(path)
+        content = read_file(path)
         before = resident_bytes()
-        tried = self.trial(content, path.name) if self.trial else None
+        examined = self._examiner.examine(content, str(path)) if self._is_wary else None
+        self._is_wary = True
         settings = self._arranged or self.settings
 
         def reopen(threads: int) -> EncoderSession:
@@ -88,8 +81,12 @@ class Loader:
             golden_difference=difference,
             calibrator=calibrator,
             scheduler=scheduler,
-            memory_bytes=tried.memory_bytes if tried else max(0, resident_bytes() - before),
+            memory_bytes=examined.memory_bytes if examined else max(0, resident_bytes() - before),
         )
+
+    def close(self) -> None:
+        """Load nothing any more."""
+        self._examiner.close()
 
     def _arrange(self, calibration: Calibration) -> None:
         """Have all later models run as the first one does."""
