@@ -26,11 +26,12 @@ from service.settings import Settings
 
 logger = logging.getLogger("lengthwise")
 
-# Steps measured before the service is ready, as long as one run stays short; in idle time it measures more of them.
-COARSE_STEPS, COARSE_RUN_SECONDS = (1, 32, 256), 0.012
-FINE_STEPS, FINE_RUN_SECONDS = (8, 96, 512, 1024), 0.1
+# Steps measured before the service is ready, as long as one run stays short; in idle time it measures more of them. Not
+# 1, from which many steps cannot be told: the first of a run has no state to multiply.
+COARSE_STEPS, COARSE_RUN_SECONDS = (4, 32, 256), 0.012
+FINE_STEPS, FINE_RUN_SECONDS = (1, 12, 96, 512, 1024), 0.1
 
-ARRANGING = 2  # raised when runners are chosen in another way: what was measured before is then of no use
+LAYOUT = 3  # raised when something is measured or chosen in another way: what was kept before is then of no use
 
 Positive: TypeAlias = Annotated[int, Field(ge=1)]
 Seconds: TypeAlias = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -140,7 +141,7 @@ class Calibrator:
 def _place(settings: Settings, session: EncoderSession) -> Path | None:
     """Name the file for all that a measurement depends on; None where there is no folder for it."""
     depends = [
-        ARRANGING,
+        LAYOUT,
         session.sha256,
         onnxruntime.__version__,
         session.provider,

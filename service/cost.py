@@ -18,7 +18,6 @@ EXACT_STEPS = 64  # above, T is rounded up by at most 1/32, so that few rows of 
 HANDOFF_SECONDS = 1e-4  # a batch costs that much beside its run: assembling it, waking a thread, handing rows back
 FOLLOW = 0.05  # how far one real run moves the correction, at least
 FOLLOW_SECONDS, MOST_FOLLOW = 2.0, 0.3  # a long run moves it by its part of the one, up to the other: else it would lag
-REACH = 8  # times the T measured of a B, up to which a line through it is trusted
 FAR = 2**20  # times the most rows measured: no batch is as large
 MAX_FACTOR = 10.0  # beyond it the measurements were of something else
 
@@ -104,14 +103,9 @@ class CostModel:
         self._shares: dict[int, float] = {}
 
     def _at(self, steps: int) -> list[tuple[int, float]]:
-        """Return `(B, seconds)` at T = `steps` for each measured B, never falling; beyond them, in proportion to B.
-
-        A B that was measured for much shorter T only says nothing here: one step takes no product with a state.
-        """
+        """Return `(B, seconds)` at T = `steps` for each measured B, never falling; beyond them, in proportion to B."""
         points: list[tuple[int, float]] = []
         for size, curve in self._table:
-            if points and REACH * curve[-1][0] < steps:
-                continue
             time = _interpolate(steps, curve)
             points.append((size, max(time, points[-1][1]) if points else time))
         rows, time = points[-1]
