@@ -26,6 +26,7 @@ from onnxruntime import InferenceSession
 from bench import raw
 from bench.load import Connection, Outcome, ask, run_closed
 from bench.servers import OURS, Running, start
+from bench.start import resident_mb
 from bench.workloads import MANY, MODELS, SLOW, TRAININGS, draw_lengths, draw_sequences
 from service.machine import available_cpus
 from service.session import EncoderSession
@@ -35,6 +36,7 @@ BODIES = 100
 CONNECTIONS = 32
 SWAPS = 50
 PAUSE_SECONDS = 0.3  # between two swaps
+REST_SECONDS = 3.0
 FLOOD = "m9"  # the slowest
 QUIET_STEPS = 5
 
@@ -108,10 +110,10 @@ def measure_swaps(models: Path, swaps: int) -> dict[str, float]:
             run_closed(running.port, judge.requests, CONNECTIONS, 3.0, judge.note)
             swapping.join()
             judge.swap_seconds.clear()
-            before_mb = running.resident_mb
+            before_mb = rest(running)
             still = run_closed(running.port, judge.requests, CONNECTIONS, 10.0, judge.note)
             during = swap_under_load(running, judge, swaps)
-            after_mb = running.resident_mb
+            after_mb = rest(running)
     seconds = np.array(judge.swap_seconds)
     return {
         "swaps": swaps,
@@ -126,6 +128,12 @@ def measure_swaps(models: Path, swaps: int) -> dict[str, float]:
         "before_mb": round(before_mb, 1),
         "after_mb": round(after_mb, 1),
     }
+
+
+def rest(running: Running) -> float:
+    """Wait until what is given back in quiet times was, and return what the service itself holds, in 10^6 bytes."""
+    time.sleep(REST_SECONDS)
+    return resident_mb(running.process.pid)
 
 
 def swap_under_load(running: Running, judge: Swaps, swaps: int) -> Outcome:
