@@ -138,7 +138,7 @@ def _step_back() -> tuple[BinaryIO, BinaryIO]:
     """
     files, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     nowhere = os.open(os.devnull, os.O_RDWR)
-    for descriptor in (0, 1, 2):
+    for descriptor in (0, 1):  # what goes to stderr, the service has sent nowhere
         os.dup2(nowhere, descriptor)
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")

@@ -171,6 +171,11 @@ def _remove_graph(model: ModelProto) -> None:
     model.ClearField("graph")
 
 
+def _add_sparse_initializers(model: ModelProto) -> None:
+    model.graph.sparse_initializer.extend([SparseTensorProto()] * 50_001)
+
+
+OUTSIDE = SparseTensorProto(values=TensorProto(data_type=1, data_location=TensorProto.EXTERNAL), dims=[1])
 BRANCH = helper.make_graph([], "branch", [], [])
 FUNCTION = helper.make_function("own", "F", ["x"], ["y"], [], [helper.make_opsetid("", 17)])
 
@@ -188,6 +193,14 @@ STRUCTURAL: dict[str, tuple[Change, str]] = {
             AttributeProto(name="more", tensors=[TensorProto(data_type=1, data_location=TensorProto.EXTERNAL)])
         ),
         "attribute 'more' keeps its data in another file",
+    ),
+    "external data of a sparse attribute": (
+        _add_attribute(AttributeProto(name="thin", sparse_tensor=OUTSIDE)),
+        "attribute 'thin' keeps its data in another file",
+    ),
+    "external data in a list of sparse tensors": (
+        _add_attribute(AttributeProto(name="thin", sparse_tensors=[OUTSIDE])),
+        "attribute 'thin' keeps its data in another file",
     ),
     "a foreign domain": (_use_operator("Normalizer", "ai.onnx.ml"), "of the domain 'ai.onnx.ml', whose operators"),
     "an operator that reads files": (_use_operator("EPContext", "com.microsoft"), "of the domain 'com.microsoft'"),
@@ -212,6 +225,7 @@ STRUCTURAL: dict[str, tuple[Change, str]] = {
     "a declared size": (_declare, "value 'sequences' has the dimension 1099511627776"),
     "too many nodes": (_add_nodes, "has 50008 nodes, and 50000 is the most"),
     "too many initializers": (_add_initializers, "has 50003 initializers"),
+    "too many sparse initializers": (_add_sparse_initializers, "has 50001 sparse initializers"),
     "oversized metadata": (_add_metadata, "its metadata take 33554437 bytes"),
     "no graph": (_remove_graph, "it holds no graph"),
 }

@@ -246,9 +246,9 @@ def test_a_file_that_takes_for_ever_is_given_up(bounds: Bounds, reason: str) -> 
 
 @on_linux
 def test_memory_is_bounded_and_told() -> None:
-    """Weights of 4 MiB pass in 16 and not in 1 with nothing beside; what they take is found anew for each file."""
+    """Weights of 4 MiB pass in 4 beside four times the file, not in 0; what they take is found anew for each file."""
     large = make_plain(width=2**20 // 3).SerializeToString()
-    with closing(Examiner(Bounds(memory_bytes=2**24))) as examiner:
+    with closing(Examiner(Bounds(memory_bytes=2**22))) as examiner:
         first, small, second = (examiner.examine(content, "file.onnx") for content in (large, PLAIN, large))
     size = len(large)
     assert 2 * size < first.memory_bytes < 5 * size
@@ -256,6 +256,16 @@ def test_memory_is_bounded_and_told() -> None:
     assert abs(second.memory_bytes - first.memory_bytes) < size
     with closing(Examiner(Bounds(memory_bytes=-4 * len(large)))) as examiner, pytest.raises(ArtifactError):
         examiner.examine(large, "file.onnx")
+
+
+def test_the_file_itself_counts_as_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A session keeps the bytes it was made from, beside what it takes; what is freed meanwhile is no gain."""
+    for before, after, taken in ((100, 350, 250), (350, 100, 0)):
+        found = iter([before, after])
+        monkeypatch.setattr(service.trial, "_read_memory", found.__next__)
+        answer = try_file(PLAIN)
+        assert isinstance(answer, Examined)
+        assert answer.memory_bytes == len(PLAIN) + taken
 
 
 def pid_of(examiner: Examiner) -> int:
@@ -292,6 +302,11 @@ def test_the_processes_that_try_may_be_killed() -> None:
         assert second.result() == "the process that tried it ended, or gave no answer that makes sense"
         assert select.select([tried], [], [], 20)[0], "what it had forked goes on"
         os.close(tried)
+        idle = os.pidfd_open(pid_of(examiner))
+        os.kill(pid_of(examiner), signal.SIGKILL)
+        assert select.select([idle], [], [], 20)[0]
+        os.close(idle)
+        assert examiner.examine(PLAIN, "plain.onnx").name is None, "it had no file when it died"
 
 
 @on_linux
@@ -305,7 +320,7 @@ def test_a_process_that_stands_still_is_ended(monkeypatch: pytest.MonkeyPatch) -
 
 
 ENDS = """
-import os, time
+import os, resource, time
 import service.trial as trial
 from service.verdict import Bounds
 from pathlib import Path
@@ -327,11 +342,16 @@ ends = (
     write_file,
     lambda content: [0] * 2**29,
     write_pipes,
+    lambda content: trial.Refused(str(resource.getrlimit(resource.RLIMIT_CORE)[0])),
 )
+resource.setrlimit(resource.RLIMIT_CORE, resource.getrlimit(resource.RLIMIT_CORE)[1:] * 2)
 pipe = os.pipe()
 for end in ends:
     trial.try_file = end
     print(trial.try_apart(b"", Bounds(seconds=1)).reason)
+end = os._exit
+os._exit = lambda code: end(9)
+print(trial.try_apart(b"", Bounds(seconds=1)).reason)
 """
 
 
@@ -351,6 +371,8 @@ def test_whatever_ends_a_trial_is_told(tmp_path: Path) -> None:
         ended.format("exit code 1"),
         ended.format("exit code 1"),
         "['pipe:']",  # the one for its answer
+        "0",  # bytes of core it may leave
+        ended.format("exit code 9"),  # though it had answered
     ]
     assert (tmp_path / "written").read_bytes() == b""
 
@@ -513,23 +535,24 @@ def test_a_pipe_in_place_of_a_file_blocks_nothing(tmp_path: Path, monkeypatch: p
     "change",
     [
         lambda path: path.write_bytes(PLAIN + b"more"),
-        lambda path: os.truncate(path, 9),
-        lambda path: os.utime(path, ns=(0, 1)),
+        lambda path: path.write_bytes(PLAIN[:9]),
+        lambda _path: None,
     ],
-    ids=["grows", "shrinks", "changes"],
+    ids=["grows", "shrinks", "is touched"],
 )
 def test_a_file_that_changes_while_it_is_read_is_refused(
     change: Callable[[Path], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its size and time are looked at before and after."""
+    """Its size and its time are looked at before and after: either tells."""
     path = tmp_path / "model.onnx"
     path.write_bytes(PLAIN)
     look, looks = os.fstat, []
+    written = path.stat().st_mtime_ns
 
     def look_and_change(descriptor: int) -> os.stat_result:
         looks.append(look(descriptor))
         if len(looks) == 1:
-            change(path)
+            os.utime(path, ns=(0, written if change(path) else 1))
         return looks[-1]
 
     monkeypatch.setattr(os, "fstat", look_and_change)

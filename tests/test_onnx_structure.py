@@ -7,6 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+import export.quantize
 from service.errors import ArtifactError
 from service.onnx_structure import MAX_NODES, check_structure
 from tests.hostile import STRUCTURAL, change_plain, make_plain
@@ -58,6 +59,15 @@ def test_tensors_of_every_type_are_measured_right(kind: int) -> None:
             tensor.dims[:] = [wrong]
             with pytest.raises(ArtifactError, match=rf"'made' has the shape \[{wrong}\], and brings"):
                 check_structure(change_plain(lambda model, one=tensor: model.graph.initializer.append(one)), "x.onnx")  # type: ignore[misc]
+
+
+def test_what_our_own_int8_writes_passes() -> None:
+    """The one operator outside the standard that export makes use of."""
+
+    def quantize(model: onnx.ModelProto) -> None:
+        model.graph.node[-1].op_type, model.graph.node[-1].domain = export.quantize.OPERATOR, "com.microsoft"
+
+    check_structure(change_plain(quantize), "int8.onnx")
 
 
 def test_what_is_large_and_honest_passes() -> None:
