@@ -136,6 +136,7 @@ def summarize(results: Results) -> dict[str, object]:
 
 def write_plots(every: list[Results], folder: Path) -> None:
     """Write the throughput of every server as one SVG a model."""
+    folder.mkdir(parents=True, exist_ok=True)
     for results in every:
         medians = results.medians()
         panels = {

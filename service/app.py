@@ -100,7 +100,10 @@ async def _watch(service: Service) -> None:
     try:
         while await wanted.wait():
             wanted.clear()
-            await service.repository.scan()
+            try:
+                await service.repository.scan()
+            except Exception:  # nobody foresaw it, and the next change is looked at all the same
+                logger.exception("The artifacts could not be looked at")
     finally:
         if watching:
             watching.cancel()
@@ -114,7 +117,7 @@ async def _tell_changes(folder: Path, changed: asyncio.Event) -> None:
             changed.set()  # whatever happened while nobody watched
             async for _ in watchfiles.awatch(folder, recursive=False):
                 changed.set()
-        except OSError as error:
+        except (OSError, RuntimeError) as error:
             logger.error("%s cannot be watched: %s", folder, error)  # noqa: TRY400 - no fault of ours
         await asyncio.sleep(WATCH_AGAIN_SECONDS)
 

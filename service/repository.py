@@ -179,20 +179,20 @@ class Repository:
         began = time.perf_counter()
         try:
             model = self._open(path, self._models)
-            for kind, value in (("name", model.name), ("version", model.version)):
-                if not re.fullmatch(NAME, value):
-                    raise ArtifactError(str(path), f"its {kind} {value[:40]!r} is not {NAME}")
+            _check_names(path, model)
         except LengthwiseError as error:
             return error
+        except Exception as error:
+            logger.exception("%s could not be tried", path)
+            return ArtifactError(str(path), f"loading it failed with {type(error).__name__}")
         logger.info("%s was tried in %.2f s", path, time.perf_counter() - began)
         return model
 
     def _settle(self, path: Path, known: _File, found: ServedModel | LengthwiseError) -> None:
         """Serve what was opened in place of what the file held before, or keep why not."""
         if isinstance(found, ServedModel):
-            clash = next((other.file for other in self._models if _clash(other, found, known.model)), None)
-            if clash:
-                found = ArtifactError(str(path), f"{found.full_name} is served from {clash.name}")
+            reason = next(self._find_objections(found, known.model), None)
+            found = found if reason is None else ArtifactError(str(path), reason)
         if isinstance(found, LengthwiseError):
             known.reason = str(found).replace(str(path), path.name)  # who asks need not know of folders
             stays = f" {known.model.full_name} is served as before." if known.model else ""
@@ -210,6 +210,14 @@ class Repository:
         logger.info("Serving %s on %s, %s", found.full_name, found.session.provider, proof)
         self._on_change(found.name, "loaded")
 
+    def _find_objections(self, found: ServedModel, replaced: ServedModel | None) -> Iterator[str]:
+        """Yield why a good model should not take the place of another."""
+        for other in self._models:
+            if other is not replaced and other.full_name == found.full_name:
+                yield f"{found.full_name} is served from {other.file.name}"
+        if replaced and replaced.session.manifest and not found.session.manifest:
+            yield "it has no manifest and so no proof, and what it would replace has one"
+
     def _give_up(self, known: _File, why: str) -> None:
         if model := known.model:
             known.model = None
@@ -219,8 +227,12 @@ class Repository:
         known.mark = ()
 
 
-def _clash(other: ServedModel, found: ServedModel, replaced: ServedModel | None) -> bool:
-    return other is not replaced and other.full_name == found.full_name
+def _check_names(path: Path, model: ServedModel) -> None:
+    """Refuse what no path and no `name@version` can hold."""
+    for kind, value in (("name", model.name), ("version", model.version)):
+        if not re.fullmatch(NAME, value):
+            hint = "" if model.session.manifest else ": name the file otherwise, or set LENGTHWISE_MODEL_NAME"
+            raise ArtifactError(str(path), f"its {kind} {value[:40]!r} is not of the form {NAME}{hint}")
 
 
 def _mark(path: Path) -> Mark:

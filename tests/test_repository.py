@@ -26,7 +26,7 @@ from service.settings import Settings
 from tests.conftest import draw_sequences
 from tests.made import export_made
 from tests.test_encode import PAIR
-from tests.test_session import edit_manifest
+from tests.test_session import edit, edit_manifest
 
 KEY = "a-key-of-admins-only"
 ADMIN = {"Authorization": f"Bearer {KEY}"}
@@ -193,7 +193,7 @@ def test_a_new_version_is_served_beside_the_old_one(start: Start, folder: Path, 
 
 
 @pytest.mark.parametrize(
-    "kind", ["truncated", "no model", "another proof", "a name that is a path", "a name that is taken"]
+    "kind", ["truncated", "no model", "another proof", "no proof", "a name that is a path", "a name that is taken"]
 )
 def test_a_bad_file_leaves_the_old_one_serving(
     kind: str, start: Start, folder: Path, originals: dict[str, bytes], tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -208,6 +208,7 @@ def test_a_bad_file_leaves_the_old_one_serving(
         "another proof": edit_manifest(
             tmp_path / "a.onnx", lambda manifest: manifest.model_copy(update={"golden": manifest.golden[:0]})
         ),
+        "no proof": edit(tmp_path / "a.onnx", lambda model: model.ClearField("metadata_props")),
         "a name that is a path": originals["a anew"].replace(b'"name":"a"', b'"name":"/"'),
         "a name that is taken": originals["b"],
     }[kind]
@@ -227,6 +228,29 @@ def test_a_bad_file_leaves_the_old_one_serving(
     assert change(client, "a", "load").status_code == 200
     assert client.get("/info").json()["refused"] == []
     assert answer(client, "a") == embed(folder / "a.onnx")
+
+
+def test_what_nobody_foresaw_leaves_the_old_one_serving(
+    start: Start, folder: Path, originals: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log has it, and the file is refused without a word of it."""
+    client = start()
+    monkeypatch.setattr("service.loading.describe_input", lambda _session: 1 / 0)
+    put(folder / "a.onnx", originals["a anew"])
+    refused = change(client, "a", "load")
+    assert refused.status_code == 400
+    assert "loading it failed with ZeroDivisionError" in refused.json()["error"]
+    assert ask(client, "a").status_code == 200
+
+
+def test_names_that_no_request_could_use_are_refused(artifact: Path, tmp_path: Path) -> None:
+    """A file without a manifest goes by its own name, which may not do; the setting helps."""
+    path = tmp_path / "two words.onnx"
+    path.write_bytes(edit(artifact, lambda model: model.ClearField("metadata_props")))
+    with pytest.raises(StartupError, match="set LENGTHWISE_MODEL_NAME"):
+        create_app(Settings(model=path))
+    with TestClient(create_app(Settings(model=path, model_name="words"))) as client:
+        assert client.get("/info").json()["models"][0]["name"] == "words"
 
 
 def test_an_unloaded_model_is_gone_until_it_is_loaded(start: Start, folder: Path) -> None:
