@@ -262,7 +262,7 @@ class Engine:
         while run := self.slots.next_run(now):
             self._progressed = now
             batch = self._gather(run, now)
-            if run.expected_end - now + self.slots.waiting_seconds <= DIRECT_SECONDS:
+            if not run.is_bulk and run.expected_seconds + self.slots.small_seconds <= DIRECT_SECONDS:
                 self._finish(batch, self._time(batch))
             else:
                 self._runners.hand(batch, now)

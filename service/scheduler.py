@@ -74,6 +74,11 @@ class Scheduler:
         """What all that waits should take one runner."""
         return self.costs.factor * (self._small.seconds + self._bulk.seconds)
 
+    @property
+    def small_seconds(self) -> float:
+        """What of it is no bulk."""
+        return self.costs.factor * self._small.seconds
+
     def submit(self, job: Job, now: float) -> None:
         """Queue every sequence of a job.
 
@@ -111,7 +116,7 @@ class Scheduler:
         Raises:
             QueueFull: the queue has no room for anything.
         """
-        self._refuse_excess(1, self._slots.count_before(self, self.costs.factor * self._small.seconds), now)
+        self._refuse_excess(1, self._slots.count_before(self, self.small_seconds), now)
 
     def withdraw(self, job: Job) -> None:
         """See that nothing that waits of a job ever runs."""
@@ -126,9 +131,10 @@ class Scheduler:
 
         It holds the sequence that is due first. What is past its deadline is withdrawn instead.
         """
-        idle = self._slots.idle
-        while idle > 0 and self.waiting:
-            if run := self._try_start(self._most_urgent(idle), idle, now):
+        idle, idle_for_bulk = self._slots.idle, self._slots.idle_for_bulk
+        while idle > 0 and (self._small.waiting or (self._bulk.waiting and idle_for_bulk > 0)):
+            lane = self._most_urgent(idle, idle_for_bulk)
+            if run := self._try_start(lane, idle_for_bulk if lane is self._bulk else idle, now):
                 return run
         return None
 
@@ -163,7 +169,7 @@ class Scheduler:
 
     def _seconds_before(self, job: Job) -> float:
         """Return what goes before a new job should take one runner: bulk goes before bulk only."""
-        own = self.waiting_seconds if job.is_bulk else self.costs.factor * self._small.seconds
+        own = self.waiting_seconds if job.is_bulk else self.small_seconds
         return self._slots.count_before(self, own)
 
     def _refuse_late(self, job: Job, own_seconds: float, now: float) -> None:
@@ -196,14 +202,15 @@ class Scheduler:
                 seconds = 0.0
         return parts
 
-    def _most_urgent(self, idle: int) -> Lane:
-        """Return the lane that holds what is due first, cut for so many idle runners."""
+    def _most_urgent(self, idle: int, idle_for_bulk: int) -> Lane:
+        """Return the lane that holds what is due first and may be started, cut for the runners it may have."""
         small, bulk = self._small, self._bulk
-        if not (small.waiting and bulk.waiting):
-            only = small if small.waiting else bulk
-            only.prepare(idle)
-            return only
-        return small if small.prepare(idle) <= bulk.prepare(idle) else bulk
+        if not small.waiting:
+            bulk.prepare(idle_for_bulk)
+            return bulk
+        due = small.prepare(idle)
+        is_first = not bulk.waiting or idle_for_bulk <= 0 or due <= bulk.prepare(idle_for_bulk)
+        return small if is_first else bulk
 
     def _try_start(self, lane: Lane, idle: int, now: float) -> Run | None:
         """Start the batch on top of a lane, unless something of it is late or withdrawn; then cut anew.

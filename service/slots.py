@@ -23,8 +23,16 @@ class Contender(Protocol):
     given: float
 
     @property
+    def waiting(self) -> int:
+        """Sequences that wait."""
+
+    @property
     def waiting_seconds(self) -> float:
-        """What all that waits of it should take one runner."""
+        """What they should take one runner."""
+
+    @property
+    def small_seconds(self) -> float:
+        """What of it is no bulk."""
 
     def next_run(self, now: float) -> Run | None:
         """Start its next batch, if anything still waits."""
@@ -57,9 +65,14 @@ class Slots:
         return self.number - len(self.running)
 
     @property
-    def waiting_seconds(self) -> float:
-        """What all that waits should take one runner."""
-        return sum(one.waiting_seconds for one in self._contenders)
+    def idle_for_bulk(self) -> int:
+        """Runs of bulk that may be started: one runner is left to all else, which need not wait for a run's end."""
+        return min(self.idle, max(1, self.number - 1) - sum(run.is_bulk for run in self.running))
+
+    @property
+    def small_seconds(self) -> float:
+        """What all that waits and is no bulk should take one runner."""
+        return sum(one.small_seconds for one in self._contenders)
 
     def enter(self, contender: Contender) -> None:
         """Have someone take part who has something waiting."""
@@ -69,23 +82,25 @@ class Slots:
 
     def next_run(self, now: float) -> Run | None:
         """Start the next batch of whoever was given least, if a runner is idle and something waits."""
-        while self._contenders and self.idle > 0:
-            contender = min(self._contenders, key=_GIVEN)
+        if self.idle <= 0:
+            return None
+        for contender in sorted(self._contenders, key=_GIVEN):
             level = contender.given
             if run := contender.next_run(now):
                 self._level = level
                 return run
-            self._contenders.remove(contender)
+            if not contender.waiting:
+                self._contenders.remove(contender)
         return None
 
     def next_aside(self, now: float, max_seconds: float) -> Run | None:
-        """Start a short batch beside the runners, where all are for longer at bulk work, or at that of other models.
+        """Start a short batch beside the runners, where all are at bulk work, or at that of other models.
 
         Args:
             now: the time.
             max_seconds: what it may be expected to take.
         """
-        if self.idle > 0 or any(now <= run.expected_end <= now + max_seconds for run in self.running):
+        if self.idle > 0:
             return None
         for contender in sorted(self._contenders, key=_GIVEN):
             is_kept_out = all(run.is_bulk or run.scheduler is not contender for run in self.running)

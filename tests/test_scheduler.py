@@ -443,10 +443,11 @@ def test_a_full_queue_refuses_what_is_not_read_yet() -> None:
 
 def test_a_short_batch_runs_beside_runners_at_bulk_work() -> None:
     """It need not wait for one of them; a longer batch does, and so does any beside other work."""
-    scheduler = make_scheduler(rows=4, steps=10**5, queue=10**6, runners=2)
+    scheduler = make_scheduler(rows=4, steps=10**5, queue=10**6, runners=1)
     scheduler.submit(Job([1000] * 40), 0.0)
     assert scheduler._slots.next_aside(0.0, 1.0) is None  # nothing small waits
-    bulk = [run for run in (scheduler.next_run(0.0), scheduler.next_run(0.0)) if run]
+    bulk = scheduler.next_run(0.0)
+    assert bulk is not None
     scheduler.submit(Job([500]), 0.0)
     assert scheduler._slots.next_aside(0.0, 0.002) is None  # it should take 6 ms
     scheduler.submit(small := Job([5], deadline=0.1), 0.0)
@@ -457,11 +458,25 @@ def test_a_short_batch_runs_beside_runners_at_bulk_work() -> None:
     scheduler.submit(Job([5], deadline=0.1), 0.0)
     assert scheduler._slots.next_aside(0.0, 0.002) is None  # one at a time
     scheduler._slots.finish(aside, None)
-    scheduler._slots.finish(bulk[0], None)
+    scheduler._slots.finish(bulk, None)
     assert (run := scheduler.next_run(0.0)) is not None
     assert not run.is_bulk
     scheduler.submit(Job([5], deadline=0.1), 0.0)
-    assert scheduler._slots.next_aside(0.0, 0.002) is None  # one of the runners is at other work
+    assert scheduler._slots.next_aside(0.0, 0.002) is None  # the runner is at other work
+
+
+def test_one_runner_is_left_to_what_is_no_bulk() -> None:
+    """However much bulk waits; where there is one only, bulk has it too."""
+    scheduler = make_scheduler(rows=4, steps=10**5, queue=10**6, runners=3)
+    scheduler.submit(Job([1000] * 40), 0.0)
+    runs = [scheduler.next_run(0.0) for _ in range(3)]
+    assert [run is not None and run.is_bulk for run in runs] == [True, True, False]
+    scheduler.submit(Job([500]), 0.0)
+    small = scheduler.next_run(0.0)
+    assert small is not None
+    assert not small.is_bulk
+    scheduler._slots.finish(small, None)
+    assert scheduler.next_run(0.0) is None
 
 
 def test_a_batch_takes_no_longer_than_a_quarter_of_a_second() -> None:

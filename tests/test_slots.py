@@ -132,7 +132,7 @@ def test_nothing_is_lost_or_mixed(jobs: list[tuple[int, list[int]]]) -> None:
 
 
 def test_a_short_batch_runs_beside_the_long_ones_of_other_models() -> None:
-    """Where all runners are for longer at work for others, and not where one will be free in a moment."""
+    """Where all runners are at work for others."""
     slots = Slots(2)
     flooded, quiet = make_schedulers(slots, [1e-3, 1e-5])
     for _ in range(20):
@@ -141,12 +141,10 @@ def test_a_short_batch_runs_beside_the_long_ones_of_other_models() -> None:
         pass
     assert slots.next_aside(0.0, 0.002) is None  # the flooded one has itself in its way, and no short batch
     quiet.submit(Job([5]), 0.0)
-    ends = min(run.expected_end for run in slots.running)
-    assert slots.next_aside(ends - 0.001, 0.002) is None
-    run = slots.next_aside(ends - 0.01, 0.002)
+    run = slots.next_aside(0.0, 0.002)
     assert run is not None
     assert run.scheduler is quiet
     quiet.submit(Job([5]), 0.0)
-    assert slots.next_aside(ends - 0.01, 0.002) is None  # its own run is under way now
+    assert slots.next_aside(0.0, 0.002) is None  # its own run is under way now
     slots.finish(run, None)
-    assert slots.next_aside(ends - 0.01, 0.002) is not None
+    assert slots.next_aside(0.0, 0.002) is not None
