@@ -26,6 +26,7 @@ from service.engine import IDLE_SECONDS, Engine, Observer
 from service.errors import ArtifactError, LengthwiseError
 from service.loading import Loader
 from service.logs import RequestLog
+from service.machine import trim_heap
 from service.meter import StepMeter
 from service.models import Models
 from service.repository import Repository
@@ -132,6 +133,7 @@ async def _release_memory(service: Service) -> None:
             released = taken
             for model in [*service.models]:
                 await asyncio.to_thread(model.session.release_memory)
+            await asyncio.to_thread(trim_heap)
 
 
 async def _refine(service: Service) -> None:

@@ -1,8 +1,10 @@
 """What of this machine the process may use: CPUs by affinity and by quota, and the kind of CPU."""
 
+import ctypes
 import os
 import platform
 import resource
+from contextlib import suppress
 from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
@@ -56,6 +58,12 @@ def resident_bytes(proc: Path = PROC) -> int:
     """Return the memory of this process that is in use, 0 where the kernel does not say."""
     fields = _read(proc / "self" / "statm").split()
     return int(fields[1]) * resource.getpagesize() if len(fields) > 1 else 0
+
+
+def trim_heap() -> None:
+    """Have the C library give back what it keeps of freed memory, where it is one that can (glibc)."""
+    with suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _read_quota(folder: Path) -> list[float]:
