@@ -3,7 +3,6 @@
 import ctypes
 import os
 import platform
-import resource
 from contextlib import suppress
 from pathlib import Path
 
@@ -57,7 +56,7 @@ def name_cpu(proc: Path = PROC) -> str:
 def resident_bytes(proc: Path = PROC) -> int:
     """Return the memory of this process that is in use, 0 where the kernel does not say."""
     fields = _read(proc / "self" / "statm").split()
-    return int(fields[1]) * resource.getpagesize() if len(fields) > 1 else 0
+    return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") if len(fields) > 1 else 0
 
 
 def trim_heap() -> None:
