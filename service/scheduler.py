@@ -105,6 +105,8 @@ class Scheduler:
         job.waiting = len(steps)
         job.waiting_steps = total
         self.submitted += 1
+        if not job.is_bulk:
+            self._slots.small_at = now
         self._lane_of(job).add(job, self.submitted)
         self._jobs.add(job)
         self._count(job, len(steps), total)
@@ -131,7 +133,7 @@ class Scheduler:
 
         It holds the sequence that is due first. What is past its deadline is withdrawn instead.
         """
-        idle, idle_for_bulk = self._slots.idle, self._slots.idle_for_bulk
+        idle, idle_for_bulk = self._slots.idle, self._slots.count_idle_for_bulk(now)
         while idle > 0 and (self._small.waiting or (self._bulk.waiting and idle_for_bulk > 0)):
             lane = self._most_urgent(idle, idle_for_bulk)
             if run := self._try_start(lane, idle_for_bulk if lane is self._bulk else idle, now):

@@ -187,6 +187,12 @@ class Answer:
     steps: Sequence[npt.NDArray[np.float32]] = ()
     state: State = field(default_factory=dict)
 
+    @property
+    def numbers(self) -> int:
+        """How many numbers there are in all of it."""
+        parts = (*self.steps, *self.state.values())
+        return self.embeddings.size + sum(part.size for part in parts)
+
     def normalized(self) -> "Answer":
         """Return the answer with each embedding scaled to L2 norm 1; a zero vector stays zero."""
         norms = np.linalg.norm(self.embeddings.astype(np.float64), axis=1, keepdims=True)

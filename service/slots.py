@@ -5,12 +5,16 @@ same time of the runners, however much each has waiting; one that was idle begin
 """
 
 from itertools import pairwise
+from math import inf
 from operator import attrgetter
 from typing import Protocol
 
 from service.jobs import Run
 
 _GIVEN = attrgetter("given")
+
+# So long after something came that is no bulk, bulk leaves it a CPU as well.
+COMPANY_SECONDS = 0.2
 
 
 class Contender(Protocol):
@@ -50,12 +54,14 @@ class Slots:
     Attributes:
         number: runs that may be under way at the same time.
         running: those that are.
+        small_at: when something last came that is no bulk.
     """
 
     def __init__(self, number: int) -> None:
         """Begin with nothing under way."""
         self.number = number
         self.running: set[Run] = set()
+        self.small_at = -inf
         self._contenders: list[Contender] = []  # those with something waiting, and maybe some without
         self._level = 0.0  # what the last one to start a run had been given before it
 
@@ -65,14 +71,18 @@ class Slots:
         return self.number - len(self.running)
 
     @property
-    def idle_for_bulk(self) -> int:
-        """Runs of bulk that may be started: one runner is left to all else, which need not wait for a run's end."""
-        return min(self.idle, max(1, self.number - 1) - sum(run.is_bulk for run in self.running))
-
-    @property
     def small_seconds(self) -> float:
         """What all that waits and is no bulk should take one runner."""
         return sum(one.small_seconds for one in self._contenders)
+
+    def count_idle_for_bulk(self, now: float) -> int:
+        """Return how many runs of bulk may be started.
+
+        One runner is left to all else, which need not wait for a run's end; and while that comes, a CPU, too: there is
+        one runner more than those, and whoever wakes up may wait milliseconds for a CPU that others never leave.
+        """
+        left = 2 if now < self.small_at + COMPANY_SECONDS else 1
+        return min(self.idle, max(1, self.number - left) - sum(run.is_bulk for run in self.running))
 
     def enter(self, contender: Contender) -> None:
         """Have someone take part who has something waiting."""

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,10 @@ from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from service.app import create_app
-from service.routes import encoding
+from service.codecs import large, ragged_json
+from service.codecs.exchange import Content, Reply
+from service.codecs.options import AnswerOptions
+from service.routes import native
 from service.routes.problems import MEDIA_TYPE
 from service.settings import Settings
 from tests import oracle
@@ -276,11 +280,30 @@ def test_an_app_may_start_again(serve: Serve) -> None:
         assert embed(client, PAIR)
 
 
-def test_large_bodies_are_decoded_alike(client: TestClient) -> None:
-    """A body over the size that is decoded on a thread gives what smaller ones give."""
+def test_large_bodies_are_decoded_alike(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A body over the size that is decoded on a thread, or in pieces there, gives what smaller ones give."""
     sequences = [steps.tolist() for steps in draw_sequences([500] * 50)]
-    assert len(json.dumps({"sequences": sequences})) > encoding.LARGE_BODY_BYTES
-    assert embed(client, sequences)[7] == embed(client, sequences[7:8])[0]
+    assert len(json.dumps({"sequences": sequences})) > large.LARGE_BODY_BYTES
+    whole = embed(client, sequences)
+    assert whole[7] == embed(client, sequences[7:8])[0]
+    monkeypatch.setattr(large, "PIECED_BODY_BYTES", 0)
+    assert embed(client, sequences) == whole
+
+
+def test_large_answers_are_written_elsewhere(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is large is the same, and is not written on the thread of the event loop, which answers others meanwhile."""
+    threads = []
+    write = ragged_json.write
+
+    def write_here(reply: Reply, options: AnswerOptions) -> Content:
+        threads.append(threading.current_thread().name)
+        return write(reply, options)
+
+    monkeypatch.setitem(native.WRITERS, ragged_json.MEDIA_TYPE, write_here)
+    small = embed(client, PAIR)
+    monkeypatch.setattr(large, "LARGE_ANSWER_NUMBERS", 31)
+    assert embed(client, PAIR) == small
+    assert len(set(threads)) == len(threads) == 2
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 from model.encoder import EncoderConfig
 from service.app import create_app
 from service.codecs import openai_json
-from service.codecs.ragged_json import decode_plain
+from service.codecs.plain_json import decode_plain
 from service.errors import RequestTooLong
 from service.sequences import InputSpec
 from service.settings import Settings

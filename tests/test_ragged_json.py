@@ -2,6 +2,8 @@
 
 import base64
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
 from service import errors
-from service.codecs import exact_json, ragged_json
+from service.codecs import exact_json, large, plain_json, ragged_json
 from service.codecs.exchange import Reply
 from service.codecs.ragged_json import EncodeOptions
 from service.codecs.texts import read_tokenizer
@@ -37,7 +39,7 @@ def decode(body: object) -> tuple[list[list[list[float]]], EncodeOptions]:
 def test_both_decoders_agree_bit_for_bit(sequences: list[list[list[float]]]) -> None:
     """What the fast decoder accepts, the exact one reads the same; every float32 survives the trip."""
     body = json.dumps({"sequences": sequences}).encode()
-    fast = ragged_json.decode_plain(body, lambda _: InputSpec(F))
+    fast = plain_json.decode_plain(body, lambda _: InputSpec(F))
     exact = exact_json.read_sequences(exact_json.read_document(body), InputSpec(F))
     assert fast is not None
     assert fast[0].values.tobytes() == exact.values.tobytes()
@@ -58,7 +60,7 @@ def test_the_fast_decoder_accepts_only_what_the_exact_one_does(
 ) -> None:
     """On any JSON at all, a body that passes the fast checks is read the same by the exact decoder."""
     body = json.dumps({"sequences": nested, "lengths": lengths}).encode()
-    fast = ragged_json.decode_plain(body, lambda _: InputSpec(features))
+    fast = plain_json.decode_plain(body, lambda _: InputSpec(features))
     if fast is not None:
         exact = exact_json.read_sequences(exact_json.read_document(body), InputSpec(features))
         assert fast[0].values.tobytes() == exact.values.tobytes()
@@ -70,6 +72,99 @@ def test_a_list_hidden_among_numbers_is_found() -> None:
     for body in ({"sequences": [[[1, [2]]]]}, {"sequences": [[[1, [2]]]], "lengths": None}):
         with pytest.raises(errors.NotANumber, match=r"sequences\[0\]\[0\]\[1\] is a list of 1"):
             decode(body)
+
+
+@contextmanager
+def in_pieces() -> Iterator[list[bytes]]:
+    """Have bodies of any size read in the smallest pieces; the list gets what is decoded in one go."""
+    whole = plain_json._decode_whole
+    bodies: list[bytes] = []
+
+    def decode_whole(body: bytes, *arguments: Any, **options: Any) -> plain_json.Plain | None:
+        bodies.append(body)
+        return whole(body, *arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(large, "PIECED_BODY_BYTES", 0)
+        patch.setattr(large, "PIECE_BYTES", 0)
+        patch.setattr(plain_json, "_decode_whole", decode_whole)
+        yield bodies
+
+
+@pytest.mark.parametrize(("features", "step"), [(F, st.tuples(FLOATS, FLOATS).map(list)), (None, st.integers(1, 99))])
+@pytest.mark.parametrize("separators", [None, (",", ":")])
+@pytest.mark.parametrize(
+    "form",
+    [
+        '{"sequences": %s}',
+        '{"model":"m","sequences":%s}',
+        '{"sequences" :%s , "lengths":[1,2],"outputs":["embedding"]}',
+    ],
+)
+@given(data=st.data())
+def test_a_large_body_is_read_in_pieces(
+    data: st.DataObject, form: str, separators: tuple[str, str] | None, features: int | None, step: Any
+) -> None:
+    """They are cut between sequences, give what the whole gives, and nothing has to be read twice."""
+    sequences = data.draw(st.lists(st.lists(step, min_size=1, max_size=4), min_size=1, max_size=6))
+    body = (form % json.dumps(sequences, separators=separators)).encode()
+    whole = plain_json.decode_plain(body, lambda _: InputSpec(features))
+    with in_pieces() as bodies:
+        pieces = plain_json.decode_plain(body, lambda _: InputSpec(features))
+    assert whole is not None
+    assert pieces is not None
+    assert pieces[0].values.tobytes() == whole[0].values.tobytes()
+    assert pieces[0].lengths.tolist() == whole[0].lengths.tolist()
+    assert pieces[1:] == whole[1:]
+    assert len(bodies) == 1 + len(sequences)
+    assert body not in bodies
+
+
+@given(nested=st.lists(JSON, max_size=3) | JSON, lengths=st.none() | JSON, features=st.sampled_from([F, None]))
+def test_pieces_are_accepted_only_where_the_whole_is(nested: object, lengths: object, features: int | None) -> None:
+    """On any JSON at all, what is read in pieces is read the same by the exact decoder."""
+    body = json.dumps({"sequences": nested, "lengths": lengths}).encode()
+    with in_pieces():
+        fast = plain_json.decode_plain(body, lambda _: InputSpec(features))
+    if fast is not None:
+        exact = exact_json.read_sequences(exact_json.read_document(body), InputSpec(features))
+        assert fast[0].values.tobytes() == exact.values.tobytes()
+        assert fast[0].lengths.tolist() == exact.lengths.tolist()
+
+
+@given(st.lists(st.sampled_from([*b'[],:{}"1 ', *(b'"sequences"', b"[[1,2]]", b'"model"', b"[1,2],")]), max_size=14))
+def test_pieces_of_what_is_no_json_are_refused(tokens: list[int | bytes]) -> None:
+    """Whatever brackets, commas and quotes stand in the wrong place, only what is valid as a whole is read."""
+    parts = [bytes([token]) if isinstance(token, int) else token for token in tokens]
+    body = b'{"sequences":[[[1,2]]' + b"".join(parts) + b"}"
+    with in_pieces():
+        pieces = plain_json.decode_plain(body, lambda _: InputSpec(F))
+    whole = plain_json.decode_plain(body, lambda _: InputSpec(F))
+    if pieces is not None:
+        assert whole is not None
+        assert pieces[0].lengths.tolist() == whole[0].lengths.tolist()
+        assert pieces[2] == whole[2]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"sequences":[[[1,2]],]}',
+        b'{"sequences":[[[1,2]],,[[1,2]]]}',
+        b'{"sequences":[[[1,2]]],"sequences":[[[1,2]]]}',
+        b'{"sequences":[[[1,2]]],"s\\u0065quences":[[[1,2]]]}',
+        b'{"x":{"sequences":[[[1,2]]]},"s\\u0065quences":[]}',
+        b'{"x":{"sequences":[[[1,2]]]},"model":"m"}',
+        b'{"x":{"sequences":[[[1,2]]]},"sequences":[]}',
+        b'[{"sequences":[[[1,2]],[[3,4]]]}]',
+        b'{"sequences":[[[1,2]],"no"]}',
+        b'\xef\xbb\xbf{"sequences":[[[1,2]],[[3,4]]]}',
+    ],
+)
+def test_pieces_take_nothing_that_is_not_plain(body: bytes) -> None:
+    """Nor does the whole: the exact decoder says what is wrong."""
+    with in_pieces():
+        assert plain_json.decode_plain(body, lambda _: InputSpec(F)) is None
 
 
 @given(st.binary(max_size=40) | st.text(max_size=40).map(str.encode))
@@ -121,6 +216,27 @@ def test_decode_names_the_fault(body: Any, error: type[errors.InvalidRequest], s
     """Each kind of bad body gets its own error, whose sentence says where and what was expected."""
     with pytest.raises(error, match=sentence):
         decode(body)
+
+
+@given(
+    st.lists(st.integers(0, 5), min_size=1, max_size=9),
+    st.sampled_from([["embedding"], ["embedding", "steps", "state"]]),
+    st.integers(0, 30),
+)
+def test_a_large_answer_is_written_in_pieces(lengths: list[int], outputs: list[Any], piece_numbers: int) -> None:
+    """It is what it would be in one go."""
+    count = len(lengths)
+    numbers = np.arange(count * 12).astype(np.float32)
+    steps = [np.full((length, 3), length, dtype=np.float32) for length in lengths]
+    answer = Answer(numbers.reshape(count, 12), steps, {"h": numbers.reshape(count, 1, 2, 6)})
+    reply = Reply(answer, lengths, "m", 10)
+    options = EncodeOptions(outputs=outputs)
+    whole = ragged_json.write(reply, options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(large, "LARGE_ANSWER_NUMBERS", 0)
+        patch.setattr(large, "PIECE_NUMBERS", piece_numbers)
+        assert ragged_json.write(reply, options) == whole
+    assert answer.numbers == 24 * count + 3 * sum(lengths)
 
 
 def test_padded_sequences_are_cut_to_their_lengths() -> None:

@@ -479,6 +479,18 @@ def test_one_runner_is_left_to_what_is_no_bulk() -> None:
     assert scheduler.next_run(0.0) is None
 
 
+def test_bulk_leaves_a_cpu_while_others_come() -> None:
+    """For a while after each; with one runner more than CPUs, that is two runners."""
+    scheduler = make_scheduler(rows=4, steps=10**5, queue=10**6, runners=3)
+    scheduler.submit(Job([1000] * 40), 0.0)
+    scheduler.submit(Job([5]), 0.0)
+    runs = [scheduler.next_run(0.0) for _ in range(3)]
+    assert [run is not None and run.is_bulk for run in runs] == [False, True, False]
+    assert scheduler.next_run(0.19) is None
+    assert (run := scheduler.next_run(0.21)) is not None
+    assert run.is_bulk
+
+
 def test_a_batch_takes_no_longer_than_a_quarter_of_a_second() -> None:
     """A run cannot be interrupted: where one batch of all would be cheapest but long, several run."""
     scheduler = make_scheduler(rows=32, steps=10**6, queue=10**6)

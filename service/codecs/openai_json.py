@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from service.codecs import exact_json
 from service.codecs.exchange import Choose, Content, Question, Reply
 from service.codecs.options import validate
-from service.codecs.ragged_json import count_lists, decode_plain
+from service.codecs.plain_json import count_lists, decode_plain
 from service.errors import InvalidField, RequestTooLong
 from service.sequences import InputSpec, Sequences
 

@@ -5,7 +5,6 @@ what is cheap to check; at any doubt the exact one walks the document, and names
 """
 
 import base64
-import codecs
 import dataclasses
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, TypeAlias
@@ -13,18 +12,16 @@ from typing import Annotated, Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import orjson
-import simdjson
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.codecs import exact_json
+from service.codecs import exact_json, large
 from service.codecs.exchange import Choose, Content, Reply
 from service.codecs.options import AnswerOptions, validate
+from service.codecs.plain_json import count_lists, decode_plain
 from service.errors import RequestTooLong
 from service.sequences import InputSpec, Sequences
 
 MEDIA_TYPE = "application/json"
-
-COUNTED_BYTES = 2**13  # up to which bytes.count is the faster way to count
 
 StateRows: TypeAlias = list[list[list[list[float]]]]  # [n][layers][directions][H]
 
@@ -165,61 +162,16 @@ def write(reply: Reply, options: AnswerOptions) -> Content:
 def _write_rows(rows: npt.NDArray[np.float32] | Sequence[npt.NDArray[np.float32]], options: AnswerOptions) -> Any:
     if options.encoding_format == "base64":
         return [base64.b64encode(row.astype("<f4").tobytes()).decode() for row in rows]
-    return rows if isinstance(rows, np.ndarray) else [np.ascontiguousarray(row) for row in rows]
+    arrays = rows if isinstance(rows, np.ndarray) else [np.ascontiguousarray(row) for row in rows]
+    numbers = arrays.size if isinstance(arrays, np.ndarray) else sum(array.size for array in arrays)
+    return arrays if numbers <= large.LARGE_ANSWER_NUMBERS else orjson.Fragment(_write_pieces(arrays, numbers))
 
 
-def count_lists(body: bytes) -> int:
-    """Count opening brackets; bytes.count is five times as slow where there are many, and faster where few."""
-    if len(body) < COUNTED_BYTES:
-        return body.count(b"[")
-    return int(np.count_nonzero(np.frombuffer(body, dtype=np.uint8) == ord("[")))
-
-
-def decode_plain(
-    body: bytes, choose: Choose, field: str = "sequences", *, may_be_alone: bool = False
-) -> tuple[Sequences, InputSpec, dict[str, Any]] | None:
-    """Decode a body that is right and plain; return None at any doubt.
-
-    Args:
-        body: JSON.
-        choose: the model.
-        field: where the sequences stand.
-        may_be_alone: whether one sequence may stand in place of a list of them.
-    """
-    try:
-        document = simdjson.Parser().parse(body)
-        if not isinstance(document, simdjson.Object) or body.startswith(codecs.BOM_UTF8):
-            return None
-        nested: Any = document[field]
-        spec = choose(exact_json.name_model(document))
-        is_alone = may_be_alone and exact_json.is_alone(nested, spec)
-        listed = [nested] if is_alone else nested
-        # Flattened; refuses all that is not a number, and for ids all that is not an integer.
-        if spec.features is None:
-            sizes = list(map(len, listed))
-            values: Any = np.frombuffer(nested.as_buffer(of_type="i"), dtype=np.int64)
-            plain = values.size == sum(sizes)
-        else:
-            step_sizes = [list(map(len, sequence)) for sequence in listed]
-            sizes = list(map(len, step_sizes))
-            numbers = np.frombuffer(nested.as_buffer(of_type="d"))
-            plain = numbers.size == sum(sizes) * spec.features and all(
-                row.count(spec.features) == len(row) for row in step_sizes
-            )
-            values = numbers
-        # Not items(), which turns every value into Python's own, the sequences too.
-        others = {name: document[name] for name in document.keys() if name != field}  # noqa: SIM118 - no dict
-        fields = {
-            name: value.as_list() if isinstance(value, simdjson.Array) else value for name, value in others.items()
-        }
-    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError):
-        return None
-    # One bracket opens the list, one each sequence and each step; any more may be a list among the numbers.
-    brackets = (not is_alone) + len(sizes) + (0 if spec.features is None else sum(sizes))
-    brackets += sum(isinstance(value, list) for value in fields.values())
-    plain = plain and "texts" not in fields and len(fields) + 1 == len(document)  # a key may stand twice
-    if not plain or count_lists(body) != brackets:
-        return None
-    if spec.features is not None:
-        values = exact_json.to_float32(values).reshape(sum(sizes), spec.features)
-    return Sequences(values, np.array(sizes, dtype=np.int64), field=field), spec, fields
+def _write_pieces(rows: npt.NDArray[np.float32] | list[npt.NDArray[np.float32]], numbers: int) -> bytes:
+    """Write rows of so many numbers in all, giving way to others after every few."""
+    count = 1 + large.PIECE_NUMBERS * len(rows) // numbers
+    pieces = []
+    for start in range(0, len(rows), count):
+        pieces.append(orjson.dumps(rows[start : start + count], option=orjson.OPT_SERIALIZE_NUMPY)[1:-1])
+        large.give_way()
+    return b"[" + b",".join(pieces) + b"]"

@@ -17,13 +17,12 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from service import errors
-from service.codecs import ndjson
+from service.codecs import large, ndjson
 from service.codecs.ndjson import Found, Line
 from service.codecs.options import AnswerOptions
 from service.errors import LengthwiseError
 from service.routes import problems
 from service.routes.direct import choose_model, exchange_of, service_of
-from service.routes.encoding import LARGE_BODY_BYTES
 from service.sequences import Steps, join
 
 # A window ends at whichever comes first, and where no more has arrived yet. Small ones answer early, and share their
@@ -172,7 +171,7 @@ class LineStream(Response):
         lines, self._lines = self._lines, []
         if self._left or not lines:
             return
-        is_large = sum(len(line.text or b"") for line in lines) > LARGE_BODY_BYTES
+        is_large = sum(len(line.text or b"") for line in lines) > large.LARGE_BODY_BYTES
         arguments = (lines, self._model.spec, self._limits, self._line_bytes)
         found = await asyncio.to_thread(ndjson.decode, *arguments) if is_large else ndjson.decode(*arguments)
         for start, stop in _cut([_count_steps(one) for one in found], self._window_steps):

@@ -2,20 +2,20 @@
 
 import asyncio
 import time
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from service import errors
+from service.codecs import large
 from service.codecs.compression import decompress, require_encoding
 from service.codecs.exchange import Content, Decode, Question, Reply
 from service.engine import Encoded
 from service.models import Choice, ServedModel
 from service.routes.direct import Service, exchange_of, read_body, read_timeout, service_of
 from service.telemetry import Stages
-
-LARGE_BODY_BYTES = 2**20
 
 RESPONSE_HEADERS: dict[str, Any] = {
     "X-Request-Id": {"description": "The request's own, or a new one.", "schema": {"type": "string"}},
@@ -97,8 +97,7 @@ async def answer(request: Request, choice: Choice, decode: Decode) -> Response:
     def read() -> Question:
         return decode(decompress(body, encoding, service.settings.max_body_bytes))
 
-    # A large body is decoded on a thread, so that the event loop goes on answering others; a compressed one may be.
-    is_large = len(body) > LARGE_BODY_BYTES or encoding
+    is_large = len(body) > large.LARGE_BODY_BYTES or encoding != ""  # once it is opened it may be
     question = await asyncio.to_thread(read) if is_large else read()
     decoded = time.perf_counter()
 
@@ -109,7 +108,9 @@ async def answer(request: Request, choice: Choice, decode: Decode) -> Response:
         service.meter.charge(exchange.key, question.sequences.steps)
     encoded = await run(service, choice.model, question, deadline, exchange.origin)
     finished = time.perf_counter()
-    content = write(choice.model, question, encoded)
+    answering = partial(write, choice.model, question, encoded)
+    is_large = encoded.answer.numbers > large.LARGE_ANSWER_NUMBERS
+    content = await asyncio.to_thread(answering) if is_large else answering()
     given = question.sequences
     waited, ran = encoded.queue_seconds, encoded.run_seconds
     stages = Stages(len(given.lengths), given.steps, decoded - began, waited, ran, time.perf_counter() - finished)
