@@ -20,9 +20,11 @@ from bench.launch import start_service
 from model.encoder import EncoderConfig
 from service.app import create_app
 from service.errors import StartupError
+from service.examine import Examiner
 from service.sequences import Batch, Embeddings, pad_batch
 from service.session import open_session
 from service.settings import Settings
+from service.verdict import Examined
 from tests.conftest import draw_sequences
 from tests.made import export_made
 from tests.test_encode import PAIR
@@ -172,7 +174,8 @@ def test_a_replaced_file_takes_the_place_of_the_old_one(
     sha256 = open_session(folder / "a.onnx").sha256
     assert sha256 in new.json()["detail"]
     assert ask(client, "a", **{"X-Expect-Model": sha256}).status_code == 200
-    assert change(client, "a", "load").status_code == 200  # nothing is left to do
+    put(folder / "a.onnx", originals["a anew"])
+    assert change(client, "a", "load").status_code == 200  # the same bytes: nothing is left to do
     assert 'lengthwise_artifacts_total{change="loaded",model="a"} 2.0' in client.get("/metrics").text
 
 
@@ -353,13 +356,25 @@ def test_a_folder_that_is_none_ends_the_start(tmp_path: Path) -> None:
         assert client.get("/metrics").status_code == 200
 
 
-def test_a_single_artifact_is_replaced_too(artifact: Path, tmp_path: Path, originals: dict[str, bytes]) -> None:
-    """Under the name it was given at the start."""
+def test_a_single_artifact_is_replaced_too(
+    artifact: Path, tmp_path: Path, originals: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under the name it was given at the start; that one is trusted, and what replaces it is examined."""
+    examined = []
+    examine = Examiner.examine
+
+    def examine_too(examiner: Examiner, content: bytes, file: str) -> Examined:
+        examined.append(content)
+        return examine(examiner, content, file)
+
+    monkeypatch.setattr(Examiner, "examine", examine_too)
     path = tmp_path / "one.onnx"
     path.write_bytes(artifact.read_bytes())
     with TestClient(create_app(Settings(model=path, model_name="mine", admin_key=KEY))) as client:
+        assert not examined
         put(path, originals["a"])
         assert change(client, "mine", "load").status_code == 200
+        assert examined == [originals["a"]]
         assert answer(client, "mine") == embed(path)
 
 
