@@ -113,6 +113,8 @@ async def encode(request: Request) -> Response:
         await asyncio.to_thread(arrow.load)
     service, choice = service_of(request), choose_model(request)
     if kind == ragged_json.MEDIA_TYPE:
+        if query := request.scope["query_string"]:
+            read_query(query)  # it is not used, but may not be wrong
         return await encoding.answer(request, choice, partial(_read_json, service, choice, wanted))
     options = read_query(request.scope["query_string"])
     spec, limit = choice(options.model), service.settings.max_body_bytes
