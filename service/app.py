@@ -4,9 +4,10 @@ import asyncio
 import logging
 import re
 import signal
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from importlib import import_module
 from itertools import count
 from pathlib import Path
@@ -95,7 +96,7 @@ def create_app(settings: Settings) -> FastAPI:
 async def _watch(service: Service) -> None:
     """Look for artifacts that came, changed or went, whenever the folder says so, or SIGHUP."""
     wanted = asyncio.Event()
-    with suppress(ValueError, RuntimeError, NotImplementedError, AttributeError):  # no main thread, or no such signal
+    if hasattr(signal, "SIGHUP") and threading.current_thread() is threading.main_thread():  # as signals demand
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, wanted.set)
     watching = asyncio.create_task(_tell_changes(service.settings.models, wanted)) if service.settings.models else None
     try:

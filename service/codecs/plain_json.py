@@ -52,7 +52,7 @@ def _decode_pieces(body: bytes, choose: Choose, field: str) -> Plain | None:
     """
     key = b'"%s"' % field.encode()
     place = body.find(key)
-    opening = OPENING.match(body, place + len(key))
+    opening = OPENING.match(body, place + len(key)) if place >= 0 else None
     if opening is None:
         return None
     start, quote = opening.end(), body.find(b'"', opening.end())  # there is none in a list of numbers

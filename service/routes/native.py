@@ -100,7 +100,8 @@ async def encode(request: Request) -> Response:
     On the CPU, an embedding of a float32 encoder exported by Lengthwise does not depend, by a single bit, on the other
     sequences, on their order or on any padding. A quantised one depends on them by what `/info` says.
 
-    The options in the query are for bodies that are not JSON, which has them in fields of its own.
+    The options in the query are for bodies that are not JSON, which has them in fields of its own; beside JSON they
+    are checked and not used.
     """
     kind = negotiation.media_type_of(request, ragged_json.MEDIA_TYPE)
     if kind == ndjson.MEDIA_TYPE:
@@ -114,7 +115,7 @@ async def encode(request: Request) -> Response:
     service, choice = service_of(request), choose_model(request)
     if kind == ragged_json.MEDIA_TYPE:
         if query := request.scope["query_string"]:
-            read_query(query)  # it is not used, but may not be wrong
+            read_query(query)
         return await encoding.answer(request, choice, partial(_read_json, service, choice, wanted))
     options = read_query(request.scope["query_string"])
     spec, limit = choice(options.model), service.settings.max_body_bytes
