@@ -1,7 +1,11 @@
 """What a batch costs: the model, how it is measured and kept, and what of the machine may be used."""
 
+import ctypes
 import json
 import os
+import platform
+import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -286,6 +290,38 @@ def test_the_cpu_is_named(tmp_path: Path) -> None:
     assert machine.name_cpu(tmp_path)
     (tmp_path / "cpuinfo").write_text("processor : 0\nmodel name\t: Made CPU\n", encoding="utf-8")
     assert machine.name_cpu(tmp_path) == "Made CPU"
+
+
+def read_scheduling() -> tuple[int, int, int]:
+    """Return the calling thread's policy, nice value and slice in nanoseconds."""
+    attributes = machine._SchedulingAttributes()
+    call = machine.SCHED_SETATTR[platform.machine()] + 1  # sched_getattr follows it
+    assert ctypes.CDLL(None).syscall(call, 0, ctypes.byref(attributes), ctypes.sizeof(attributes), 0) == 0
+    return attributes.policy, attributes.nice, attributes.runtime
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks Linux")
+@pytest.mark.skipif(platform.machine() not in machine.SCHED_SETATTR, reason="does not know how to ask this kernel")
+def test_a_thread_that_computes_has_long_slices_and_its_old_share() -> None:
+    """Of its own: neither the thread that started it nor its nice value changes."""
+    found: list[tuple[int, int, int]] = []
+
+    def compute() -> None:
+        os.nice(3)
+        found.append(read_scheduling())
+        machine.lengthen_slice()
+        found.append(read_scheduling())
+
+    before = read_scheduling()
+    thread = threading.Thread(target=compute)
+    thread.start()
+    thread.join()
+    assert read_scheduling() == before
+    (policy, nice, slice_ns), after = found
+    assert nice == before[1] + 3
+    if slice_ns == 0:
+        pytest.skip("this kernel has no slices of a thread's own; Linux 6.12 and newer have")
+    assert after == (policy, nice, 20_000_000)
 
 
 def test_predictions_are_of_this_encoder(artifact: Path) -> None:

@@ -20,6 +20,7 @@ from service.codecs import large, ragged_json
 from service.codecs.exchange import Content, Reply
 from service.codecs.options import AnswerOptions
 from service.routes import native
+from service.routes.encoding import PartedResponse
 from service.routes.problems import MEDIA_TYPE
 from service.settings import Settings
 from tests import oracle
@@ -95,6 +96,26 @@ def test_a_large_request_is_answered_in_order(serve: Serve) -> None:
     client = serve(max_batch_sequences=3)
     sequences = [steps.tolist() for steps in draw_sequences([1 + n % 13 for n in range(100)])]
     assert embed(client, sequences) == [embed(client, [steps])[0] for steps in sequences]
+
+
+def test_a_large_answer_is_the_same_in_parts(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its length is told, though it is sent a part at a time; between parts the loop serves others."""
+    client = serve()
+    whole = client.post("/encode", json={"sequences": PAIR})
+    monkeypatch.setattr(large, "LARGE_ANSWER_NUMBERS", 0)
+    monkeypatch.setattr(large, "PIECE_BYTES", 100)
+    parted = client.post("/encode", json={"sequences": PAIR})
+    assert parted.json()["embeddings"] == whole.json()["embeddings"]
+    assert int(parted.headers["content-length"]) == len(parted.content)
+    sent, turns = [], []
+
+    async def send(message: Any) -> None:
+        sent.append(len(message.get("body", b"")))
+        asyncio.get_running_loop().call_soon(lambda: turns.append(len(sent)))
+
+    asyncio.run(PartedResponse(b"." * 250)({}, None, send))  # type: ignore[arg-type]
+    assert sent == [0, 100, 100, 50, 0]
+    assert turns[:4] == [2, 2, 3, 4]  # messages sent by then; the first goes with the first part
 
 
 def test_empty_sequences_are_zero_vectors_where_the_setting_says_so(serve: Serve) -> None:

@@ -1,5 +1,6 @@
 """What the routes share: the loaded service, bodies within bounds, and routes without FastAPI's own path."""
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from service.codecs import large
 from service.engine import Engine
 from service.errors import BodyTooLarge, BodyTooSlow, InvalidField, Stuck
 from service.keys import KeyRing
@@ -141,7 +143,11 @@ async def read_body(request: Request, limit: int, seconds: int) -> bytes:
             began = began or time.monotonic()
             if time.monotonic() - began >= seconds:
                 raise BodyTooSlow(seconds)
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+    if len(chunks) == 1:
+        return chunks[0]
+    if size > large.LARGE_BODY_BYTES:
+        return await asyncio.to_thread(b"".join, chunks)
+    return b"".join(chunks)
 
 
 def read_timeout(request: Request, default_ms: int) -> float:

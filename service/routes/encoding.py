@@ -7,6 +7,7 @@ from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from service import errors
 from service.codecs import large
@@ -15,6 +16,7 @@ from service.codecs.exchange import Content, Decode, Question, Reply
 from service.engine import Encoded
 from service.models import Choice, ServedModel
 from service.routes.direct import Service, exchange_of, read_body, read_timeout, service_of
+from service.sequences import Limits
 from service.telemetry import Stages
 
 RESPONSE_HEADERS: dict[str, Any] = {
@@ -95,7 +97,9 @@ async def answer(request: Request, choice: Choice, decode: Decode) -> Response:
     began = time.perf_counter()
 
     def read() -> Question:
-        return decode(decompress(body, encoding, service.settings.max_body_bytes))
+        question = decode(decompress(body, encoding, service.settings.max_body_bytes))
+        check(question, choice.model, service.settings.limits)
+        return question
 
     is_large = len(body) > large.LARGE_BODY_BYTES or encoding != ""  # once it is opened it may be
     question = await asyncio.to_thread(read) if is_large else read()
@@ -106,7 +110,7 @@ async def answer(request: Request, choice: Choice, decode: Decode) -> Response:
     if service.meter is not None:
         service.meter.admit(exchange.key)  # others of the same key may have come while this one was read
         service.meter.charge(exchange.key, question.sequences.steps)
-    encoded = await run(service, choice.model, question, deadline, exchange.origin)
+    encoded = await _run(service, choice.model, question, deadline, exchange.origin)
     finished = time.perf_counter()
     answering = partial(write, choice.model, question, encoded)
     is_large = encoded.answer.numbers > large.LARGE_ANSWER_NUMBERS
@@ -120,23 +124,15 @@ async def answer(request: Request, choice: Choice, decode: Decode) -> Response:
         f"run;dur={1000 * stages.run:.3f}, encode;dur={1000 * stages.encode:.3f}"
     )
     headers = {"X-Model-Sha": choice.model.session.sha256, "Server-Timing": timing, **content.headers}
-    return Response(content.body, headers=headers, media_type=content.media_type)
+    response = PartedResponse if is_large else Response
+    return response(content.body, headers=headers, media_type=content.media_type)
 
 
-async def run(
-    service: Service, model: ServedModel, question: Question, deadline: float, origin: object = None
-) -> Encoded:
-    """Check what is asked, and encode it.
-
-    Args:
-        service: what is loaded.
-        model: that is asked.
-        question: not checked yet.
-        deadline: when the answer is of no use any more, on the clock of `time.perf_counter`.
-        origin: what traces know the request by.
+def check(question: Question, model: ServedModel, limits: Limits) -> None:
+    """Refuse what a model cannot answer, or may not.
 
     Raises:
-        LengthwiseError: why it was not encoded.
+        LengthwiseError: why it will not be encoded.
     """
     session = model.session
     for output in question.outputs:
@@ -146,13 +142,30 @@ async def run(
         raise errors.NotOffered(
             "dimensions", f"is {question.dim}, and the model's embeddings have {session.dim} numbers"
         )
-    question.sequences.check(service.settings.limits, session.vocabulary)
+    question.sequences.check(limits, session.vocabulary)
+
+
+async def _run(service: Service, model: ServedModel, question: Question, deadline: float, origin: object) -> Encoded:
+    """Encode what was checked; where the time to drain is up, say so."""
     try:
         return await service.engine.encode(model, question.sequences, deadline, question.outputs, origin)
     except asyncio.CancelledError:
-        if service.is_draining:  # the time to drain is up
+        if service.is_draining:
             raise errors.Draining from None
         raise
+
+
+class PartedResponse(Response):
+    """A large answer, sent a part at a time: others are answered in between, and it waits for who reads slowly."""
+
+    async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
+        """Send it."""
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        for start in range(0, len(self.body), large.PIECE_BYTES):
+            part = self.body[start : start + large.PIECE_BYTES]
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+            await asyncio.sleep(0)
+        await send({"type": "http.response.body", "body": b""})
 
 
 def write(model: ServedModel, question: Question, encoded: Encoded) -> Content:
