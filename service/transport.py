@@ -19,6 +19,12 @@ class GatheringTransport:
         self._transport = transport
         self._loop = asyncio.get_running_loop()
         self._held: list[bytes] = []
+        self._written = 0
+
+    @property
+    def taken(self) -> int:
+        """Bytes that the kernel has taken; it takes no more than it has room for until they are read."""
+        return self._written - self._transport.get_write_buffer_size()
 
     def write(self, part: bytes) -> None:
         """Send a part, together with the one before it or the one after it in this turn."""
@@ -35,8 +41,10 @@ class GatheringTransport:
 
     def _send(self) -> None:
         if self._held:
-            self._transport.write(b"".join(self._held))
+            joined = b"".join(self._held)
             self._held.clear()
+            self._written += len(joined)
+            self._transport.write(joined)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
@@ -66,7 +74,9 @@ class GatheringProtocol(HttpToolsProtocol):
         self._is_lost = False
         self._requests = 0
         self._head_size = 0
+        self._received = 0
         self._waited_for: int | None = None
+        self._moved: int | None = None
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request until its client hangs up."""
@@ -81,7 +91,8 @@ class GatheringProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin a connection."""
-        super().connection_made(GatheringTransport(transport))  # type: ignore[arg-type]
+        self._gathering = GatheringTransport(transport)
+        super().connection_made(self._gathering)  # type: ignore[arg-type]
         self._watch = self.loop.call_later(self.look_seconds, self._look)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -100,6 +111,7 @@ class GatheringProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Take what came, unless it is a head that does not end."""
+        self._received += len(data)
         super().data_received(data)
         if self.scope is not None and "method" not in self.scope:
             self._head_size += len(data)
@@ -109,13 +121,18 @@ class GatheringProtocol(HttpToolsProtocol):
     def _look(self) -> None:
         """Close the connection if nothing is under way, no other clock runs, and that was so at the last look.
 
-        So it is while a head comes, before the first one, and while the rest of a body comes that was refused.
+        So it is while a head comes, before the first one, and while the rest of a body comes that was refused. An
+        answer that nobody reads ends it, too, where nothing else is sent either.
         """
         if self.cycle is not None and self.cycle.more_body:
             self.cycle.message_event.set()  # whoever waits for the body gets an empty part of it
+        moved = self._received + self._gathering.taken
+        if moved == self._moved and self.transport.get_write_buffer_size():
+            self.transport.abort()  # to close it would wait for the reader
+            return
+        self._moved = moved
         is_waiting = (self.cycle is None or self.cycle.response_complete) and self.timeout_keep_alive_task is None
         if is_waiting and self._waited_for == self._requests:
             self.transport.close()
-            return
         self._waited_for = self._requests if is_waiting else None
         self._watch = self.loop.call_later(self.look_seconds, self._look)

@@ -8,6 +8,8 @@ import shutil
 import socket
 import ssl
 import subprocess
+import threading
+import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -188,6 +190,42 @@ def test_what_nobody_waits_for_keeps_no_connection(sent: bytes, status: int, mor
         assert connection.recv(65536).startswith(b"HTTP/1.1 %d " % status)
         connection.sendall(more)
         read_to_end(connection)
+
+
+async def _answer_at_length(_request: Request) -> PlainTextResponse:
+    return PlainTextResponse(b"." * ANSWER_BYTES)
+
+
+ANSWER_BYTES = 40 * 2**20  # more than the kernel holds for a reader
+
+
+class Sparing(GatheringProtocol):
+    """Looks at its connections, and tells when one has ended."""
+
+    look_seconds = 0.5
+    ended = threading.Event()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell of it."""
+        super().connection_lost(exc)
+        self.ended.set()
+
+
+@pytest.mark.parametrize("reads", [False, True])
+def test_who_does_not_read_an_answer_keeps_no_connection(reads: bool) -> None:  # noqa: FBT001
+    """Nor its memory; who reads slowly gets all of it."""
+    Sparing.ended.clear()
+    app = Starlette(routes=[Route("/", _answer_at_length)])
+    with listen(app, http=Sparing) as address, closing(connect(address)) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        if not reads:
+            assert Sparing.ended.wait(30)
+            return
+        size = 0
+        while size < ANSWER_BYTES and (part := connection.recv(2**20)):
+            size += len(part)
+            time.sleep(0.01)
+        assert size >= ANSWER_BYTES
 
 
 async def _wait_long(_request: Request) -> PlainTextResponse:
