@@ -273,6 +273,7 @@ async def _answer(endpoint: Endpoint | None, request: Request) -> Response | Non
         access.require_key(request)
         return await endpoint(request) if endpoint else None
     except LengthwiseError as error:
+        error.__traceback__ = None  # of frames that hold it in turn: what they hold would wait for the collector
         exchange = exchange_of(request)
         exchange.problem = problems.name_problem(type(error))
         overload = service_of(request).settings.overload_status

@@ -27,7 +27,8 @@ class CostModel:
 
     Attributes:
         sizes: the batch sizes that `of_batches` speaks of, ascending, from 1 to the most a batch may hold.
-        factor: what real runs take over what the measurements say; predictions hold it already.
+        factors: what real runs take over what the measurements say, by whether all runners were at work; predictions
+            hold it already.
         error: the usual relative distance of a real run from its prediction, a stall counting as 1.
         runs: real runs followed so far.
     """
@@ -40,7 +41,7 @@ class CostModel:
             max_rows: rows the largest batch may have.
         """
         self.sizes = choose_sizes(max_rows)
-        self.factor = 1.0
+        self.factors = {False: 1.0, True: 1.0}
         self.error = 0.0
         self.runs = 0
         self._measured = dict(measured)
@@ -56,9 +57,9 @@ class CostModel:
         self._measured[shape] = seconds
         self._rebuild()
 
-    def predict(self, rows: int, steps: int) -> float:
-        """Return the seconds that a run over `(rows, steps)` is expected to take."""
-        return self.factor * (_interpolate(rows, self.of_batches(steps)) - HANDOFF_SECONDS)
+    def predict(self, rows: int, steps: int, *, is_loaded: bool = False) -> float:
+        """Return the seconds that a run over `(rows, steps)` is expected to take, with all runners at work or not."""
+        return self.factors[is_loaded] * (_interpolate(rows, self.of_batches(steps)) - HANDOFF_SECONDS)
 
     def of_batches(self, steps: int) -> list[tuple[int, float]]:
         """Return `(B, seconds)` of batches padded to `steps` for each B of `sizes`: hand-over included, uncorrected."""
@@ -78,18 +79,19 @@ class CostModel:
             known = self._shares[steps] = min(seconds / rows for rows, seconds in self.of_batches(steps))
         return known
 
-    def follow(self, rows: int, steps: int, seconds: float) -> None:
+    def follow(self, rows: int, steps: int, seconds: float, *, is_loaded: bool = False) -> None:
         """Correct the model by a real run.
 
-        The shape of the table stays: it decides the cuts. Its height follows, slowly, what runs take under load.
+        The shape of the table stays: it decides the cuts. Its height follows, slowly, what runs take. Those that have
+        the CPUs to themselves say nothing of what the next ones take under load: it is kept apart.
         """
-        expected = self.predict(rows, steps)
+        expected = self.predict(rows, steps, is_loaded=is_loaded)
         self.runs += 1
         self.error += max(FOLLOW, 1 / self.runs) * (min(1.0, abs(seconds - expected) / expected) - self.error)
         # Twice as slow and twice as fast weigh the same, and one stall moves it by little.
         weight = min(MOST_FOLLOW, max(FOLLOW, expected / FOLLOW_SECONDS))
-        moved = self.factor * math.exp(weight * max(-1.0, min(1.0, math.log(seconds / expected))))
-        self.factor = max(1 / MAX_FACTOR, min(MAX_FACTOR, moved))
+        moved = self.factors[is_loaded] * math.exp(weight * max(-1.0, min(1.0, math.log(seconds / expected))))
+        self.factors[is_loaded] = max(1 / MAX_FACTOR, min(MAX_FACTOR, moved))
 
     def _rebuild(self) -> None:
         """Order the measurements by rows, then steps; what a larger shape did, a smaller one can."""

@@ -17,12 +17,13 @@ import numpy as np
 from service.cost import CostModel, Shape
 from service.errors import DeadlinePassed, LengthwiseError, RunFailed, RunLost, Stuck
 from service.jobs import Job, Run, Where
+from service.machine import choose_slice
 from service.rows import NOT_FINITE, Outcome, Row, Work, join_rows, run_rows, split_request
 from service.runners import Runners
 from service.scheduler import Scheduler
 from service.sequences import Answer, Embeddings, Output, Sequences
 from service.session import EncoderSession
-from service.slots import Slots
+from service.slots import LITTLE_SECONDS, Slots
 
 logger = logging.getLogger("lengthwise")
 
@@ -47,9 +48,6 @@ _Batch: TypeAlias = tuple[Run, Target, list[Work]]
 _Result: TypeAlias = tuple[Embeddings | list[Outcome], float]  # and the seconds it took
 
 EMBEDDING_ONLY: tuple[Output, ...] = ("embedding",)
-# While all there is to run takes no longer, the event loop does it: to wake a thread, be woken by it and share the
-# interpreter with it takes as long, and requests that arrive meanwhile share the next batch.
-DIRECT_SECONDS = 0.002
 # Work that waits while nothing moves for so many times what a run may take: whoever hung was given up by then, and who
 # took its place hangs too.
 STUCK_RUNS = 1.5
@@ -262,11 +260,13 @@ class Engine:
         while run := self.slots.next_run(now):
             self._progressed = now
             batch = self._gather(run, now)
-            if not run.is_bulk and run.expected_seconds + self.slots.small_seconds <= DIRECT_SECONDS:
+            # The event loop does little work itself: to wake a thread, be woken by it and share the interpreter with it
+            # takes as long, and requests that arrive meanwhile share the next batch.
+            if not run.is_bulk and run.expected_seconds + self.slots.small_seconds <= LITTLE_SECONDS:
                 self._finish(batch, self._time(batch))
             else:
                 self._runners.hand(batch, now)
-        if run := self.slots.next_aside(now, DIRECT_SECONDS):
+        if run := self.slots.next_aside(now, LITTLE_SECONDS):
             batch = self._gather(run, now)
             self._loop.call_soon(self._finish, batch, self._time(batch))
 
@@ -281,8 +281,9 @@ class Engine:
 
     def _time(self, batch: _Batch) -> _Result:
         """Encode a batch and return what it gave and the seconds it took."""
+        run, target, work = batch
+        choose_slice(is_long=run.is_bulk)
         began = time.perf_counter()
-        _, target, work = batch
         outcomes = run_rows(target.session, work)
         return outcomes, time.perf_counter() - began
 

@@ -85,6 +85,7 @@ class Run:
         why: it is no larger.
         scheduler: that started it, and is told when it is done.
         is_bulk: whether it is of bulk jobs.
+        is_loaded: whether all runners were at work once it had begun.
     """
 
     entries: list[Entry]
@@ -94,3 +95,4 @@ class Run:
     why: Why
     scheduler: "Owner"
     is_bulk: bool = False
+    is_loaded: bool = False

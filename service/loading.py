@@ -63,7 +63,7 @@ class Loader:
         )
         calibrator = Calibrator(settings, session, reopen, akin.calibrator.calibration if akin else None)
         if akin:
-            calibrator.costs.factor = akin.calibrator.costs.factor
+            calibrator.costs.factors = dict(akin.calibrator.costs.factors)
         self._arrange(calibrator.calibration)
         scheduler = Scheduler(
             calibrator.costs,

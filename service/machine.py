@@ -4,12 +4,13 @@ import ctypes
 import os
 import platform
 import sys
+import threading
 from contextlib import suppress
 from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
 PROC = Path("/proc")
-SLICE_SECONDS = 0.02  # of a thread that computes; Linux gives others some 3 ms
+LONG_SLICE_SECONDS = 0.02  # Linux gives a thread some 3 ms where nobody says
 SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}  # the number of the system call, which few C libraries know by name
 
 
@@ -77,17 +78,26 @@ class _SchedulingAttributes(ctypes.Structure):
     )
 
 
-def lengthen_slice() -> None:
+_local = threading.local()
+
+
+def choose_slice(*, is_long: bool) -> None:
     """Let the calling thread's turns on a CPU be long, so that those with short ones need not wait for their ends.
 
     Linux since 6.12 takes a CPU from who has the longer slice when another wakes up; each gets the same share of it as
     before. Elsewhere nothing changes.
+
+    Args:
+        is_long: false for turns as they were at first.
     """
+    if is_long == getattr(_local, "is_long", False):
+        return
+    _local.is_long = is_long
     number = SCHED_SETATTR.get(platform.machine())
     if not sys.platform.startswith("linux") or number is None or os.sched_getscheduler(0) != os.SCHED_OTHER:
         return
     nice = os.getpriority(os.PRIO_PROCESS, 0)  # of this thread: on Linux each has its own
-    wanted = _SchedulingAttributes(nice=nice, runtime=int(1e9 * SLICE_SECONDS))
+    wanted = _SchedulingAttributes(nice=nice, runtime=int(1e9 * LONG_SLICE_SECONDS) if is_long else 0)
     wanted.size = ctypes.sizeof(wanted)
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).syscall(number, 0, ctypes.byref(wanted), 0)

@@ -11,8 +11,6 @@ from itertools import count
 from queue import SimpleQueue
 from typing import Generic, TypeVar
 
-from service.machine import lengthen_slice
-
 logger = logging.getLogger("lengthwise")
 
 Batch = TypeVar("Batch")
@@ -109,7 +107,6 @@ class Runners(Generic[Batch, Result]):
 
     def _work(self, runner: _Runner[Batch]) -> None:
         """Run batches until there is None."""
-        lengthen_slice()
         try:
             while (batch := runner.inbox.get()) is not None:
                 self._tell(self._end, runner, self._perform(batch))

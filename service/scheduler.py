@@ -11,7 +11,7 @@ from service.cost import CostModel
 from service.errors import DeadlineUnreachable, QueueFull
 from service.jobs import Job, Run, Why
 from service.lanes import Cut, Lane
-from service.slots import Slots
+from service.slots import LITTLE_SECONDS, Slots
 
 # A job without a deadline is as urgent as one that must be done this long after its arrival. So none waits for ever:
 # nothing that arrives later than that goes before it.
@@ -72,12 +72,12 @@ class Scheduler:
     @property
     def waiting_seconds(self) -> float:
         """What all that waits should take one runner."""
-        return self.costs.factor * (self._small.seconds + self._bulk.seconds)
+        return self.costs.factors[True] * (self._small.seconds + self._bulk.seconds)
 
     @property
     def small_seconds(self) -> float:
         """What of it is no bulk."""
-        return self.costs.factor * self._small.seconds
+        return self.costs.factors[True] * self._small.seconds
 
     def submit(self, job: Job, now: float) -> None:
         """Queue every sequence of a job.
@@ -134,6 +134,8 @@ class Scheduler:
         It holds the sequence that is due first. What is past its deadline is withdrawn instead.
         """
         idle, idle_for_bulk = self._slots.idle, self._slots.count_idle_for_bulk(now)
+        if self._slots.small_seconds <= LITTLE_SECONDS:
+            idle = min(idle, 1)
         while idle > 0 and (self._small.waiting or (self._bulk.waiting and idle_for_bulk > 0)):
             lane = self._most_urgent(idle, idle_for_bulk)
             if run := self._try_start(lane, idle_for_bulk if lane is self._bulk else idle, now):
@@ -145,7 +147,7 @@ class Scheduler:
         lane = self._small
         while lane.waiting:
             lane.prepare(1)
-            if self.costs.factor * lane.top_seconds > max_seconds:
+            if self.costs.factors[True] * lane.top_seconds > max_seconds:
                 return None
             if run := self._try_start(lane, 1, now):
                 return run
@@ -155,7 +157,7 @@ class Scheduler:
         """Learn what a run took; None where that says nothing of the next one."""
         if seconds:
             self.given += seconds - run.expected_seconds
-            self.costs.follow(len(run.entries), run.steps, seconds)
+            self.costs.follow(len(run.entries), run.steps, seconds, is_loaded=run.is_loaded)
 
     def predict_wait(self, now: float) -> float:
         """Return the seconds until all that waits now should have its runner."""
@@ -178,7 +180,7 @@ class Scheduler:
         """Refuse a job that what goes before it would make late."""
         is_idle = not self._slots.running and not self._jobs
         # An idle service trusts its measurements over what it learnt under load: a job refused corrects nothing.
-        own_seconds *= min(1.0, self.costs.factor) if is_idle else self.costs.factor
+        own_seconds *= min(1.0, self.costs.factors[False]) if is_idle else self.costs.factors[True]
         if now + self.predict_wait(now) + own_seconds <= job.deadline:
             return
         before = sum(
@@ -186,13 +188,15 @@ class Scheduler:
             for other in self._jobs
             if other.due <= job.due and other.is_bulk <= job.is_bulk
         )
-        seconds = self._slots.predict(self._slots.count_before(self, self.costs.factor * before), now) + own_seconds
+        seconds = (
+            self._slots.predict(self._slots.count_before(self, self.costs.factors[True] * before), now) + own_seconds
+        )
         if now + seconds > job.deadline:
             raise DeadlineUnreachable(ceil(1000 * seconds), max(0, int(1000 * (job.deadline - now))))
 
     def _plan_parts(self, job: Job, steps: list[int], now: float) -> list[tuple[int, float]]:
         """Divide a bulk job, and say when each part is due: once the bulk before it had its share of the runners."""
-        per_second = self.costs.factor / (BULK_SHARE * self._slots.number)
+        per_second = self.costs.factors[True] / (BULK_SHARE * self._slots.number)
         due = now + BULK_PATIENCE_SECONDS + per_second * self._bulk.seconds
         parts: list[tuple[int, float]] = []
         seconds = 0.0
@@ -222,7 +226,7 @@ class Scheduler:
         cut = lane.take()
         in_time = now
         if self.waiting > len(cut.entries):
-            in_time += self.costs.predict(len(cut.entries), cut.entries[-1].steps)
+            in_time += self.costs.predict(len(cut.entries), cut.entries[-1].steps, is_loaded=self._slots.idle <= 1)
         for entry in cut.entries:
             if entry.job.deadline <= in_time:
                 self.withdraw(entry.job)
@@ -244,9 +248,10 @@ class Scheduler:
                 self._jobs.remove(job)
         self.waiting_steps -= valid
         lane.count(-len(entries), -seconds)
-        expected = self.costs.predict(len(entries), steps)
+        is_loaded = self._slots.idle <= 1
+        expected = self.costs.predict(len(entries), steps, is_loaded=is_loaded)
         why = self._explain(lane, len(entries), steps)
-        run = Run(entries, steps, now + expected, expected, why, self, lane is self._bulk)
+        run = Run(entries, steps, now + expected, expected, why, self, lane is self._bulk, is_loaded)
         self.given += expected
         self._slots.running.add(run)
         return run

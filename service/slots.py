@@ -13,6 +13,9 @@ from service.jobs import Run
 
 _GIVEN = attrgetter("given")
 
+# While all there is to run takes no longer, it is not worth sharing out among runners, nor to wake one for it.
+LITTLE_SECONDS = 0.002
+
 # So long after something came that is no bulk, bulk leaves it a CPU as well.
 COMPANY_SECONDS = 0.2
 

@@ -67,7 +67,7 @@ def test_real_runs_move_the_height_and_not_the_shape() -> None:
     model = CostModel({(b, t): 1e-3 * b * t for b in (1, 4) for t in (1, 10)}, 4)
     model.follow(1, 1, 2e-3)
     assert model.error == pytest.approx(1.0)
-    assert 1 < model.factor < 1.1
+    assert 1 < model.factors[False] < 1.1
     for _ in range(400):
         model.follow(2, 5, 2e-2)
     assert model.predict(4, 10) == pytest.approx(0.08, rel=1e-3)
@@ -75,7 +75,7 @@ def test_real_runs_move_the_height_and_not_the_shape() -> None:
     assert model.runs == 401
     for _ in range(400):
         model.follow(2, 5, 1e9)
-    assert model.factor == MAX_FACTOR
+    assert model.factors[False] == MAX_FACTOR
 
 
 @pytest.mark.parametrize(
@@ -302,26 +302,28 @@ def read_scheduling() -> tuple[int, int, int]:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks Linux")
 @pytest.mark.skipif(platform.machine() not in machine.SCHED_SETATTR, reason="does not know how to ask this kernel")
-def test_a_thread_that_computes_has_long_slices_and_its_old_share() -> None:
+def test_a_thread_has_long_slices_while_it_wants_them_and_its_old_share() -> None:
     """Of its own: neither the thread that started it nor its nice value changes."""
     found: list[tuple[int, int, int]] = []
 
     def compute() -> None:
         os.nice(3)
         found.append(read_scheduling())
-        machine.lengthen_slice()
-        found.append(read_scheduling())
+        for is_long in (True, False):
+            machine.choose_slice(is_long=is_long)
+            found.append(read_scheduling())
 
     before = read_scheduling()
     thread = threading.Thread(target=compute)
     thread.start()
     thread.join()
     assert read_scheduling() == before
-    (policy, nice, slice_ns), after = found
+    (policy, nice, slice_ns), long, again = found
     assert nice == before[1] + 3
     if slice_ns == 0:
         pytest.skip("this kernel has no slices of a thread's own; Linux 6.12 and newer have")
-    assert after == (policy, nice, 20_000_000)
+    assert long == (policy, nice, 20_000_000)
+    assert again == found[0]
 
 
 def test_predictions_are_of_this_encoder(artifact: Path) -> None:
@@ -339,6 +341,6 @@ def test_long_runs_correct_the_costs_sooner() -> None:
         costs = CostModel({(1, 1): seconds}, 1)
         for _ in range(8):
             costs.follow(1, 1, 2 * seconds)
-        factors.append(costs.factor)
+        factors.append(costs.factors[False])
     assert factors[0] > 1.9
     assert factors[1] < 1.3

@@ -212,7 +212,7 @@ def test_a_queue_of_too_many_seconds_is_refused_as_the_setting_says(
     """503, or 429 where a setting says so, with the wait in seconds and in milliseconds; `/openapi.json` has both."""
     client = serve(max_queue_seconds=2, overload_status=status)
     scheduler = client.app.state.service.models.find(None).scheduler  # type: ignore[attr-defined]
-    monkeypatch.setattr(scheduler._small, "seconds", 3.25 * scheduler._slots.number / scheduler.costs.factor)
+    monkeypatch.setattr(scheduler._small, "seconds", 3.25 * scheduler._slots.number / scheduler.costs.factors[True])
     response = client.post("/encode", json={"sequences": PAIR})
     assert response.status_code == response.json()["status"] == status
     assert (response.json()["limit"], response.json()["setting"]) == (2, "LENGTHWISE_MAX_QUEUE_SECONDS")

@@ -155,7 +155,7 @@ def holding(client: TestClient, monkeypatch: pytest.MonkeyPatch, sequences: list
         return run(batch)
 
     monkeypatch.setattr(session, "run", hold)
-    monkeypatch.setattr("service.engine.DIRECT_SECONDS", -1.0)  # the event loop must not be held itself
+    monkeypatch.setattr("service.engine.LITTLE_SECONDS", -1.0)  # the event loop must not be held itself
     with ThreadPoolExecutor(1) as others:
         answer = others.submit(client.post, "/encode", json={"sequences": sequences})
         try:

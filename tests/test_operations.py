@@ -1,5 +1,6 @@
 """Health, information, and an OpenAPI document that tells the truth."""
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from starlette.testclient import TestClient
 from service.app import create_app
 from service.calibrate import COARSE_STEPS
 from service.codecs import exact_json
-from service.errors import GoldenMismatch, LengthwiseError, ModelRefused, StartupError
+from service.errors import GoldenMismatch, LengthwiseError, ModelRefused, QueueFull, StartupError
 from service.routes import problems
 from service.settings import Settings
 from tests.conftest import draw_sequences
@@ -33,6 +34,26 @@ def test_a_stuck_service_is_not_live(path: str, client: TestClient, monkeypatch:
     assert client.get(path).status_code == 200
     monkeypatch.setattr(client.app.state.service.engine, "is_stuck", lambda _now: True)  # type: ignore[attr-defined]
     assert client.get(path).status_code == 503
+
+
+def test_what_a_refused_request_held_is_let_go_at_once(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error holds frames by its traceback, and these may hold it: all they hold would wait for the collector."""
+    client = serve()
+    scheduler = client.app.state.service.models.find(None).scheduler  # type: ignore[attr-defined]
+
+    def refuse(*_arguments: object) -> None:
+        kept = QueueFull(1.0, 1.0, "seconds", 1.0)
+        raise kept
+
+    monkeypatch.setattr(scheduler, "submit", refuse)
+    gc.collect()
+    gc.disable()
+    try:
+        assert client.post("/encode", json={"sequences": PAIR}).status_code == 503
+        left = [one for one in gc.get_objects() if type(one) is QueueFull]
+    finally:
+        gc.enable()
+    assert left == []
 
 
 def test_an_app_whose_golden_vectors_differ_does_not_exist(artifact: Path, tmp_path: Path) -> None:

@@ -316,7 +316,27 @@ def test_real_runs_correct_the_costs() -> None:
         assert run is not None
         scheduler._slots.finish(run, seconds)
         assert scheduler.costs.runs == runs
-    assert scheduler.costs.factor > 1
+    assert scheduler.costs.factors[True] > 1
+
+
+def test_what_lone_runs_take_says_nothing_of_runs_under_load() -> None:
+    """Each kind corrects its own predictions, and what waits is expected to run under load."""
+    scheduler = make_scheduler(runners=2)
+    for _ in range(2):
+        for _ in range(2):
+            scheduler.submit(Job([40]), 0.0)
+        lone, beside = scheduler.next_run(0.0), scheduler.next_run(0.0)
+        assert lone is not None
+        assert beside is not None
+        assert (lone.is_loaded, beside.is_loaded) == (False, True)
+        scheduler._slots.finish(beside, 10.0)
+        scheduler._slots.finish(lone, 0.001)
+    assert lone is not None
+    assert beside is not None
+    assert lone.expected_seconds < beside.expected_seconds
+    assert scheduler.costs.factors[False] < 1 < scheduler.costs.factors[True]
+    scheduler.submit(Job([40]), 0.0)
+    assert scheduler.waiting_seconds > scheduler.costs.share(40)
 
 
 def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:

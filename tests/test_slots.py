@@ -57,7 +57,7 @@ def test_what_runs_take_is_charged_and_not_what_was_predicted() -> None:
     """A model whose runs take five times what was predicted for them gets no more time by it."""
     slots = Slots(2)
     honest, late = make_schedulers(slots, [1e-4, 1e-4])
-    follow, late.costs.follow = late.costs.follow, lambda *_: None  # type: ignore[method-assign] # it never learns
+    follow, late.costs.follow = late.costs.follow, lambda *_, **__: None  # type: ignore[method-assign] # it never learns
     now, ends, got = 0.0, list[tuple[float, Run, float]](), {honest: 0.0, late: 0.0}
     while now < 30.0:
         for scheduler in (honest, late):

@@ -100,7 +100,10 @@ def test_what_waits_for_a_client_that_hung_up_never_runs(artifact: Path, caplog:
     with listen(app) as address, httpx.Client(base_url=f"http://{address}") as client:
         host, _, port = address.partition(":")
         session.run = wait
-        app.state.service.models.find(None).calibrator.costs.factor = 10.0  # so that runs are left to the runner
+        app.state.service.models.find(None).calibrator.costs.factors = {
+            False: 10.0,
+            True: 10.0,
+        }  # so that runs are left to the runner
         scheduler = app.state.service.models.find(None).scheduler
 
         def await_waiting(number: int) -> None:

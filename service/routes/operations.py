@@ -43,6 +43,7 @@ class Performance(BaseModel):
     runs: int = Field(description="Real runs since the start.")
     prediction_error: float = Field(description="Usual distance of a run's time from its prediction, in parts of it.")
     correction: float = Field(description="What real runs take over what was measured; predictions hold it already.")
+    loaded_correction: float = Field(description="The same of runs while all runners were at work.")
     waiting_sequences: int = Field(description="Sequences in the queue.")
     wait_seconds: float = Field(description="Until all that waits now should have its runner.")
 
@@ -169,7 +170,8 @@ def _describe_performance(model: ServedModel) -> Performance:
         shapes_measured=len(costs.measured),
         runs=costs.runs,
         prediction_error=round(costs.error, 4),
-        correction=round(costs.factor, 4),
+        correction=round(costs.factors[False], 4),
+        loaded_correction=round(costs.factors[True], 4),
         waiting_sequences=scheduler.waiting,
         wait_seconds=round(scheduler.predict_wait(time.perf_counter()), 6),
     )
