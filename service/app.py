@@ -43,7 +43,7 @@ from service.routes import (
     problems,
     repository_v2,
 )
-from service.routes.direct import EXCHANGE, Endpoint, Service, exchange_of, service_of
+from service.routes.direct import EXCHANGE, SERVICE, DirectRequest, Endpoint, Service, exchange_of, service_of
 from service.session import find_artifact
 from service.settings import Settings, traces_are_wanted
 from service.telemetry import OTHER, Exchange, Telemetry
@@ -215,7 +215,8 @@ class EncoderApp(FastAPI):
         """Answer a request that may be answered to whoever's page sent it."""
         began = time.perf_counter()
         scope["app"] = self
-        request = Request(scope, receive)
+        scope[SERVICE] = self._service
+        request = DirectRequest(scope, receive)
         offered = request.headers.get("x-request-id", "")
         request_id = offered if REQUEST_ID.fullmatch(offered) else next(self._new_ids)
         method, route = scope["method"], scope["path"]

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from math import inf
 from re import Pattern
@@ -12,6 +12,7 @@ from fastapi import APIRouter
 from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.types import Receive, Scope
 
 from service.codecs import large
 from service.engine import Engine
@@ -29,7 +30,8 @@ if TYPE_CHECKING:  # it needs the extra `otel`
 Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
 Template: TypeAlias = tuple[str, Pattern[str], str, Endpoint]  # a method, what a path matches, its route and endpoint
 
-EXCHANGE = "lengthwise.exchange"  # where the scope holds what comes of its request
+# Where the scope of a request holds what comes of it, and who answers it.
+EXCHANGE, SERVICE = "lengthwise.exchange", "lengthwise.service"
 
 
 @dataclass(slots=True)
@@ -69,6 +71,20 @@ class Service:
             raise Stuck
 
 
+class DirectRequest(Request):
+    """A request whose headers are found by their names: starlette's own looks through all of them each time."""
+
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        super().__init__(scope, receive)
+        pairs = reversed(scope["headers"])  # of one that comes twice, the first counts
+        self._by_name = {name.decode("latin-1"): value.decode("latin-1") for name, value in pairs}
+
+    @property
+    def headers(self) -> Mapping[str, str]:  # type: ignore[override]
+        """The headers by their names in lower case."""
+        return self._by_name
+
+
 class DirectRoute(APIRoute):
     """A route FastAPI documents but does not run: its endpoint takes the request and returns the response."""
 
@@ -100,7 +116,7 @@ def _list_direct(router: APIRouter) -> list[tuple[DirectRoute, str]]:
 
 def service_of(request: Request) -> Service:
     """Return the service behind the app that got the request."""
-    return cast("Service", request.app.state.service)
+    return cast("Service", request.scope[SERVICE])
 
 
 def exchange_of(request: Request) -> Exchange:

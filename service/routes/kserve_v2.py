@@ -206,7 +206,7 @@ def _choose(request: Request) -> Choice:
 
 
 def _read_header_length(request: Request) -> int | None:
-    text = request.headers.get(HEADER_LENGTH)
+    text = request.headers.get(HEADER_LENGTH.lower())
     if text is None:
         return None
     if not (text.isascii() and text.isdigit() and len(text) < 12):

@@ -153,6 +153,8 @@ ANSWERS: dict[type[LengthwiseError], Answer] = {
 }
 
 
+NAMES = {kind: re.sub(r"(?<!^)(?=[A-Z])", "-", kind.__name__).lower() for kind in ANSWERS}
+
 # What goes with a status, whatever the error; a client that is too slow must not keep its connection.
 STATUS_HEADERS: dict[HTTPStatus, dict[str, str]] = {
     HTTPStatus.UNAUTHORIZED: {"WWW-Authenticate": "Bearer"},
@@ -203,7 +205,7 @@ def answer_status(
 
 def name_problem(kind: type[LengthwiseError]) -> str:
     """Return the name a kind of error goes by: `EmptySequence` is `empty-sequence`."""
-    return re.sub(r"(?<!^)(?=[A-Z])", "-", kind.__name__).lower()
+    return NAMES[kind]
 
 
 def document(*kinds: type[LengthwiseError], dialect: Dialect = NATIVE) -> dict[int | str, dict[str, Any]]:
