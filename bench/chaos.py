@@ -119,11 +119,7 @@ def end_under_load(model: Path, session: InferenceSession, number: int) -> Count
         began = time.perf_counter()
         while waiting and time.perf_counter() - began < 60:
             for connection in select.select(list(waiting), [], [], 1.0)[0]:
-                try:
-                    status = connection.receive()
-                except OSError:  # it wants to connect anew, and nobody listens
-                    status = "closed"
-                if status is not None:
+                if (status := connection.receive()) is not None:
                     judge.note(connection, status)
                     waiting.discard(connection)
                     connection.close()

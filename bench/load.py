@@ -1,4 +1,4 @@
-"""A load generator: HTTP/1.1 over kept-alive sockets, with requests encoded beforehand and one `select` loop.
+"""A load generator: HTTP/1.1 over kept-alive sockets, with requests encoded beforehand and one loop over a selector.
 
 Nothing is parsed but status and length, so that one core drives far more requests than it shares a machine with. In an
 open loop requests are due by a schedule, whatever the server does, and their latency counts from when they were due:
@@ -7,6 +7,7 @@ a stalled server cannot slow the clock that judges it.
 
 import re
 import select
+import selectors
 import socket
 import time
 from collections import deque
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import cycle, repeat
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import numpy as np
 
@@ -116,13 +117,16 @@ class Connection:
         end = self._received.find(b"\r\n\r\n")
         length = LENGTH.search(self._received, 0, end + 2) if end >= 0 else None
         if not chunk or (end >= 0 and length is None):
-            self.close()
-            self._socket = self._connect()
             return "broken"
         if length is None or len(self._received) < end + 4 + int(length[1]):
             return None
         self.head, self.answer = bytes(self._received[:end]), bytes(self._received[end + 4 :])
         return self._received[9:12].decode("latin-1")
+
+    def connect_again(self) -> None:
+        """Put a new socket in the place of a broken one."""
+        self.close()
+        self._socket = self._connect()
 
     def close(self) -> None:
         """Close the socket."""
@@ -198,6 +202,21 @@ def draw_arrivals(rate: float, seconds: float, seed: int) -> list[float]:
     return [float(moment) for moment in moments[moments < seconds]]
 
 
+def _go_on(selector: selectors.BaseSelector, key: selectors.SelectorKey, ready: int) -> str | None:
+    """Send and read on, as the selector says a connection is ready for; return what `receive` does."""
+    connection = cast("Connection", key.fileobj)
+    if ready & selectors.EVENT_WRITE:
+        connection.send()
+    status = connection.receive() if ready & selectors.EVENT_READ else None
+    if key.events & selectors.EVENT_WRITE and not (status is None and connection.is_sending):
+        selector.modify(connection, selectors.EVENT_READ)
+    if status == "broken":
+        selector.unregister(connection)
+        connection.connect_again()
+        selector.register(connection, selectors.EVENT_READ)
+    return status
+
+
 def _run(
     port: int,
     schedule: Iterator[float],
@@ -212,10 +231,12 @@ def _run(
     """
     outcome, endless = Outcome(), cycle(enumerate(requests))
     with ExitStack() as opened:
+        selector = opened.enter_context(selectors.DefaultSelector())
         idle: deque[Connection] = deque()
         for _ in range(connections):
             connection = Connection(port)
             opened.callback(connection.close)
+            selector.register(connection, selectors.EVENT_READ)
             idle.append(connection)
         busy: set[Connection] = set()
         due = next(schedule, None)
@@ -224,19 +245,20 @@ def _run(
                 connection = idle.popleft()
                 connection.index, request = next(endless)
                 connection.start(request, due or time.perf_counter())
+                if connection.is_sending:
+                    selector.modify(connection, selectors.EVENT_READ | selectors.EVENT_WRITE)
                 busy.add(connection)
                 due = next(schedule, None)
             is_scheduled = bool(idle) and due is not None
             wait = max(0.0, (due or NOW) - time.perf_counter()) if is_scheduled else STALL_SECONDS
-            writers = [connection for connection in busy if connection.is_sending]
-            readable, writable, _ = select.select(busy, writers, [], wait)
-            if not (is_scheduled or readable or writable):
+            events = selector.select(wait)
+            if not (is_scheduled or events):
                 outcome.failures["stalled"] = len(busy)
                 break
-            for connection in writable:
-                connection.send()
-            for connection in readable:
-                if (status := connection.receive()) is None:
+            for key, ready in events:
+                connection = cast("Connection", key.fileobj)
+                status = _go_on(selector, key, ready)
+                if status is None or connection not in busy:  # an idle one was closed
                     continue
                 if note:
                     note(connection, status)
