@@ -226,7 +226,7 @@ class Scheduler:
         cut = lane.take()
         in_time = now
         if self.waiting > len(cut.entries):
-            in_time += self.costs.predict(len(cut.entries), cut.entries[-1].steps, is_loaded=self._slots.idle <= 1)
+            in_time += self.costs.predict(len(cut.entries), cut.entries[-1].steps, is_loaded=self._slots.is_last)
         for entry in cut.entries:
             if entry.job.deadline <= in_time:
                 self.withdraw(entry.job)
@@ -248,7 +248,7 @@ class Scheduler:
                 self._jobs.remove(job)
         self.waiting_steps -= valid
         lane.count(-len(entries), -seconds)
-        is_loaded = self._slots.idle <= 1
+        is_loaded = self._slots.is_last
         expected = self.costs.predict(len(entries), steps, is_loaded=is_loaded)
         why = self._explain(lane, len(entries), steps)
         run = Run(entries, steps, now + expected, expected, why, self, lane is self._bulk, is_loaded)

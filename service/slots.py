@@ -74,6 +74,11 @@ class Slots:
         return self.number - len(self.running)
 
     @property
+    def is_last(self) -> bool:
+        """Whether the next run would put all runners to work."""
+        return self.idle <= 1
+
+    @property
     def small_seconds(self) -> float:
         """What all that waits and is no bulk should take one runner."""
         return sum(one.small_seconds for one in self._contenders)

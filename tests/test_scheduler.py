@@ -13,7 +13,7 @@ from service.errors import DeadlineUnreachable, QueueFull
 from service.jobs import Job, Run
 from service.lanes import WINDOW
 from service.scheduler import BULK_SHARE, PATIENCE_SECONDS, Scheduler
-from service.slots import Slots
+from service.slots import LITTLE_SECONDS, Slots
 
 JOBS = st.lists(st.lists(st.integers(0, 30), min_size=1, max_size=12), min_size=1, max_size=6)
 
@@ -317,6 +317,18 @@ def test_real_runs_correct_the_costs() -> None:
         scheduler._slots.finish(run, seconds)
         assert scheduler.costs.runs == runs
     assert scheduler.costs.factors[True] > 1
+
+
+def test_little_work_is_not_shared_out() -> None:
+    """What takes two milliseconds in all is one batch, however many runners are idle; more is shared out."""
+    for length, runs in ((20, 1), (50, 2)):
+        scheduler = make_scheduler(runners=2, steps=10_000)
+        scheduler.submit(Job([length] * 4), 0.0)
+        assert (scheduler.small_seconds <= LITTLE_SECONDS) == (runs == 1)
+        started = 0
+        while scheduler.next_run(0.0):
+            started += 1
+        assert started == runs
 
 
 def test_what_lone_runs_take_says_nothing_of_runs_under_load() -> None:

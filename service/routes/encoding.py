@@ -98,7 +98,7 @@ async def answer(request: Request, choice: Choice, decode: Decode) -> Response:
 
     def read() -> Question:
         question = decode(decompress(body, encoding, service.settings.max_body_bytes))
-        check(question, choice.model, service.settings.limits)
+        _check(question, choice.model, service.settings.limits)
         return question
 
     is_large = len(body) > large.LARGE_BODY_BYTES or encoding != ""  # once it is opened it may be
@@ -128,7 +128,7 @@ async def answer(request: Request, choice: Choice, decode: Decode) -> Response:
     return response(content.body, headers=headers, media_type=content.media_type)
 
 
-def check(question: Question, model: ServedModel, limits: Limits) -> None:
+def _check(question: Question, model: ServedModel, limits: Limits) -> None:
     """Refuse what a model cannot answer, or may not.
 
     Raises:
