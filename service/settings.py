@@ -119,8 +119,8 @@ class Settings(BaseSettings):
     keep_alive_seconds: int = Field(
         65,
         ge=1,
-        description="How long an idle connection is kept, and a stream whose answers nobody reads; more than clients "
-        "and balancers keep theirs.",
+        description="How long an idle connection is kept, and a stream whose answers nobody reads; any answer "
+        "waits for its reader for twice as long. More than clients and balancers keep theirs.",
     )
     drain_seconds: int = Field(30, ge=1, description="How long requests in flight may take to finish on SIGTERM.")
     admin_key: SecretStr | None = Field(

@@ -76,7 +76,7 @@ class GatheringProtocol(HttpToolsProtocol):
         self._head_size = 0
         self._received = 0
         self._waited_for: int | None = None
-        self._moved: int | None = None
+        self._moved, self._moved_at = -1, 0.0
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request until its client hangs up."""
@@ -122,15 +122,17 @@ class GatheringProtocol(HttpToolsProtocol):
         """Close the connection if nothing is under way, no other clock runs, and that was so at the last look.
 
         So it is while a head comes, before the first one, and while the rest of a body comes that was refused. An
-        answer that nobody reads ends it, too, where nothing else is sent either.
+        answer that nobody reads ends it, too, where nothing else is sent either: in twice the time after which a stream
+        takes the rest of its body, so that who reads last has that chance.
         """
         if self.cycle is not None and self.cycle.more_body:
             self.cycle.message_event.set()  # whoever waits for the body gets an empty part of it
         moved = self._received + self._gathering.taken
-        if moved == self._moved and self.transport.get_write_buffer_size():
+        if moved != self._moved or not self.transport.get_write_buffer_size():
+            self._moved, self._moved_at = moved, self.loop.time()
+        elif self.loop.time() - self._moved_at > 2 * self.timeout_keep_alive:
             self.transport.abort()  # to close it would wait for the reader
             return
-        self._moved = moved
         is_waiting = (self.cycle is None or self.cycle.response_complete) and self.timeout_keep_alive_task is None
         if is_waiting and self._waited_for == self._requests:
             self.transport.close()

@@ -25,13 +25,22 @@ class _Server(uvicorn.Server):
 
 
 @contextmanager
-def listen(app: ASGIApp, http: type[asyncio.Protocol] = GatheringProtocol) -> Iterator[str]:
+def listen(
+    app: ASGIApp, http: type[asyncio.Protocol] = GatheringProtocol, keep_alive_seconds: int = 5
+) -> Iterator[str]:
     """Serve an app on a free port, by the service's own protocol or another.
 
     Yields:
         Its host and port, as `127.0.0.1:8000`.
     """
-    config = uvicorn.Config(app, http=http, port=0, log_level="error", timeout_graceful_shutdown=1)
+    config = uvicorn.Config(
+        app,
+        http=http,
+        port=0,
+        log_level="error",
+        timeout_keep_alive=keep_alive_seconds,
+        timeout_graceful_shutdown=1,
+    )
     server = _Server(config)
     bound = config.bind_socket()
     thread = threading.Thread(target=server.run, args=([bound],))

@@ -33,6 +33,7 @@ from service.transport import GatheringProtocol
 from tests.listening import listen
 from tests.test_encode import PAIR, Serve
 from tests.test_keys import FIRST, bearing
+from tests.test_stream import Stream, write_lines
 
 ORIGIN = "https://pages.example"
 PREFLIGHT = {
@@ -216,7 +217,7 @@ def test_who_does_not_read_an_answer_keeps_no_connection(reads: bool) -> None:  
     """Nor its memory; who reads slowly gets all of it."""
     Sparing.ended.clear()
     app = Starlette(routes=[Route("/", _answer_at_length)])
-    with listen(app, http=Sparing) as address, closing(connect(address)) as connection:
+    with listen(app, http=Sparing, keep_alive_seconds=1) as address, closing(connect(address)) as connection:
         connection.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
         if not reads:
             assert Sparing.ended.wait(30)
@@ -226,6 +227,19 @@ def test_who_does_not_read_an_answer_keeps_no_connection(reads: bool) -> None:  
             size += len(part)
             time.sleep(0.01)
         assert size >= ANSWER_BYTES
+
+
+def test_who_reads_a_stream_last_is_told_what_was_dropped(artifact: Path) -> None:
+    """While it waits to send and the service waits for it to read nothing moves; that alone ends no connection."""
+    app = create_app(Settings(model=artifact, keep_alive_seconds=1))
+    lines = b"".join(write_lines([2] * 100))
+    with listen(app, http=Impatient, keep_alive_seconds=1) as address:
+        stream = Stream(f"http://{address}", window_bytes=4096)
+        for _ in range(2000):
+            stream.send(lines)
+        stream.end()
+        *_, last = stream.answers()
+    assert last["problem"]["type"] == "urn:lengthwise:problem:reader-stalled"
 
 
 async def _wait_long(_request: Request) -> PlainTextResponse:
