@@ -263,7 +263,9 @@ class Engine:
             # The event loop does little work itself: to wake a thread, be woken by it and share the interpreter with it
             # takes as long, and requests that arrive meanwhile share the next batch.
             if not run.is_bulk and run.expected_seconds + self.slots.small_seconds <= LITTLE_SECONDS:
-                self._finish(batch, self._time(batch))
+                result = self._time(batch)
+                self._take_back(batch, result)
+                self._pass_on(batch, result)
             else:
                 self._runners.hand(batch, now)
         if run := self.slots.next_aside(now, LITTLE_SECONDS):
@@ -289,12 +291,20 @@ class Engine:
 
     def _finish(self, batch: _Batch, result: _Result) -> None:
         """Give the runner its next batch, then pass on what the run gave."""
-        (run, target, _), (outcomes, seconds) = batch, result
-        is_whole = not isinstance(outcomes, list)
-        self._progressed = time.perf_counter()
-        self.slots.finish(run, seconds if is_whole else None)
-        self._tell(target.name, run, outcomes, seconds)
+        self._take_back(batch, result)
         self._dispatch()
+        self._pass_on(batch, result)
+
+    def _take_back(self, batch: _Batch, result: _Result) -> None:
+        """Take note of a run that ended."""
+        (run, target, _), (outcomes, seconds) = batch, result
+        self._progressed = time.perf_counter()
+        self.slots.finish(run, None if isinstance(outcomes, list) else seconds)
+        self._tell(target.name, run, outcomes, seconds)
+
+    def _pass_on(self, batch: _Batch, result: _Result) -> None:
+        """Hand each request what a run gave for it."""
+        (run, *_), (outcomes, _) = batch, result
         self._wake_waiting()
         for entry, outcome in zip(run.entries, outcomes, strict=True):
             request = self._requests.get(entry.job)

@@ -121,9 +121,12 @@ class Lane:
         window.sort(key=_STEPS_OF)
         longest = self._costs.of_batches(window[-1].steps)[0][1] if window else 0.0
         most = max(MAX_CUT_SECONDS, 1.5 * longest)
-        cuts = unshared = self._divide(window, most)
-        if idle > 1 and len(window) > 1:
-            cuts = self._balance(window, cuts, idle, most)
+        if len(window) == 1:
+            cuts = unshared = [Cut(window[0].due, longest, window)]
+        else:
+            cuts = unshared = self._divide(window, most)
+            if idle > 1:
+                cuts = self._balance(window, cuts, idle, most)
         self.is_shared = cuts is not unshared
         cuts.sort(key=lambda cut: (-cut.due, cut.seconds))  # of equal urgency the longest first: it ends last
         self._cuts = cuts

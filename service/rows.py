@@ -6,7 +6,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from service.sequences import Answer, Embeddings, Sequences, State, Steps, pad_batch
+from service.sequences import Answer, Embeddings, Sequences, State, Steps, are_finite, pad_batch
 from service.session import EncoderSession
 
 logger = logging.getLogger("lengthwise")
@@ -63,7 +63,7 @@ def run_rows(session: EncoderSession, work: list[Work]) -> Embeddings | list[Out
             return [f"the run failed with {type(error).__name__}"]
         middle = len(work) // 2
         return [*run_rows(session, work[:middle]), *run_rows(session, work[middle:])]
-    if isinstance(encoded, np.ndarray) and np.isfinite(encoded).all():
+    if isinstance(encoded, np.ndarray) and are_finite(encoded):
         return encoded
     return [row if _is_finite(row) else NOT_FINITE for row in encoded]
 
@@ -98,7 +98,7 @@ def _check(session: EncoderSession, embeddings: Embeddings, rows: int) -> Embedd
 def _is_finite(row: Embeddings | Row) -> bool:
     """Whether every number of a row is finite."""
     parts = [row.embedding, row.steps, *row.state.values()] if isinstance(row, Row) else [row]
-    return all(part is None or bool(np.isfinite(part).all()) for part in parts)
+    return all(part is None or are_finite(part) for part in parts)
 
 
 def join_rows(embeddings: Embeddings, rows: dict[int, Row]) -> Answer:

@@ -113,9 +113,8 @@ class Sequences:
             if not known.all():
                 place = int(np.argmin(known))
                 raise UnknownToken(self._locate(place), int(self.values[place]), vocabulary)
-        finite = np.isfinite(self.values)
-        if not finite.all():
-            step, feature = divmod(int(np.argmin(finite)), self.values.shape[1])
+        if not are_finite(self.values):
+            step, feature = divmod(int(np.argmin(np.isfinite(self.values))), self.values.shape[1])
             raise NonFiniteValue(f"{self._locate(step)}[{feature}]")
 
     def _locate(self, step: int) -> str:
@@ -200,6 +199,11 @@ class Answer:
         return replace(self, embeddings=scaled)
 
 
+def are_finite(numbers: npt.NDArray[np.generic]) -> bool:
+    """Whether no number is NaN or infinite; for few numbers several times as fast as `all()` of `isfinite`."""
+    return b"\0" not in np.isfinite(numbers).tobytes()
+
+
 def pad_batch(sequences: Sequence[Steps], state: State | None = None) -> Batch:
     """Right-pad sequences to the longest of them.
 
@@ -212,9 +216,9 @@ def pad_batch(sequences: Sequence[Steps], state: State | None = None) -> Batch:
     Returns:
         The batch; row i is `sequences[i]`. T is never below 1: the recurrent kernels refuse an empty time axis.
     """
-    lengths = np.array([len(steps) for steps in sequences], dtype=np.int64)
+    lengths = [len(steps) for steps in sequences]
     first = sequences[0]
-    padded = np.zeros((len(sequences), max(1, int(lengths.max())), *first.shape[1:]), dtype=first.dtype)
-    for row, steps in zip(padded, sequences, strict=True):
-        row[: len(steps)] = steps
-    return Batch(padded, lengths, state or {})
+    padded = np.zeros((len(lengths), max(1, *lengths), *first.shape[1:]), dtype=first.dtype)
+    for row, length, steps in zip(padded, lengths, sequences, strict=True):
+        row[:length] = steps
+    return Batch(padded, np.array(lengths, dtype=np.int64), state or {})

@@ -1,6 +1,7 @@
 """Every setting of the service: a command-line flag and an environment variable each, from this one class."""
 
 import os
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -175,7 +176,7 @@ class Settings(BaseSettings):
         """What the CUDA provider is started with."""
         return CudaOptions(self.cuda_device, self.cuda_memory_bytes)
 
-    @property
+    @cached_property
     def limits(self) -> Limits:
         """What one request may hold."""
         return Limits(

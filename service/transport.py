@@ -80,7 +80,7 @@ class GatheringProtocol(HttpToolsProtocol):
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request until its client hangs up."""
-        self._serving = asyncio.current_task()
+        self._serving = asyncio.current_task(self.loop)
         try:
             await self._answer(scope, receive, send)
         except asyncio.CancelledError:

@@ -83,7 +83,8 @@ def _decode_whole(body: bytes, choose: Choose, field: str, *, may_be_alone: bool
         if not isinstance(document, simdjson.Object) or body.startswith(codecs.BOM_UTF8):
             return None
         nested: Any = document[field]
-        spec = choose(exact_json.name_model(document))
+        names = [*document.keys()]
+        spec = choose(exact_json.name_model(document) if "model" in names else None)  # get() is slow to find nothing
         is_alone = may_be_alone and exact_json.is_alone(nested, spec)
         listed = [nested] if is_alone else nested
         # Flattened; refuses all that is not a number, and for ids all that is not an integer.
@@ -100,7 +101,7 @@ def _decode_whole(body: bytes, choose: Choose, field: str, *, may_be_alone: bool
             )
             values = numbers
         # Not items(), which turns every value into Python's own, the sequences too.
-        others = {name: document[name] for name in document.keys() if name != field}  # noqa: SIM118 - no dict
+        others = {name: document[name] for name in names if name != field}
         fields = {
             name: value.as_list() if isinstance(value, simdjson.Array) else value for name, value in others.items()
         }
