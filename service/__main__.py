@@ -1,8 +1,13 @@
 """`python -m service`: read the settings, load the encoder, serve until a signal says stop."""
 
+import asyncio
 import gc
 import logging
+import signal
+import socket
 import sys
+from contextlib import suppress
+from functools import partial
 from logging.config import dictConfig
 from types import FrameType
 
@@ -14,6 +19,7 @@ from pydantic_settings import CliApp
 from service import logs
 from service.app import create_app
 from service.errors import StartupError
+from service.processes import Seat, supervise
 from service.settings import Settings, unknown_variables
 from service.transport import GatheringProtocol
 
@@ -24,9 +30,26 @@ SWITCH_SECONDS = 0.0005
 class DrainingServer(uvicorn.Server):
     """On a signal, refuse new requests before the ones in flight are awaited and the listener closes."""
 
-    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
+    def __init__(self, config: uvicorn.Config, app: FastAPI, seat: Seat | None) -> None:
         super().__init__(config)
         self._service = app.state.service
+        self._seat = seat
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen as uvicorn does; one of several processes takes connections from the first one instead."""
+        await super().startup([] if self._seat else sockets)
+        if self._seat:
+            connections, leave = self.server_state.connections, partial(self.handle_exit, signal.SIGTERM, None)
+            attending = self._seat.attend(self._adopt, lambda: len(connections), leave)
+            self._attending = asyncio.create_task(attending)
+
+    async def _adopt(self, connection: socket.socket) -> None:
+        """Serve a connection that was accepted elsewhere."""
+        make = partial(GatheringProtocol, config=self.config, server_state=self.server_state)
+        with suppress(OSError):  # it hung up, or speaks no TLS
+            await asyncio.get_running_loop().connect_accepted_socket(
+                partial(make, app_state=self.lifespan.state), connection, ssl=self.config.ssl
+            )
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Mark the service as draining, then shut down as uvicorn does."""
@@ -43,12 +66,36 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         settings = CliApp.run(Settings, cli_args=sys.argv[1:] if arguments is None else arguments)
         dictConfig(logs.configure(settings.log_level, settings.log_format))
-        app = create_app(settings)
+        for variable in unknown_variables():
+            logging.getLogger("lengthwise").warning("%s is set, and there is no such setting", variable)
+        sys.setswitchinterval(SWITCH_SECONDS)
+        if settings.processes > 1:
+            gc.collect()
+            gc.freeze()  # what is there stays shared
+            supervise(settings.processes, settings.host, settings.port, partial(serve, settings))
+        else:
+            serve(settings)
     except StartupError as error:
         sys.exit(f"lengthwise: {error}")
     except ValidationError as error:
         faults = (f"{'.'.join(map(str, fault['loc']))} {fault['msg']}".strip() for fault in error.errors())
         sys.exit(f"lengthwise: {'; '.join(faults)}")
+
+
+def serve(settings: Settings, seat: Seat | None = None) -> None:
+    """Serve until a signal says stop.
+
+    Args:
+        settings: of the service.
+        seat: of this process, where it is one of several.
+
+    Raises:
+        SystemExit: it cannot start; one sentence says why.
+    """
+    try:
+        app = create_app(settings, seat)
+    except StartupError as error:
+        sys.exit(f"lengthwise: {error}")
     config = uvicorn.Config(
         app,
         http=GatheringProtocol,
@@ -58,7 +105,7 @@ def main(arguments: list[str] | None = None) -> None:
         access_log=False,
         ssl_certfile=settings.ssl_certfile,
         ssl_keyfile=settings.ssl_keyfile,
-        limit_concurrency=settings.max_connections + 1,  # uvicorn refuses what reaches it
+        limit_concurrency=-(-settings.max_connections // settings.processes) + 1,  # uvicorn refuses what reaches it
         timeout_keep_alive=settings.keep_alive_seconds,
         timeout_graceful_shutdown=settings.drain_seconds,
         server_header=False,
@@ -68,12 +115,9 @@ def main(arguments: list[str] | None = None) -> None:
         config.load()
     except OSError as error:  # ssl.SSLError is one
         sys.exit(f"lengthwise: TLS cannot be spoken with {settings.ssl_certfile}: {error}")
-    sys.setswitchinterval(SWITCH_SECONDS)
     gc.collect()
     gc.freeze()  # what is there now stays, and need not be looked through again
-    for variable in unknown_variables():
-        logging.getLogger("lengthwise").warning("%s is set, and there is no such setting", variable)
-    DrainingServer(config, app).run()
+    DrainingServer(config, app, seat).run()
 
 
 if __name__ == "__main__":

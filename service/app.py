@@ -30,6 +30,7 @@ from service.logs import RequestLog
 from service.machine import trim_heap
 from service.meter import StepMeter
 from service.models import Models
+from service.processes import Seat
 from service.repository import Repository
 from service.routes import (
     access,
@@ -56,8 +57,12 @@ REFINE_SECONDS = 10.0  # between two looks for models that have something left t
 REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
-def create_app(settings: Settings) -> FastAPI:
+def create_app(settings: Settings, seat: Seat | None = None) -> FastAPI:
     """Load the encoder, prove that it is the one that was exported, and build the app that serves it.
+
+    Args:
+        settings: of the service.
+        seat: of this process, where it is one of several.
 
     Raises:
         StartupError: the artifact, its golden vectors, the provider or the API keys are not as they must be.
@@ -72,14 +77,15 @@ def create_app(settings: Settings) -> FastAPI:
     if settings.models and not settings.models.is_dir():
         raise ArtifactError(str(settings.models), "it is no folder")
     repository.open_all(is_strict=settings.models is None)
-    service = Service(settings, models, repository, telemetry, keys, admin_keys, meter)
+    service = Service(settings, models, repository, telemetry, keys, admin_keys, meter, seat)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         async with _trace(service) as observers:
             service.engine = Engine(loader.slots, observers, max_run_seconds=settings.max_run_seconds)
             tasks = (_refine(service), _release_memory(service), _watch(service), telemetry.time_loop())
-            aside = [asyncio.create_task(task) for task in tasks]
+            among_others = (_leave_when_stuck(service), inside.tell_others(service, seat)) if seat else ()
+            aside = [asyncio.create_task(task) for task in (*tasks, *among_others)]
             yield
             for task in aside:
                 task.cancel()
@@ -122,6 +128,16 @@ async def _tell_changes(folder: Path, changed: asyncio.Event) -> None:
         except (OSError, RuntimeError) as error:
             logger.error("%s cannot be watched: %s", folder, error)  # noqa: TRY400 - no fault of ours
         await asyncio.sleep(WATCH_AGAIN_SECONDS)
+
+
+async def _leave_when_stuck(service: Service) -> None:
+    """End this process where its requests wait in vain: it is one of several, and another takes its place."""
+    while True:
+        await asyncio.sleep(IDLE_SECONDS)
+        if service.engine.is_stuck(time.perf_counter()):
+            logger.error("Nothing moves any more, and this process ends")
+            signal.raise_signal(signal.SIGTERM)
+            return
 
 
 async def _release_memory(service: Service) -> None:

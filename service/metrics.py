@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
+import orjson
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -131,19 +132,63 @@ class Snapshot(Collector):
         )
 
 
-def write(snapshot: Snapshot, accept: str) -> tuple[bytes, str]:
-    """Write a snapshot, and what the kernel knows of the process.
+class _Collected(Collector):
+    """Metrics that were collected before."""
+
+    def __init__(self, families: Iterable[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterable[Metric]:
+        """Return them."""
+        return self._families
+
+
+def collect(snapshot: Snapshot) -> list[Metric]:
+    """Return the metrics of a snapshot, and what the kernel knows of the process."""
+    return [*snapshot.collect(), *ProcessCollector(registry=None).collect()]
+
+
+def join(processes: Mapping[int, Iterable[Metric]]) -> list[Metric]:
+    """Put the metrics of several processes together, each labelled with its number."""
+    joined: dict[str, Metric] = {}
+    for number, families in sorted(processes.items()):
+        for family in families:
+            whole = joined.setdefault(family.name, Metric(family.name, family.documentation, family.type, family.unit))
+            for name, labels, value, *_ in family.samples:
+                whole.add_sample(name, {**labels, "process": str(number)}, value)
+    return [*joined.values()]
+
+
+def pack(families: Iterable[Metric]) -> bytes:
+    """Write metrics for another process."""
+    return orjson.dumps(
+        [(one.name, one.documentation, one.type, one.unit, [sample[:3] for sample in one.samples]) for one in families]
+    )
+
+
+def unpack(packed: bytes) -> list[Metric]:
+    """Read what `pack` wrote."""
+    families = []
+    for *described, samples in orjson.loads(packed):
+        family = Metric(*described)
+        for sample in samples:
+            family.add_sample(*sample)
+        families.append(family)
+    return families
+
+
+def write(families: Iterable[Metric], accept: str) -> tuple[bytes, str]:
+    """Write metrics as they are scraped.
 
     Args:
-        snapshot: taken now.
+        families: collected now.
         accept: the header by which Prometheus chooses a format.
 
     Returns:
         The body and its media type.
     """
     registry = CollectorRegistry()
-    registry.register(snapshot)
-    ProcessCollector(registry=registry)
+    registry.register(_Collected(families))
     encode, media_type = choose_encoder(accept)
     return encode(registry), media_type
 

@@ -57,6 +57,12 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for every interface.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one and logs it.")
+    processes: int = Field(
+        1,
+        ge=1,
+        description="Processes behind the port, each with models, a queue and runners of its own: where there are "
+        "more CPUs and memory than one Python process makes use of. Linux only.",
+    )
     provider: Provider = Field("auto", description="Where the encoder runs; auto takes CUDA where it works.")
     cuda_device: int = Field(0, ge=0, description="Number of the GPU, where CUDA runs it.")
     cuda_memory_bytes: int = Field(
@@ -160,6 +166,8 @@ class Settings(BaseSettings):
                 raise ValueError(f"{small} is {getattr(self, small)}, over {large}, which is {getattr(self, large)}")
         if self.steps_per_second and not self.has_keys:
             raise ValueError("steps_per_second is of each key, and there is neither api_keys nor api_keys_file")
+        if self.processes > 1 and (self.admin_key or self.steps_per_second):
+            raise ValueError("processes is over 1, and what admin_key and steps_per_second are for is of one process")
         if self.models and {"model", "model_name"} & self.model_fields_set:
             raise ValueError("models is a folder of encoders, each under its own name: model and model_name go without")
         if self.ssl_keyfile and not self.ssl_certfile:

@@ -20,6 +20,7 @@ from service.errors import BodyTooLarge, BodyTooSlow, InvalidField, Stuck
 from service.keys import KeyRing
 from service.meter import StepMeter
 from service.models import Choice, Models
+from service.processes import Seat
 from service.repository import Repository
 from service.settings import Settings
 from service.telemetry import Exchange, Telemetry
@@ -47,6 +48,7 @@ class Service:
         keys: that let a request in; None where all are let in.
         admin_keys: that let admins in; None where there are no admins.
         meter: what each key may send; None where that is any number of steps.
+        seat: of this process, where it is one of several.
         is_draining: set on SIGTERM; new requests are refused from then on.
     """
 
@@ -57,6 +59,7 @@ class Service:
     keys: KeyRing | None = None
     admin_keys: KeyRing | None = None
     meter: StepMeter | None = None
+    seat: Seat | None = None
     engine: Engine = field(init=False)
     is_draining: bool = False
     tracing: "Tracing | None" = None

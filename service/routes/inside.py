@@ -1,13 +1,17 @@
 """What monitors and admins ask: the metrics, and the last batches."""
 
+import asyncio
 import platform
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import onnxruntime
 import orjson
 from fastapi import APIRouter
+from prometheus_client import Metric
 from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import Response
@@ -15,11 +19,14 @@ from starlette.responses import Response
 from service import __version__, metrics
 from service.jobs import Why
 from service.models import ServedModel
+from service.processes import Seat
 from service.routes import problems
-from service.routes.direct import DirectRoute, service_of
+from service.routes.direct import DirectRoute, Service, service_of
 from service.telemetry import Ran
 
 SCHEMAS: tuple[type[BaseModel], ...] = ()
+
+ASK_SECONDS = 1.0  # for the metrics of another process
 
 router = APIRouter(route_class=DirectRoute, tags=["operations"])
 
@@ -56,12 +63,44 @@ class LastBatches(BaseModel):
 async def expose(request: Request) -> Response:
     """Write down every metric as it stands."""
     service = service_of(request)
+    families = _take_snapshot(service)
+    if service.seat:
+        told = await asyncio.gather(*(_ask(number, path) for number, path in service.seat.others().items()))
+        families = metrics.join({service.seat.number: families, **{number: one for number, one in told if one}})
+    body, media_type = metrics.write(families, request.headers.get("accept", ""))
+    return Response(body, headers={"Content-Type": media_type})
+
+
+async def tell_others(service: Service, seat: Seat) -> None:
+    """Tell other processes the metrics of this one whenever they ask, until this is cancelled."""
+
+    async def tell(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(metrics.pack(_take_snapshot(service)))
+        writer.close()
+
+    seat.path.unlink(missing_ok=True)
+    async with await asyncio.start_unix_server(tell, seat.path) as listening:
+        await listening.serve_forever()
+
+
+async def _ask(number: int, path: Path) -> tuple[int, list[Metric]]:
+    """Ask another process for its metrics; one that does not answer has none."""
+    with suppress(OSError, TimeoutError, orjson.JSONDecodeError):
+        async with asyncio.timeout(ASK_SECONDS):
+            reader, writer = await asyncio.open_unix_connection(path)
+            packed = await reader.read()
+            writer.close()
+            return number, metrics.unpack(packed)
+    return number, []
+
+
+def _take_snapshot(service: Service) -> list[Metric]:
+    """Take every metric of this process as it stands."""
     service.telemetry.settle()
     now = time.perf_counter()
     gauges = {model.name: _look(model, now) for model in reversed([*service.models])}  # of the newest version
     snapshot = metrics.Snapshot(service.telemetry, gauges.items(), service.engine.seconds_since_progress(now))
-    body, media_type = metrics.write(snapshot, request.headers.get("accept", ""))
-    return Response(body, headers={"Content-Type": media_type})
+    return metrics.collect(snapshot)
 
 
 @router.get(
