@@ -17,7 +17,7 @@ from pathlib import Path
 from bench.measure import Pace, measure_raw, measure_server, plan_tasks
 from bench.plot import draw_bars
 from bench.report import Results, compare, render
-from bench.servers import OURS, OURS_BINARY, PEERS, Server, Unavailable
+from bench.servers import OURS, OURS_BINARY, PEERS, SPREAD, SPREAD_BINARY, Server, Unavailable
 from bench.start import measure_starts
 from bench.workloads import MODELS
 from service.machine import available_cpus
@@ -25,7 +25,7 @@ from service.settings import SHIPPED_MODEL
 
 FULL = Pace(rounds=3, seconds=2.0, warm_seconds=0.5, raw_seconds=0.4)
 QUICK = Pace(rounds=1, seconds=0.6, warm_seconds=0.3, raw_seconds=0.1)
-SERVERS = [OURS, OURS_BINARY, *PEERS]
+SERVERS = [OURS, OURS_BINARY, SPREAD, SPREAD_BINARY, *PEERS]
 PANELS = {"S.rate": "Single sequences, 32 at a time", "B.rate": "32 in a request", "mix.rate": "Lengths 1 to 2,000"}
 
 

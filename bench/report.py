@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from bench.measure import Figures
-from bench.servers import OURS, OURS_BINARY, PEERS
+from bench.servers import OURS, OURS_BINARY, PEERS, SPREAD, SPREAD_BINARY
 from bench.workloads import WORKLOADS
 
 JSON_PEERS = {server.name for server in PEERS if server.is_json}
@@ -66,19 +66,21 @@ def take_medians(rounds: Sequence[Figures]) -> Figures:
 
 
 def compare(medians: dict[str, Figures]) -> Figures:
-    """Return our throughput over the best JSON peer's and over the raw limit's, as `S.to_best_peer`, `B.to_raw`, ..."""
+    """Return our throughput over the best JSON peer's and over the raw limit's, as `S.to_best_peer`, `B.to_raw`, ...
+
+    Those of our service in several processes begin `spread.`.
+    """
     ratios: Figures = {}
-    if OURS.name not in medians:
-        return ratios
-    for workload in WORKLOADS:
-        name = f"{workload}.rate"
-        peers = [figures[name] for peer, figures in medians.items() if peer in JSON_PEERS]
-        if peers and workload != "L":
-            ratios[f"{workload}.to_best_peer"] = medians[OURS.name][name] / max(peers)
-        if name in medians.get("raw", {}):
-            ratios[f"{workload}.to_raw"] = medians[OURS.name][name] / medians["raw"][name]
-            if OURS_BINARY.name in medians:
-                ratios[f"{workload}.npz_to_raw"] = medians[OURS_BINARY.name][name] / medians["raw"][name]
+    for prefix, ours, binary in (("", OURS, OURS_BINARY), ("spread.", SPREAD, SPREAD_BINARY)):
+        for workload in WORKLOADS if ours.name in medians else ():
+            name = f"{workload}.rate"
+            peers = [figures[name] for peer, figures in medians.items() if peer in JSON_PEERS]
+            if peers and workload != "L":
+                ratios[f"{prefix}{workload}.to_best_peer"] = medians[ours.name][name] / max(peers)
+            if name in medians.get("raw", {}):
+                ratios[f"{prefix}{workload}.to_raw"] = medians[ours.name][name] / medians["raw"][name]
+                if binary.name in medians:
+                    ratios[f"{prefix}{workload}.npz_to_raw"] = medians[binary.name][name] / medians["raw"][name]
     return ratios
 
 

@@ -33,7 +33,7 @@ class Server:
     Attributes:
         name: the row's.
         peer: its module in `bench.peers` and its requirements beside it; None is our own service.
-        workers: processes or instances that run the model; the CPUs are shared out among them as threads.
+        workers: processes or instances that run the model; a peer's share the CPUs out among them as threads.
         wire: how it is asked.
         is_json: whether it may be the best peer, which our own JSON is compared with.
         module: what is run of our own.
@@ -65,6 +65,8 @@ class Server:
                 str(model),
                 "--port",
                 str(port),
+                "--processes",
+                str(self.workers),
                 "--log-level",
                 "warning",
             ]
@@ -89,6 +91,8 @@ class Server:
 
 OURS = Server("lengthwise", None, workers=1)
 OURS_BINARY = Server("lengthwise, npz", None, workers=1, wire=NPZ, is_json=False)
+SPREAD = Server("lengthwise, a process a CPU", None, workers=available_cpus())
+SPREAD_BINARY = Server("lengthwise, a process a CPU, npz", None, workers=available_cpus(), wire=NPZ, is_json=False)
 PEERS = [
     Server("naive, 1 worker", "naive", workers=1),
     Server("naive, a worker a CPU", "naive", workers=available_cpus()),

@@ -72,7 +72,7 @@ def main(arguments: list[str] | None = None) -> None:
         if settings.processes > 1:
             gc.collect()
             gc.freeze()  # what is there stays shared
-            supervise(settings.processes, settings.host, settings.port, partial(serve, settings))
+            supervise(settings, partial(serve, settings))
         else:
             serve(settings)
     except StartupError as error:

@@ -19,7 +19,7 @@ from pydantic_settings import CliApp
 
 from service.cost import CostModel, Shape
 from service.errors import StartupError
-from service.machine import available_cpus, name_cpu
+from service.machine import name_cpu
 from service.measure import Arrangement, OpenSession, arrange, measure_run
 from service.session import EncoderSession, open_session
 from service.settings import Settings
@@ -51,6 +51,7 @@ class Calibrator:
 
     Attributes:
         session: the encoder, with the threads that were chosen.
+        cpus: those its runs may keep busy.
         arrangements: those tried, the chosen one first.
         costs: what runs cost in it.
         is_cached: whether it was known before.
@@ -68,14 +69,13 @@ class Calibrator:
             akin: of an encoder whose runs cost the same, to go by where this one's own is not there.
         """
         self.session = session
+        self.cpus = settings.cpus
         self._file = _place(settings, session)
         own = _read(self._file)
         found = own or akin
         self.is_cached = found is not None
         self.arrangements = (
-            found.arrangements
-            if found
-            else arrange(session, reopen, available_cpus(), settings.runners, settings.threads)
+            found.arrangements if found else arrange(session, reopen, self.cpus, settings.runners, settings.threads)
         )
         if self.arrangements[0].threads != (settings.threads or 1):
             self.session = reopen(self.arrangements[0].threads)
@@ -146,7 +146,7 @@ def _place(settings: Settings, session: EncoderSession) -> Path | None:
         onnxruntime.__version__,
         session.provider,
         name_cpu(),
-        available_cpus(),
+        settings.cpus,
         settings.runners,
         settings.threads,
         settings.max_batch_sequences,
@@ -200,7 +200,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def describe(calibrator: Calibrator) -> Iterator[str]:
     """Yield the lines of a table: the arrangements tried, then milliseconds by rows (down) and steps (across)."""
-    yield f"{calibrator.session.file}: {available_cpus()} CPUs, {name_cpu()}"
+    yield f"{calibrator.session.file}: {calibrator.cpus} CPUs, {name_cpu()}"
     for place, tried in enumerate(calibrator.arrangements):
         speed = "" if tried.sequences_per_second is None else f", {tried.sequences_per_second:,.0f} sequences/s"
         yield f"{tried.runners} runs at a time, {tried.threads} threads in each{speed}{'' if place else ' (chosen)'}"

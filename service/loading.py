@@ -6,7 +6,7 @@ from service.artifact import Manifest
 from service.calibrate import Calibration, Calibrator
 from service.codecs.texts import describe_input
 from service.examine import Examiner, read_file
-from service.machine import available_cpus, resident_bytes
+from service.machine import resident_bytes
 from service.measure import count_runners
 from service.models import Models, ServedModel
 from service.scheduler import Scheduler
@@ -34,7 +34,7 @@ class Loader:
         self.settings = settings
         self._is_wary = settings.models is not None
         self._examiner = Examiner()
-        self.slots = Slots(settings.runners or count_runners(available_cpus()))
+        self.slots = Slots(settings.runners or count_runners(settings.cpus))
         self._arranged: Settings | None = None
 
     def open(self, path: Path, models: Models) -> ServedModel:

@@ -19,6 +19,7 @@ from math import inf
 from pathlib import Path
 
 from service.errors import StartupError
+from service.settings import Settings
 
 logger = logging.getLogger("lengthwise")
 
@@ -102,13 +103,13 @@ class _Supervisor:
     """Starts processes, hands them connections, and ends them.
 
     Attributes:
-        number: of processes.
+        settings: say how many.
         listener: bound, and not listening yet.
         serve: serves at a seat until a signal says stop.
         folder: for `Seat`.
     """
 
-    number: int
+    settings: Settings
     listener: socket.socket
     serve: Callable[[Seat], None]
     folder: Path
@@ -116,11 +117,14 @@ class _Supervisor:
     _due: dict[int, float] = field(default_factory=dict)  # seats that are empty, and when they are taken again
     _selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
     _is_listening: bool = False
-    _is_draining: bool = False
+    _ended_by: signal.Signals | None = None
     _told: socket.socket = field(init=False)  # signals, by number
 
-    def run(self) -> None:
+    def run(self) -> signal.Signals:
         """Serve until a signal says stop and all processes have ended.
+
+        Returns:
+            That signal.
 
         Raises:
             SystemExit: the first of them could not start, and has said why.
@@ -133,7 +137,7 @@ class _Supervisor:
             signal.signal(known, lambda *_: None)  # the number comes by the socket
         self._selector.register(told, selectors.EVENT_READ, self._obey)
         self._start(0)  # it measures what the others then find measured
-        while self._processes or self._due:
+        while self._ended_by is None or self._processes:
             for key, _ in self._selector.select(AGAIN_SECONDS):
                 key.data(key.fileobj)
             now = time.monotonic()
@@ -145,6 +149,7 @@ class _Supervisor:
             for seat in [seat for seat, due in self._due.items() if due <= now]:
                 del self._due[seat]
                 self._start(seat)
+        return self._ended_by
 
     def _start(self, seat: int) -> None:
         """Fork a process."""
@@ -189,7 +194,7 @@ class _Supervisor:
             return
         process.connections = int.from_bytes(counts[-COUNT_BYTES:], "big")
         process.heard = time.monotonic()
-        if not self._is_listening and not self._is_draining:
+        if not self._is_listening and self._ended_by is None:
             self._listen()
 
     def _listen(self) -> None:
@@ -198,8 +203,13 @@ class _Supervisor:
         self.listener.setblocking(False)
         self._selector.register(self.listener, selectors.EVENT_READ, self._accept)
         self._is_listening = True
-        logger.info("%d processes serve %s:%d", self.number, *self.listener.getsockname()[:2])
-        self._due |= dict.fromkeys(range(1, self.number), 0.0)
+        host, port, *_ = self.listener.getsockname()
+        scheme = "https" if self.settings.ssl_certfile else "http"
+        named = f"[{host}]" if ":" in host else host
+        logger.info(
+            "%d processes running on %s://%s:%d (Press CTRL+C to quit)", self.settings.processes, scheme, named, port
+        )
+        self._due |= dict.fromkeys(range(1, self.settings.processes), 0.0)
 
     def _end(self, process: _Process) -> None:
         """Take leave of a process, and see that another takes its seat."""
@@ -207,7 +217,7 @@ class _Supervisor:
         process.channel.close()
         del self._processes[process.seat]
         code = os.waitstatus_to_exitcode(os.waitpid(process.pid, 0)[1])
-        if self._is_draining:
+        if self._ended_by is not None:
             return
         if not self._is_listening:
             sys.exit(code or 1)
@@ -236,9 +246,8 @@ class _Supervisor:
         """Do what signals say."""
         for number in self._told.recv(2**6):
             wanted = signal.Signals(number)
-            if wanted in STOPPING and not self._is_draining:
-                self._is_draining = True
-                wanted = signal.SIGTERM
+            if wanted in STOPPING and self._ended_by is None:
+                self._ended_by, wanted = wanted, signal.SIGTERM
                 self._due.clear()
                 if self._is_listening:
                     self._selector.unregister(self.listener)
@@ -247,13 +256,11 @@ class _Supervisor:
                 os.kill(process.pid, wanted)
 
 
-def supervise(number: int, host: str, port: int, serve: Callable[[Seat], None]) -> None:
-    """Serve by several processes until a signal says stop.
+def supervise(settings: Settings, serve: Callable[[Seat], None]) -> None:
+    """Serve by several processes until a signal says stop, and end by that signal, as a single one does.
 
     Args:
-        number: of processes.
-        host: to listen on.
-        port: likewise; 0 takes a free one.
+        settings: say how many, and where to listen.
         serve: serves at a seat until a signal says stop; called in each process.
 
     Raises:
@@ -261,6 +268,7 @@ def supervise(number: int, host: str, port: int, serve: Callable[[Seat], None]) 
     """
     if not sys.platform.startswith("linux"):
         raise StartupError("Several processes need Linux; elsewhere LENGTHWISE_PROCESSES is 1.")
+    host, port = settings.host, settings.port
     try:
         family, kind, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind)
@@ -269,4 +277,6 @@ def supervise(number: int, host: str, port: int, serve: Callable[[Seat], None]) 
     except OSError as error:
         raise StartupError(f"{host}:{port} cannot be listened on: {error.strerror}.") from error
     with tempfile.TemporaryDirectory(prefix="lengthwise-") as folder:
-        _Supervisor(number, listener, serve, Path(folder)).run()
+        ended_by = _Supervisor(settings, listener, serve, Path(folder)).run()
+    signal.signal(ended_by, signal.SIG_DFL)
+    signal.raise_signal(ended_by)

@@ -22,7 +22,7 @@ from bench.measure import Pace, Task, check, measure_raw, measure_server, paddin
 from bench.models import write_models
 from bench.plot import draw_bars
 from bench.report import Results, compare, render, take_medians
-from bench.servers import OURS, PEERS, Server, Unavailable, find_family, start
+from bench.servers import OURS, OURS_BINARY, PEERS, SPREAD, SPREAD_BINARY, Server, Unavailable, find_family, start
 from bench.watch import Watch, _spent_seconds
 from bench.workloads import (
     JSON,
@@ -378,6 +378,8 @@ def test_ratios_are_to_the_best_that_speaks_json() -> None:
         "mix.to_best_peer": 4.0,
     }
     assert compare({"mosec, orjson": {"S.rate": 1.0}}) == {}
+    spread = compare({SPREAD.name: dict.fromkeys((f"{name}.rate" for name in WORKLOADS), 6.0), "raw": {"B.rate": 8.0}})
+    assert spread == {"spread.B.to_raw": 0.75}
 
 
 def test_the_table_says_everything() -> None:
@@ -415,7 +417,7 @@ def test_only_chooses_models_and_servers(capsys: pytest.CaptureFixture[str]) -> 
     """By words of their names; nothing chosen of one kind is all of it, and an unknown word is refused."""
     options = parse_arguments(["--only", "small", "mosec", "Lengthwise"])
     assert options.models == ["small"]
-    assert [server.name for server in options.servers] == ["lengthwise", "lengthwise, npz", "mosec, orjson"]
+    assert options.servers == [OURS, OURS_BINARY, SPREAD, SPREAD_BINARY, PEERS[3]]
     everything = parse_arguments([])
     assert (everything.models, everything.servers) == (list(MODELS), SERVERS)
     with pytest.raises(SystemExit):

@@ -296,10 +296,14 @@ def certificate(tmp_path: Path) -> tuple[Path, Path]:
     return file, key
 
 
-def test_tls_is_spoken_with_the_given_certificate(artifact: Path, certificate: tuple[Path, Path]) -> None:
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_tls_is_spoken_with_the_given_certificate(
+    artifact: Path, certificate: tuple[Path, Path], processes: str
+) -> None:
     """Clients that trust it are answered; nothing older than TLS 1.2 is spoken."""
     file, key = map(str, certificate)
-    with start_service("--model", str(artifact), "--ssl-certfile", file, "--ssl-keyfile", key) as (_, url):
+    flags = ("--ssl-certfile", file, "--ssl-keyfile", key, "--processes", processes)
+    with start_service("--model", str(artifact), *flags) as (_, url):
         trusting = ssl.create_default_context(cafile=file)
         assert url.startswith("https://")
         response = httpx.post(f"{url}/encode", json={"sequences": PAIR}, verify=trusting)

@@ -14,7 +14,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service import __version__, errors
-from service.machine import available_cpus
 from service.measure import Arrangement
 from service.models import ServedModel
 from service.routes import problems
@@ -34,7 +33,7 @@ class Health(BaseModel):
 class Performance(BaseModel):
     """What was measured of the encoder on this machine, and what real runs say of it."""
 
-    cpus: int = Field(description="CPUs the service may keep busy, by affinity and by quota.")
+    cpus: int = Field(description="CPUs this process may keep busy, by affinity, quota and how many processes serve.")
     runners: int = Field(description="Batches that run at the same time.")
     threads: int = Field(description="Threads within one run.")
     arrangements: list[Arrangement] = Field(description="Those tried, the chosen one first.")
@@ -162,7 +161,7 @@ def _describe_performance(model: ServedModel) -> Performance:
     calibrator, scheduler = model.calibrator, model.scheduler
     chosen, costs = calibrator.arrangements[0], scheduler.costs
     return Performance(
-        cpus=available_cpus(),
+        cpus=calibrator.cpus,
         runners=chosen.runners,
         threads=chosen.threads,
         arrangements=calibrator.arrangements,

@@ -1,0 +1,237 @@
+"""Several processes behind one port: who gets which connection, what becomes of one that ends, and their metrics."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack, closing, suppress
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import httpx
+import numpy as np
+import pytest
+from prometheus_client import Metric
+from prometheus_client.parser import text_string_to_metric_families
+from pydantic import ValidationError
+
+from bench.launch import start_service
+from bench.servers import find_family
+from service import app, metrics
+from service.routes.direct import Service
+from service.sequences import pad_batch
+from service.session import open_session
+from service.settings import Settings
+from tests.conftest import draw_sequences
+from tests.test_server import post_to_all, read_all, same_bits
+from tests.test_server import slow as slow  # noqa: PLC0414 - a fixture
+
+TWO = ("--processes", "2")
+BODY = {"sequences": [steps.tolist() for steps in draw_sequences([3, 1])]}
+
+
+def wait_until(is_so: Callable[[], bool], seconds: float = 20.0) -> None:
+    """Wait until something is so."""
+    end = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def children_of(process: subprocess.Popen[str]) -> list[int]:
+    """Return the processes that serve."""
+    return find_family(process.pid)[1:]
+
+
+def wait_for_both(process: subprocess.Popen[str], url: str) -> None:
+    """Wait until two processes tell their metrics."""
+    wait_until(lambda: len(children_of(process)) == 2 and len(count_requests(url)) == 2)
+
+
+def count_requests(url: str) -> dict[str, float]:
+    """Return the answers of each process by their metrics; a process that tells any has a part."""
+    counts = Counter[str]()
+    for family in text_string_to_metric_families(httpx.get(f"{url}/metrics").text):
+        for sample in family.samples:
+            if family.name == "lengthwise_inflight_requests":
+                counts[sample.labels["process"]] += 0
+            if sample.name == "lengthwise_requests_total" and sample.labels["route"] == "/encode":
+                counts[sample.labels["process"]] += int(sample.value)
+    return dict(counts)
+
+
+def test_connections_are_shared_out_evenly(artifact: Path) -> None:
+    """Of four connections each process has two, whatever is scraped beside them; and each answer has its own bits."""
+    alone = [open_session(artifact).run(pad_batch([steps])) for steps in draw_sequences([3, 1])]
+    with start_service("--model", str(artifact), *TWO) as (process, url), ExitStack() as opened:
+        wait_for_both(process, url)
+        time.sleep(1.0)  # until what asked for the metrics is known to be closed
+        clients = [opened.enter_context(httpx.Client(base_url=url)) for _ in range(4)]
+        for client in clients * 3:
+            assert same_bits(client.post("/encode", json=BODY).json()["embeddings"], np.concatenate(alone))
+        assert count_requests(url) == {"0": 6, "1": 6}
+        described = clients[0].get("/info").json()
+        assert described["settings"]["processes"] == 2
+
+
+def test_a_process_that_is_killed_is_replaced(artifact: Path) -> None:
+    """Its connections break; those of the other go on, and new ones are served."""
+    with start_service("--model", str(artifact), *TWO) as (process, url), ExitStack() as opened:
+        wait_for_both(process, url)
+        clients = [opened.enter_context(httpx.Client(base_url=url)) for _ in range(4)]
+        for client in clients:
+            assert client.post("/encode", json=BODY).status_code == 200
+        victim, other = children_of(process)
+        os.kill(victim, signal.SIGKILL)
+        broken = 0
+        for client in clients:
+            try:
+                assert client.post("/encode", json=BODY).status_code == 200
+            except httpx.TransportError:
+                broken += 1
+        assert 0 < broken < len(clients)
+        wait_until(lambda: len(children_of(process)) == 2)
+        assert other in children_of(process)
+        assert victim not in children_of(process)
+        wait_for_both(process, url)
+        assert httpx.post(f"{url}/encode", json=BODY).status_code == 200
+
+
+def test_one_that_stands_still_is_replaced(artifact: Path) -> None:
+    """One that is not heard of is ended."""
+    patched = "from service import processes; processes.HUNG_SECONDS = 1.0; from service.__main__ import main; main()"
+    command = [sys.executable, "-c", patched, "--port", "0", "--model", str(artifact), *TWO]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert any("running on" in line for line in process.stderr)
+        wait_until(lambda: len(children_of(process)) == 2)
+        assert any("Application startup complete" in line for line in process.stderr)
+        victim = children_of(process)[0]
+        os.kill(victim, signal.SIGSTOP)
+        assert any(f"Process {victim} was not heard of" in line for line in process.stderr)
+        assert any("started anew" in line for line in process.stderr)
+        wait_until(lambda: len(children_of(process)) == 2 and victim not in children_of(process))
+        process.terminate()
+        process.stderr.read()
+        assert process.wait(20) == -signal.SIGTERM
+
+
+def test_sigterm_under_load_loses_nothing(slow: Path) -> None:
+    """Requests in flight in all processes are answered in full, then all end, by the same signal as a single one."""
+    requests = [draw_sequences([2000] * 3, features=1, seed=n) for n in range(6)]
+    with start_service("--model", str(slow), *TWO, "--max-batch-sequences", "1") as (process, url):
+        wait_for_both(process, url)
+        connections = post_to_all(url, requests)
+        children = children_of(process)
+        process.send_signal(signal.SIGTERM)
+        answers = read_all(connections)
+        assert process.wait(60) == -signal.SIGTERM
+    session = open_session(slow)
+    for (status, answer), sequences in zip(answers, requests, strict=True):
+        assert status == 200
+        assert same_bits(answer["embeddings"], np.concatenate([session.run(pad_batch([one])) for one in sequences]))
+    assert not any(is_there(child) for child in children)
+
+
+def is_there(pid: int) -> bool:
+    """Whether a process runs."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+def test_none_outlives_the_first(artifact: Path) -> None:
+    """Where the first process is killed, the others end by themselves; one that SIGHUP comes to goes on."""
+    with start_service("--model", str(artifact), *TWO) as (process, url):
+        wait_for_both(process, url)
+        process.send_signal(signal.SIGHUP)
+        assert httpx.post(f"{url}/encode", json=BODY).status_code == 200
+        children = children_of(process)
+        process.kill()
+        process.wait()
+        wait_until(lambda: not any(is_there(child) for child in children))
+
+
+def test_what_hinders_the_start_is_one_sentence(artifact: Path, tmp_path: Path) -> None:
+    """A model that is none, and a port that is taken: as with one process, and nothing stays behind."""
+
+    def fail(*flags: str) -> tuple[int, str]:
+        command = [sys.executable, "-m", "service", *TWO, *flags]
+        found = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        return found.returncode, found.stderr.strip().splitlines()[-1]
+
+    nothing = tmp_path / "nothing.onnx"
+    nothing.write_bytes(b"nothing")
+    code, said = fail("--port", "0", "--model", str(nothing))
+    assert (code, said.startswith("lengthwise: ")) == (1, True)
+    assert str(nothing) in said
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        port = taken.getsockname()[1]
+        code, said = fail("--port", str(port), "--model", str(artifact))
+    assert (code, said) == (1, f"lengthwise: 127.0.0.1:{port} cannot be listened on: Address already in use.")
+
+
+@pytest.mark.parametrize("setting", [{"admin_key": "k" * 16}, {"steps_per_second": 9, "api_keys": "key"}])
+def test_what_one_process_counts_or_changes_goes_without_others(setting: dict[str, Any]) -> None:
+    """The admin's requests and rates reach one process, and would seem to hold for all."""
+    Settings(processes=1, **setting)
+    with pytest.raises(ValidationError, match="processes is over 1"):
+        Settings(processes=2, **setting)
+
+
+def test_each_process_has_its_share_of_the_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And never less than one."""
+    monkeypatch.setattr("service.settings.available_cpus", lambda: 5)
+    assert [Settings(processes=number).cpus for number in (1, 2, 5, 9)] == [5, 2, 1, 1]
+
+
+def test_a_process_whose_requests_wait_in_vain_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the signal that lets others drain."""
+    monkeypatch.setattr(app, "IDLE_SECONDS", 0.01)
+    looks = iter([False, True])
+    service = SimpleNamespace(engine=SimpleNamespace(is_stuck=lambda _: next(looks)))
+
+    async def leave() -> None:
+        signalled = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, signalled.set)
+        await app._leave_when_stuck(cast("Service", service))
+        async with asyncio.timeout(10):
+            await signalled.wait()
+
+    asyncio.run(leave())
+
+
+def test_metrics_of_several_processes_stand_side_by_side() -> None:
+    """Packed, sent and joined, every sample is there with the number of its process, one family of each name."""
+
+    def made(value: float) -> list[Metric]:
+        counted = Metric("lengthwise_requests", "Requests.", "counter")
+        counted.add_sample("lengthwise_requests_total", {"model": "m"}, value)
+        return [counted]
+
+    joined = metrics.join({1: metrics.unpack(metrics.pack(made(2))), 0: made(1)})
+    body, _ = metrics.write(joined, "")
+    (family,) = text_string_to_metric_families(body.decode())
+    assert [(sample.labels, sample.value) for sample in family.samples] == [
+        ({"model": "m", "process": "0"}, 1),
+        ({"model": "m", "process": "1"}, 2),
+    ]
+
+
+def test_a_connection_that_hangs_up_at_once_disturbs_nobody(artifact: Path) -> None:
+    """Accepted or not, it is forgotten."""
+    with start_service("--model", str(artifact), *TWO) as (_, url):
+        host, port = url.removeprefix("http://").split(":")
+        for _ in range(20):
+            socket.create_connection((host, int(port))).close()
+        connection = HTTPConnection(host, int(port), timeout=20)
+        with closing(connection), suppress(HTTPException):
+            connection.request("GET", "/health/ready")
+            assert connection.getresponse().status == 200
