@@ -40,7 +40,9 @@ class DrainingServer(uvicorn.Server):
         await super().startup([] if self._seat else sockets)
         if self._seat:
             connections, leave = self.server_state.connections, partial(self.handle_exit, signal.SIGTERM, None)
-            attending = self._seat.attend(self._adopt, lambda: len(connections), leave)
+            attending = self._seat.attend(
+                self._adopt, lambda: None if self._service.is_draining else len(connections), leave
+            )
             self._attending = asyncio.create_task(attending)
 
     async def _adopt(self, connection: socket.socket) -> None:

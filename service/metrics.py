@@ -32,7 +32,12 @@ class Snapshot(Collector):
     """All metrics at one moment."""
 
     def __init__(
-        self, telemetry: Telemetry, gauges: Iterable[tuple[str, Gauges]], seconds_since_progress: float
+        self,
+        telemetry: Telemetry,
+        gauges: Iterable[tuple[str, Gauges]],
+        seconds_since_progress: float,
+        *,
+        is_asked: bool = True,
     ) -> None:
         """Take what there is to tell.
 
@@ -40,10 +45,12 @@ class Snapshot(Collector):
             telemetry: what was counted.
             gauges: what was looked up, by model.
             seconds_since_progress: since a run began or ended.
+            is_asked: whether the request for it is one of those under way.
         """
         self._telemetry = telemetry
         self._gauges = list(gauges)
         self._seconds_since_progress = seconds_since_progress
+        self._own_requests = int(is_asked)
 
     def collect(self) -> Iterator[Metric]:
         """Write each metric down."""
@@ -124,7 +131,9 @@ class Snapshot(Collector):
             info.add_metric([name], dict(gauges.build))
         yield info
         yield _distribute("event_loop_lag_seconds", "How late the event loop was for a timer.", [((), seen.loop_lag)])
-        yield _show("inflight_requests", "Requests under way, this one left out.", [((), seen.inflight - 1)])
+        yield _show(
+            "inflight_requests", "Requests under way, this one left out.", [((), seen.inflight - self._own_requests)]
+        )
         yield _show(
             "runner_last_progress_seconds",
             "Since a run last began or ended; 0 where none is under way.",

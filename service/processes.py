@@ -7,16 +7,14 @@ are whole services, each with its own models, queue and runners. They are forked
 import asyncio
 import logging
 import os
+import secrets
 import selectors
 import signal
 import socket
 import sys
-import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
-from math import inf
-from pathlib import Path
 
 from service.errors import StartupError
 from service.settings import Settings
@@ -24,10 +22,15 @@ from service.settings import Settings
 logger = logging.getLogger("lengthwise")
 
 REPORT_SECONDS = 0.1  # between two counts of its connections that a process sends
-HUNG_SECONDS = 30.0  # without any, before a process is ended: its event loop stands still
-AGAIN_SECONDS = 1.0  # before a process is started anew that ended while it started
+LATE_SECONDS = 1.0  # without any, before others are preferred
+HUNG_SECONDS = 30.0  # and before a process is ended: its event loop stands still
+AGAIN_SECONDS = 1.0  # before a process is started anew that could not be, or ended while it started
+END_SECONDS = 15.0  # after the time to drain, before what is left is ended
+MOST_HANDED = 200  # connections between two counts; a channel holds some more
 COUNT_BYTES = 4
+TAKES_NONE = 2**32 - 1  # in place of a count: it drains
 STOPPING = (signal.SIGTERM, signal.SIGINT)
+HANDLED = (*STOPPING, signal.SIGHUP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,66 +39,108 @@ class Seat:
 
     Attributes:
         number: from 0.
+        processes: how many there are.
         channel: to the first process. Connections come by it, and how many there are goes back.
-        folder: of the sockets by which they ask each other.
+        name: of all of them, on this machine.
+        secret: what they know each other by.
     """
 
     number: int
+    processes: int
     channel: socket.socket
-    folder: Path
+    name: str
+    secret: bytes
 
-    @property
-    def path(self) -> Path:
-        """Where the others ask this one."""
-        return self.folder / str(self.number)
+    def listen(self) -> socket.socket:
+        """Return where the others ask this process."""
+        return self._open(socket.socket.bind, self.number)
 
-    def others(self) -> dict[int, Path]:
-        """Return where to ask each of the others there have been."""
-        return {int(path.name): path for path in sorted(self.folder.iterdir()) if path != self.path}
+    def call(self, number: int) -> socket.socket:
+        """Return a connection to another process.
+
+        Raises:
+            OSError: it listens to nobody.
+        """
+        return self._open(socket.socket.connect, number)
+
+    def _open(self, use: Callable[[socket.socket, str], None], number: int) -> socket.socket:
+        opened = socket.socket(socket.AF_UNIX)
+        opened.setblocking(False)
+        try:
+            use(opened, f"\0lengthwise-{self.name}-{number}")  # Linux has a name for such a socket, and no file
+        except OSError:
+            opened.close()
+            raise
+        return opened
 
     async def attend(
-        self, adopt: Callable[[socket.socket], Awaitable[None]], count: Callable[[], int], leave: Callable[[], None]
+        self,
+        adopt: Callable[[socket.socket], Awaitable[None]],
+        count: Callable[[], int | None],
+        leave: Callable[[], None],
     ) -> None:
         """Take connections in, and tell how many there are, until this is cancelled.
 
         Args:
             adopt: takes a connection.
-            count: those there are.
+            count: those it has; None where it takes no more.
             leave: is called when the first process has gone.
         """
         loop = asyncio.get_running_loop()
         adopting: set[asyncio.Future[None]] = set()
 
         def take() -> None:
-            message, handles, *_ = socket.recv_fds(self.channel, 1, 1)
+            try:
+                message, handles, *_ = socket.recv_fds(self.channel, 1, 1)
+            except OSError:
+                message, handles = b"", []
             if not message:
                 loop.remove_reader(self.channel)
                 leave()
+            elif not handles:
+                logger.error("A connection was lost: the process may open no more files")
             for handle in handles:
                 task = asyncio.ensure_future(adopt(socket.socket(fileno=handle)))
                 adopting.add(task)
                 task.add_done_callback(adopting.discard)
 
         loop.add_reader(self.channel, take)
-        try:
-            while True:
-                self.channel.send(count().to_bytes(COUNT_BYTES, "big"))
-                await asyncio.sleep(REPORT_SECONDS)
-        except OSError:
-            leave()
-        finally:
-            loop.remove_reader(self.channel)
+        while True:
+            counted = count()
+            told = TAKES_NONE if counted is None else counted + len(adopting)
+            try:
+                self.channel.send(told.to_bytes(COUNT_BYTES, "big"))
+            except BlockingIOError:  # the first process stands still; so may a debugger have it
+                pass
+            except OSError:
+                leave()
+                return
+            await asyncio.sleep(REPORT_SECONDS)
 
 
 @dataclass(slots=True, eq=False)
 class _Process:
-    """A process as the first one knows it; `heard` is when it last was, and None before it is ready."""
+    """A process as the first one knows it.
 
-    seat: int
+    Attributes:
+        number: of its seat.
+        pid: of the process.
+        channel: to it.
+        heard: when it last was.
+        is_ready: whether it takes connections.
+        is_leaving: whether it takes none any more.
+        connections: that it has.
+        handed: that it was given since it last told how many.
+    """
+
+    number: int
     pid: int
     channel: socket.socket
+    heard: float
+    is_ready: bool = False
+    is_leaving: bool = False
     connections: int = 0
-    heard: float | None = None
+    handed: int = 0
 
 
 @dataclass(slots=True)
@@ -104,15 +149,15 @@ class _Supervisor:
 
     Attributes:
         settings: say how many.
-        listener: bound, and not listening yet.
+        listeners: bound, and not listening yet.
         serve: serves at a seat until a signal says stop.
-        folder: for `Seat`.
     """
 
     settings: Settings
-    listener: socket.socket
+    listeners: list[socket.socket]
     serve: Callable[[Seat], None]
-    folder: Path
+    _name: str = field(default_factory=secrets.token_hex)
+    _secret: bytes = field(default_factory=secrets.token_bytes)
     _processes: dict[int, _Process] = field(default_factory=dict)  # by seat
     _due: dict[int, float] = field(default_factory=dict)  # seats that are empty, and when they are taken again
     _selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
@@ -127,120 +172,174 @@ class _Supervisor:
             That signal.
 
         Raises:
-            SystemExit: the first of them could not start, and has said why.
+            StartupError: others listen there.
+            SystemExit: none could be started; why has been said.
         """
-        told, telling = socket.socketpair()
+        self._told, telling = socket.socketpair()
         telling.setblocking(False)
-        self._told = told
         signal.set_wakeup_fd(telling.fileno())
-        for known in (*STOPPING, signal.SIGHUP):
+        for known in HANDLED:
             signal.signal(known, lambda *_: None)  # the number comes by the socket
-        self._selector.register(told, selectors.EVENT_READ, self._obey)
-        self._start(0)  # it measures what the others then find measured
+        self._selector.register(self._told, selectors.EVENT_READ, self._obey)
+        self._start(0)  # alone, since it measures what the others then find measured
+        end = 0.0
         while self._ended_by is None or self._processes:
+            before = time.monotonic()
             for key, _ in self._selector.select(AGAIN_SECONDS):
                 key.data(key.fileobj)
             now = time.monotonic()
-            for process in self._processes.values():
-                if process.heard is not None and now - process.heard > HUNG_SECONDS:
-                    logger.error("Process %d was not heard of for %g s, and is ended", process.pid, HUNG_SECONDS)
-                    process.heard = inf
-                    os.kill(process.pid, signal.SIGKILL)
-            for seat in [seat for seat, due in self._due.items() if due <= now]:
-                del self._due[seat]
-                self._start(seat)
+            if now - before > HUNG_SECONDS / 2:  # this process stood still itself, and maybe all of them did
+                for process in self._processes.values():
+                    process.heard = now
+            self._end_hung(now)
+            self._take_seats(now)
+            if self._ended_by is not None:
+                end = end or now + self.settings.drain_seconds + END_SECONDS
+                if now > end:
+                    self._signal(signal.SIGKILL)
         return self._ended_by
 
-    def _start(self, seat: int) -> None:
-        """Fork a process."""
-        ours, theirs = socket.socketpair()
-        pid = os.fork()
-        if not pid:
+    def _end_hung(self, now: float) -> None:
+        for process in self._processes.values():
+            if process.is_ready and now - process.heard > HUNG_SECONDS:
+                logger.error("Process %d was not heard of for %g s, and is ended", process.pid, HUNG_SECONDS)
+                process.is_ready = False
+                os.kill(process.pid, signal.SIGKILL)
+
+    def _take_seats(self, now: float) -> None:
+        for number in [number for number, due in self._due.items() if due <= now]:
             try:
-                signal.set_wakeup_fd(-1)
-                for known in (*STOPPING, signal.SIGHUP):
-                    signal.signal(known, signal.SIG_DFL)
-                os.setpgid(0, 0)  # what a terminal sends, the first process passes on
-                for key in [*self._selector.get_map().values()]:
-                    key.fileobj.close()  # type: ignore[union-attr]
-                self._selector.close()
-                self.listener.close()
+                self._start(number)
+            except OSError as error:
+                logger.error("A process cannot be started: %s", error)  # noqa: TRY400 - the machine's fault
+                self._due[number] = now + AGAIN_SECONDS
+            else:
+                del self._due[number]
+
+    def _start(self, number: int) -> None:
+        """Fork a process."""
+        ours, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
+        signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)  # what comes in between is for the right one of the two
+        try:
+            pid = os.fork()
+            if not pid:
                 ours.close()
-                theirs.setblocking(False)
-                self.serve(Seat(seat, theirs, self.folder))
-                code = 0
-            except SystemExit as exit_:
-                code = exit_.code if isinstance(exit_.code, int) else 1
-                if isinstance(exit_.code, str):
-                    sys.stderr.write(exit_.code + "\n")
-            except BaseException:
-                logger.exception("A process ended by what nobody foresaw")
-                code = 1
+                self._serve(Seat(number, self.settings.processes, theirs, self._name, self._secret))
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
+        ours.setblocking(False)
+        self._processes[number] = process = _Process(number, pid, ours, time.monotonic())
+        self._selector.register(ours, selectors.EVENT_READ, lambda _: self._hear(process))
+
+    def _serve(self, seat: Seat) -> None:
+        """Serve at a seat, in the process that was forked for it, and end that."""
+        code = 1
+        try:
+            os.close(signal.set_wakeup_fd(-1))
+            signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # what a terminal may send who writes to it in the background
+            for known in HANDLED:
+                signal.signal(known, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
+            os.setpgid(0, 0)  # what a terminal sends, the first process passes on
+            for opened in self._opened():
+                opened.close()
+            self._selector.close()
+            seat.channel.setblocking(False)
+            self.serve(seat)
+            code = 0
+        except SystemExit as exit_:
+            code = exit_.code if isinstance(exit_.code, int) else 1
+            if isinstance(exit_.code, str):
+                sys.stderr.write(exit_.code + "\n")
+        except BaseException:
+            logger.exception("A process ended by what nobody foresaw")
+        finally:
             sys.stderr.flush()
             os._exit(code)
-        theirs.close()
-        ours.setblocking(False)
-        self._processes[seat] = process = _Process(seat, pid, ours)
-        self._selector.register(ours, selectors.EVENT_READ, lambda _: self._hear(process))
+
+    def _opened(self) -> Iterator[socket.socket]:
+        """Yield what only this process needs."""
+        yield self._told
+        yield from self.listeners
+        yield from (process.channel for process in self._processes.values())
 
     def _hear(self, process: _Process) -> None:
         """Learn how many connections a process has, or that it ended."""
         try:
-            counts = process.channel.recv(2**12)
+            told = process.channel.recv(COUNT_BYTES)
         except OSError:
-            counts = b""
-        if not counts:
+            told = b""
+        if not told:
             self._end(process)
             return
-        process.connections = int.from_bytes(counts[-COUNT_BYTES:], "big")
-        process.heard = time.monotonic()
+        counted = int.from_bytes(told, "big")
+        process.heard, process.handed = time.monotonic(), 0
+        process.is_leaving = counted == TAKES_NONE
+        process.connections = counted
+        process.is_ready = True
         if not self._is_listening and self._ended_by is None:
             self._listen()
 
     def _listen(self) -> None:
         """Listen, since there is one to serve, and start the others, since that one has measured."""
-        self.listener.listen(2**11)
-        self.listener.setblocking(False)
-        self._selector.register(self.listener, selectors.EVENT_READ, self._accept)
+        for listener in self.listeners:
+            try:
+                listener.listen(2**11)
+            except OSError as error:
+                raise _cannot_listen(self.settings, error) from error
+            listener.setblocking(False)
+            self._selector.register(listener, selectors.EVENT_READ, self._accept)
+            host, port, *_ = listener.getsockname()
+            scheme = "https" if self.settings.ssl_certfile else "http"
+            named = f"[{host}]" if ":" in host else host
+            number = self.settings.processes
+            logger.info("%d processes running on %s://%s:%d (Press CTRL+C to quit)", number, scheme, named, port)
         self._is_listening = True
-        host, port, *_ = self.listener.getsockname()
-        scheme = "https" if self.settings.ssl_certfile else "http"
-        named = f"[{host}]" if ":" in host else host
-        logger.info(
-            "%d processes running on %s://%s:%d (Press CTRL+C to quit)", self.settings.processes, scheme, named, port
-        )
         self._due |= dict.fromkeys(range(1, self.settings.processes), 0.0)
 
     def _end(self, process: _Process) -> None:
         """Take leave of a process, and see that another takes its seat."""
         self._selector.unregister(process.channel)
         process.channel.close()
-        del self._processes[process.seat]
+        del self._processes[process.number]
         code = os.waitstatus_to_exitcode(os.waitpid(process.pid, 0)[1])
         if self._ended_by is not None:
             return
-        if not self._is_listening:
-            sys.exit(code or 1)
+        is_last = not self._processes and not process.is_ready
+        if not self._is_listening or is_last:  # there is none left, and it could not even start
+            sys.exit(code if code > 0 else f"lengthwise: The first process ended by signal {-code} while it started.")
         logger.error("Process %d ended with code %d, and is started anew", process.pid, code)
-        self._due[process.seat] = 0.0 if process.heard else time.monotonic() + AGAIN_SECONDS
+        self._due[process.number] = 0.0 if process.is_ready else time.monotonic() + AGAIN_SECONDS
 
-    def _accept(self, _: object) -> None:
-        """Hand a connection to the process that has fewest."""
-        ready = [process for process in self._processes.values() if process.heard is not None]
-        if not ready:
-            time.sleep(REPORT_SECONDS)  # they are on their way, and connections wait meanwhile
+    def _accept(self, listener: socket.socket) -> None:
+        """Hand a connection to the process that has fewest, of those that were heard of lately."""
+        late = time.monotonic() - LATE_SECONDS
+        able = [one for one in self._processes.values() if one.is_ready and not one.is_leaving]
+        able = [one for one in able if one.handed < MOST_HANDED]
+        if not able:
+            time.sleep(REPORT_SECONDS / 10)  # they are on their way, and connections wait meanwhile
             return
         try:
-            connection, _ = self.listener.accept()
-        except OSError:  # it hung up already
+            connection, _ = listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):  # it hung up already
+            return
+        except OSError as error:
+            logger.error("No connection can be accepted: %s", error)  # noqa: TRY400 - the machine's fault
+            time.sleep(REPORT_SECONDS)
             return
         with connection:
-            process = min(ready, key=lambda one: one.connections)
-            try:
-                socket.send_fds(process.channel, [b"c"], [connection.fileno()])
-            except OSError:  # it has ended, or takes nothing any more
+            for process in sorted(able, key=lambda one: (one.heard < late, one.connections)):
+                try:
+                    socket.send_fds(process.channel, [b"c"], [connection.fileno()])
+                except OSError:  # it has just ended
+                    continue
+                process.connections += 1
+                process.handed += 1
                 return
-            process.connections += 1
 
     def _obey(self, _: object) -> None:
         """Do what signals say."""
@@ -249,10 +348,16 @@ class _Supervisor:
             if wanted in STOPPING and self._ended_by is None:
                 self._ended_by, wanted = wanted, signal.SIGTERM
                 self._due.clear()
-                if self._is_listening:
-                    self._selector.unregister(self.listener)
-                self.listener.close()
-            for process in self._processes.values():
+                for listener in self.listeners:
+                    if self._is_listening:
+                        self._selector.unregister(listener)
+                    listener.close()
+            self._signal(wanted)
+
+    def _signal(self, wanted: signal.Signals) -> None:
+        """Pass a signal on; what a change of the artifacts means, one that only starts need not be told."""
+        for process in self._processes.values():
+            if process.is_ready or wanted != signal.SIGHUP:
                 os.kill(process.pid, wanted)
 
 
@@ -268,15 +373,20 @@ def supervise(settings: Settings, serve: Callable[[Seat], None]) -> None:
     """
     if not sys.platform.startswith("linux"):
         raise StartupError("Several processes need Linux; elsewhere LENGTHWISE_PROCESSES is 1.")
-    host, port = settings.host, settings.port
+    listeners = []
     try:
-        family, kind, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
+        for family, kind, *_, address in socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM):
+            listeners.append(listener := socket.socket(family, kind))
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            listener.bind(address)
     except OSError as error:
-        raise StartupError(f"{host}:{port} cannot be listened on: {error.strerror}.") from error
-    with tempfile.TemporaryDirectory(prefix="lengthwise-") as folder:
-        ended_by = _Supervisor(settings, listener, serve, Path(folder)).run()
+        raise _cannot_listen(settings, error) from error
+    ended_by = _Supervisor(settings, listeners, serve).run()
     signal.signal(ended_by, signal.SIG_DFL)
     signal.raise_signal(ended_by)
+
+
+def _cannot_listen(settings: Settings, error: OSError) -> StartupError:
+    return StartupError(f"{settings.host}:{settings.port} cannot be listened on: {error.strerror}.")

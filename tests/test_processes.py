@@ -2,18 +2,19 @@
 
 import asyncio
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
-from contextlib import ExitStack, closing, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import IO, Any, cast
 
 import httpx
 import numpy as np
@@ -77,6 +78,8 @@ def test_connections_are_shared_out_evenly(artifact: Path) -> None:
         for client in clients * 3:
             assert same_bits(client.post("/encode", json=BODY).json()["embeddings"], np.concatenate(alone))
         assert count_requests(url) == {"0": 6, "1": 6}
+        scraped = httpx.get(f"{url}/metrics").text
+        assert set(re.findall(r"^lengthwise_inflight_requests\{.*\} (.*)$", scraped, re.MULTILINE)) == {"0.0"}
         described = clients[0].get("/info").json()
         assert described["settings"]["processes"] == 2
 
@@ -104,23 +107,75 @@ def test_a_process_that_is_killed_is_replaced(artifact: Path) -> None:
         assert httpx.post(f"{url}/encode", json=BODY).status_code == 200
 
 
+@contextmanager
+def start_patched(patch: str, artifact: Path) -> Iterator[tuple[subprocess.Popen[str], IO[str]]]:
+    """Start the service in two processes, one line of Python changed; its log is read up to the last start."""
+    program = f"import os; from service import processes; {patch}; from service.__main__ import main; main()"
+    command = [sys.executable, "-c", program, "--port", "0", "--model", str(artifact), *TWO]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        log = process.stderr
+        assert log is not None
+        for awaited in ("running on", "Application startup complete"):
+            assert any(awaited in line for line in log)
+        yield process, log
+        process.terminate()
+        log.read()
+        assert process.wait(20) == -signal.SIGTERM
+
+
 def test_one_that_stands_still_is_replaced(artifact: Path) -> None:
     """One that is not heard of is ended."""
-    patched = "from service import processes; processes.HUNG_SECONDS = 1.0; from service.__main__ import main; main()"
-    command = [sys.executable, "-c", patched, "--port", "0", "--model", str(artifact), *TWO]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        assert any("running on" in line for line in process.stderr)
-        wait_until(lambda: len(children_of(process)) == 2)
-        assert any("Application startup complete" in line for line in process.stderr)
+    with start_patched("processes.HUNG_SECONDS = 1.0", artifact) as (process, log):
         victim = children_of(process)[0]
         os.kill(victim, signal.SIGSTOP)
-        assert any(f"Process {victim} was not heard of" in line for line in process.stderr)
-        assert any("started anew" in line for line in process.stderr)
+        assert any(f"Process {victim} was not heard of" in line for line in log)
+        assert any("started anew" in line for line in log)
         wait_until(lambda: len(children_of(process)) == 2 and victim not in children_of(process))
-        process.terminate()
-        process.stderr.read()
-        assert process.wait(20) == -signal.SIGTERM
+
+
+def test_where_the_first_stands_still_nobody_is_ended(artifact: Path) -> None:
+    """A debugger, or Ctrl-Z, stops it alone: nobody hears the others, and afterwards they are there as before."""
+    patch = "processes.REPORT_SECONDS, processes.HUNG_SECONDS = 0.001, 2.0"
+    with start_patched(patch, artifact) as (process, _):
+        children = children_of(process)
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(3.0)
+        process.send_signal(signal.SIGCONT)
+        time.sleep(1.0)
+        assert children_of(process) == children
+
+
+def test_a_process_that_cannot_be_started_is_tried_again(artifact: Path) -> None:
+    """The machine may have no room for it, and the other serves meanwhile."""
+    patch = (
+        "fork, answers = os.fork, iter([0, 0, 1]); "
+        "os.fork = lambda: fork() if not next(answers, 0) else os.stat('/nowhere')"
+    )
+    with start_patched(patch, artifact) as (process, log):
+        victim, other = children_of(process)
+        os.kill(victim, signal.SIGKILL)
+        assert any("A process cannot be started" in line for line in log)
+        wait_until(lambda: len(children_of(process)) == 2)
+        assert other in children_of(process)
+
+
+def test_one_that_drains_gets_no_connection(artifact: Path) -> None:
+    """It has the fewest of all, and would refuse what comes."""
+    with start_service("--model", str(artifact), *TWO) as (process, url), ExitStack() as opened:
+        wait_for_both(process, url)
+        time.sleep(1.0)
+        for _ in range(2):  # one on each
+            connection = HTTPConnection(url.removeprefix("http://"), timeout=60)
+            opened.callback(connection.close)
+            connection.putrequest("POST", "/encode")
+            connection.putheader("Content-Length", "9")
+            connection.endheaders(b"{")
+        time.sleep(0.5)
+        leaving = children_of(process)[0]
+        os.kill(leaving, signal.SIGTERM)
+        time.sleep(1.0)
+        assert is_there(leaving)
+        assert [httpx.post(f"{url}/encode", json=BODY).status_code for _ in range(12)] == [200] * 12
 
 
 def test_sigterm_under_load_loses_nothing(slow: Path) -> None:
@@ -159,23 +214,56 @@ def test_none_outlives_the_first(artifact: Path) -> None:
         wait_until(lambda: not any(is_there(child) for child in children))
 
 
+def fail(*flags: str, hinder: Callable[[subprocess.Popen[str]], None] = lambda _: None) -> tuple[int, str]:
+    """Start what cannot start, and return how it ended and the one sentence that it said."""
+    command = [sys.executable, "-m", "service", *TWO, *flags]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        hinder(process)
+        assert process.stderr is not None
+        said = process.stderr.read()
+    assert "Traceback" not in said
+    (sentence,) = (line for line in said.splitlines() if line.startswith("lengthwise: "))
+    return process.returncode, sentence
+
+
 def test_what_hinders_the_start_is_one_sentence(artifact: Path, tmp_path: Path) -> None:
-    """A model that is none, and a port that is taken: as with one process, and nothing stays behind."""
-
-    def fail(*flags: str) -> tuple[int, str]:
-        command = [sys.executable, "-m", "service", *TWO, *flags]
-        found = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-        return found.returncode, found.stderr.strip().splitlines()[-1]
-
+    """A model that is none, a port that is taken before or meanwhile, a process that dies of it."""
     nothing = tmp_path / "nothing.onnx"
     nothing.write_bytes(b"nothing")
     code, said = fail("--port", "0", "--model", str(nothing))
-    assert (code, said.startswith("lengthwise: ")) == (1, True)
+    assert code == 1
     assert str(nothing) in said
-    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+    with closing(socket.socket()) as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
-        code, said = fail("--port", str(port), "--model", str(artifact))
-    assert (code, said) == (1, f"lengthwise: 127.0.0.1:{port} cannot be listened on: Address already in use.")
+
+        def listen_first(process: subprocess.Popen[str]) -> None:
+            wait_until(lambda: len(children_of(process)) > 0)
+            taken.listen()
+
+        expected = (1, f"lengthwise: 127.0.0.1:{port} cannot be listened on: Address already in use.")
+        assert fail("--port", str(port), "--model", str(artifact), hinder=listen_first) == expected
+        assert fail("--port", str(port), "--model", str(artifact)) == expected
+
+    def kill_first(process: subprocess.Popen[str]) -> None:
+        wait_until(lambda: len(children_of(process)) > 0)
+        os.kill(children_of(process)[0], signal.SIGKILL)
+
+    code, said = fail("--port", "0", "--model", str(artifact), hinder=kill_first)
+    assert (code, said) == (1, "lengthwise: The first process ended by signal 9 while it started.")
+
+
+def test_where_none_can_be_started_any_more_all_ends(artifact: Path, tmp_path: Path) -> None:
+    """The artifact has gone, and all processes with it: whoever started the service is to know."""
+    model = tmp_path / "model.onnx"
+    model.write_bytes(artifact.read_bytes())
+    with start_service("--model", str(model), *TWO) as (process, url):
+        wait_for_both(process, url)
+        model.unlink()
+        for child in children_of(process):
+            os.kill(child, signal.SIGKILL)
+        assert process.wait(20) == 1
 
 
 @pytest.mark.parametrize("setting", [{"admin_key": "k" * 16}, {"steps_per_second": 9, "api_keys": "key"}])

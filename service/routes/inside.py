@@ -1,11 +1,11 @@
 """What monitors and admins ask: the metrics, and the last batches."""
 
 import asyncio
+import hmac
 import platform
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import onnxruntime
@@ -63,10 +63,11 @@ class LastBatches(BaseModel):
 async def expose(request: Request) -> Response:
     """Write down every metric as it stands."""
     service = service_of(request)
-    families = _take_snapshot(service)
-    if service.seat:
-        told = await asyncio.gather(*(_ask(number, path) for number, path in service.seat.others().items()))
-        families = metrics.join({service.seat.number: families, **{number: one for number, one in told if one}})
+    families = _take_snapshot(service, is_asked=True)
+    if seat := service.seat:
+        others = [number for number in range(seat.processes) if number != seat.number]
+        told = dict(zip(others, await asyncio.gather(*(_ask(seat, number) for number in others)), strict=True))
+        families = metrics.join({seat.number: families, **told})
     body, media_type = metrics.write(families, request.headers.get("accept", ""))
     return Response(body, headers={"Content-Type": media_type})
 
@@ -74,32 +75,36 @@ async def expose(request: Request) -> Response:
 async def tell_others(service: Service, seat: Seat) -> None:
     """Tell other processes the metrics of this one whenever they ask, until this is cancelled."""
 
-    async def tell(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(metrics.pack(_take_snapshot(service)))
+    async def tell(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError, EOFError, TimeoutError):
+            async with asyncio.timeout(ASK_SECONDS):
+                if hmac.compare_digest(await reader.readexactly(len(seat.secret)), seat.secret):
+                    writer.write(metrics.pack(_take_snapshot(service, is_asked=False)))
         writer.close()
 
-    seat.path.unlink(missing_ok=True)
-    async with await asyncio.start_unix_server(tell, seat.path) as listening:
+    async with await asyncio.start_unix_server(tell, sock=seat.listen()) as listening:
         await listening.serve_forever()
 
 
-async def _ask(number: int, path: Path) -> tuple[int, list[Metric]]:
-    """Ask another process for its metrics; one that does not answer has none."""
+async def _ask(seat: Seat, number: int) -> list[Metric]:
+    """Ask another process for its metrics; one that does not answer in time has none."""
     with suppress(OSError, TimeoutError, orjson.JSONDecodeError):
         async with asyncio.timeout(ASK_SECONDS):
-            reader, writer = await asyncio.open_unix_connection(path)
+            reader, writer = await asyncio.open_unix_connection(sock=seat.call(number))
+            writer.write(seat.secret)
             packed = await reader.read()
             writer.close()
-            return number, metrics.unpack(packed)
-    return number, []
+            return metrics.unpack(packed)
+    return []
 
 
-def _take_snapshot(service: Service) -> list[Metric]:
+def _take_snapshot(service: Service, *, is_asked: bool) -> list[Metric]:
     """Take every metric of this process as it stands."""
     service.telemetry.settle()
     now = time.perf_counter()
     gauges = {model.name: _look(model, now) for model in reversed([*service.models])}  # of the newest version
-    snapshot = metrics.Snapshot(service.telemetry, gauges.items(), service.engine.seconds_since_progress(now))
+    progress = service.engine.seconds_since_progress(now)
+    snapshot = metrics.Snapshot(service.telemetry, gauges.items(), progress, is_asked=is_asked)
     return metrics.collect(snapshot)
 
 
