@@ -34,23 +34,25 @@ class DrainingServer(uvicorn.Server):
         super().__init__(config)
         self._service = app.state.service
         self._seat = seat
+        self._changed = asyncio.Event()  # fewer connections
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen as uvicorn does; one of several processes takes connections from the first one instead."""
         await super().startup([] if self._seat else sockets)
         if self._seat:
-            connections, leave = self.server_state.connections, partial(self.handle_exit, signal.SIGTERM, None)
-            attending = self._seat.attend(
-                self._adopt, lambda: None if self._service.is_draining else len(connections), leave
-            )
+            leave = partial(self.handle_exit, signal.SIGTERM, None)
+            attending = self._seat.attend(self._adopt, self._count, self._changed, leave)
             self._attending = asyncio.create_task(attending)
+
+    def _count(self) -> int | None:
+        return None if self._service.is_draining else len(self.server_state.connections)
 
     async def _adopt(self, connection: socket.socket) -> None:
         """Serve a connection that was accepted elsewhere."""
-        make = partial(GatheringProtocol, config=self.config, server_state=self.server_state)
+        make = partial(GatheringProtocol, self.config, self.server_state, self.lifespan.state)
         with suppress(OSError):  # it hung up, or speaks no TLS
             await asyncio.get_running_loop().connect_accepted_socket(
-                partial(make, app_state=self.lifespan.state), connection, ssl=self.config.ssl
+                partial(make, on_lost=self._changed.set), connection, ssl=self.config.ssl
             )
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:

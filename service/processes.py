@@ -14,21 +14,23 @@ import socket
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
+from struct import Struct
 
 from service.errors import StartupError
 from service.settings import Settings
 
 logger = logging.getLogger("lengthwise")
 
-REPORT_SECONDS = 0.1  # between two counts of its connections that a process sends
+REPORT_SECONDS = 0.1  # between two counts of its connections that a process sends, where nothing changes
 LATE_SECONDS = 1.0  # without any, before others are preferred
 HUNG_SECONDS = 30.0  # and before a process is ended: its event loop stands still
 AGAIN_SECONDS = 1.0  # before a process is started anew that could not be, or ended while it started
 END_SECONDS = 15.0  # after the time to drain, before what is left is ended
-MOST_HANDED = 200  # connections between two counts; a channel holds some more
-COUNT_BYTES = 4
-TAKES_NONE = 2**32 - 1  # in place of a count: it drains
+MOST_HANDED = 200  # connections on their way to a process; a channel holds some more
+REPORT = Struct("!II")  # connections that a process has, and those that it was ever handed
+TAKES_NONE = 2**32 - 1  # in place of the first: it drains
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 HANDLED = (*STOPPING, signal.SIGHUP)
 
@@ -77,6 +79,7 @@ class Seat:
         self,
         adopt: Callable[[socket.socket], Awaitable[None]],
         count: Callable[[], int | None],
+        changed: asyncio.Event,
         leave: Callable[[], None],
     ) -> None:
         """Take connections in, and tell how many there are, until this is cancelled.
@@ -84,12 +87,15 @@ class Seat:
         Args:
             adopt: takes a connection.
             count: those it has; None where it takes no more.
+            changed: is set when there are fewer, and should be told at once.
             leave: is called when the first process has gone.
         """
         loop = asyncio.get_running_loop()
         adopting: set[asyncio.Future[None]] = set()
+        taken = 0
 
         def take() -> None:
+            nonlocal taken
             try:
                 message, handles, *_ = socket.recv_fds(self.channel, 1, 1)
             except OSError:
@@ -97,7 +103,9 @@ class Seat:
             if not message:
                 loop.remove_reader(self.channel)
                 leave()
-            elif not handles:
+                return
+            taken += 1
+            if not handles:
                 logger.error("A connection was lost: the process may open no more files")
             for handle in handles:
                 task = asyncio.ensure_future(adopt(socket.socket(fileno=handle)))
@@ -109,13 +117,16 @@ class Seat:
             counted = count()
             told = TAKES_NONE if counted is None else counted + len(adopting)
             try:
-                self.channel.send(told.to_bytes(COUNT_BYTES, "big"))
+                self.channel.send(REPORT.pack(told, taken))
             except BlockingIOError:  # the first process stands still; so may a debugger have it
                 pass
             except OSError:
                 leave()
                 return
-            await asyncio.sleep(REPORT_SECONDS)
+            changed.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(REPORT_SECONDS):
+                    await changed.wait()
 
 
 @dataclass(slots=True, eq=False)
@@ -129,8 +140,9 @@ class _Process:
         heard: when it last was.
         is_ready: whether it takes connections.
         is_leaving: whether it takes none any more.
-        connections: that it has.
-        handed: that it was given since it last told how many.
+        counted: connections that it had when it was last heard.
+        taken: that had reached it by then, of all that it was ever handed.
+        handed: those.
     """
 
     number: int
@@ -139,8 +151,19 @@ class _Process:
     heard: float
     is_ready: bool = False
     is_leaving: bool = False
-    connections: int = 0
+    counted: int = 0
+    taken: int = 0
     handed: int = 0
+
+    @property
+    def on_their_way(self) -> int:
+        """Connections that it was handed and has not told of yet."""
+        return self.handed - self.taken
+
+    @property
+    def connections(self) -> int:
+        """Connections that it has, or will have."""
+        return self.counted + self.on_their_way
 
 
 @dataclass(slots=True)
@@ -270,17 +293,15 @@ class _Supervisor:
     def _hear(self, process: _Process) -> None:
         """Learn how many connections a process has, or that it ended."""
         try:
-            told = process.channel.recv(COUNT_BYTES)
+            told = process.channel.recv(REPORT.size)
         except OSError:
             told = b""
         if not told:
             self._end(process)
             return
-        counted = int.from_bytes(told, "big")
-        process.heard, process.handed = time.monotonic(), 0
-        process.is_leaving = counted == TAKES_NONE
-        process.connections = counted
-        process.is_ready = True
+        process.heard, process.is_ready = time.monotonic(), True
+        process.counted, process.taken = REPORT.unpack(told)
+        process.is_leaving = process.counted == TAKES_NONE
         if not self._is_listening and self._ended_by is None:
             self._listen()
 
@@ -319,7 +340,7 @@ class _Supervisor:
         """Hand a connection to the process that has fewest, of those that were heard of lately."""
         late = time.monotonic() - LATE_SECONDS
         able = [one for one in self._processes.values() if one.is_ready and not one.is_leaving]
-        able = [one for one in able if one.handed < MOST_HANDED]
+        able = [one for one in able if one.on_their_way < MOST_HANDED]
         if not able:
             time.sleep(REPORT_SECONDS / 10)  # they are on their way, and connections wait meanwhile
             return
@@ -337,7 +358,6 @@ class _Supervisor:
                     socket.send_fds(process.channel, [b"c"], [connection.fileno()])
                 except OSError:  # it has just ended
                     continue
-                process.connections += 1
                 process.handed += 1
                 return
 

@@ -1,6 +1,7 @@
 """Answers in one piece, and none for who has gone: what uvicorn's protocol does not do by itself."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 from starlette.types import Receive, Scope, Send
@@ -66,8 +67,10 @@ class GatheringProtocol(HttpToolsProtocol):
     head_bytes: ClassVar[int] = 2**16
     look_seconds: ClassVar[float] = 10.0
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
+    def __init__(self, *arguments: Any, on_lost: Callable[[], None] | None = None, **options: Any) -> None:
+        """Begin without a connection; `on_lost` is called once it is over."""
         super().__init__(*arguments, **options)
+        self._on_lost = on_lost
         self._answer = self.app
         self.app = self._serve
         self._serving: asyncio.Task[Any] | None = None
@@ -102,6 +105,8 @@ class GatheringProtocol(HttpToolsProtocol):
         self._is_lost = True
         if self._serving:
             self._serving.cancel()
+        if self._on_lost:
+            self._on_lost()
 
     def on_message_begin(self) -> None:
         """Begin a request."""

@@ -84,6 +84,20 @@ def test_connections_are_shared_out_evenly(artifact: Path) -> None:
         assert described["settings"]["processes"] == 2
 
 
+def test_processes_tell_only_each_other(artifact: Path) -> None:
+    """Any user of the machine can find the sockets by which they ask, and learns nothing there."""
+    with start_service("--model", str(artifact), *TWO) as (process, url):
+        wait_for_both(process, url)
+        names = re.findall(r"@(lengthwise-\w+-[01])$", Path("/proc/net/unix").read_text(), re.MULTILINE)
+        assert len(names) >= 2
+        for name in names:
+            with closing(socket.socket(socket.AF_UNIX)) as stranger:
+                stranger.settimeout(20)
+                stranger.connect(f"\0{name}")
+                stranger.sendall(bytes(32))
+                assert stranger.recv(1) == b""
+
+
 def test_a_process_that_is_killed_is_replaced(artifact: Path) -> None:
     """Its connections break; those of the other go on, and new ones are served."""
     with start_service("--model", str(artifact), *TWO) as (process, url), ExitStack() as opened:
