@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from html import escape
 
-BAR, GAP, LABEL, WIDTH, VALUE = 18, 8, 170, 420, 90  # px
+BAR, GAP, LABEL, WIDTH, VALUE = 18, 8, 230, 420, 90  # px
 OURS_COLOUR, PEER_COLOUR = "#2563eb", "#94a3b8"
 TEXT = 'font-family="system-ui, sans-serif" font-size="13" fill="#64748b"'
 
@@ -15,7 +15,7 @@ def draw_bars(title: str, unit: str, panels: Mapping[str, Mapping[str, float]], 
         title: over all of it.
         unit: of every figure.
         panels: for each heading, a figure for each name; bars of one panel share a scale.
-        ours: the name to set off.
+        ours: what the names begin with that are set off.
 
     Returns:
         The SVG document; its text is legible on light and on dark.
@@ -26,7 +26,7 @@ def draw_bars(title: str, unit: str, panels: Mapping[str, Mapping[str, float]], 
         top += 28
         longest = max(figures.values(), default=1.0) or 1.0
         for name, figure in figures.items():
-            colour = OURS_COLOUR if name == ours else PEER_COLOUR
+            colour = OURS_COLOUR if name.startswith(ours) else PEER_COLOUR
             length = figure / longest * WIDTH
             parts += [
                 f'<text x="0" y="{top + 14}" {TEXT}>{escape(name)}</text>',
