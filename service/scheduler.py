@@ -133,8 +133,6 @@ class Scheduler:
 
         It holds the sequence that is due first. What is past its deadline is withdrawn instead.
         """
-        if not self.waiting:
-            return None
         idle, idle_for_bulk = self._slots.idle, self._slots.count_idle_for_bulk(now)
         if self._slots.small_seconds <= LITTLE_SECONDS:
             idle = min(idle, 1)
