@@ -59,7 +59,7 @@ image: ## build the container image; ONNXRUNTIME=gpu for the CUDA provider
 	docker build --build-arg REVISION=$$(git rev-parse HEAD) --build-arg LOCK=$(if $(filter gpu,$(ONNXRUNTIME)),requirements-gpu.lock,requirements.lock) -t lengthwise .
 
 clean: ## remove the virtual environment and all caches
-	rm -rf $(VENV) .bench .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .bench .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -265,7 +265,7 @@ class _Supervisor:
             os.close(signal.set_wakeup_fd(-1))
             signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # what a terminal may send who writes to it in the background
             for known in HANDLED:
-                signal.signal(known, signal.SIG_DFL)
+                signal.signal(known, lambda number, _: sys.exit(128 + number))
             signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
             os.setpgid(0, 0)  # what a terminal sends, the first process passes on
             for opened in self._opened():

@@ -73,7 +73,7 @@ def test_connections_are_shared_out_evenly(artifact: Path) -> None:
     alone = [open_session(artifact).run(pad_batch([steps])) for steps in draw_sequences([3, 1])]
     with start_service("--model", str(artifact), *TWO) as (process, url), ExitStack() as opened:
         wait_for_both(process, url)
-        time.sleep(1.0)  # until what asked for the metrics is known to be closed
+        time.sleep(0.3)  # until what asked for the metrics is known to be closed
         clients = [opened.enter_context(httpx.Client(base_url=url)) for _ in range(4)]
         for client in clients * 3:
             assert same_bits(client.post("/encode", json=BODY).json()["embeddings"], np.concatenate(alone))
@@ -149,13 +149,13 @@ def test_one_that_stands_still_is_replaced(artifact: Path) -> None:
 
 def test_where_the_first_stands_still_nobody_is_ended(artifact: Path) -> None:
     """A debugger, or Ctrl-Z, stops it alone: nobody hears the others, and afterwards they are there as before."""
-    patch = "processes.REPORT_SECONDS, processes.HUNG_SECONDS = 0.001, 2.0"
+    patch = "processes.REPORT_SECONDS, processes.HUNG_SECONDS = 0.001, 0.8"
     with start_patched(patch, artifact) as (process, _):
         children = children_of(process)
         process.send_signal(signal.SIGSTOP)
-        time.sleep(3.0)
+        time.sleep(1.5)
         process.send_signal(signal.SIGCONT)
-        time.sleep(1.0)
+        time.sleep(0.5)
         assert children_of(process) == children
 
 
@@ -177,17 +177,17 @@ def test_one_that_drains_gets_no_connection(artifact: Path) -> None:
     """It has the fewest of all, and would refuse what comes."""
     with start_service("--model", str(artifact), *TWO) as (process, url), ExitStack() as opened:
         wait_for_both(process, url)
-        time.sleep(1.0)
+        time.sleep(0.3)
         for _ in range(2):  # one on each
             connection = HTTPConnection(url.removeprefix("http://"), timeout=60)
             opened.callback(connection.close)
             connection.putrequest("POST", "/encode")
             connection.putheader("Content-Length", "9")
             connection.endheaders(b"{")
-        time.sleep(0.5)
+        time.sleep(0.3)
         leaving = children_of(process)[0]
         os.kill(leaving, signal.SIGTERM)
-        time.sleep(1.0)
+        time.sleep(0.5)
         assert is_there(leaving)
         assert [httpx.post(f"{url}/encode", json=BODY).status_code for _ in range(12)] == [200] * 12
 
