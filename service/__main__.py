@@ -19,7 +19,8 @@ from pydantic_settings import CliApp
 from service import logs
 from service.app import create_app
 from service.errors import StartupError
-from service.processes import Seat, supervise
+from service.processes import supervise
+from service.seat import Seat
 from service.settings import Settings, unknown_variables
 from service.transport import GatheringProtocol
 

@@ -30,7 +30,6 @@ from service.logs import RequestLog
 from service.machine import trim_heap
 from service.meter import StepMeter
 from service.models import Models
-from service.processes import Seat
 from service.repository import Repository
 from service.routes import (
     access,
@@ -45,6 +44,7 @@ from service.routes import (
     repository_v2,
 )
 from service.routes.direct import EXCHANGE, SERVICE, DirectRequest, Endpoint, Service, exchange_of, service_of
+from service.seat import Seat
 from service.session import find_artifact
 from service.settings import Settings, traces_are_wanted
 from service.telemetry import OTHER, Exchange, Telemetry

@@ -4,7 +4,6 @@ The first process accepts connections, hands each to the one that has fewest, an
 are whole services, each with its own models, queue and runners. They are forked, and share memory until they write it.
 """
 
-import asyncio
 import logging
 import os
 import secrets
@@ -13,120 +12,22 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from struct import Struct
 
 from service.errors import StartupError
+from service.seat import REPORT, REPORT_SECONDS, TAKES_NONE, Seat
 from service.settings import Settings
 
 logger = logging.getLogger("lengthwise")
 
-REPORT_SECONDS = 0.1  # between two counts of its connections that a process sends, where nothing changes
 LATE_SECONDS = 1.0  # without any, before others are preferred
 HUNG_SECONDS = 30.0  # and before a process is ended: its event loop stands still
 AGAIN_SECONDS = 1.0  # before a process is started anew that could not be, or ended while it started
 END_SECONDS = 15.0  # after the time to drain, before what is left is ended
 MOST_HANDED = 200  # connections on their way to a process; a channel holds some more
-REPORT = Struct("!II")  # connections that a process has, and those that it was ever handed
-TAKES_NONE = 2**32 - 1  # in place of the first: it drains
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 HANDLED = (*STOPPING, signal.SIGHUP)
-
-
-@dataclass(frozen=True, slots=True)
-class Seat:
-    """The place of one of several processes.
-
-    Attributes:
-        number: from 0.
-        processes: how many there are.
-        channel: to the first process. Connections come by it, and how many there are goes back.
-        name: of all of them, on this machine.
-        secret: what they know each other by.
-    """
-
-    number: int
-    processes: int
-    channel: socket.socket
-    name: str
-    secret: bytes
-
-    def listen(self) -> socket.socket:
-        """Return where the others ask this process."""
-        return self._open(socket.socket.bind, self.number)
-
-    def call(self, number: int) -> socket.socket:
-        """Return a connection to another process.
-
-        Raises:
-            OSError: it listens to nobody.
-        """
-        return self._open(socket.socket.connect, number)
-
-    def _open(self, use: Callable[[socket.socket, str], None], number: int) -> socket.socket:
-        opened = socket.socket(socket.AF_UNIX)
-        opened.setblocking(False)
-        try:
-            use(opened, f"\0lengthwise-{self.name}-{number}")  # Linux has a name for such a socket, and no file
-        except OSError:
-            opened.close()
-            raise
-        return opened
-
-    async def attend(
-        self,
-        adopt: Callable[[socket.socket], Awaitable[None]],
-        count: Callable[[], int | None],
-        changed: asyncio.Event,
-        leave: Callable[[], None],
-    ) -> None:
-        """Take connections in, and tell how many there are, until this is cancelled.
-
-        Args:
-            adopt: takes a connection.
-            count: those it has; None where it takes no more.
-            changed: is set when there are fewer, and should be told at once.
-            leave: is called when the first process has gone.
-        """
-        loop = asyncio.get_running_loop()
-        adopting: set[asyncio.Future[None]] = set()
-        taken = 0
-
-        def take() -> None:
-            nonlocal taken
-            try:
-                message, handles, *_ = socket.recv_fds(self.channel, 1, 1)
-            except OSError:
-                message, handles = b"", []
-            if not message:
-                loop.remove_reader(self.channel)
-                leave()
-                return
-            taken += 1
-            if not handles:
-                logger.error("A connection was lost: the process may open no more files")
-            for handle in handles:
-                task = asyncio.ensure_future(adopt(socket.socket(fileno=handle)))
-                adopting.add(task)
-                task.add_done_callback(adopting.discard)
-
-        loop.add_reader(self.channel, take)
-        while True:
-            counted = count()
-            told = TAKES_NONE if counted is None else counted + len(adopting)
-            try:
-                self.channel.send(REPORT.pack(told, taken))
-            except BlockingIOError:  # the first process stands still; so may a debugger have it
-                pass
-            except OSError:
-                leave()
-                return
-            changed.clear()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(REPORT_SECONDS):
-                    await changed.wait()
 
 
 @dataclass(slots=True, eq=False)

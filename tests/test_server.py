@@ -90,10 +90,11 @@ def read_all(connections: list[HTTPConnection]) -> list[tuple[int, Any]]:
     return answers
 
 
-def test_sigterm_under_load_loses_nothing(slow: Path) -> None:
-    """Requests in flight when the signal comes are all answered in full, then the process ends."""
+@pytest.mark.parametrize("flags", [("--runners", "1"), ("--processes", "2")])
+def test_sigterm_under_load_loses_nothing(slow: Path, flags: tuple[str, ...]) -> None:
+    """Requests in flight when the signal comes are all answered in full, then all processes end, by that signal."""
     requests = [draw_sequences([2000] * 3, features=1, seed=n) for n in range(8)]
-    with start_service("--model", str(slow), "--runners", "1", "--max-batch-sequences", "1") as (process, url):
+    with start_service("--model", str(slow), *flags, "--max-batch-sequences", "1") as (process, url):
         connections = post_to_all(url, requests)
         process.send_signal(signal.SIGTERM)
         answers = read_all(connections)

@@ -20,8 +20,8 @@ from service.errors import BodyTooLarge, BodyTooSlow, InvalidField, Stuck
 from service.keys import KeyRing
 from service.meter import StepMeter
 from service.models import Choice, Models
-from service.processes import Seat
 from service.repository import Repository
+from service.seat import Seat
 from service.settings import Settings
 from service.telemetry import Exchange, Telemetry
 

@@ -19,9 +19,9 @@ from starlette.responses import Response
 from service import __version__, metrics
 from service.jobs import Why
 from service.models import ServedModel
-from service.processes import Seat
 from service.routes import problems
 from service.routes.direct import DirectRoute, Service, service_of
+from service.seat import Seat
 from service.telemetry import Ran
 
 SCHEMAS: tuple[type[BaseModel], ...] = ()
