@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from math import inf
 
 from service.errors import StartupError
 from service.seat import REPORT, REPORT_SECONDS, TAKES_NONE, Seat
@@ -127,7 +128,7 @@ class _Supervisor:
         for process in self._processes.values():
             if process.is_ready and now - process.heard > HUNG_SECONDS:
                 logger.error("Process %d was not heard of for %g s, and is ended", process.pid, HUNG_SECONDS)
-                process.is_ready = False
+                process.heard, process.is_leaving = inf, True
                 os.kill(process.pid, signal.SIGKILL)
 
     def _take_seats(self, now: float) -> None:

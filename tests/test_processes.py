@@ -130,8 +130,10 @@ def start_patched(patch: str, artifact: Path) -> Iterator[tuple[subprocess.Popen
         assert log is not None
         for awaited in ("running on", "Application startup complete"):
             assert any(awaited in line for line in log)
-        yield process, log
-        process.terminate()
+        try:
+            yield process, log
+        finally:
+            process.terminate()
         log.read()
         assert process.wait(20) == -signal.SIGTERM
 
@@ -144,6 +146,15 @@ def test_one_that_stands_still_is_replaced(artifact: Path) -> None:
         assert any(f"Process {victim} was not heard of" in line for line in log)
         assert any("started anew" in line for line in log)
         wait_until(lambda: len(children_of(process)) == 2 and victim not in children_of(process))
+
+
+def test_where_all_stand_still_all_are_replaced(artifact: Path) -> None:
+    """None of them is taken for one that could not start."""
+    with start_patched("processes.HUNG_SECONDS = 3.0", artifact) as (process, _):
+        victims = children_of(process)
+        for victim in victims:
+            os.kill(victim, signal.SIGSTOP)
+        wait_until(lambda: len(children_of(process)) == 2 and not set(victims) & set(children_of(process)))
 
 
 def test_where_the_first_stands_still_nobody_is_ended(artifact: Path) -> None:
