@@ -5,6 +5,7 @@ import gc
 import logging
 import signal
 import socket
+import ssl
 import sys
 from contextlib import suppress
 from functools import partial
@@ -120,6 +121,8 @@ def serve(settings: Settings, seat: Seat | None = None) -> None:
         config.load()
     except OSError as error:  # ssl.SSLError is one
         sys.exit(f"lengthwise: TLS cannot be spoken with {settings.ssl_certfile}: {error}")
+    if config.ssl:
+        config.ssl.minimum_version = ssl.TLSVersion.TLSv1_2  # some builds of Python leave older ones on
     gc.collect()
     gc.freeze()  # what is there now stays, and need not be looked through again
     DrainingServer(config, app, seat).run()

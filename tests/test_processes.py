@@ -94,7 +94,8 @@ def test_processes_tell_only_each_other(artifact: Path) -> None:
                 stranger.settimeout(20)
                 stranger.connect(f"\0{name}")
                 stranger.sendall(bytes(32))
-                assert stranger.recv(1) == b""
+                with suppress(ConnectionResetError):  # it hung up with what we said unread
+                    assert stranger.recv(1) == b""
 
 
 def test_a_process_that_is_killed_is_replaced(artifact: Path) -> None:

@@ -10,6 +10,7 @@ import ssl
 import subprocess
 import threading
 import time
+import warnings
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,6 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
-from uvicorn.config import Config
 
 from bench.launch import start_service
 from service.__main__ import main
@@ -310,10 +310,12 @@ def test_tls_is_spoken_with_the_given_certificate(
         assert response.status_code == 200
         with pytest.raises(httpx.ConnectError):
             httpx.get(url)
-    loaded = Config("service.app:create_app", ssl_certfile=file, ssl_keyfile=key)
-    loaded.load()
-    assert loaded.ssl is not None
-    assert loaded.ssl.minimum_version >= ssl.TLSVersion.TLSv1_2
+        old = ssl.create_default_context(cafile=file)
+        old.set_ciphers("DEFAULT@SECLEVEL=0")  # at other levels it would refuse to try
+        with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
+            old.minimum_version, old.maximum_version = ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1
+        with pytest.raises(httpx.ConnectError, match="EOF|protocol version"):
+            httpx.get(url, verify=old)
 
 
 def test_a_certificate_that_cannot_be_read_ends_the_start(artifact: Path, tmp_path: Path) -> None:
