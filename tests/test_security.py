@@ -314,7 +314,7 @@ def test_tls_is_spoken_with_the_given_certificate(
         old.set_ciphers("DEFAULT@SECLEVEL=0")  # at other levels it would refuse to try
         with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
             old.minimum_version, old.maximum_version = ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1
-        with pytest.raises(httpx.ConnectError, match="EOF|protocol version"):
+        with pytest.raises(httpx.ConnectError, match=r"EOF|protocol version"):
             httpx.get(url, verify=old)
 
 
