@@ -26,7 +26,7 @@ from service.settings import Settings, unknown_variables
 from service.transport import GatheringProtocol
 
 # How long a thread that needs the interpreter waits for one that has it; the default, 5 ms, is many runs long.
-SWITCH_SECONDS = 0.0005
+SWITCH_SECONDS = 0.00005
 
 
 class DrainingServer(uvicorn.Server):

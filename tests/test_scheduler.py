@@ -393,7 +393,7 @@ def test_a_small_job_goes_before_the_bulk_in_progress() -> None:
     assert others[-1].entries[-1].job is streamed
 
 
-@given(bulks=st.lists(st.integers(15, 80), min_size=1, max_size=3), runners=st.integers(1, 2))
+@given(bulks=st.lists(st.integers(10, 30), min_size=1, max_size=3), runners=st.integers(1, 2))
 def test_small_jobs_without_end_do_not_starve_bulk(bulks: list[int], runners: int) -> None:
     """All bulk is done in the time that its share of the runners takes, after its patience; others have the rest."""
     patience, small_seconds, bulk_seconds = 0.2, 0.0021, 0.0111

@@ -48,7 +48,7 @@ def keep_busy(
 def test_all_that_are_busy_get_the_same_time(runners: int) -> None:
     """Ten models, one of which is a hundred times as slow as another: no share is off by a tenth."""
     slots = Slots(runners)
-    got = keep_busy(slots, make_schedulers(slots, [1e-5 * 1.6**n for n in range(10)]), 60.0)
+    got = keep_busy(slots, make_schedulers(slots, [1e-5 * 1.6**n for n in range(10)]), 60.0 / runners)
     fair = sum(got.values()) / len(got)
     assert all(abs(share - fair) < 0.1 * fair for share in got.values())
 
