@@ -79,13 +79,13 @@ class CostModel:
             known = self._shares[steps] = min(seconds / rows for rows, seconds in self.of_batches(steps))
         return known
 
-    def follow(self, rows: int, steps: int, seconds: float, *, is_loaded: bool = False) -> None:
-        """Correct the model by a real run.
+    def follow(self, measured: float, seconds: float, *, is_loaded: bool = False) -> None:
+        """Correct the model by a real run of `seconds`, which should take `measured` uncorrected, hand-over left out.
 
         The shape of the table stays: it decides the cuts. Its height follows, slowly, what runs take. Those that have
         the CPUs to themselves say nothing of what the next ones take under load: it is kept apart.
         """
-        expected = self.predict(rows, steps, is_loaded=is_loaded)
+        expected = self.factors[is_loaded] * measured
         self.runs += 1
         self.error += max(FOLLOW, 1 / self.runs) * (min(1.0, abs(seconds - expected) / expected) - self.error)
         # Twice as slow and twice as fast weigh the same, and one stall moves it by little.

@@ -82,6 +82,7 @@ class Run:
         steps: T, what each is padded to.
         expected_end: when it should be finished, on the scheduler's clock.
         expected_seconds: what it should take.
+        measured_seconds: and what the measurements say, uncorrected.
         why: it is no larger.
         scheduler: that started it, and is told when it is done.
         is_bulk: whether it is of bulk jobs.
@@ -92,6 +93,7 @@ class Run:
     steps: int
     expected_end: float
     expected_seconds: float
+    measured_seconds: float
     why: Why
     scheduler: "Owner"
     is_bulk: bool = False

@@ -7,7 +7,7 @@ holds the most urgent sequence runs first. Large jobs have a lane of their own, 
 
 from math import ceil, inf, log
 
-from service.cost import CostModel
+from service.cost import HANDOFF_SECONDS, CostModel
 from service.errors import DeadlineUnreachable, QueueFull
 from service.jobs import Job, Run, Why
 from service.lanes import Cut, Lane
@@ -133,7 +133,8 @@ class Scheduler:
 
         It holds the sequence that is due first. What is past its deadline is withdrawn instead.
         """
-        idle, idle_for_bulk = self._slots.idle, self._slots.count_idle_for_bulk(now)
+        idle = self._slots.idle
+        idle_for_bulk = self._slots.count_idle_for_bulk(now) if self._bulk.waiting else 0
         if self._slots.small_seconds <= LITTLE_SECONDS:
             idle = min(idle, 1)
         while idle > 0 and (self._small.waiting or (self._bulk.waiting and idle_for_bulk > 0)):
@@ -157,7 +158,7 @@ class Scheduler:
         """Learn what a run took; None where that says nothing of the next one."""
         if seconds:
             self.given += seconds - run.expected_seconds
-            self.costs.follow(len(run.entries), run.steps, seconds, is_loaded=run.is_loaded)
+            self.costs.follow(run.measured_seconds, seconds, is_loaded=run.is_loaded)
 
     def predict_wait(self, now: float) -> float:
         """Return the seconds until all that waits now should have its runner."""
@@ -226,7 +227,7 @@ class Scheduler:
         cut = lane.take()
         in_time = now
         if self.waiting > len(cut.entries):
-            in_time += self.costs.predict(len(cut.entries), cut.entries[-1].steps, is_loaded=self._slots.is_last)
+            in_time += self.costs.factors[self._slots.is_last] * (cut.seconds - HANDOFF_SECONDS)
         for entry in cut.entries:
             if entry.job.deadline <= in_time:
                 self.withdraw(entry.job)
@@ -249,9 +250,10 @@ class Scheduler:
         self.waiting_steps -= valid
         lane.count(-len(entries), -seconds)
         is_loaded = self._slots.is_last
-        expected = self.costs.predict(len(entries), steps, is_loaded=is_loaded)
+        measured = cut.seconds - HANDOFF_SECONDS
+        expected = self.costs.factors[is_loaded] * measured
         why = self._explain(lane, len(entries), steps)
-        run = Run(entries, steps, now + expected, expected, why, self, lane is self._bulk, is_loaded)
+        run = Run(entries, steps, now + expected, expected, measured, why, self, lane is self._bulk, is_loaded)
         self.given += expected
         self._slots.running.add(run)
         return run

@@ -65,16 +65,16 @@ def test_a_new_measurement_counts_at_once() -> None:
 def test_real_runs_move_the_height_and_not_the_shape() -> None:
     """Runs that take twice the time double every prediction in the end; the error is what it was, then none."""
     model = CostModel({(b, t): 1e-3 * b * t for b in (1, 4) for t in (1, 10)}, 4)
-    model.follow(1, 1, 2e-3)
+    model.follow(1e-3, 2e-3)
     assert model.error == pytest.approx(1.0)
     assert 1 < model.factors[False] < 1.1
     for _ in range(400):
-        model.follow(2, 5, 2e-2)
+        model.follow(1e-2, 2e-2)
     assert model.predict(4, 10) == pytest.approx(0.08, rel=1e-3)
     assert model.error < 0.01
     assert model.runs == 401
     for _ in range(400):
-        model.follow(2, 5, 1e9)
+        model.follow(1e-2, 1e9)
     assert model.factors[False] == MAX_FACTOR
 
 
@@ -340,7 +340,7 @@ def test_long_runs_correct_the_costs_sooner() -> None:
     for seconds in (1.0, 0.001):
         costs = CostModel({(1, 1): seconds}, 1)
         for _ in range(8):
-            costs.follow(1, 1, 2 * seconds)
+            costs.follow(seconds, 2 * seconds)
         factors.append(costs.factors[False])
     assert factors[0] > 1.9
     assert factors[1] < 1.3

@@ -326,7 +326,7 @@ def test_padding_is_told_from_valid_steps() -> None:
     """A batch of 1 and 3 steps has 4 that are valid, and computes 6."""
     telemetry = Telemetry([])
     job = Job([1, 3])
-    run = Run([Entry(job, 0, 1), Entry(job, 1, 3)], 3, 0.0, 1e-3, "all", make_scheduler())
+    run = Run([Entry(job, 0, 1), Entry(job, 1, 3)], 3, 0.0, 1e-3, 1e-3, "all", make_scheduler())
     telemetry.see_batch("made", run, 1e-3, failed=0, nonfinite=0)
     telemetry.settle()
     counts = telemetry.of("made")
@@ -337,7 +337,7 @@ def test_only_the_last_hundred_batches_are_kept() -> None:
     """Those before them cost no memory."""
     telemetry = Telemetry([])
     for length in range(1, KEPT_BATCHES + 8):
-        run = Run([Entry(Job([length]), 0, length)], length, 0.0, 1e-3, "all", make_scheduler())
+        run = Run([Entry(Job([length]), 0, length)], length, 0.0, 1e-3, 1e-3, "all", make_scheduler())
         telemetry.see_batch("made", run, 1e-3, failed=0, nonfinite=0)
     telemetry.settle()
     assert [ran.steps for ran in telemetry.batches] == list(range(8, KEPT_BATCHES + 8))

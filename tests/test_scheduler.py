@@ -286,7 +286,7 @@ def test_an_idle_service_trusts_its_measurements() -> None:
     """What runs took under load does not refuse a job when there is none: else nothing would correct it."""
     scheduler = make_scheduler(steps=10**5)
     for _ in range(100):
-        scheduler.costs.follow(1, 1000, 0.1)
+        scheduler.costs.follow(0.01, 0.1)
     assert scheduler.costs.predict(1, 1000) > 0.05
     scheduler.submit(Job([1000], deadline=0.02), 0.0)
     with pytest.raises(DeadlineUnreachable):
