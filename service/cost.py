@@ -87,10 +87,11 @@ class CostModel:
         """
         expected = self.factors[is_loaded] * measured
         self.runs += 1
-        self.error += max(FOLLOW, 1 / self.runs) * (min(1.0, abs(seconds - expected) / expected) - self.error)
+        ratio = seconds / expected
+        self.error += max(FOLLOW, 1 / self.runs) * (min(1.0, abs(ratio - 1)) - self.error)
         # Twice as slow and twice as fast weigh the same, and one stall moves it by little.
         weight = min(MOST_FOLLOW, max(FOLLOW, expected / FOLLOW_SECONDS))
-        moved = self.factors[is_loaded] * math.exp(weight * max(-1.0, min(1.0, math.log(seconds / expected))))
+        moved = self.factors[is_loaded] * max(1 / math.e, min(math.e, ratio)) ** weight
         self.factors[is_loaded] = max(1 / MAX_FACTOR, min(MAX_FACTOR, moved))
 
     def _rebuild(self) -> None:
