@@ -19,7 +19,7 @@ from pydantic_settings import CliApp
 
 from service.cost import CostModel, Shape
 from service.errors import StartupError
-from service.machine import name_cpu
+from service.machine import name_cpu, trim_heap
 from service.measure import Arrangement, OpenSession, arrange, measure_run
 from service.session import EncoderSession, open_session
 from service.settings import Settings
@@ -97,6 +97,7 @@ class Calibrator:
         """Return the seconds of a run over `shape` beside others like it, as many as there are runners."""
         seconds = measure_run(self.session, shape, self.arrangements[0].runners)
         self.session.release_memory()
+        trim_heap()
         return seconds
 
     def choose_shape(self) -> Shape | None:

@@ -326,6 +326,16 @@ def test_a_thread_has_long_slices_while_it_wants_them_and_its_old_share() -> Non
     assert again == found[0]
 
 
+def test_measuring_leaves_the_heap_trimmed(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What threads freed after a measurement in idle time goes back, though no request follows that would see to it."""
+    calibrator = open_calibrator(artifact)
+    done = []
+    monkeypatch.setattr(calibrator.session, "release_memory", lambda: done.append("arena"))
+    monkeypatch.setattr("service.calibrate.trim_heap", lambda: done.append("heap"))
+    calibrator.measure((1, 8))
+    assert done == ["arena", "heap"]
+
+
 def test_predictions_are_of_this_encoder(artifact: Path) -> None:
     """A calibration as a start makes it predicts every shape, and more for much more."""
     calibrator = open_calibrator(artifact)
