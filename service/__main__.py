@@ -122,7 +122,8 @@ def serve(settings: Settings, seat: Seat | None = None) -> None:
     except OSError as error:  # ssl.SSLError is one
         sys.exit(f"lengthwise: TLS cannot be spoken with {settings.ssl_certfile}: {error}")
     if config.ssl:
-        config.ssl.minimum_version = ssl.TLSVersion.TLSv1_2  # some builds of Python leave older ones on
+        # Some builds of Python leave older ones on; OpenSSL's configuration may ask for newer ones only.
+        config.ssl.minimum_version = max(ssl.TLSVersion.TLSv1_2, config.ssl.minimum_version)
     gc.collect()
     gc.freeze()  # what is there now stays, and need not be looked through again
     DrainingServer(config, app, seat).run()
