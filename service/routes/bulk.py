@@ -183,15 +183,16 @@ class LineStream(Response):
 
     async def _find_room(self) -> bool:
         """Wait until another window may begin; return false where nobody reads what was answered."""
-        while True:
+        left = float(self._stall_seconds)
+        while left > 0:
             try:
-                async with asyncio.timeout(self._stall_seconds):
+                async with asyncio.timeout(left):
                     await self._room.acquire()
-            except TimeoutError:
-                if time.perf_counter() - self._sending_since >= self._stall_seconds:
-                    return False
+            except TimeoutError:  # counted from when the sending began: at twice that the protocol hangs up
+                left = min(self._sending_since - time.perf_counter(), 0.0) + self._stall_seconds
             else:
                 return True
+        return False
 
     async def _encode(self, lines: list[Line], found: list[Found]) -> bytes:
         """Encode a window once its sender's key may send it, and write what came of it."""
