@@ -8,9 +8,11 @@ import signal
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from http.client import HTTPConnection
+from math import inf
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -376,3 +378,17 @@ def test_the_end_of_the_drain_tells_what_is_left(client: TestClient, monkeypatch
     problem = json.loads(last["body"])["problem"]
     assert (problem["type"], problem["line"]) == ("urn:lengthwise:problem:draining", 1)
     assert not last["more_body"]
+
+
+def test_a_wait_for_a_reader_counts_from_when_the_sending_began() -> None:
+    """It began a little after the wait for room did; that does not double the time until it is noticed."""
+    stream = LineStream.__new__(LineStream)
+    stream._stall_seconds, stream._sending_since, stream._room = 1, inf, asyncio.Semaphore(0)
+
+    async def wait() -> float:
+        began = time.perf_counter()
+        asyncio.get_running_loop().call_later(0.1, setattr, stream, "_sending_since", began + 0.1)
+        assert not await stream._find_room()
+        return time.perf_counter() - began
+
+    assert 1.1 <= asyncio.run(wait()) < 1.9
