@@ -27,6 +27,11 @@ hypothesis.settings.load_profile("suite")
 FEATURES = 3
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Know the option of tests/test_surface.py."""
+    parser.addoption("--write-surface", action="store_true", help="write down the public surface as it is now")
+
+
 def draw_sequences(lengths: list[int], features: int = FEATURES, seed: int = 0) -> list[npt.NDArray[np.float32]]:
     """Draw sequences of the given lengths."""
     draw = np.random.default_rng(seed)
