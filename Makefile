@@ -5,6 +5,7 @@ PYTHON ?= python3
 #   make test TORCH="torch==2.13.0 --index-url URL-OF-THE-CPU-BUILDS"
 TORCH ?= torch==2.13.0
 RUN ?= runs/japanese-vowels
+OF ?= service
 OUT ?= artifacts/japanese-vowels.onnx
 
 VENV := .venv
@@ -42,8 +43,8 @@ evaluate: $(VENV)/developing ## evaluate the trained encoder in RUN
 export: $(VENV)/developing ## export the encoder in RUN to OUT, and prove it
 	$(BIN)/python -m export $(RUN) -o $(OUT)
 
-bench: $(VENV)/developing ## measure service, peers and raw limit; BENCH=--quick is shorter, OF=training another measure
-	$(BIN)/python -m bench$(addprefix .,$(OF)) $(BENCH)
+bench: $(VENV)/developing ## measure service, peers and raw limit; BENCH=--quick is shorter, OF=NAME another measure
+	$(BIN)/python -m bench $(OF) $(BENCH)
 
 lock: $(VENV)/developing ## pin the serving dependencies anew, with hashes
 	$(COMPILE) --universal pyproject.toml -o requirements.lock

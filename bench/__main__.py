@@ -1,157 +1,34 @@
-"""`python -m bench`: our service, its peers and the raw limit, on one machine in one run.
+"""`python -m bench NAME`: the one entry to all that is measured here. Without a name it lists them."""
 
-Prints one table a model and ends with one JSON line. Servers run one at a time, each peer right after our service,
-round by round; figures are medians over rounds.
-"""
-
-import argparse
-import json
-import platform
-import signal
-import subprocess
+import ast
 import sys
-from dataclasses import replace
-from importlib.metadata import version
+from importlib import import_module
 from pathlib import Path
 
-from bench.measure import Pace, measure_raw, measure_server, plan_tasks
-from bench.plot import draw_bars
-from bench.report import Results, compare, render
-from bench.servers import OURS, OURS_BINARY, PEERS, SPREAD, SPREAD_BINARY, Server, Unavailable
-from bench.start import measure_starts
-from bench.workloads import MODELS
-from service.machine import available_cpus
-from service.settings import SHIPPED_MODEL
-
-FULL = Pace(rounds=3, seconds=2.0, warm_seconds=0.5, raw_seconds=0.4)
-QUICK = Pace(rounds=1, seconds=0.6, warm_seconds=0.3, raw_seconds=0.1)
-SERVERS = [OURS, OURS_BINARY, SPREAD, SPREAD_BINARY, *PEERS]
-PANELS = {"S.rate": "Single sequences, 32 at a time", "B.rate": "32 in a request", "mix.rate": "Lengths 1 to 2,000"}
+ROOMS = ("speed", "stress")
+EVERY = {
+    file.stem.replace("_", "-"): f"bench.{room}.{file.stem}"
+    for room in ROOMS
+    for file in sorted((Path(__file__).parent / room).glob("*.py"))
+    if "\ndef main(" in file.read_text(encoding="utf-8")
+} | {"models": "bench.load.models"}
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Measure what the command line names."""
-    options = parse_arguments(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("bench: ended"))  # by way of every server's own end
-    pace = QUICK if options.quick else FULL
-    pace = replace(pace, rounds=options.rounds or pace.rounds)
-    pythons, missing = prepare(options.servers, options.folder)
-    folder = options.folder / "models"
-    subprocess.run([sys.executable, "-m", "bench.models", str(folder)], check=True)
-    every = []
-    for name in options.models:
-        results = Results(name, missing=dict(missing))
-        measure_model(results, folder / f"{name}.onnx", pythons, pace, is_quick=options.quick)
-        print(render(results), end="\n\n", flush=True)
-        every.append(results)
-    start = measure_starts(SHIPPED_MODEL, starts=3, requests=300)
-    print("the shipped encoder:", ", ".join(f"{name} {value:g}" for name, value in start.items()))
-    if options.plots:
-        write_plots(every, options.plots)
-    machine = {"cpus": available_cpus(), "machine": platform.machine()}
-    versions = {"python": platform.python_version(), "onnxruntime": version("onnxruntime")}
-    document = {"bench": "service", "rounds": pace.rounds, "seconds": pace.seconds, **machine, **versions}
-    print(json.dumps({**document, "start": start, "models": {one.model: summarize(one) for one in every}}))
+def main() -> None:
+    """Run what the first argument names; the rest of the command line is its own."""
+    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    if name not in EVERY:
+        listing = "\n".join(f"  {known:15} {describe(module)}" for known, module in EVERY.items())
+        sys.exit(f"usage: python -m bench NAME [options]\n\n{listing}")
+    sys.argv[:2] = [f"python -m bench {name}"]
+    import_module(EVERY[name]).main()
 
 
-def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    """Parse the command line; `models` and `servers` are what `--only` leaves of them."""
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="one short round, about two minutes")
-    parser.add_argument("--rounds", type=int, help="3 by default")
-    names = ", ".join([*MODELS, *(server.name for server in SERVERS)])
-    parser.add_argument(
-        "--only", nargs="+", default=[], metavar="WORD", help=f"models and servers, by part of: {names}"
-    )
-    parser.add_argument("--folder", type=Path, default=Path(".bench"), help="of environments and models; .bench")
-    parser.add_argument("--plots", type=Path, metavar="FOLDER", help="write bench-MODEL.svg there")
-    options = parser.parse_args(arguments)
-    words = [word.lower() for word in options.only]
-    servers = [server for server in SERVERS if any(word in server.name.lower() for word in words)]
-    models = [name for name in MODELS if name in words]
-    unknown = [
-        word for word in words if word not in MODELS and not any(word in server.name.lower() for server in SERVERS)
-    ]
-    if unknown:
-        parser.error(f"--only knows none of: {', '.join(unknown)}. It knows parts of: {names}")
-    options.servers, options.models = servers or SERVERS, models or list(MODELS)
-    options.folder = options.folder.resolve()
-    return options
-
-
-def prepare(servers: list[Server], folder: Path) -> tuple[dict[Server, Path], dict[str, str]]:
-    """Install servers where they are not yet.
-
-    Returns:
-        The interpreter of each that can be started, and why the others cannot, by name.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    pythons, missing = {}, {}
-    for server in servers:
-        note(f"preparing {server.name}")
-        try:
-            pythons[server] = server.prepare(folder)
-        except Unavailable as error:
-            missing[server.name] = str(error)
-    return pythons, missing
-
-
-def measure_model(results: Results, model: Path, pythons: dict[Server, Path], pace: Pace, *, is_quick: bool) -> None:
-    """Measure every server on one model, round by round, into `results`.
-
-    A server that fails is not started again; what it gave before stands, with the reason.
-    """
-    tasks = plan_tasks(model)
-    for number in range(pace.rounds):
-        raw, results.arrangements = measure_raw(model, tasks, pace)
-        results.raw.append(raw)
-        for place, server in enumerate(plan_round(list(pythons), is_quick=is_quick)):
-            if server.name in results.missing:
-                continue
-            note(f"{results.model}, round {number + 1} of {pace.rounds}: {server.name}")
-            is_open = server is OURS and place == 0
-            try:
-                figures = measure_server(server, pythons[server], model, tasks, pace, is_open=is_open)
-            except (Unavailable, OSError) as error:
-                results.missing[server.name] = str(error)
-            else:
-                results.rounds.setdefault(server.name, []).append(figures)
-
-
-def plan_round(servers: list[Server], *, is_quick: bool) -> list[Server]:
-    """Order a round: our service before each peer, so that both see the same machine; just once where it is quick."""
-    peers = [server for server in servers if server is not OURS]
-    if is_quick or not peers or OURS not in servers:
-        return servers
-    return [server for peer in peers for server in (OURS, peer)]
-
-
-def summarize(results: Results) -> dict[str, object]:
-    """Return everything a table says, and the arrangements, as JSON values."""
-    medians = results.medians()
-    rounded = {name: {key: float(f"{value:.4g}") for key, value in one.items()} for name, one in medians.items()}
-    ratios = {name: round(value, 3) for name, value in compare(medians).items()}
-    return {"servers": rounded, "ratios": ratios, "arrangements": results.arrangements, "missing": results.missing}
-
-
-def write_plots(every: list[Results], folder: Path) -> None:
-    """Write the throughput of every server as one SVG a model."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for results in every:
-        medians = results.medians()
-        panels = {
-            heading: {name: figures[key] for name, figures in medians.items() if key in figures}
-            for key, heading in PANELS.items()
-        }
-        size = MODELS[results.model]
-        title = f"{results.model}: {size.features} features, {size.hidden} units, {available_cpus()} CPUs"
-        svg = draw_bars(title, "sequences/s", panels, OURS.name)
-        (folder / f"bench-{results.model}.svg").write_text(svg, encoding="utf-8")
-
-
-def note(text: str) -> None:
-    """Tell whoever waits; the figures alone go to standard output."""
-    print(text, file=sys.stderr, flush=True)
+def describe(module: str) -> str:
+    """Return the first line of a module's docstring, without importing it."""
+    source = Path(__file__).parents[1].joinpath(*module.split(".")).with_suffix(".py").read_text(encoding="utf-8")
+    line = (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
+    return line.partition("`: ")[2] or line
 
 
 if __name__ == "__main__":

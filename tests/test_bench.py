@@ -15,16 +15,13 @@ import numpy as np
 import orjson
 import pytest
 
-from bench import chaos, codecs, faulty, load, overload, raw
-from bench.__main__ import SERVERS, parse_arguments, plan_round, summarize
-from bench.load import Outcome, ask, draw_arrivals, run_closed, run_open
-from bench.measure import Pace, Task, check, measure_raw, measure_server, padding_ratio, plan_tasks
-from bench.models import write_models
-from bench.plot import draw_bars
-from bench.report import Results, compare, render, take_medians
-from bench.servers import OURS, OURS_BINARY, PEERS, SPREAD, SPREAD_BINARY, Server, Unavailable, find_family, start
-from bench.watch import Watch, _spent_seconds
-from bench.workloads import (
+from bench import __main__ as entry
+from bench.load import generator
+from bench.load.generator import Outcome, ask, draw_arrivals, run_closed, run_open
+from bench.load.models import write_models
+from bench.load.servers import OURS, OURS_BINARY, PEERS, SPREAD, SPREAD_BINARY, Server, Unavailable, find_family, start
+from bench.load.watch import Watch, _spent_seconds
+from bench.load.workloads import (
     JSON,
     KSERVE_BINARY,
     KSERVE_JSON,
@@ -37,6 +34,12 @@ from bench.workloads import (
     draw_sequences,
     post,
 )
+from bench.speed import codecs, raw
+from bench.speed.measure import Pace, Task, check, measure_raw, measure_server, padding_ratio, plan_tasks
+from bench.speed.plot import draw_bars
+from bench.speed.report import Results, compare, render, take_medians
+from bench.speed.service import SERVERS, parse_arguments, plan_round, summarize
+from bench.stress import chaos, faulty, overload
 from service.machine import available_cpus
 from service.sequences import Batch
 
@@ -129,7 +132,7 @@ def test_what_speaks_no_length_is_broken() -> None:
 
 def test_a_silent_server_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Requests that get no byte for too long count as stalled, and the load ends."""
-    monkeypatch.setattr(load, "STALL_SECONDS", 0.01)
+    monkeypatch.setattr(generator, "STALL_SECONDS", 0.01)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         outcome = run_closed(listening.getsockname()[1], [post("/", b"")], connections=2, seconds=0.001)
         assert outcome.failures["stalled"] >= 1
@@ -157,7 +160,7 @@ def test_arrivals_are_a_poisson_process() -> None:
 def test_latency_counts_from_when_a_request_was_due(answerer: Answerer) -> None:
     """A request that could not be sent in time has waited: five seconds late are five seconds of latency."""
     now = time.perf_counter()
-    outcome = load._run(answerer.port, iter([now - 5, now - 5]), [post("/", b"a")], 1, now)
+    outcome = generator._run(answerer.port, iter([now - 5, now - 5]), [post("/", b"a")], 1, now)
     assert len(outcome.latencies) == 2
     assert min(outcome.latencies) > 5
 
@@ -285,12 +288,12 @@ def test_a_server_that_ends_is_reported_with_its_last_word(tmp_path: Path) -> No
 
 def test_a_peer_that_cannot_be_installed_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The sentence says so; a peer installed before from the same pins is taken as it is."""
-    monkeypatch.setattr("bench.servers.sys.executable", "/bin/false")
+    monkeypatch.setattr("bench.load.servers.sys.executable", "/bin/false")
     server = Server("x", "naive", workers=1)
     with pytest.raises(Unavailable, match="cannot be installed"):
         server.prepare(tmp_path)
-    monkeypatch.setattr("bench.servers.sys.executable", "/bin/true")
-    monkeypatch.setattr("bench.servers.subprocess.run", lambda command, **_: Ran(tmp_path, command))
+    monkeypatch.setattr("bench.load.servers.sys.executable", "/bin/true")
+    monkeypatch.setattr("bench.load.servers.subprocess.run", lambda command, **_: Ran(tmp_path, command))
     assert server.prepare(tmp_path) == tmp_path / "naive" / "bin" / "python"
     monkeypatch.undo()
     assert server.prepare(tmp_path) == tmp_path / "naive" / "bin" / "python"
@@ -309,8 +312,8 @@ def test_every_peer_pins_what_it_needs() -> None:
     """Each has a module and requirements with versions throughout, ONNX Runtime's the same in all, and no address."""
     runtimes = set()
     for server in PEERS:
-        assert Path(f"bench/peers/{server.peer}.py").exists()
-        lines = Path(f"bench/peers/{server.peer}.txt").read_text(encoding="utf-8").split()
+        assert Path(f"bench/load/peers/{server.peer}.py").exists()
+        lines = Path(f"bench/load/peers/{server.peer}.txt").read_text(encoding="utf-8").split()
         assert all("==" in line and "/" not in line for line in lines)
         runtimes |= {line for line in lines if line.startswith("onnxruntime==")}
         told = server.environment(Path("small.onnx"), 80)
@@ -331,11 +334,11 @@ def test_a_family_holds_its_children() -> None:
 
 def test_what_others_took_is_what_is_left_of_the_busy_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 8 busy seconds 4 were this process's and 1 a server's: the rest is a share of all the CPUs had."""
-    monkeypatch.setattr("bench.watch._busy_seconds", iter([100.0, 108.0]).__next__)
-    monkeypatch.setattr("bench.watch._spent_seconds", {7: 0.25, 8: 0.75}.__getitem__)
-    monkeypatch.setattr("bench.watch.time.process_time", iter([1.0, 5.0]).__next__)
-    monkeypatch.setattr("bench.watch.time.perf_counter", iter([0.0, 10.0]).__next__)
-    monkeypatch.setattr("bench.watch.os.cpu_count", lambda: 2)
+    monkeypatch.setattr("bench.load.watch._busy_seconds", iter([100.0, 108.0]).__next__)
+    monkeypatch.setattr("bench.load.watch._spent_seconds", {7: 0.25, 8: 0.75}.__getitem__)
+    monkeypatch.setattr("bench.load.watch.time.process_time", iter([1.0, 5.0]).__next__)
+    monkeypatch.setattr("bench.load.watch.time.perf_counter", iter([0.0, 10.0]).__next__)
+    monkeypatch.setattr("bench.load.watch.os.cpu_count", lambda: 2)
     assert Watch().others_share([7, 8]) == pytest.approx(3 / 20)
 
 
@@ -460,7 +463,7 @@ class Answered:
 def test_a_retry_is_judged_by_the_next_that_was_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Told to wait 1.5 s where the next accepted request waited 1.25 s is an error of 0.25 s."""
     witness = overload.Witness()
-    monkeypatch.setattr("bench.overload.time.perf_counter", lambda: 10.0)
+    monkeypatch.setattr("bench.stress.overload.time.perf_counter", lambda: 10.0)
     queued = b"HTTP/1.1 200 OK\r\nserver-timing: decode;dur=0.1, queue;dur=%d, run;dur=2.0"
     for due, milliseconds in ((9.0, 100), (11.0, 1250), (12.0, 300)):
         witness.note(Answered(due, queued % milliseconds), "200")  # type: ignore[arg-type]
@@ -490,9 +493,32 @@ def test_chaos_tells_right_from_wrong_and_marked(model: Path) -> None:
     sequences = draw_sequences([3] * chaos.BODIES, 12, seed=1)
     judge._expected = [raw.encode_alone(session, [steps]) for steps in sequences]
     judge.counts = Counter()
-    connection = load.Connection.__new__(load.Connection)
+    connection = generator.Connection.__new__(generator.Connection)
     for index, off, status in ((0, 0.0, "200"), (chaos.MARKED, 0.0, "500"), (1, 0.01, "200")):
         connection.index = index
         connection.answer = orjson.dumps({"embeddings": (judge._expected[index] + off).tolist()})
         judge.note(connection, status)
     assert judge.counts == {"right": 1, "marked 500": 1, "wrong": 1}
+
+
+def test_bench_lists_what_it_measures(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a known name, `python -m bench` lists each measure with what it is, and ends with code 1."""
+    monkeypatch.setattr("sys.argv", ["bench", "nothing"])
+    with pytest.raises(SystemExit) as ended:
+        entry.main()
+    listed = [line.split()[0] for line in str(ended.value).splitlines()[2:]]
+    assert listed == [*entry.EVERY]
+    assert {"service", "path", "overload", "fuzz-artifacts", "models"} <= {*listed}
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("name", [*entry.EVERY])
+def test_bench_runs_the_measure_that_is_named(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each name leads to a program that explains itself and carries that name."""
+    monkeypatch.setattr("sys.argv", ["bench", name, "--help"])
+    with pytest.raises(SystemExit) as ended:
+        entry.main()
+    assert not ended.value.code
+    assert f"usage: python -m bench {name}" in capsys.readouterr().out

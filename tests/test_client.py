@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
-from bench.launch import start_service
+from bench.load.launch import start_service
 from export.artifact import Origin, export_encoder, make_samples
 from export.graph import GraphOptions, build_graph
 from lengthwise_client import AsyncClient, Client, Refused

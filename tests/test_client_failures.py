@@ -18,7 +18,7 @@ import uvicorn
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
-from bench.launch import start_service
+from bench.load.launch import start_service
 from export.graph import build_graph
 from lengthwise_client import Client, DeadlineExceeded, ModelChanged, NotUnderstood, Refused, Unreachable, calls
 from lengthwise_client.retries import read_retry_after

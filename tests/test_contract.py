@@ -11,7 +11,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from bench.launch import start_service
+from bench.load.launch import start_service
 from model.encoder import EncoderConfig
 from tests.made import export_made, export_texts
 from tests.test_keys import FIRST

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.launch import start_service
+from bench.load.launch import start_service
 from service.sequences import pad_batch
 from service.session import open_session
 from service.settings import SHIPPED_MODEL

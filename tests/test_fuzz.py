@@ -7,13 +7,13 @@ from collections.abc import Iterator
 import pytest
 from starlette.testclient import TestClient
 
-from bench.fuzz import SPECS, fuzz, make_targets, try_body
+from bench.stress.fuzz import SPECS, fuzz, make_targets, try_body
 from service.app import create_app
 from service.settings import Settings
 from tests.made import export_texts
 
 TARGETS = make_targets()
-CASES = 400  # of each; `python -m bench.fuzz` tries millions
+CASES = 400  # of each; `python -m bench fuzz` tries millions
 
 
 @pytest.mark.parametrize("name", TARGETS)

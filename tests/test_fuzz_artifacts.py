@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
-import bench.damage
-import bench.fuzz_artifacts
-from bench.damage import DAMAGES, draw_file
-from bench.fuzz_artifacts import fuzz, main, make_small, try_artifact
+import bench.stress.damage
+import bench.stress.fuzz_artifacts
+from bench.stress.damage import DAMAGES, draw_file
+from bench.stress.fuzz_artifacts import fuzz, main, make_small, try_artifact
 from service.errors import GoldenMismatch
 from service.examine import Examiner
 from service.session import EncoderSession
 
-FILES = 180  # `python -m bench.fuzz_artifacts` tries thousands
+FILES = 180  # `python -m bench fuzz-artifacts` tries thousands
 
 
 def test_damaged_artifacts_are_refused_or_hold_their_proof(artifact: Path) -> None:
@@ -43,8 +43,8 @@ def test_what_should_not_pass_is_told(monkeypatch: pytest.MonkeyPatch, capsys: p
 
     small = make_small()
     monkeypatch.setattr(EncoderSession, "replay_golden", forget)
-    monkeypatch.setattr(bench.fuzz_artifacts, "make_small", lambda: small)
-    monkeypatch.setattr(bench.damage, "DAMAGES", [lambda content, _seeds, _draw: content])
+    monkeypatch.setattr(bench.stress.fuzz_artifacts, "make_small", lambda: small)
+    monkeypatch.setattr(bench.stress.damage, "DAMAGES", [lambda content, _seeds, _draw: content])
     monkeypatch.setattr("sys.argv", ["fuzz_artifacts", "--files", "2", "--first", "7"])
     with pytest.raises(SystemExit, match="1"):
         main()

@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 from tritonclient import http as triton
 from tritonclient.utils import InferenceServerException
 
-from bench.launch import start_service
+from bench.load.launch import start_service
 from export.graph import GraphOptions
 from model.encoder import EncoderConfig
 from service import __version__

@@ -23,8 +23,8 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import ValidationError
 
-from bench.launch import start_service
-from bench.servers import find_family
+from bench.load.launch import start_service
+from bench.load.servers import find_family
 from service import app, metrics
 from service.routes.direct import Service
 from service.sequences import pad_batch

@@ -16,7 +16,7 @@ import tritonclient.http as triton
 from starlette.testclient import TestClient
 from tritonclient.utils import InferenceServerException
 
-from bench.launch import start_service
+from bench.load.launch import start_service
 from model.encoder import EncoderConfig
 from service.app import create_app
 from service.errors import StartupError

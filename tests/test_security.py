@@ -23,7 +23,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from bench.launch import start_service
+from bench.load.launch import start_service
 from service.__main__ import main
 from service.app import create_app
 from service.errors import BodyTooSlow

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from bench.launch import start_service
+from bench.load.launch import start_service
 from export.graph import build_graph
 from model.encoder import EncoderConfig, SequenceEncoder
 from service.sequences import pad_batch

@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
-from bench.launch import start_service
+from bench.load.launch import start_service
 from service.codecs import ndjson
 from service.routes.bulk import LineStream
 from service.sequences import Batch

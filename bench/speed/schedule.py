@@ -1,4 +1,4 @@
-"""`python -m bench.schedule`: how fast the scheduler is alone, and how much the batches it cuts pad.
+"""`python -m bench schedule`: how fast the scheduler is alone, and how much the batches it cuts pad.
 
 No encoder runs: the costs are those of a made model, and a run is over as soon as it has started. 256 sequences of
 log-normal length (median 33, at most 200) wait at all times. Prints a table and ends with one JSON line.
@@ -58,7 +58,7 @@ def measure_scheduler(sequences: int, per_job: int) -> dict[str, float]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure single sequences and requests of 32 in turn, and print the medians."""
-    parser = argparse.ArgumentParser(prog="python -m bench.schedule", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench schedule", description=__doc__)
     parser.add_argument("--sequences", type=int, default=200_000)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args(arguments)
@@ -73,7 +73,3 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"{per_job:>10} {speed:>12,.0f} {padding:>8.3f} {rows:>6.1f}")
         report[f"per_request_{per_job}"] = {"sequences_per_second": round(speed), "padding_ratio": round(padding, 4)}
     print(json.dumps(report))
-
-
-if __name__ == "__main__":
-    main()

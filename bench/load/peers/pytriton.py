@@ -11,7 +11,7 @@ from pytriton.decorators import batch
 from pytriton.model_config import DynamicBatcher, ModelConfig, Tensor
 from pytriton.triton import Triton, TritonConfig
 
-from bench.peers.encoder import PORT, WORKERS, Encoder
+from bench.load.peers.encoder import PORT, WORKERS, Encoder
 
 
 class Instance:

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import onnx
 from google.protobuf.descriptor import FieldDescriptor
 
-from bench.fuzz import mutate
+from bench.stress.fuzz import mutate
 from service.artifact import METADATA_KEY
 
 INTEGERS = (0, 1, -1, 2, 7, 8, 11, 16, 99, 2**20, 2**31 - 1)

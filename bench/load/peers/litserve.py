@@ -4,7 +4,7 @@ from typing import Any
 
 import litserve
 
-from bench.peers.encoder import PORT, WORKERS, Encoder
+from bench.load.peers.encoder import PORT, WORKERS, Encoder
 
 Nested = list[list[list[float]]]
 

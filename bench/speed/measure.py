@@ -9,11 +9,11 @@ from typing import TypeAlias
 import numpy as np
 import orjson
 
-from bench import raw
-from bench.load import Outcome, run_closed, run_open
-from bench.servers import OURS, Server, Unavailable, find_family, start
-from bench.watch import Watch
-from bench.workloads import MODELS, WORKLOADS, Embeddings, Steps, Wire, Workload, draw_requests
+from bench.load.generator import Outcome, run_closed, run_open
+from bench.load.servers import OURS, Server, Unavailable, find_family, start
+from bench.load.watch import Watch
+from bench.load.workloads import MODELS, WORKLOADS, Embeddings, Steps, Wire, Workload, draw_requests
+from bench.speed import raw
 
 # All servers run the same kernels on the same numbers; whoever pads, batches or scatters wrongly is off by 1e-2.
 TOLERANCE = 1e-5

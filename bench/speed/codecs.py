@@ -1,4 +1,4 @@
-"""`python -m bench.codecs`: what it costs to decode and encode each format, beside the model's own run.
+"""`python -m bench codecs`: what it costs to decode and encode each format, beside the model's own run.
 
 For 32 sequences of 50 steps on the small model and 16 of 100 on the medium one: decoding with every check a request
 gets, the writing of the answer, and the run as one batch on one thread. JSON is compared with orjson and NumPy doing
@@ -21,7 +21,7 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
-from bench.workloads import MODELS, Steps
+from bench.load.workloads import MODELS, Steps
 from service.codecs import arrow, ndjson, npy, npz, ragged_json
 from service.codecs.exchange import Reply
 from service.codecs.options import AnswerOptions
@@ -140,13 +140,13 @@ def print_table(name: str, least: dict[str, dict[str, float]]) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure both models and print."""
-    parser = argparse.ArgumentParser(prog="python -m bench.codecs", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench codecs", description=__doc__)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     options = parser.parse_args(arguments)
     arrow.load()
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
-        subprocess.run([sys.executable, "-m", "bench.models", folder], check=True)
+        subprocess.run([sys.executable, "-m", "bench", "models", folder], check=True)
         for name, (rows, steps) in SHAPES.items():
             session = open_session(Path(folder) / f"{name}.onnx", threads=1)
             drawn = np.random.default_rng(0).standard_normal((rows, steps, MODELS[name].features))
@@ -158,7 +158,3 @@ def main(arguments: list[str] | None = None) -> None:
         for name, least in found.items()
     }
     print(json.dumps({"bench": "codecs", "unit": "microseconds", "models": rounded}))
-
-
-if __name__ == "__main__":
-    main()

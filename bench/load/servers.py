@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.load import ask
-from bench.workloads import JSON, KSERVE_BINARY, KSERVE_JSON, MODELS, NPZ, Wire
+from bench.load.generator import ask
+from bench.load.workloads import JSON, KSERVE_BINARY, KSERVE_JSON, MODELS, NPZ, Wire
 from service.machine import available_cpus
 
 READY_SECONDS = 120.0
@@ -32,7 +32,7 @@ class Server:
 
     Attributes:
         name: the row's.
-        peer: its module in `bench.peers` and its requirements beside it; None is our own service.
+        peer: its module in `bench.load.peers` and its requirements beside it; None is our own service.
         workers: processes or instances that run the model; a peer's share the CPUs out among them as threads.
         wire: how it is asked.
         is_json: whether it may be the best peer, which our own JSON is compared with.
@@ -70,7 +70,7 @@ class Server:
                 "--log-level",
                 "warning",
             ]
-        return [str(python), "-m", f"bench.peers.{self.peer}"]
+        return [str(python), "-m", f"bench.load.peers.{self.peer}"]
 
     def environment(self, model: Path, port: int) -> dict[str, str]:
         """Return the variables a server finds; a peer is told everything by them."""

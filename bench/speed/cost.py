@@ -1,4 +1,4 @@
-"""`python -m bench.cost`: how far predicted run times are from measured ones, over shapes the model has not seen.
+"""`python -m bench cost`: how far predicted run times are from measured ones, over shapes the model has not seen.
 
 The encoder is calibrated as at a first start, without a cache file. Then random shapes are timed, as many runs at a
 time as there are runners, and compared with the prediction. Prints a table and ends with one JSON line.
@@ -54,7 +54,7 @@ def measure_errors(model: Path, shapes: int) -> dict[str, float]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure each model and print its errors."""
-    parser = argparse.ArgumentParser(prog="python -m bench.cost", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench cost", description=__doc__)
     parser.add_argument("--model", type=Path, action="append", help="an artifact; may be given more than once")
     parser.add_argument("--shapes", type=int, default=100)
     options = parser.parse_args(arguments)
@@ -66,7 +66,3 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"{name[-40:]:40} {median:8.1%} {p90:8.1%} {seconds:8.3f} {measured:7.0f}")
     rounded = {name: {key: round(value, 4) for key, value in errors.items()} for name, errors in found.items()}
     print(json.dumps({"bench": "cost", "shapes": options.shapes, "models": rounded}))
-
-
-if __name__ == "__main__":
-    main()

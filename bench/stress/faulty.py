@@ -1,4 +1,4 @@
-"""`python -m bench.faulty`: the service with an encoder that fails on marked sequences, for `bench.chaos`.
+"""The service with an encoder that fails on marked sequences; `chaos` starts it as a module.
 
 The mark is a sequence's first number. What dies or hangs does so on runner threads only, and not when it is run again.
 """

@@ -1,12 +1,13 @@
 """Trace one plain JSON `POST /encode` of the shipped encoder: which modules and which types of ours take part.
 
-    python -m bench.path
+    python -m bench path
 
 The application is called in this process, as a server calls it, and every call of a function of `service/` is seen. A
 module takes part if one of its functions is called. A type takes part if an instance is made for the request and is
 handed to a function or returned by one. The last line is a JSON document.
 """
 
+import argparse
 import asyncio
 import gc
 import json
@@ -48,14 +49,14 @@ class Trace:
         modules: names of modules, in the order they are met.
         types: likewise names of types.
         known: ids of the objects that were there before.
-        made: instances that were met; kept, so that no id comes twice.
+        kept: these objects, and then the instances that were met, so that no id comes twice.
     """
 
     is_on: bool = False
     modules: dict[str, None] = field(default_factory=dict)
     types: dict[str, None] = field(default_factory=dict)
     known: set[int] = field(default_factory=set)
-    made: list[object] = field(default_factory=list)
+    kept: list[object] = field(default_factory=list)
 
     def see(self, frame: FrameType, event: str, found: Any) -> None:
         """Note a call or a return; the interpreter calls this."""
@@ -69,7 +70,7 @@ class Trace:
     def _note(self, one: object) -> None:
         kind = type(one)
         if kind.__module__.partition(".")[0] == "service" and id(one) not in self.known:
-            self.made.append(one)
+            self.kept.append(one)
             self.types[f"{kind.__module__}.{kind.__qualname__}"] = None
 
 
@@ -90,7 +91,8 @@ async def trace_request() -> Trace:
         for _ in range(20):
             await app(dict(SCOPE), receive, send)
         gc.collect()
-        trace.known = {id(one) for one in gc.get_objects()}
+        trace.kept = gc.get_objects()
+        trace.known = {id(one) for one in trace.kept}
         messages.clear()
         sys.setprofile(trace.see)
         trace.is_on = True
@@ -105,11 +107,8 @@ async def trace_request() -> Trace:
 
 def main() -> None:
     """Print what took part."""
+    argparse.ArgumentParser(prog="python -m bench path", description=__doc__).parse_args()
     trace = asyncio.run(trace_request())
     for title, names in (("modules", trace.modules), ("types", trace.types)):
         print(f"{len(names)} {title}:", *names, sep="\n  ")
     print(json.dumps({"modules": len(trace.modules), "types": len(trace.types)}))
-
-
-if __name__ == "__main__":
-    main()

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from bench.workloads import Embeddings, Steps, pad
+from bench.load.workloads import Embeddings, Steps, pad
 from service.machine import available_cpus
 
 BATCH_ROWS = (8, 16, 32)

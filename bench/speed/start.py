@@ -1,4 +1,4 @@
-"""`python -m bench.start`: from process start to ready, and the memory a serving process holds.
+"""`python -m bench start`: from process start to ready, and the memory a serving process holds.
 
 Prints a table and ends with one JSON line. Times include the interpreter's own start and the first 200 from
 `/health/ready`. Memory is the resident set the kernel reports.
@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 
-from bench.launch import start_service
+from bench.load.launch import start_service
 from service.machine import available_cpus
 from service.settings import SHIPPED_MODEL
 
@@ -59,7 +59,7 @@ def resident_mb(pid: int) -> float:
 
 def main(arguments: list[str] | None = None) -> None:
     """Print the medians of several starts."""
-    parser = argparse.ArgumentParser(prog="python -m bench.start", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench start", description=__doc__)
     parser.add_argument("--model", type=Path, default=SHIPPED_MODEL)
     parser.add_argument("--starts", type=int, default=7)
     parser.add_argument("--requests", type=int, default=300)
@@ -70,7 +70,3 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"{name:18} median {median:8.3f}")
     machine = {"cpus": available_cpus(), "machine": platform.machine(), "python": platform.python_version()}
     print(json.dumps({"bench": "start", "starts": options.starts, **medians, **machine}))
-
-
-if __name__ == "__main__":
-    main()

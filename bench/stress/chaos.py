@@ -1,4 +1,4 @@
-"""`python -m bench.chaos`: whether every request is answered, once and rightly, whatever breaks.
+"""`python -m bench chaos`: whether every request is answered, once and rightly, whatever breaks.
 
 A slow encoder is served while runs raise, runner threads die or hang, clients hang up and the process is told to end.
 Each answer is compared with the encoder alone. Prints a table and ends with one JSON line.
@@ -21,15 +21,15 @@ from typing import TypeAlias
 import numpy as np
 from onnxruntime import InferenceSession
 
-from bench import raw
-from bench.faulty import DIES, HANGS, RAISES
-from bench.load import Connection, run_number
-from bench.measure import TOLERANCE
-from bench.servers import Running, Server, start
-from bench.workloads import JSON, SLOW, Steps, draw_sequences
+from bench.load.generator import Connection, run_number
+from bench.load.servers import Running, Server, start
+from bench.load.workloads import JSON, SLOW, Steps, draw_sequences
+from bench.speed import raw
+from bench.speed.measure import TOLERANCE
+from bench.stress.faulty import DIES, HANGS, RAISES
 from service.machine import available_cpus
 
-FAULTY = Server("lengthwise, with faults", None, workers=1, module="bench.faulty")
+FAULTY = Server("lengthwise, with faults", None, workers=1, module="bench.stress.faulty")
 BODIES, MARKED, CONNECTIONS = 100, 50, 16  # one request in a hundred is marked
 HANG_SECONDS = 3.0
 HANG_UPS = 0.3  # of all requests
@@ -139,12 +139,12 @@ PHASES = {
 
 def main(arguments: list[str] | None = None) -> None:
     """Go through the phases and print what became of the requests."""
-    parser = argparse.ArgumentParser(prog="python -m bench.chaos", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench chaos", description=__doc__)
     parser.add_argument("--requests", type=int, default=1000, help="in each phase")
     parser.add_argument("--folder", type=Path, default=Path(".bench"), help="of models; .bench")
     options = parser.parse_args(arguments)
     models = options.folder.resolve() / "models"
-    subprocess.run([sys.executable, "-m", "bench.models", str(models)], check=True)
+    subprocess.run([sys.executable, "-m", "bench", "models", str(models)], check=True)
     model = models / "slow.onnx"
     session = raw.open_raw(model, threads=1)
     os.environ["LENGTHWISE_MAX_RUN_SECONDS"] = str(HANG_SECONDS)
@@ -153,7 +153,3 @@ def main(arguments: list[str] | None = None) -> None:
         found[name] = phase(model, session, options.requests)
         print(f"{name:30} {', '.join(f'{count} {kind}' for kind, count in sorted(found[name].items()))}", flush=True)
     print(json.dumps({"bench": "chaos", "requests": options.requests, "cpus": available_cpus(), "phases": found}))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""`python -m bench.fuzz`: valid bodies of every format, damaged at random, must give sequences or an error on purpose.
+"""`python -m bench fuzz`: valid bodies of every format, damaged at random, must give sequences or an error on purpose.
 
 Each case is drawn from its own number, so that `--targets NAME --first NUMBER --cases 1` repeats it. Prints what got
 out that should not have, and ends with one JSON line; exits with 1 where anything did.
@@ -273,7 +273,7 @@ def fuzz(target: Target, numbers: Iterator[int], until: float) -> Tally:
 
 def main() -> None:
     """Fuzz every target in turn."""
-    parser = argparse.ArgumentParser(prog="python -m bench.fuzz", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench fuzz", description=__doc__)
     parser.add_argument("--seconds", type=float, default=600, help="for all targets together")
     parser.add_argument("--targets", nargs="*", choices=[*make_targets()], default=[*make_targets()])
     parser.add_argument("--first", type=int, default=0, help="number of the first case of each target")
@@ -294,7 +294,3 @@ def main() -> None:
         report[name] = {"cases": tally.cases, "read": tally.read, "escapes": len(tally.escapes)}
     print(json.dumps(report))
     sys.exit(int(is_bad))
-
-
-if __name__ == "__main__":
-    main()

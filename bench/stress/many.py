@@ -1,4 +1,4 @@
-"""`python -m bench.many`: many models in one process, and one that is replaced while requests are answered.
+"""`python -m bench many`: many models in one process, and one that is replaced while requests are answered.
 
 Swaps: one encoder is replaced again and again by others of its size under 32 connections; every answer must be, bit for
 bit, that of the model whose hash it names. Shares: ten models of different sizes, all busy, each with another number of
@@ -23,11 +23,11 @@ import numpy.typing as npt
 import orjson
 from onnxruntime import InferenceSession
 
-from bench import raw
-from bench.load import Connection, Outcome, ask, run_closed
-from bench.servers import OURS, Running, start
-from bench.start import resident_mb
-from bench.workloads import MANY, MODELS, SLOW, TRAININGS, draw_lengths, draw_sequences
+from bench.load.generator import Connection, Outcome, ask, run_closed
+from bench.load.servers import OURS, Running, start
+from bench.load.workloads import MANY, MODELS, SLOW, TRAININGS, draw_lengths, draw_sequences
+from bench.speed import raw
+from bench.speed.start import resident_mb
 from service.machine import available_cpus
 from service.session import EncoderSession
 
@@ -209,7 +209,7 @@ def measure_flood(port: int, seconds: float) -> dict[str, float]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure, and print what came of it."""
-    parser = argparse.ArgumentParser(prog="python -m bench.many", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench many", description=__doc__)
     parser.add_argument("--swaps", type=int, default=SWAPS)
     parser.add_argument(
         "--seconds", type=float, default=20.0, help="for shares, and half of it for each part of a flood"
@@ -217,7 +217,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--folder", type=Path, default=Path(".bench"), help="of models; .bench")
     options = parser.parse_args(arguments)
     models = options.folder.resolve() / "models"
-    subprocess.run([sys.executable, "-m", "bench.models", str(models)], check=True)
+    subprocess.run([sys.executable, "-m", "bench", "models", str(models)], check=True)
     os.environ["LENGTHWISE_ADMIN_KEY"] = KEY
     swaps = measure_swaps(models, options.swaps)
     for name, value in swaps.items():
@@ -233,7 +233,3 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"{name:>26} {value:g}")
     result = {"bench": "many", "cpus": available_cpus(), "swaps": swaps, "shares": shares, "flood": flood}
     print(json.dumps(result))
-
-
-if __name__ == "__main__":
-    main()

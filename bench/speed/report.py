@@ -8,9 +8,9 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from bench.measure import Figures
-from bench.servers import OURS, OURS_BINARY, PEERS, SPREAD, SPREAD_BINARY
-from bench.workloads import WORKLOADS
+from bench.load.servers import OURS, OURS_BINARY, PEERS, SPREAD, SPREAD_BINARY
+from bench.load.workloads import WORKLOADS
+from bench.speed.measure import Figures
 
 JSON_PEERS = {server.name for server in PEERS if server.is_json}
 

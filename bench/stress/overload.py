@@ -1,4 +1,4 @@
-"""`python -m bench.overload`: ten times more requests than can be answered, in an open loop.
+"""`python -m bench overload`: ten times more requests than can be answered, in an open loop.
 
 A slow encoder is served, so that neither the wire nor the load generator is what is overloaded. The capacity is
 measured first, in a closed loop; then requests with a deadline come at random moments at ten times that rate. Prints a
@@ -18,12 +18,12 @@ from pathlib import Path
 
 import numpy as np
 
-from bench import raw
-from bench.load import Connection, Outcome, run_closed, run_number, run_open
-from bench.measure import TOLERANCE
-from bench.servers import OURS, find_family, start
-from bench.watch import Watch
-from bench.workloads import JSON, SLOW, Embeddings, draw_sequences, post
+from bench.load.generator import Connection, Outcome, run_closed, run_number, run_open
+from bench.load.servers import OURS, find_family, start
+from bench.load.watch import Watch
+from bench.load.workloads import JSON, SLOW, Embeddings, draw_sequences, post
+from bench.speed import raw
+from bench.speed.measure import TOLERANCE
 from service.machine import available_cpus
 
 STEPS, BODIES = 200, 64
@@ -129,20 +129,16 @@ def measure_recovery(port: int, requests: list[bytes], normal_ms: float) -> floa
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(prog="python -m bench.overload", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench overload", description=__doc__)
     parser.add_argument("--seconds", type=float, default=60.0, help="of the open loop")
     parser.add_argument("--times", type=float, default=10.0, help="the load, in parts of the capacity")
     parser.add_argument("--folder", type=Path, default=Path(".bench"), help="of models; .bench")
     options = parser.parse_args(arguments)
     models = options.folder.resolve() / "models"
-    subprocess.run([sys.executable, "-m", "bench.models", str(models)], check=True)
+    subprocess.run([sys.executable, "-m", "bench", "models", str(models)], check=True)
     figures = measure_overload(models / "slow.onnx", options.seconds, options.times)
     print(f"{options.times:g} times the capacity for {options.seconds:g} s, {available_cpus()} CPUs")
     for name, value in figures.items():
         print(f"{name:26} {value:12.3f}")
     setting = {"seconds": options.seconds, "times": options.times, "cpus": available_cpus()}
     print(json.dumps({"bench": "overload", **setting, **{name: round(value, 4) for name, value in figures.items()}}))
-
-
-if __name__ == "__main__":
-    main()

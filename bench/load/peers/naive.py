@@ -4,7 +4,7 @@ import uvicorn
 from fastapi import FastAPI
 from pydantic import BaseModel
 
-from bench.peers.encoder import PORT, WORKERS, Encoder
+from bench.load.peers.encoder import PORT, WORKERS, Encoder
 
 app = FastAPI()
 encoder = Encoder()
@@ -29,4 +29,4 @@ def encode(request: EncodeRequest) -> EncodeResponse:
 
 
 if __name__ == "__main__":
-    uvicorn.run("bench.peers.naive:app", port=PORT, workers=WORKERS, log_level="warning")
+    uvicorn.run("bench.load.peers.naive:app", port=PORT, workers=WORKERS, log_level="warning")

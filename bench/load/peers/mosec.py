@@ -6,7 +6,7 @@ from itertools import pairwise
 import mosec
 import orjson
 
-from bench.peers.encoder import PORT, WORKERS, Encoder
+from bench.load.peers.encoder import PORT, WORKERS, Encoder
 
 Nested = list[list[list[float]]]
 

@@ -1,4 +1,4 @@
-"""`python -m bench.fairness`: what a bulk request costs small ones.
+"""`python -m bench fairness`: what a bulk request costs small ones.
 
 Requests of one sequence of 5 steps go one after the other on one connection, first alone, then beside a process that
 sends requests of 100,000 steps without a pause; in turn, several rounds. Prints a table and ends with one JSON line.
@@ -13,10 +13,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench.load import Outcome, ask, run_closed
-from bench.servers import OURS, find_family, start
-from bench.watch import Watch
-from bench.workloads import JSON, NPZ, draw_sequences
+from bench.load.generator import Outcome, ask, run_closed
+from bench.load.servers import OURS, find_family, start
+from bench.load.watch import Watch
+from bench.load.workloads import JSON, NPZ, draw_sequences
 from service.machine import available_cpus
 from service.session import open_session
 from service.settings import SHIPPED_MODEL
@@ -42,7 +42,7 @@ def measure_fairness(model: Path, wire: str, rounds: int, seconds: float) -> dic
     """
     features = open_session(model).features
     if features is None:
-        raise SystemExit("bench.fairness measures encoders of features")
+        raise SystemExit("bench.stress.fairness measures encoders of features")
     draws = draw_sequences([SMALL_STEPS] * 64, features, seed=3)
     small = [JSON.write([steps]) for steps in draws]
     bulk = WIRES[wire].write(draw_sequences([BULK_LENGTH] * (BULK_STEPS // BULK_LENGTH), features, seed=4))
@@ -89,7 +89,7 @@ def measure_fairness(model: Path, wire: str, rounds: int, seconds: float) -> dic
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(prog="python -m bench.fairness", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench fairness", description=__doc__)
     parser.add_argument("--model", type=Path, default=SHIPPED_MODEL)
     parser.add_argument("--wire", choices=WIRES, default="json", help="how the bulk is sent")
     parser.add_argument("--rounds", type=int, default=3)
@@ -102,7 +102,3 @@ def main(arguments: list[str] | None = None) -> None:
     rounded = {name: round(value, 4) for name, value in figures.items()}
     setting = {"wire": options.wire, "rounds": options.rounds, "seconds": options.seconds, "cpus": available_cpus()}
     print(json.dumps({"bench": "fairness", **setting, **rounded}))
-
-
-if __name__ == "__main__":
-    main()

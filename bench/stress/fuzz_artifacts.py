@@ -1,4 +1,4 @@
-"""`python -m bench.fuzz_artifacts`: artifacts, damaged at random, must be refused for a reason, or hold their proof.
+"""`python -m bench fuzz-artifacts`: artifacts, damaged at random, must be refused for a reason, or hold their proof.
 
 Each file is drawn from its own number, so that `--first NUMBER --files 1` repeats it. What passes is loaded here, too,
 as the service would. Prints what became of the files, and ends with one JSON line; exits with 1 where anything but a
@@ -20,7 +20,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from bench.damage import draw_file
+from bench.stress.damage import draw_file
 from service.artifact import METADATA_KEY, Golden, Input, Tensor
 from service.errors import ArtifactError
 from service.examine import Examiner
@@ -133,7 +133,7 @@ def fuzz(seeds: list[bytes], numbers: Iterable[int]) -> Tally:
 
 def main() -> None:
     """Fuzz, and tell."""
-    parser = argparse.ArgumentParser(prog="python -m bench.fuzz_artifacts", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench fuzz-artifacts", description=__doc__)
     parser.add_argument("seeds", nargs="*", type=Path, metavar="ARTIFACT", help="more to damage, with a manifest each")
     parser.add_argument("--files", type=int, default=5000)
     parser.add_argument("--first", type=int, default=0, help="number of the first file")
@@ -151,7 +151,3 @@ def main() -> None:
     report = {"files": tally.files, "served": tally.served, "deaths": deaths, "escapes": len(tally.escapes)}
     print(json.dumps(report | {"seconds": round(took, 1), "slowest_seconds": round(tally.slowest_seconds, 2)}))
     sys.exit(int(bool(tally.escapes)))
-
-
-if __name__ == "__main__":
-    main()

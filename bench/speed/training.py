@@ -1,4 +1,4 @@
-"""`python -m bench.training`: sequences a second in training, our batches against packed ones in random order.
+"""`python -m bench training`: sequences a second in training, our batches against packed ones in random order.
 
 Both train a bidirectional LSTM of the same size with the same head and optimizer, forward, backward and step, on the
 same sequences of 1 to 200 steps. Ours is the project's own path: batches alike in length, padded, in the encoder that
@@ -81,7 +81,7 @@ class Contestant:
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(prog="python -m bench.training", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench training", description=__doc__)
     parser.add_argument("--sequences", type=int, default=512)
     parser.add_argument("--features", type=int, default=12)
     parser.add_argument("--hidden", type=int, default=64)
@@ -132,7 +132,3 @@ def measure_lengths(name: str, options: argparse.Namespace) -> dict[str, float]:
         row = f"{medians[one.name]:12.1f}{min(speeds):8.1f}{max(speeds):8.1f}{padding:14.2f}{gain:6.2f}x"
         print(f"{one.name:36}{row}")
     return medians
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""`python -m bench.soak`: whether memory stays over requests of mixed shapes.
+"""`python -m bench soak`: whether memory stays over requests of mixed shapes.
 
 Requests of 1 to 8 sequences of 1 to 200 steps, two thousand different ones in turn, 8 at a time. Resident memory is
 read after the first tenth and at the end. Prints a table and ends with one JSON line.
@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.load import run_number
-from bench.servers import OURS, start
-from bench.workloads import JSON, draw_lengths, draw_sequences
+from bench.load.generator import run_number
+from bench.load.servers import OURS, start
+from bench.load.workloads import JSON, draw_lengths, draw_sequences
 from service.machine import available_cpus
 from service.session import open_session
 from service.settings import SHIPPED_MODEL
@@ -38,7 +38,7 @@ def measure_soak(model: Path, number: int) -> dict[str, float]:
     """
     features = open_session(model).features
     if features is None:
-        raise SystemExit("bench.soak measures encoders of features")
+        raise SystemExit("bench.stress.soak measures encoders of features")
     requests = draw_requests(features)
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -57,7 +57,7 @@ def measure_soak(model: Path, number: int) -> dict[str, float]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(prog="python -m bench.soak", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench soak", description=__doc__)
     parser.add_argument("--model", type=Path, default=SHIPPED_MODEL)
     parser.add_argument("--requests", type=int, default=100_000)
     options = parser.parse_args(arguments)
@@ -67,7 +67,3 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"{name:12} {value:12.3f}")
     rounded = {name: round(value, 4) for name, value in figures.items()}
     print(json.dumps({"bench": "soak", "requests": options.requests, "cpus": available_cpus(), **rounded}))
-
-
-if __name__ == "__main__":
-    main()

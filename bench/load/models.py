@@ -1,18 +1,25 @@
-"""`python -m bench.models FOLDER`: the models every server is measured with, random weights and all.
+"""`python -m bench models FOLDER`: the models every server is measured with, random weights and all.
 
 A program of its own, the only one here that imports torch, so that what measures stays small. Of our own code it takes
 `model` and `export`, which nothing else in `bench/` does.
 """
 
-import sys
+import argparse
 from pathlib import Path
 
 import torch
 
-from bench.workloads import MANY, MODELS, SLOW, TRAININGS, Size
+from bench.load.workloads import MANY, MODELS, SLOW, TRAININGS, Size
 from export.artifact import Origin, export_encoder, make_samples
 from export.graph import build_graph
 from model.encoder import EncoderConfig, SequenceEncoder
+
+
+def main() -> None:
+    """Write them into the folder that the command line names."""
+    parser = argparse.ArgumentParser(prog="python -m bench models", description=__doc__)
+    parser.add_argument("folder", type=Path, help="is made if it is not there")
+    write_models(parser.parse_args().folder)
 
 
 def write_models(folder: Path) -> None:
@@ -37,7 +44,3 @@ def write_models(folder: Path) -> None:
 def _make(size: Size, seed: int = 0) -> SequenceEncoder:
     torch.manual_seed(seed)
     return SequenceEncoder(EncoderConfig(features=size.features, hidden=size.hidden)).eval()
-
-
-if __name__ == "__main__":
-    write_models(Path(sys.argv[1]))
