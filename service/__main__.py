@@ -9,6 +9,7 @@ import ssl
 import sys
 from contextlib import suppress
 from functools import partial
+from importlib import import_module
 from logging.config import dictConfig
 from types import FrameType
 
@@ -27,6 +28,8 @@ from service.transport import GatheringProtocol
 
 # How long a thread that needs the interpreter waits for one that has it; the default, 5 ms, is many runs long.
 SWITCH_SECONDS = 0.00005
+
+PROGRAMS = {"examine": "service.catalogue.vetting.__main__"}  # beside the service: `python -m service NAME ...`
 
 
 class DrainingServer(uvicorn.Server):
@@ -64,13 +67,17 @@ class DrainingServer(uvicorn.Server):
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the service; exit with one sentence where it cannot start.
+    """Run the service, or the program that the first argument names; exit with one sentence if it cannot start.
 
     Args:
         arguments: the command line, without the program; the process's own by default.
     """
+    given = sys.argv[1:] if arguments is None else arguments
+    if given and given[0] in PROGRAMS:
+        import_module(PROGRAMS[given[0]]).main(given[1:])
+        return
     try:
-        settings = CliApp.run(Settings, cli_args=sys.argv[1:] if arguments is None else arguments)
+        settings = CliApp.run(Settings, cli_args=given)
         dictConfig(logs.configure(settings.log_level, settings.log_format))
         for variable in unknown_variables():
             logging.getLogger("lengthwise").warning("%s is set, and there is no such setting", variable)

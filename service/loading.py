@@ -4,8 +4,9 @@ from pathlib import Path
 
 from service.artifact import Manifest
 from service.calibrate import Calibration, Calibrator
+from service.catalogue.vetting.examiner import Examiner
+from service.catalogue.vetting.files import read_file
 from service.codecs.texts import describe_input
-from service.examine import Examiner, read_file
 from service.machine import resident_bytes
 from service.measure import count_runners
 from service.models import Models, ServedModel

@@ -9,8 +9,8 @@ import bench.stress.damage
 import bench.stress.fuzz_artifacts
 from bench.stress.damage import DAMAGES, draw_file
 from bench.stress.fuzz_artifacts import fuzz, main, make_small, try_artifact
+from service.catalogue.vetting.examiner import Examiner
 from service.errors import GoldenMismatch
-from service.examine import Examiner
 from service.session import EncoderSession
 
 FILES = 180  # `python -m bench fuzz-artifacts` tries thousands

@@ -8,8 +8,8 @@ import pytest
 from onnx import TensorProto, helper
 
 import export.quantize
+from service.catalogue.vetting.structure import MAX_NODES, check_structure
 from service.errors import ArtifactError
-from service.onnx_structure import MAX_NODES, check_structure
 from tests.hostile import STRUCTURAL, change_plain, make_plain
 
 

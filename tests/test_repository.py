@@ -19,12 +19,12 @@ from tritonclient.utils import InferenceServerException
 from bench.load.launch import start_service
 from model.encoder import EncoderConfig
 from service.app import create_app
+from service.catalogue.vetting.examiner import Examiner
+from service.catalogue.vetting.findings import Proven
 from service.errors import StartupError
-from service.examine import Examiner
 from service.sequences import Batch, Embeddings, pad_batch
 from service.session import open_session
 from service.settings import Settings
-from service.verdict import Examined
 from tests.conftest import draw_sequences
 from tests.made import export_made
 from tests.test_encode import PAIR
@@ -363,7 +363,7 @@ def test_a_single_artifact_is_replaced_too(
     examined = []
     examine = Examiner.examine
 
-    def examine_too(examiner: Examiner, content: bytes, file: str) -> Examined:
+    def examine_too(examiner: Examiner, content: bytes, file: str) -> Proven:
         examined.append(content)
         return examine(examiner, content, file)
 

@@ -22,12 +22,12 @@ from onnx import TensorProto, helper
 
 from bench.stress.damage import draw_file
 from service.artifact import METADATA_KEY, Golden, Input, Tensor
+from service.catalogue.vetting.examiner import Examiner
+from service.catalogue.vetting.findings import UNFORESEEN, Bounds
 from service.errors import ArtifactError
-from service.examine import Examiner
 from service.sequences import pad_batch
 from service.session import EncoderSession
 from service.settings import SHIPPED_MODEL
-from service.verdict import UNFORESEEN, Bounds
 
 BOUNDS = Bounds(seconds=20, cpu_seconds=10)
 REASON_LENGTH = 64  # characters that tell one kind of refusal from another
