@@ -23,11 +23,11 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from service import __version__
-from service.engine import IDLE_SECONDS, Engine, Observer
+from service.batching.engine import IDLE_SECONDS, Engine, Observer
+from service.costs.memory import trim_heap
 from service.errors import ArtifactError, LengthwiseError
 from service.loading import Loader
 from service.logs import RequestLog
-from service.machine import trim_heap
 from service.meter import StepMeter
 from service.models import Models
 from service.repository import Repository

@@ -3,17 +3,18 @@
 from pathlib import Path
 
 from service.artifact import Manifest
-from service.calibrate import Calibration, Calibrator
+from service.batching.queue import Scheduler
+from service.batching.sharing import Slots
 from service.catalogue.vetting.examiner import Examiner
 from service.catalogue.vetting.files import read_file
 from service.codecs.texts import describe_input
-from service.machine import resident_bytes
-from service.measure import count_runners
+from service.costs.calibrate import Calibration, Calibrator
+from service.costs.cpus import share_cpus
+from service.costs.measure import count_runners
+from service.costs.memory import resident_bytes
 from service.models import Models, ServedModel
-from service.scheduler import Scheduler
 from service.session import EncoderSession, find_artifact
 from service.settings import Settings
-from service.slots import Slots
 
 
 class Loader:
@@ -35,7 +36,7 @@ class Loader:
         self.settings = settings
         self._is_wary = settings.models is not None
         self._examiner = Examiner()
-        self.slots = Slots(settings.runners or count_runners(settings.cpus))
+        self.slots = Slots(settings.runners or count_runners(share_cpus(settings.processes)))
         self._arranged: Settings | None = None
 
     def open(self, path: Path, models: Models) -> ServedModel:

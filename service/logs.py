@@ -10,15 +10,14 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from functools import partial
 from http import HTTPStatus
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import orjson
 import structlog
 from structlog.typing import Processor
 
+from service.settings import Form
 from service.telemetry import FIRST_ERROR, PROBES, Exchange
-
-Form: TypeAlias = Literal["auto", "json", "human"]
 
 STAMP: list[Processor] = [
     structlog.processors.add_log_level,

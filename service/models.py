@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from service.calibrate import Calibrator
+from service.batching.queue import Scheduler
+from service.costs.calibrate import Calibrator
 from service.errors import QueueFull, UnexpectedModel, UnknownModel
-from service.scheduler import Scheduler
 from service.sequences import InputSpec
 from service.session import EncoderSession
 from service.telemetry import Exchange

@@ -15,8 +15,8 @@ from typing import NamedTuple, TypeAlias
 
 from service.artifact import NAME
 from service.errors import ArtifactError, LengthwiseError, ModelRefused, UnknownModel
-from service.jobs import Change
 from service.models import Models, ServedModel
+from service.telemetry import Change
 
 logger = logging.getLogger("lengthwise")
 

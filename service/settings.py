@@ -3,16 +3,16 @@
 import os
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeAlias
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.artifact import NAME
-from service.logs import Form
-from service.machine import available_cpus
 from service.providers import CudaOptions, Provider
 from service.sequences import Limits
+
+Form: TypeAlias = Literal["auto", "json", "human"]  # of log lines
 
 SHIPPED_MODEL = Path("artifacts/japanese-vowels.onnx")
 
@@ -179,11 +179,6 @@ class Settings(BaseSettings):
     def has_keys(self) -> bool:
         """Whether requests need a key."""
         return self.api_keys is not None or self.api_keys_file is not None
-
-    @property
-    def cpus(self) -> int:
-        """CPUs for this process: all it may keep busy, or its share where it is one of several."""
-        return max(1, available_cpus() // self.processes)
 
     @property
     def cuda(self) -> CudaOptions:

@@ -12,9 +12,12 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
-from service.jobs import Change, Run, Where, Why
+from service.batching.jobs import Run, Where, Why
+
+# What became of an artifact.
+Change: TypeAlias = Literal["loaded", "refused", "unloaded"]
 
 SECONDS = (
     *(50e-6, 100e-6, 250e-6, 500e-6),

@@ -40,7 +40,7 @@ from bench.speed.plot import draw_bars
 from bench.speed.report import Results, compare, render, take_medians
 from bench.speed.service import SERVERS, parse_arguments, plan_round, summarize
 from bench.stress import chaos, faulty, overload
-from service.machine import available_cpus
+from service.costs.cpus import available_cpus
 from service.sequences import Batch
 
 

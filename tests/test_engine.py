@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
-from service.cost import CostModel
-from service.engine import Encoded, Engine, Observer
+from service.batching.engine import Encoded, Engine, Observer
+from service.batching.queue import Scheduler
+from service.batching.sharing import Slots
+from service.costs.model import CostModel
 from service.errors import DeadlinePassed, QueueFull, RunFailed, RunLost, Stuck
-from service.scheduler import Scheduler
 from service.sequences import Batch, Embeddings, Steps, join, pad_batch
 from service.session import EncoderSession, open_session
-from service.slots import Slots
 from tests.conftest import draw_sequences
 from tests.test_encode import PAIR
 
@@ -339,7 +339,7 @@ def test_a_runner_that_dies_is_replaced(artifact: Path, times: int) -> None:
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """What hung runs wait for; nobody waits for them."""
-    monkeypatch.setattr("service.runners.CLOSE_SECONDS", 0.0)
+    monkeypatch.setattr("service.batching.runners.CLOSE_SECONDS", 0.0)
     opened = threading.Event()
     yield opened
     opened.set()
@@ -476,7 +476,7 @@ class MadeCalibrator:
 
 def test_idle_time_refines_the_costs(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the calibration left out is measured while nothing is asked; a figure taken beside a request is not used."""
-    monkeypatch.setattr("service.engine.IDLE_SECONDS", 0.0)
+    monkeypatch.setattr("service.batching.engine.IDLE_SECONDS", 0.0)
 
     async def scenario() -> MadeCalibrator:
         engine = make_engine(open_session(artifact))

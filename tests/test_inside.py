@@ -15,13 +15,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
 from service import __version__
-from service.jobs import Entry, Job, Run
+from service.batching.jobs import Entry, Job, Run
 from service.sequences import join
 from service.telemetry import KEPT_BATCHES, SECONDS, Histogram, Telemetry
 from tests.conftest import draw_sequences
 from tests.test_encode import PAIR
 from tests.test_engine import make_engine, make_session
-from tests.test_scheduler import make_scheduler
+from tests.test_queue import make_scheduler
 
 Serve = Callable[..., TestClient]
 
@@ -155,7 +155,7 @@ def holding(client: TestClient, monkeypatch: pytest.MonkeyPatch, sequences: list
         return run(batch)
 
     monkeypatch.setattr(session, "run", hold)
-    monkeypatch.setattr("service.engine.LITTLE_SECONDS", -1.0)  # the event loop must not be held itself
+    monkeypatch.setattr("service.batching.engine.LITTLE_SECONDS", -1.0)  # the event loop must not be held itself
     with ThreadPoolExecutor(1) as others:
         answer = others.submit(client.post, "/encode", json={"sequences": sequences})
         try:

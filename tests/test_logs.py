@@ -14,6 +14,7 @@ import structlog
 from starlette.testclient import TestClient
 
 from service import logs
+from service.settings import Form
 from tests.test_encode import PAIR
 
 Serve = Callable[..., TestClient]
@@ -109,9 +110,7 @@ def test_people_read_words(serve: Serve, capsys: pytest.CaptureFixture[str]) -> 
         ("human", "a machine", False),
     ],
 )
-def test_a_terminal_is_for_people(
-    form: logs.Form, reader: str, is_json: object, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_terminal_is_for_people(form: Form, reader: str, is_json: object, monkeypatch: pytest.MonkeyPatch) -> None:
     """Unless the setting says otherwise, who reads decides."""
     monkeypatch.setattr("sys.stderr.isatty", lambda: reader == "a person")
     assert logs.is_json(form) == is_json

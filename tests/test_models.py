@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from model.encoder import EncoderConfig
+from service.batching.jobs import Job
+from service.costs.memory import resident_bytes, trim_heap
 from service.errors import QueueFull, UnexpectedModel, UnknownModel
-from service.jobs import Job
 from service.loading import Loader
-from service.machine import resident_bytes, trim_heap
 from service.models import Choice, Models, ServedModel
 from service.sequences import Batch
 from service.session import open_session

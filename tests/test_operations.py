@@ -12,8 +12,8 @@ from openapi_spec_validator import validate
 from starlette.testclient import TestClient
 
 from service.app import create_app
-from service.calibrate import COARSE_STEPS
 from service.codecs import exact_json
+from service.costs.calibrate import COARSE_STEPS
 from service.errors import GoldenMismatch, LengthwiseError, ModelRefused, QueueFull, StartupError
 from service.routes import problems
 from service.settings import Settings

@@ -26,6 +26,7 @@ from pydantic import ValidationError
 from bench.load.launch import start_service
 from bench.load.servers import find_family
 from service import app, metrics
+from service.costs.cpus import share_cpus
 from service.routes.direct import Service
 from service.sequences import pad_batch
 from service.session import open_session
@@ -284,8 +285,8 @@ def test_what_one_process_counts_or_changes_goes_without_others(setting: dict[st
 
 def test_each_process_has_its_share_of_the_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
     """And never less than one."""
-    monkeypatch.setattr("service.settings.available_cpus", lambda: 5)
-    assert [Settings(processes=number).cpus for number in (1, 2, 5, 9)] == [5, 2, 1, 1]
+    monkeypatch.setattr("service.costs.cpus.available_cpus", lambda: 5)
+    assert [share_cpus(number) for number in (1, 2, 5, 9)] == [5, 2, 1, 1]
 
 
 def test_a_process_whose_requests_wait_in_vain_ends(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -305,7 +305,7 @@ def test_a_request_under_way_is_answered_by_the_model_it_began_with(
         return embeddings
 
     monkeypatch.setattr(session, "run", wait)
-    monkeypatch.setattr("service.engine.LITTLE_SECONDS", 0.0)  # so that runs are left to the runner
+    monkeypatch.setattr("service.batching.engine.LITTLE_SECONDS", 0.0)  # so that runs are left to the runner
     old: list[list[list[float]]] = []
     asking = threading.Thread(target=lambda: old.append(answer(client, "a")))
     asking.start()
@@ -325,7 +325,7 @@ def test_measurements_are_lent_to_a_model_of_the_same_architecture(
     client = start()
     find = client.app.state.service.models.find  # type: ignore[attr-defined]
     find("a").scheduler.costs.factors = {False: 1.25, True: 2.5}
-    monkeypatch.setattr("service.calibrate.measure_run", lambda *_: pytest.fail("it was measured"))
+    monkeypatch.setattr("service.costs.calibrate.measure_run", lambda *_: pytest.fail("it was measured"))
     put(folder / "a.onnx", originals["a anew"])
     assert change(client, "a", "load").status_code == 200
     assert find("a").scheduler.costs.factors == {False: 1.25, True: 2.5}

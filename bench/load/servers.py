@@ -16,7 +16,7 @@ from pathlib import Path
 
 from bench.load.generator import ask
 from bench.load.workloads import JSON, KSERVE_BINARY, KSERVE_JSON, MODELS, NPZ, Wire
-from service.machine import available_cpus
+from service.costs.cpus import available_cpus
 
 READY_SECONDS = 120.0
 STOP_SECONDS = 15.0

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from service.calibrate import load
-from service.measure import time_runs
+from service.costs.calibrate import load
+from service.costs.measure import time_runs
 from service.settings import SHIPPED_MODEL, Settings
 
 REPEATS = 7

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import onnxruntime
 
 from bench.load.workloads import Embeddings, Steps, pad
-from service.machine import available_cpus
+from service.costs.cpus import available_cpus
 
 BATCH_ROWS = (8, 16, 32)
 

@@ -12,10 +12,10 @@ import time
 
 import numpy as np
 
-from service.cost import CostModel
-from service.jobs import Job
-from service.scheduler import Scheduler
-from service.slots import Slots
+from service.batching.jobs import Job
+from service.batching.queue import Scheduler
+from service.batching.sharing import Slots
+from service.costs.model import CostModel
 
 WAITING = 256
 

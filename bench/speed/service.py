@@ -20,7 +20,7 @@ from bench.speed.measure import Pace, measure_raw, measure_server, plan_tasks
 from bench.speed.plot import draw_bars
 from bench.speed.report import Results, compare, render
 from bench.speed.start import measure_starts
-from service.machine import available_cpus
+from service.costs.cpus import available_cpus
 from service.settings import SHIPPED_MODEL
 
 FULL = Pace(rounds=3, seconds=2.0, warm_seconds=0.5, raw_seconds=0.4)

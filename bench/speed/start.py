@@ -16,7 +16,7 @@ import httpx
 import numpy as np
 
 from bench.load.launch import start_service
-from service.machine import available_cpus
+from service.costs.cpus import available_cpus
 from service.settings import SHIPPED_MODEL
 
 

@@ -24,7 +24,7 @@ from model.data import Batch, LengthBuckets, SequenceSet
 from model.datasets import LabelledSequences
 from model.encoder import EncoderConfig, SequenceEncoder
 from model.tasks import SequenceClassifier
-from service.machine import available_cpus
+from service.costs.cpus import available_cpus
 
 CLASSES = 10
 LENGTHS = {

@@ -27,7 +27,7 @@ from bench.load.workloads import JSON, SLOW, Steps, draw_sequences
 from bench.speed import raw
 from bench.speed.measure import TOLERANCE
 from bench.stress.faulty import DIES, HANGS, RAISES
-from service.machine import available_cpus
+from service.costs.cpus import available_cpus
 
 FAULTY = Server("lengthwise, with faults", None, workers=1, module="bench.stress.faulty")
 BODIES, MARKED, CONNECTIONS = 100, 50, 16  # one request in a hundred is marked

@@ -17,7 +17,7 @@ from bench.load.generator import Outcome, ask, run_closed
 from bench.load.servers import OURS, find_family, start
 from bench.load.watch import Watch
 from bench.load.workloads import JSON, NPZ, draw_sequences
-from service.machine import available_cpus
+from service.costs.cpus import available_cpus
 from service.session import open_session
 from service.settings import SHIPPED_MODEL
 

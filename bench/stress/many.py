@@ -28,7 +28,7 @@ from bench.load.servers import OURS, Running, start
 from bench.load.workloads import MANY, MODELS, SLOW, TRAININGS, draw_lengths, draw_sequences
 from bench.speed import raw
 from bench.speed.start import resident_mb
-from service.machine import available_cpus
+from service.costs.cpus import available_cpus
 from service.session import EncoderSession
 
 KEY = "the-key-of-this-bench"

@@ -24,7 +24,7 @@ from bench.load.watch import Watch
 from bench.load.workloads import JSON, SLOW, Embeddings, draw_sequences, post
 from bench.speed import raw
 from bench.speed.measure import TOLERANCE
-from service.machine import available_cpus
+from service.costs.cpus import available_cpus
 
 STEPS, BODIES = 200, 64
 DEADLINE_MS, QUEUE_SECONDS = 2000, 1.0

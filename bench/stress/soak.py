@@ -15,7 +15,7 @@ import numpy as np
 from bench.load.generator import run_number
 from bench.load.servers import OURS, start
 from bench.load.workloads import JSON, draw_lengths, draw_sequences
-from service.machine import available_cpus
+from service.costs.cpus import available_cpus
 from service.session import open_session
 from service.settings import SHIPPED_MODEL
 

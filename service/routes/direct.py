@@ -14,8 +14,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope
 
+from service.batching.engine import Engine
 from service.codecs import large
-from service.engine import Engine
 from service.errors import BodyTooLarge, BodyTooSlow, InvalidField, Stuck
 from service.keys import KeyRing
 from service.meter import StepMeter

@@ -10,10 +10,10 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from service import errors
+from service.batching.engine import Encoded
 from service.codecs import large
 from service.codecs.compression import decompress, require_encoding
 from service.codecs.exchange import Content, Decode, Question, Reply
-from service.engine import Encoded
 from service.models import Choice, ServedModel
 from service.routes.direct import Service, exchange_of, read_body, read_timeout, service_of
 from service.sequences import Limits

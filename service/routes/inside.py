@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service import __version__, metrics
-from service.jobs import Why
+from service.batching.jobs import Why
 from service.models import ServedModel
 from service.routes import problems
 from service.routes.direct import DirectRoute, Service, service_of

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service import __version__, errors
-from service.measure import Arrangement
+from service.costs.measure import Arrangement
 from service.models import ServedModel
 from service.routes import problems
 from service.routes.direct import DirectRoute, service_of

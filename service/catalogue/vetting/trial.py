@@ -15,8 +15,8 @@ from typing import BinaryIO
 from service.catalogue.vetting.findings import FINDINGS, READY, UNFORESEEN, Bounds, Finding, Proven, Unfit
 from service.catalogue.vetting.structure import check_structure
 from service.codecs.texts import describe_input
+from service.costs.memory import trim_heap
 from service.errors import ArtifactError, StartupError
-from service.machine import trim_heap
 from service.session import EncoderSession
 
 if sys.platform == "linux":

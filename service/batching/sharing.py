@@ -9,7 +9,7 @@ from math import inf
 from operator import attrgetter
 from typing import Protocol
 
-from service.jobs import Run
+from service.batching.jobs import Run
 
 _GIVEN = attrgetter("given")
 

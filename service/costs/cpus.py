@@ -1,4 +1,4 @@
-"""What of this machine the process may use: CPUs by affinity and by quota, and the kind of CPU."""
+"""The CPUs this process may use: how many, by affinity and by quota, of what kind, and how the kernel shares them."""
 
 import ctypes
 import os
@@ -29,6 +29,11 @@ def available_cpus(cgroups: Path = CGROUPS, proc: Path = PROC) -> int:
     return allowed if quota is None else max(1, min(allowed, int(quota)))
 
 
+def share_cpus(processes: int) -> int:
+    """Count the CPUs for one of so many processes: all that may be kept busy, or its share of them, at least 1."""
+    return max(1, available_cpus() // processes)
+
+
 def read_cpu_quota(cgroups: Path = CGROUPS, proc: Path = PROC) -> float | None:
     """Return the CPUs' worth of time the process's control group and those above it get, None where it is unbounded."""
     quotas: list[float] = []
@@ -55,12 +60,6 @@ def name_cpu(proc: Path = PROC) -> str:
         if name.strip() == "model name":
             return value.strip()
     return platform.machine()
-
-
-def resident_bytes(proc: Path = PROC) -> int:
-    """Return the memory of this process that is in use, 0 where the kernel does not say."""
-    fields = _read(proc / "self" / "statm").split()
-    return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") if len(fields) > 1 else 0
 
 
 class _SchedulingAttributes(ctypes.Structure):
@@ -101,12 +100,6 @@ def choose_slice(*, is_long: bool) -> None:
     wanted.size = ctypes.sizeof(wanted)
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).syscall(number, 0, ctypes.byref(wanted), 0)
-
-
-def trim_heap() -> None:
-    """Have the C library give back what it keeps of freed memory, where it is one that can (glibc)."""
-    with suppress(OSError, AttributeError, TypeError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _read_quota(folder: Path) -> list[float]:

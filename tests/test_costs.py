@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service import calibrate, machine, measure
-from service.calibrate import Calibrator, main
-from service.cost import HANDOFF_SECONDS, MAX_FACTOR, CostModel, choose_sizes
+from service.costs import calibrate, cpus, measure
+from service.costs.calibrate import Calibrator, main
+from service.costs.model import HANDOFF_SECONDS, MAX_FACTOR, CostModel, choose_sizes
 from service.session import EncoderSession, open_session
 from service.settings import Settings
 
@@ -238,7 +238,7 @@ def test_runs_are_timed_beside_each_other(artifact: Path) -> None:
 
 
 def test_calibrate_prints_a_table(artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """`python -m service.calibrate` prints milliseconds by rows and steps; a file it cannot open ends in a sentence."""
+    """`service.costs.calibrate` prints milliseconds by rows and steps; a file it cannot open ends in a sentence."""
     flags = ["--cache-dir", str(tmp_path), "--max-batch-sequences", "2"]
     main(["--model", str(artifact), *flags])
     lines = capsys.readouterr().out.splitlines()
@@ -278,30 +278,30 @@ def test_the_quota_of_the_control_group_is_read(
         path = tmp_path / "cgroup" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content, encoding="utf-8")
-    found = machine.read_cpu_quota(tmp_path / "cgroup", tmp_path / "proc")
+    found = cpus.read_cpu_quota(tmp_path / "cgroup", tmp_path / "proc")
     assert found == quota
     allowed = len(os.sched_getaffinity(0))
     expected = allowed if quota is None else max(1, min(allowed, int(quota)))
-    assert machine.available_cpus(tmp_path / "cgroup", tmp_path / "proc") == expected
+    assert cpus.available_cpus(tmp_path / "cgroup", tmp_path / "proc") == expected
 
 
 def test_the_cpu_is_named(tmp_path: Path) -> None:
     """By its model where the kernel tells it, else by its architecture."""
-    assert machine.name_cpu(tmp_path)
+    assert cpus.name_cpu(tmp_path)
     (tmp_path / "cpuinfo").write_text("processor : 0\nmodel name\t: Made CPU\n", encoding="utf-8")
-    assert machine.name_cpu(tmp_path) == "Made CPU"
+    assert cpus.name_cpu(tmp_path) == "Made CPU"
 
 
 def read_scheduling() -> tuple[int, int, int]:
     """Return the calling thread's policy, nice value and slice in nanoseconds."""
-    attributes = machine._SchedulingAttributes()
-    call = machine.SCHED_SETATTR[platform.machine()] + 1  # sched_getattr follows it
+    attributes = cpus._SchedulingAttributes()
+    call = cpus.SCHED_SETATTR[platform.machine()] + 1  # sched_getattr follows it
     assert ctypes.CDLL(None).syscall(call, 0, ctypes.byref(attributes), ctypes.sizeof(attributes), 0) == 0
     return attributes.policy, attributes.nice, attributes.runtime
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks Linux")
-@pytest.mark.skipif(platform.machine() not in machine.SCHED_SETATTR, reason="does not know how to ask this kernel")
+@pytest.mark.skipif(platform.machine() not in cpus.SCHED_SETATTR, reason="does not know how to ask this kernel")
 def test_a_thread_has_long_slices_while_it_wants_them_and_its_old_share() -> None:
     """Of its own: neither the thread that started it nor its nice value changes."""
     found: list[tuple[int, int, int]] = []
@@ -310,7 +310,7 @@ def test_a_thread_has_long_slices_while_it_wants_them_and_its_old_share() -> Non
         os.nice(3)
         found.append(read_scheduling())
         for is_long in (True, False):
-            machine.choose_slice(is_long=is_long)
+            cpus.choose_slice(is_long=is_long)
             found.append(read_scheduling())
 
     before = read_scheduling()
@@ -331,7 +331,7 @@ def test_measuring_leaves_the_heap_trimmed(artifact: Path, monkeypatch: pytest.M
     calibrator = open_calibrator(artifact)
     done = []
     monkeypatch.setattr(calibrator.session, "release_memory", lambda: done.append("arena"))
-    monkeypatch.setattr("service.calibrate.trim_heap", lambda: done.append("heap"))
+    monkeypatch.setattr("service.costs.calibrate.trim_heap", lambda: done.append("heap"))
     calibrator.measure((1, 8))
     assert done == ["arena", "heap"]
 

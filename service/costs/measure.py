@@ -9,7 +9,7 @@ from typing import TypeAlias
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.cost import Shape
+from service.costs.model import Shape
 from service.sequences import Batch, Steps
 from service.session import EncoderSession
 

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.cost import CostModel
+from service.batching.jobs import Job, Run
+from service.batching.lanes import WINDOW
+from service.batching.queue import BULK_SHARE, PATIENCE_SECONDS, Scheduler
+from service.batching.sharing import LITTLE_SECONDS, Slots
+from service.costs.model import CostModel
 from service.errors import DeadlineUnreachable, QueueFull
-from service.jobs import Job, Run
-from service.lanes import WINDOW
-from service.scheduler import BULK_SHARE, PATIENCE_SECONDS, Scheduler
-from service.slots import LITTLE_SECONDS, Slots
 
 JOBS = st.lists(st.lists(st.integers(0, 30), min_size=1, max_size=12), min_size=1, max_size=6)
 
@@ -398,8 +398,8 @@ def test_small_jobs_without_end_do_not_starve_bulk(bulks: list[int], runners: in
     """All bulk is done in the time that its share of the runners takes, after its patience; others have the rest."""
     patience, small_seconds, bulk_seconds = 0.2, 0.0021, 0.0111
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("service.scheduler.PATIENCE_SECONDS", patience / 4)
-        patch.setattr("service.scheduler.BULK_PATIENCE_SECONDS", patience)
+        patch.setattr("service.batching.queue.PATIENCE_SECONDS", patience / 4)
+        patch.setattr("service.batching.queue.BULK_PATIENCE_SECONDS", patience)
         scheduler = make_scheduler(rows=1, steps=10**5, queue=10**7, runners=runners)
         work = 0.0
         for count in bulks:

@@ -14,16 +14,16 @@ from typing import Protocol, TypeAlias
 
 import numpy as np
 
-from service.cost import CostModel, Shape
+from service.batching.batches import NOT_FINITE, Outcome, Row, Work, join_rows, run_rows, split_request
+from service.batching.jobs import Job, Run, Where
+from service.batching.queue import Scheduler
+from service.batching.runners import Runners
+from service.batching.sharing import LITTLE_SECONDS, Slots
+from service.costs.cpus import choose_slice
+from service.costs.model import CostModel, Shape
 from service.errors import DeadlinePassed, LengthwiseError, RunFailed, RunLost, Stuck
-from service.jobs import Job, Run, Where
-from service.machine import choose_slice
-from service.rows import NOT_FINITE, Outcome, Row, Work, join_rows, run_rows, split_request
-from service.runners import Runners
-from service.scheduler import Scheduler
 from service.sequences import Answer, Embeddings, Output, Sequences
 from service.session import EncoderSession
-from service.slots import LITTLE_SECONDS, Slots
 
 logger = logging.getLogger("lengthwise")
 

@@ -15,10 +15,6 @@ Why: TypeAlias = Literal["shared", "all", "rows", "budget", "cost"]
 Where: TypeAlias = Literal["body", "queue", "run"]
 
 
-# What became of an artifact.
-Change: TypeAlias = Literal["loaded", "refused", "unloaded"]
-
-
 @dataclass(slots=True, eq=False)
 class Job:
     """One request's sequences on their way through the queue.

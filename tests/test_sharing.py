@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.jobs import Job, Run
-from service.scheduler import Scheduler
-from service.slots import Slots
-from tests.test_scheduler import make_costs
+from service.batching.jobs import Job, Run
+from service.batching.queue import Scheduler
+from service.batching.sharing import Slots
+from tests.test_queue import make_costs
 
 
 def make_schedulers(slots: Slots, row_steps: list[float]) -> list[Scheduler]:

@@ -7,11 +7,11 @@ holds the most urgent sequence runs first. Large jobs have a lane of their own, 
 
 from math import ceil, inf, log
 
-from service.cost import HANDOFF_SECONDS, CostModel
+from service.batching.jobs import Job, Run, Why
+from service.batching.lanes import Cut, Lane
+from service.batching.sharing import LITTLE_SECONDS, Slots
+from service.costs.model import HANDOFF_SECONDS, CostModel
 from service.errors import DeadlineUnreachable, QueueFull
-from service.jobs import Job, Run, Why
-from service.lanes import Cut, Lane
-from service.slots import LITTLE_SECONDS, Slots
 
 # A job without a deadline is as urgent as one that must be done this long after its arrival. So none waits for ever:
 # nothing that arrives later than that goes before it.

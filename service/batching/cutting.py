@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from math import inf
 
-from service.cost import CostModel
+from service.costs.model import CostModel
 
 
 def cut_sorted(

@@ -4,9 +4,9 @@ from heapq import heappop, heappush, heapreplace
 from operator import attrgetter
 from typing import NamedTuple
 
-from service.cost import CostModel
-from service.cutting import cut_sorted
-from service.jobs import Entry, Job
+from service.batching.cutting import cut_sorted
+from service.batching.jobs import Entry, Job
+from service.costs.model import CostModel
 
 # Sequences cut at a time, the most urgent: with so many there are mates of nearly equal length for each.
 WINDOW = 512

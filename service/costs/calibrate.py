@@ -1,4 +1,4 @@
-"""Measures what runs cost here, and how many should run at once. `python -m service.calibrate` prints the table.
+"""Measures what runs cost here, and how many should run at once. `python -m service.costs.calibrate` prints the table.
 
 What was measured is kept in a file, so that the next start with the same encoder on the same machine measures nothing.
 The file only saves time: one that cannot be read or used is measured anew, and one that cannot be written is not.
@@ -17,10 +17,11 @@ import onnxruntime
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import CliApp
 
-from service.cost import CostModel, Shape
+from service.costs.cpus import name_cpu, share_cpus
+from service.costs.measure import Arrangement, OpenSession, arrange, measure_run
+from service.costs.memory import trim_heap
+from service.costs.model import CostModel, Shape
 from service.errors import StartupError
-from service.machine import name_cpu, trim_heap
-from service.measure import Arrangement, OpenSession, arrange, measure_run
 from service.session import EncoderSession, open_session
 from service.settings import Settings
 
@@ -69,7 +70,7 @@ class Calibrator:
             akin: of an encoder whose runs cost the same, to go by where this one's own is not there.
         """
         self.session = session
-        self.cpus = settings.cpus
+        self.cpus = share_cpus(settings.processes)
         self._file = _place(settings, session)
         own = _read(self._file)
         found = own or akin
@@ -147,7 +148,7 @@ def _place(settings: Settings, session: EncoderSession) -> Path | None:
         onnxruntime.__version__,
         session.provider,
         name_cpu(),
-        settings.cpus,
+        share_cpus(settings.processes),
         settings.runners,
         settings.threads,
         settings.max_batch_sequences,
