@@ -7,6 +7,7 @@ what is cheap to check; at any doubt the exact one walks the document, and names
 import base64
 import dataclasses
 from collections.abc import Sequence
+from io import BytesIO
 from typing import Annotated, Any, Literal, TypeAlias
 
 import numpy as np
@@ -170,8 +171,10 @@ def _write_rows(rows: npt.NDArray[np.float32] | Sequence[npt.NDArray[np.float32]
 def _write_pieces(rows: npt.NDArray[np.float32] | list[npt.NDArray[np.float32]], numbers: int) -> bytes:
     """Write rows of so many numbers in all, giving way to others after every few."""
     count = 1 + large.PIECE_NUMBERS * len(rows) // numbers
-    pieces = []
+    written = BytesIO()  # of pieces that are kept apart until the last one is there, the heap would keep the room
     for start in range(0, len(rows), count):
-        pieces.append(orjson.dumps(rows[start : start + count], option=orjson.OPT_SERIALIZE_NUMPY)[1:-1])
+        written.write(b"," if start else b"[")
+        written.write(orjson.dumps(rows[start : start + count], option=orjson.OPT_SERIALIZE_NUMPY)[1:-1])
         large.give_way()
-    return b"[" + b",".join(pieces) + b"]"
+    written.write(b"]")
+    return written.getvalue()
