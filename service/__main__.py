@@ -12,6 +12,7 @@ from functools import partial
 from importlib import import_module
 from logging.config import dictConfig
 from types import FrameType
+from typing import cast
 
 import uvicorn
 from fastapi import FastAPI
@@ -20,6 +21,7 @@ from pydantic_settings import CliApp
 
 from service import logs
 from service.app import create_app
+from service.crowd import SPARE, allow_files
 from service.errors import StartupError
 from service.processes import supervise
 from service.seat import Seat
@@ -28,6 +30,7 @@ from service.transport import GatheringProtocol
 
 # How long a thread that needs the interpreter waits for one that has it; the default, 5 ms, is many runs long.
 SWITCH_SECONDS = 0.00005
+FILES = 100  # that a process has open beside its connections, at most
 
 PROGRAMS = {"examine": "service.catalogue.vetting.__main__"}  # beside the service: `python -m service NAME ...`
 
@@ -54,7 +57,8 @@ class DrainingServer(uvicorn.Server):
 
     async def _adopt(self, connection: socket.socket) -> None:
         """Serve a connection that was accepted elsewhere."""
-        make = partial(GatheringProtocol, self.config, self.server_state, self.lifespan.state)
+        protocol = cast("type[GatheringProtocol]", self.config.http_protocol_class)
+        make = partial(protocol, self.config, self.server_state, self.lifespan.state)
         with suppress(OSError):  # it hung up, or speaks no TLS
             await asyncio.get_running_loop().connect_accepted_socket(
                 partial(make, on_lost=self._changed.set), connection, ssl=self.config.ssl
@@ -82,6 +86,13 @@ def main(arguments: list[str] | None = None) -> None:
         for variable in unknown_variables():
             logging.getLogger("lengthwise").warning("%s is set, and there is no such setting", variable)
         sys.setswitchinterval(SWITCH_SECONDS)
+        wanted = settings.connections + SPARE + FILES
+        if (allowed := allow_files(wanted)) < wanted:
+            logging.getLogger("lengthwise").warning(
+                "The system lets a process open %d files (ulimit -n), too few for LENGTHWISE_MAX_CONNECTIONS=%d",
+                allowed,
+                settings.max_connections,
+            )
         if settings.processes > 1:
             gc.collect()
             gc.freeze()  # what is there stays shared
@@ -109,16 +120,16 @@ def serve(settings: Settings, seat: Seat | None = None) -> None:
         app = create_app(settings, seat)
     except StartupError as error:
         sys.exit(f"lengthwise: {error}")
+    service = app.state.service
     config = uvicorn.Config(
         app,
-        http=GatheringProtocol,
+        http=partial(GatheringProtocol, crowd=service.crowd, unread=service.unread),  # type: ignore[arg-type]
         host=settings.host,
         port=settings.port,
         log_config=None,  # it is configured
         access_log=False,
         ssl_certfile=settings.ssl_certfile,
         ssl_keyfile=settings.ssl_keyfile,
-        limit_concurrency=-(-settings.max_connections // settings.processes) + 1,  # uvicorn refuses what reaches it
         timeout_keep_alive=settings.keep_alive_seconds,
         timeout_graceful_shutdown=settings.drain_seconds,
         server_header=False,

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from importlib import import_module
 from itertools import count
 from pathlib import Path
@@ -25,6 +26,7 @@ from starlette.types import Message, Receive, Scope, Send
 from service import __version__
 from service.batching.engine import IDLE_SECONDS, Engine, Observer
 from service.costs.memory import trim_heap
+from service.crowd import Crowd
 from service.errors import ArtifactError, LengthwiseError
 from service.loading import Loader
 from service.logs import RequestLog
@@ -48,6 +50,7 @@ from service.seat import Seat
 from service.session import find_artifact
 from service.settings import Settings, traces_are_wanted
 from service.telemetry import OTHER, Exchange, Telemetry
+from service.unread import Unread
 
 logger = logging.getLogger("lengthwise")
 
@@ -77,7 +80,18 @@ def create_app(settings: Settings, seat: Seat | None = None) -> FastAPI:
     if settings.models and not settings.models.is_dir():
         raise ArtifactError(str(settings.models), "it is no folder")
     repository.open_all(is_strict=settings.models is None)
-    service = Service(settings, models, repository, telemetry, keys, admin_keys, meter, seat)
+    service = Service(
+        settings,
+        models,
+        repository,
+        telemetry,
+        Unread(settings.unread_bytes, partial(telemetry.see_closed, "unread")),
+        Crowd(settings.connections, partial(telemetry.see_closed, "idle")),
+        keys,
+        admin_keys,
+        meter,
+        seat,
+    )
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -287,6 +301,7 @@ class EncoderApp(FastAPI):
 async def _answer(endpoint: Endpoint | None, request: Request) -> Response | None:
     """Call an endpoint for who may ask it; whatever it raises is an answer too. None is for FastAPI to answer."""
     try:
+        access.require_room(request)
         access.require_key(request)
         return await endpoint(request) if endpoint else None
     except LengthwiseError as error:

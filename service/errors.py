@@ -163,6 +163,17 @@ class RequestTooLong(TooLarge):
         )
 
 
+class AnswerTooLarge(TooLarge):
+    """The answer would have more bytes than all that may be unread."""
+
+    def __init__(self, size: int, limit: float) -> None:
+        self.limit, self.setting = limit, "LENGTHWISE_MAX_UNREAD_BYTES"
+        super().__init__(
+            f"The answer would have some {size} bytes: the limit is {limit:.0f}, set by {self.setting}. "
+            "Send fewer sequences, or ask for a smaller form: base64 in place of numbers, or a binary one."
+        )
+
+
 class UnknownModel(LengthwiseError):
     """The request names a model that is not loaded, or none where it must."""
 
@@ -237,6 +248,30 @@ class QueueFull(Unavailable):
         super().__init__(
             f"{round(waiting, 1)} {what} are waiting and the queue holds {limit} ({self.setting}): "
             f"try again in {self.retry_after_seconds} s."
+        )
+
+
+class AnswersUnread(Unavailable):
+    """Answers that are computed, or not read yet, leave no room for another large one."""
+
+    def __init__(self, held: int, limit: float, wait_seconds: float) -> None:
+        self.limit, self.setting = limit, "LENGTHWISE_MAX_UNREAD_BYTES"
+        self.retry_after_ms = max(1, ceil(1000 * wait_seconds))
+        super().__init__(
+            f"Answers of {held} bytes are under way or not read yet, and there is room for {limit:.0f} "
+            f"({self.setting}): try again in {self.retry_after_seconds} s."
+        )
+
+
+class TooManyConnections(Unavailable):
+    """More connections are open than may be, and none of them is idle."""
+
+    def __init__(self, limit: float) -> None:
+        self.limit, self.setting = limit, "LENGTHWISE_MAX_CONNECTIONS"
+        self.retry_after_ms = 1000
+        super().__init__(
+            f"{limit:.0f} connections are open and in use, which is as many as may be ({self.setting}): "
+            f"try again in {self.retry_after_seconds} s, or on one of them."
         )
 
 

@@ -28,6 +28,13 @@ class Gauges(NamedTuple):
     build: Mapping[str, str]
 
 
+class Holdings(NamedTuple):
+    """What is looked up of the process."""
+
+    connections: int
+    unread_bytes: int
+
+
 class Snapshot(Collector):
     """All metrics at one moment."""
 
@@ -35,6 +42,7 @@ class Snapshot(Collector):
         self,
         telemetry: Telemetry,
         gauges: Iterable[tuple[str, Gauges]],
+        holdings: Holdings,
         seconds_since_progress: float,
         *,
         is_asked: bool = True,
@@ -44,11 +52,13 @@ class Snapshot(Collector):
         Args:
             telemetry: what was counted.
             gauges: what was looked up, by model.
+            holdings: what was looked up of the process.
             seconds_since_progress: since a run began or ended.
             is_asked: whether the request for it is one of those under way.
         """
         self._telemetry = telemetry
         self._gauges = list(gauges)
+        self._holdings = holdings
         self._seconds_since_progress = seconds_since_progress
         self._own_requests = int(is_asked)
 
@@ -133,6 +143,20 @@ class Snapshot(Collector):
         yield _distribute("event_loop_lag_seconds", "How late the event loop was for a timer.", [((), seen.loop_lag)])
         yield _show(
             "inflight_requests", "Requests under way, this one left out.", [((), seen.inflight - self._own_requests)]
+        )
+        closed = CounterMetricFamily(
+            "lengthwise_closed_connections",
+            "Connections closed to make room: idle ones where there were too many, and those of the slowest readers.",
+            labels=["why"],
+        )
+        for why, count in seen.closed.items():
+            closed.add_metric([why], count)
+        yield closed
+        yield _show("connections", "Open connections.", [((), self._holdings.connections)])
+        yield _show(
+            "unread_bytes",
+            "Bytes of large answers that are under way, and of any that wait for their readers.",
+            [((), self._holdings.unread_bytes)],
         )
         yield _show(
             "runner_last_progress_seconds",

@@ -14,6 +14,7 @@ from service.sequences import Limits
 
 Form: TypeAlias = Literal["auto", "json", "human"]  # of log lines
 
+UNREAD_BYTES = 256 * 2**20  # of a process
 SHIPPED_MODEL = Path("artifacts/japanese-vowels.onnx")
 
 
@@ -93,6 +94,12 @@ class Settings(BaseSettings):
     max_queue_seconds: float = Field(
         10.0, gt=0, description="Predicted seconds of work that may go before a request; beyond them it gets 503."
     )
+    max_unread_bytes: int = Field(
+        0,
+        ge=0,
+        description="Bytes of answers that are not read yet, shared out among the processes: beyond them the slowest "
+        "readers are cut off, and requests for large answers get 503. 0 is 256 MiB for each process.",
+    )
     overload_status: Literal[503, 429] = Field(503, description="What requests get that the queue has no room for.")
     request_timeout_ms: int = Field(
         0, ge=0, description="What a request allows that has no `X-Request-Timeout-Ms`; 0 is any time."
@@ -120,7 +127,12 @@ class Settings(BaseSettings):
         None, description="The certificate, and those up to its root, to speak TLS with; PEM."
     )
     ssl_keyfile: Path | None = Field(None, description="The key of that certificate, unless it is in the same file.")
-    max_connections: int = Field(1000, ge=1, description="Connections at a time; requests on more of them get 503.")
+    max_connections: int = Field(
+        1000,
+        ge=1,
+        description="Connections at a time. For one more, the one that has been idle longest is closed; if all are "
+        "busy, requests on it get 503, except those for health and metrics.",
+    )
     body_timeout_seconds: int = Field(
         60, ge=1, description="How long a request body may take to arrive; a stream of lines may take any time."
     )
@@ -179,6 +191,16 @@ class Settings(BaseSettings):
     def has_keys(self) -> bool:
         """Whether requests need a key."""
         return self.api_keys is not None or self.api_keys_file is not None
+
+    @property
+    def connections(self) -> int:
+        """Connections that this process may have."""
+        return -(-self.max_connections // self.processes)
+
+    @property
+    def unread_bytes(self) -> int:
+        """Bytes of unread answers that this process may have."""
+        return -(-self.max_unread_bytes // self.processes) or UNREAD_BYTES
 
     @property
     def cuda(self) -> CudaOptions:

@@ -39,6 +39,9 @@ FIRST_ERROR = 400  # of the statuses
 OTHER = "other"  # the route of paths that are not in the document: there is no end of them
 
 
+Closed: TypeAlias = Literal["idle", "unread"]  # why a connection made room for others
+
+
 class Stages(NamedTuple):
     """What was encoded for a request, and the seconds each stage took.
 
@@ -208,6 +211,7 @@ class Telemetry:
         inflight: those under way.
         loop_lag: seconds that the event loop was late for a timer.
         batches: the last ones, oldest first.
+        closed: connections that were closed to make room: `idle` ones, and those with too much `unread`.
         witnesses: are shown the requests that ended.
     """
 
@@ -224,6 +228,7 @@ class Telemetry:
         self.models: dict[str, Counts] = {"": Counts(self._problems)}
         self.requests: Counter[tuple[str, str, int]] = Counter()
         self.inflight = 0
+        self.closed: dict[Closed, int] = {"idle": 0, "unread": 0}
         self.loop_lag = Histogram(SECONDS)
         self.batches: deque[Ran] = deque(maxlen=KEPT_BATCHES)
 
@@ -269,6 +274,10 @@ class Telemetry:
     def see_cancelled(self, model: str, where: Where) -> None:
         """Count a request that nobody waits for any more."""
         self.of(model).cancelled[where] += 1
+
+    def see_closed(self, why: Closed) -> None:
+        """Count a connection that was closed to make room."""
+        self.closed[why] += 1
 
     def see_change(self, model: str, change: Change) -> None:
         """Count an artifact that came, went, or was refused."""

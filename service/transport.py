@@ -2,10 +2,14 @@
 
 import asyncio
 from collections.abc import Callable
+from math import inf
 from typing import Any, ClassVar
 
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from service.crowd import CROWDED, Crowd
+from service.unread import COUNTED_BYTES, READER, Reader, Unread
 
 
 class GatheringTransport:
@@ -67,9 +71,27 @@ class GatheringProtocol(HttpToolsProtocol):
     head_bytes: ClassVar[int] = 2**16
     look_seconds: ClassVar[float] = 10.0
 
-    def __init__(self, *arguments: Any, on_lost: Callable[[], None] | None = None, **options: Any) -> None:
-        """Begin without a connection; `on_lost` is called once it is over."""
+    def __init__(
+        self,
+        *arguments: Any,
+        crowd: Crowd | None = None,
+        unread: Unread | None = None,
+        on_lost: Callable[[], None] | None = None,
+        **options: Any,
+    ) -> None:
+        """Begin without a connection.
+
+        Args:
+            arguments: what uvicorn's protocol takes.
+            crowd: the connections of this process.
+            unread: what their readers have not taken.
+            on_lost: is called once the connection is over.
+            options: what uvicorn's protocol takes.
+        """
         super().__init__(*arguments, **options)
+        self._crowd = Crowd() if crowd is None else crowd
+        self._unread = Unread(inf) if unread is None else unread
+        self._is_extra = False
         self._on_lost = on_lost
         self._answer = self.app
         self.app = self._serve
@@ -82,31 +104,71 @@ class GatheringProtocol(HttpToolsProtocol):
         self._moved, self._moved_at = -1, 0.0
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request until its client hangs up."""
+        """Answer a request until its client hangs up; it waits until the answer before it was read."""
         self._serving = asyncio.current_task(self.loop)
+        scope[READER] = self._reader
+        if self._is_extra and self._crowd.is_over:
+            scope[CROWDED] = self._crowd.limit
         try:
+            if self.flow.write_paused:
+                await self.flow.drain()
             await self._answer(scope, receive, send)
         except asyncio.CancelledError:
             if not self._is_lost:
                 raise
         finally:
             self._serving = None
+            self._reader.owe(0)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin a connection."""
         self._gathering = GatheringTransport(transport)
+        transport.set_write_buffer_limits(COUNTED_BYTES)  # of TLS it would be eight times as much
+        self._reader = Reader(self._unread, self._gathering)
         super().connection_made(self._gathering)  # type: ignore[arg-type]
+        self._is_extra = self._crowd.enter(self)
         self._watch = self.loop.call_later(self.look_seconds, self._look)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End a connection, and the request that is under way on it."""
         self._watch.cancel()
         super().connection_lost(exc)
+        self._crowd.leave(self)
+        self._reader.leave()
         self._is_lost = True
         if self._serving:
             self._serving.cancel()
         if self._on_lost:
             self._on_lost()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a request is under way."""
+        return self.cycle is not None and not self.cycle.response_complete
+
+    @property
+    def is_unread(self) -> bool:
+        """Whether something that was answered waits to be read."""
+        return self.transport.get_write_buffer_size() > 0
+
+    def hang_up(self) -> None:
+        """Close the connection at once, whatever waits."""
+        self.transport.abort()
+
+    def pause_writing(self) -> None:
+        """Take note that the buffer is full."""
+        super().pause_writing()
+        self._reader.stall()
+
+    def resume_writing(self) -> None:
+        """Take note that the buffer has room again."""
+        super().resume_writing()
+        self._reader.resume()
+
+    def on_response_complete(self) -> None:
+        """End a request."""
+        super().on_response_complete()
+        self._crowd.rest(self)
 
     def on_message_begin(self) -> None:
         """Begin a request."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from socket import socket
 
@@ -26,7 +26,7 @@ class _Server(uvicorn.Server):
 
 @contextmanager
 def listen(
-    app: ASGIApp, http: type[asyncio.Protocol] = GatheringProtocol, keep_alive_seconds: int = 5
+    app: ASGIApp, http: Callable[..., asyncio.Protocol] = GatheringProtocol, keep_alive_seconds: int = 5
 ) -> Iterator[str]:
     """Serve an app on a free port, by the service's own protocol or another.
 
@@ -35,7 +35,7 @@ def listen(
     """
     config = uvicorn.Config(
         app,
-        http=http,
+        http=http,  # type: ignore[arg-type]
         port=0,
         log_level="error",
         timeout_keep_alive=keep_alive_seconds,

@@ -47,6 +47,9 @@ MODEL_METRICS: dict[str, tuple[str, set[str]]] = {
 METRICS = {name: (kind, {"model", *labels}) for name, (kind, labels) in MODEL_METRICS.items()} | {
     "lengthwise_event_loop_lag_seconds": ("histogram", set()),
     "lengthwise_inflight_requests": ("gauge", set()),
+    "lengthwise_connections": ("gauge", set()),
+    "lengthwise_closed_connections": ("counter", {"why"}),
+    "lengthwise_unread_bytes": ("gauge", set()),
     "lengthwise_runner_last_progress_seconds": ("gauge", set()),
 }
 

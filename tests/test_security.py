@@ -271,18 +271,6 @@ def test_a_head_that_does_not_end_is_cut_off(artifact: Path) -> None:
     assert answer.startswith(b"HTTP/1.1 400 ")
 
 
-def test_connections_over_the_limit_get_503(artifact: Path) -> None:
-    """A request on one more than may be open is told so, and its connection closed; the others are served as before."""
-    with (
-        start_service("--model", str(artifact), "--max-connections", "2") as (_, url),
-        httpx.Client(base_url=url) as first,
-        httpx.Client(base_url=url) as second,
-        httpx.Client(base_url=url) as third,
-    ):
-        statuses = [client.get("/health/live").status_code for client in (first, second, third, first)]
-    assert statuses == [200, 200, 503, 200]
-
-
 @pytest.fixture
 def certificate(tmp_path: Path) -> tuple[Path, Path]:
     """A certificate for localhost that nobody signed, and its key."""

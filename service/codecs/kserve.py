@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from service.codecs import exact_json, tensors
-from service.codecs.exchange import Content, Question, Reply
+from service.codecs.exchange import NUMBER_BYTES, RAW_BYTES, Content, Question, Reply
 from service.codecs.tensors import HEADER_LENGTH, Tensor
 from service.codecs.v2_schemas import InferHeader, TensorMetadata
 from service.errors import FeatureMismatch, InvalidField, InvalidLengths, NonFiniteValue, NotOffered, RequestTooLong
@@ -109,7 +109,14 @@ def decode(body: bytes, header_length: int | None, signature: Signature) -> Ques
         return Content(written, "application/octet-stream", {HEADER_LENGTH: str(length)})
 
     timeout = header.parameters.timeout
-    return Question(sequences, write, outputs, timeout_seconds=timeout / 1e6 if timeout else None)
+    return Question(
+        sequences,
+        write,
+        outputs,
+        timeout_seconds=timeout / 1e6 if timeout else None,
+        number_bytes=RAW_BYTES if all(is_raw for _, is_raw in wanted) else NUMBER_BYTES["float"],
+        padded_steps=None if is_ragged else rows * time,
+    )
 
 
 def _name_inputs(found: list[Tensor], spec: InputSpec) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.codecs import exact_json
-from service.codecs.exchange import Choose, Content, Question, Reply
+from service.codecs.exchange import NUMBER_BYTES, Choose, Content, Question, Reply
 from service.codecs.options import validate
 from service.codecs.plain_json import count_lists, decode_plain
 from service.errors import InvalidField, RequestTooLong
@@ -100,7 +100,8 @@ def decode(body: bytes, choose: Choose, max_steps: int) -> Question:
     def write(reply: Reply) -> Content:
         return Content(_encode(reply, options.encoding_format), "application/json")
 
-    return Question(exact_json.drop_padding(sequences), write, dim=options.dimensions)
+    number_bytes = NUMBER_BYTES[options.encoding_format]
+    return Question(exact_json.drop_padding(sequences), write, dim=options.dimensions, number_bytes=number_bytes)
 
 
 def _read_input(fields: dict[str, Any], spec: InputSpec, max_steps: int) -> Sequences:

@@ -9,11 +9,13 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.types import ASGIApp
 
-from service.errors import InvalidKey
+from service.crowd import CROWDED
+from service.errors import InvalidKey, TooManyConnections
 from service.keys import KeyRing
 from service.routes import encoding, problems
 from service.routes.direct import Service, exchange_of, service_of
 from service.settings import Settings
+from service.telemetry import PROBES
 
 # Orchestrators have no keys. The document and its page say what anyone can read in the source.
 OPEN_PATHS = frozenset(
@@ -54,6 +56,16 @@ def read_keys(settings: Settings) -> tuple[KeyRing | None, KeyRing | None]:
     keys = KeyRing(given, settings.api_keys_file) if settings.has_keys else None
     admins = settings.admin_key.get_secret_value() if settings.admin_key else ""
     return keys, KeyRing(admins, setting="LENGTHWISE_ADMIN_KEY") if admins else None
+
+
+def require_room(request: Request) -> None:
+    """See that a request came on a connection within the limit, or asks for health or metrics.
+
+    Raises:
+        TooManyConnections: it did not, and asks for something else.
+    """
+    if (limit := request.scope.get(CROWDED)) and exchange_of(request).route not in PROBES:
+        raise TooManyConnections(limit)
 
 
 def require_key(request: Request) -> None:

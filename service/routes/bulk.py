@@ -24,6 +24,7 @@ from service.errors import LengthwiseError
 from service.routes import problems
 from service.routes.direct import choose_model, exchange_of, service_of
 from service.sequences import Steps, join
+from service.unread import READER, Reader
 
 # A window ends at whichever comes first, and where no more has arrived yet. Small ones answer early, and share their
 # batches; eight of them hold several batches of any length.
@@ -76,6 +77,7 @@ class LineStream(Response):
         del self.headers["content-length"]
         settings = self._service.settings
         self._exchange = exchange_of(request)
+        self._reader: Reader | None = request.scope.get(READER)
         self._options = options
         self._limits = settings.limits
         self._line_bytes = settings.max_body_bytes
@@ -213,7 +215,10 @@ class LineStream(Response):
                 written.append(ndjson.write_problem(problem, line.row))
             else:
                 written.append(ndjson.write_embedding(line.row, row, self._options.encoding_format))
-        return b"".join(written)
+        body = b"".join(written)
+        if self._reader:
+            self._reader.owe_more(len(body))
+        return body
 
     async def _run(self, sequences: list[Steps]) -> list[Row]:
         """Encode sequences; a full queue is waited for, and where the model fails on one the others have their own."""
@@ -243,6 +248,8 @@ class LineStream(Response):
             body = await window.body
             self._sending_since = time.perf_counter()
             await self._send(send, body)
+            if self._reader:
+                self._reader.owe_more(-len(body))
             self._sending_since = inf
             self._answered = window.last
             self._room.release()

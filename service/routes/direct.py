@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope
 
 from service.batching.engine import Engine
 from service.codecs import large
+from service.crowd import Crowd
 from service.errors import BodyTooLarge, BodyTooSlow, InvalidField, Stuck
 from service.keys import KeyRing
 from service.meter import StepMeter
@@ -24,6 +25,7 @@ from service.repository import Repository
 from service.seat import Seat
 from service.settings import Settings
 from service.telemetry import Exchange, Telemetry
+from service.unread import Unread
 
 if TYPE_CHECKING:  # it needs the extra `otel`
     from service.tracing import Tracing
@@ -43,6 +45,8 @@ class Service:
         models: the encoders that are served.
         repository: where they come from.
         telemetry: what is counted.
+        unread: the answers that their readers have not taken.
+        crowd: the connections.
         tracing: makes spans, while the app's lifespan lasts, where that was asked for.
         engine: there while the app's lifespan lasts, and its threads with it.
         keys: that let a request in; None where all are let in.
@@ -56,6 +60,8 @@ class Service:
     models: Models
     repository: Repository
     telemetry: Telemetry
+    unread: Unread
+    crowd: Crowd
     keys: KeyRing | None = None
     admin_keys: KeyRing | None = None
     meter: StepMeter | None = None

@@ -3,7 +3,8 @@
 import asyncio
 import time
 from functools import partial
-from typing import Any
+from math import prod
+from typing import Any, cast
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -17,7 +18,9 @@ from service.codecs.exchange import Content, Decode, Question, Reply
 from service.models import Choice, ServedModel
 from service.routes.direct import Service, exchange_of, read_body, read_timeout, service_of
 from service.sequences import Limits
+from service.session import EncoderSession
 from service.telemetry import Stages
+from service.unread import COUNTED_BYTES, READER, Reader
 
 RESPONSE_HEADERS: dict[str, Any] = {
     "X-Request-Id": {"description": "The request's own, or a new one.", "schema": {"type": "string"}},
@@ -39,6 +42,8 @@ TIMEOUT_HEADER: dict[str, Any] = {
     "schema": {"type": "integer", "minimum": 1},
 }
 
+ROW_BYTES = 40  # that a row takes beside its numbers, at most
+
 # What any route that encodes may answer, whatever its format.
 FAILURES: tuple[type[errors.LengthwiseError], ...] = (
     errors.MalformedJson,
@@ -58,9 +63,12 @@ FAILURES: tuple[type[errors.LengthwiseError], ...] = (
     errors.BodyTooSlow,
     errors.SequenceTooLong,
     errors.RequestTooLong,
+    errors.AnswerTooLarge,
     errors.UnsupportedMediaType,
     errors.RateExceeded,
     errors.QueueFull,
+    errors.AnswersUnread,
+    errors.TooManyConnections,
     errors.Draining,
     errors.DeadlineUnreachable,
     errors.DeadlinePassed,
@@ -107,6 +115,7 @@ async def answer(request: Request, choice: Choice, decode: Decode) -> Response:
 
     if question.timeout_seconds is not None:
         deadline = min(deadline, arrived + question.timeout_seconds)
+    reader = _expect(request, question, choice.model.session)
     if service.meter is not None:
         service.meter.admit(exchange.key)  # others of the same key may have come while this one was read
         service.meter.charge(exchange.key, question.sequences.steps)
@@ -115,6 +124,8 @@ async def answer(request: Request, choice: Choice, decode: Decode) -> Response:
     answering = partial(write, choice.model, question, encoded)
     is_large = encoded.answer.numbers > large.LARGE_ANSWER_NUMBERS
     content = await asyncio.to_thread(answering) if is_large else answering()
+    if reader:
+        reader.owe(len(content.body))
     given = question.sequences
     waited, ran = encoded.queue_seconds, encoded.run_seconds
     stages = Stages(len(given.lengths), given.steps, decoded - began, waited, ran, time.perf_counter() - finished)
@@ -143,6 +154,28 @@ def _check(question: Question, model: ServedModel, limits: Limits) -> None:
             "dimensions", f"is {question.dim}, and the model's embeddings have {session.dim} numbers"
         )
     question.sequences.check(limits, session.vocabulary)
+
+
+def _expect(request: Request, question: Question, session: EncoderSession) -> Reader | None:
+    """Count the answer before it is computed, if it is large; return who reads it, if it was counted.
+
+    It is counted until the request is over, whatever comes of it.
+
+    Raises:
+        AnswerTooLarge: it has more bytes than all that may be unread.
+        AnswersUnread: others leave no room for it.
+    """
+    rows = len(question.sequences.lengths)
+    numbers = rows * session.dim if "embedding" in question.outputs else 0
+    if "steps" in question.outputs:
+        numbers += (question.padded_steps or question.sequences.steps) * (session.width or 0)
+    if "state" in question.outputs:
+        numbers += rows * len(session.state_names) * prod(session.state_shape or ())
+    size = int(rows * ROW_BYTES + numbers * question.number_bytes)
+    reader = cast("Reader | None", request.scope.get(READER)) if size > COUNTED_BYTES else None
+    if reader:
+        reader.expect(size)
+    return reader
 
 
 async def _run(service: Service, model: ServedModel, question: Question, deadline: float, origin: object) -> Encoded:

@@ -104,7 +104,8 @@ def _take_snapshot(service: Service, *, is_asked: bool) -> list[Metric]:
     now = time.perf_counter()
     gauges = {model.name: _look(model, now) for model in reversed([*service.models])}  # of the newest version
     progress = service.engine.seconds_since_progress(now)
-    snapshot = metrics.Snapshot(service.telemetry, gauges.items(), progress, is_asked=is_asked)
+    holdings = metrics.Holdings(len(service.crowd), service.unread.held)
+    snapshot = metrics.Snapshot(service.telemetry, gauges.items(), holdings, progress, is_asked=is_asked)
     return metrics.collect(snapshot)
 
 

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.codecs import arrow, ndjson, npy, npz, ragged_json
-from service.codecs.exchange import Content, Question, Reply
+from service.codecs.exchange import NUMBER_BYTES, RAW_BYTES, Content, Question, Reply
 from service.codecs.options import AnswerOptions, read_query
 from service.errors import ExtraMissing, LineTooLong, NotAcceptable, NotOffered, ReaderStalled, UnsupportedMediaType
 from service.models import Choice
@@ -136,7 +136,8 @@ def _ask(sequences: Sequences, options: AnswerOptions, wanted: str) -> Question:
     if wanted != ragged_json.MEDIA_TYPE and options.outputs != ["embedding"]:
         raise NotOffered("outputs", f"asks for more than embeddings, which are all that {wanted} holds: accept JSON")
     write = partial(_write, WRITERS[wanted], options)
-    return Question(sequences, write, tuple(options.outputs), options.normalize)
+    number_bytes = RAW_BYTES if wanted != ragged_json.MEDIA_TYPE else NUMBER_BYTES[options.encoding_format]
+    return Question(sequences, write, tuple(options.outputs), options.normalize, number_bytes=number_bytes)
 
 
 def _write(write: Write, options: AnswerOptions, reply: Reply) -> Content:

@@ -109,12 +109,14 @@ class Answer:
         title: what happened, the same words each time.
         retry: what `x-should-retry` tells clients, where it differs from what they assume of the status.
         is_overload: whether LENGTHWISE_OVERLOAD_STATUS may put another status in its place.
+        closes: whether the connection is closed after it.
     """
 
     status: HTTPStatus
     title: str
     retry: bool | None = None
     is_overload: bool = False
+    closes: bool = False
 
 
 ANSWERS: dict[type[LengthwiseError], Answer] = {
@@ -135,15 +137,18 @@ ANSWERS: dict[type[LengthwiseError], Answer] = {
     errors.UnexpectedModel: Answer(HTTPStatus.PRECONDITION_FAILED, "The model is another than expected"),
     errors.BodyTooLarge: Answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The body is too large", retry=False),
     errors.LineTooLong: Answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "A line is too long", retry=False),
+    errors.AnswerTooLarge: Answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The answer would be too large", retry=False),
     errors.SequenceTooLong: Answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "A sequence is too long", retry=False),
     errors.RequestTooLong: Answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The request has too many steps", retry=False),
     errors.UnsupportedMediaType: Answer(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The body is of an unsupported kind"),
     errors.ExtraMissing: Answer(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The body needs a package that is not installed"),
     errors.NotAcceptable: Answer(HTTPStatus.NOT_ACCEPTABLE, "The answer cannot be of an accepted kind"),
-    errors.BodyTooSlow: Answer(HTTPStatus.REQUEST_TIMEOUT, "The body came too slowly"),
+    errors.BodyTooSlow: Answer(HTTPStatus.REQUEST_TIMEOUT, "The body came too slowly", closes=True),
     errors.ReaderStalled: Answer(HTTPStatus.REQUEST_TIMEOUT, "The answers were not read"),
     errors.RateExceeded: Answer(HTTPStatus.TOO_MANY_REQUESTS, "The key is over its rate"),
     errors.QueueFull: Answer(HTTPStatus.SERVICE_UNAVAILABLE, "The queue is full", is_overload=True),
+    errors.AnswersUnread: Answer(HTTPStatus.SERVICE_UNAVAILABLE, "Too much is unread"),
+    errors.TooManyConnections: Answer(HTTPStatus.SERVICE_UNAVAILABLE, "There are too many connections", closes=True),
     errors.Draining: Answer(HTTPStatus.SERVICE_UNAVAILABLE, "The service is shutting down"),
     errors.DeadlineUnreachable: Answer(HTTPStatus.GATEWAY_TIMEOUT, "The answer would be late"),
     errors.DeadlinePassed: Answer(HTTPStatus.GATEWAY_TIMEOUT, "The time allowed is over"),
@@ -155,11 +160,8 @@ ANSWERS: dict[type[LengthwiseError], Answer] = {
 
 NAMES = {kind: re.sub(r"(?<!^)(?=[A-Z])", "-", kind.__name__).lower() for kind in ANSWERS}
 
-# What goes with a status, whatever the error; a client that is too slow must not keep its connection.
-STATUS_HEADERS: dict[HTTPStatus, dict[str, str]] = {
-    HTTPStatus.UNAUTHORIZED: {"WWW-Authenticate": "Bearer"},
-    HTTPStatus.REQUEST_TIMEOUT: {"Connection": "close"},
-}
+# What goes with a status, whatever the error.
+STATUS_HEADERS: dict[HTTPStatus, dict[str, str]] = {HTTPStatus.UNAUTHORIZED: {"WWW-Authenticate": "Bearer"}}
 
 
 def describe(error: LengthwiseError, request_id: str, dialect: Dialect = NATIVE, line: int | None = None) -> Problem:
@@ -186,6 +188,8 @@ def answer_error(
     headers = dict(STATUS_HEADERS.get(answer.status, {}))
     if answer.is_overload:
         problem.status = overload_status
+    if answer.closes:
+        headers["Connection"] = "close"
     if error.retry_after_ms is not None:
         headers["Retry-After"] = str(error.retry_after_seconds)
         headers["retry-after-ms"] = str(error.retry_after_ms)
