@@ -89,6 +89,7 @@ class _Supervisor:
     _is_listening: bool = False
     _ended_by: signal.Signals | None = None
     _told: socket.socket = field(init=False)  # signals, by number
+    _telling: socket.socket = field(init=False)  # where the interpreter writes them
 
     def run(self) -> signal.Signals:
         """Serve until a signal says stop and all processes have ended.
@@ -100,9 +101,9 @@ class _Supervisor:
             StartupError: others listen there.
             SystemExit: none could be started; why has been said.
         """
-        self._told, telling = socket.socketpair()
-        telling.setblocking(False)
-        signal.set_wakeup_fd(telling.fileno())
+        self._told, self._telling = socket.socketpair()
+        self._telling.setblocking(False)
+        signal.set_wakeup_fd(self._telling.fileno())
         for known in HANDLED:
             signal.signal(known, lambda *_: None)  # the number comes by the socket
         self._selector.register(self._told, selectors.EVENT_READ, self._obey)
@@ -164,7 +165,7 @@ class _Supervisor:
         """Serve at a seat, in the process that was forked for it, and end that."""
         code = 1
         try:
-            os.close(signal.set_wakeup_fd(-1))
+            signal.set_wakeup_fd(-1)  # asyncio has done so from Python 3.12 on, and returns nothing to close
             signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # what a terminal may send who writes to it in the background
             for known in HANDLED:
                 signal.signal(known, lambda number, _: sys.exit(128 + number))
@@ -189,6 +190,7 @@ class _Supervisor:
     def _opened(self) -> Iterator[socket.socket]:
         """Yield what only this process needs."""
         yield self._told
+        yield self._telling
         yield from self.listeners
         yield from (process.channel for process in self._processes.values())
 

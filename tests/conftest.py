@@ -1,5 +1,9 @@
-"""What several test files share: a small encoder with random weights, exported, and the app that serves it."""
+"""What several test files share: a small encoder with random weights, exported, and the app that serves it.
 
+Nothing here imports torch, so that the service's tests run on any Python the service runs on.
+"""
+
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -7,15 +11,8 @@ import hypothesis
 import numpy as np
 import numpy.typing as npt
 import pytest
-import torch
 from starlette.testclient import TestClient
 
-from export.artifact import export_run
-from model.checkpoint import RunConfig, start_run, write_result
-from model.config import DataConfig, TrainConfig
-from model.datasets import LabelledSequences
-from model.encoder import EncoderConfig
-from model.tasks import Task
 from service.app import create_app
 from service.settings import Settings
 
@@ -25,6 +22,7 @@ hypothesis.settings.register_profile("fuzz", deadline=None, max_examples=2000)  
 hypothesis.settings.load_profile("suite")
 
 FEATURES = 3
+MADE = Path("tests/artifacts/made.onnx")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -38,34 +36,18 @@ def draw_sequences(lengths: list[int], features: int = FEATURES, seed: int = 0) 
     return [draw.standard_normal((length, features)).astype(np.float32) for length in lengths]
 
 
-def make_run(run: Path, encoder: EncoderConfig) -> Task:
-    """Write a run directory as a training would leave it, with random weights."""
-    torch.manual_seed(0)
-    data = DataConfig(name="made", classes=["a", "b"], source="made", licence="Apache-2.0", longest_training_sequence=9)
-    config = RunConfig(encoder=encoder, training=TrainConfig(), data=data)
-    start_run(run, config)
-    model = config.build().eval()
-    samples = draw_sequences([1, 2, 5, 9, 9, 4], encoder.features or 0)
-    if model.encoder.standardization is not None:
-        model.encoder.standardization.fit([torch.from_numpy(2 * steps + 1) for steps in samples])
-    write_result(run, model, LabelledSequences(samples, np.zeros(len(samples), dtype=np.int64)), {"accuracy": 0.5})
-    return model
-
-
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run directory of a two-layer encoder."""
-    path = tmp_path_factory.mktemp("run")
-    make_run(path, EncoderConfig(features=FEATURES, hidden=8, layers=2))
-    return path
+    from tests.made import make_run_of_two_layers
+
+    return make_run_of_two_layers(tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture(scope="session")
-def artifact(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The artifact exported from `run`."""
-    path = tmp_path_factory.mktemp("artifacts") / "made.onnx"
-    export_run(run, path)
-    return path
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The artifact that was exported from `run`."""
+    return Path(shutil.copy(MADE, tmp_path_factory.mktemp("artifacts")))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -9,11 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import onnx
-import torch
 from onnx import numpy_helper
-
-from model.encoder import EncoderConfig, SequenceEncoder
-from service.artifact import METADATA_KEY, Manifest
 
 Floats = npt.NDArray[np.float64]
 
@@ -53,24 +49,3 @@ def run_direction(steps: Floats, w: Floats, r: Floats, b: Floats) -> Floats:
         h = o * np.tanh(c)
         outputs.append(h)
     return np.array(outputs).reshape(len(steps), size)
-
-
-def rebuild(path: Path) -> SequenceEncoder:
-    """Build the torch encoder an artifact was exported from, from the file alone."""
-    model = onnx.load(path)
-    (manifest,) = (entry.value for entry in model.metadata_props if entry.key == METADATA_KEY)
-    config = EncoderConfig(**Manifest.model_validate_json(manifest).encoder)
-    weights = read_weights(path)
-    state: dict[str, torch.Tensor] = {}
-    for kind in ("mean", "std"):
-        state[f"standardization.{kind}"] = torch.from_numpy(weights[f"standardization.{kind}"].copy())
-    for layer in range(config.layers):
-        for place, direction in enumerate(("ahead", "behind")):
-            w, r, b = (weights[f"layer{layer}.{letter}"][place] for letter in "WRB")
-            named = {"weight_ih": w, "weight_hh": r, "bias_ih": np.split(b, 2)[0], "bias_hh": np.split(b, 2)[1]}
-            for name, array in named.items():
-                i, o, f, c = np.split(array, 4)
-                state[f"layers.{layer}.{direction}.{name}_l0"] = torch.from_numpy(np.concatenate([i, f, c, o]))
-    encoder = SequenceEncoder(config)
-    encoder.load_state_dict(state)
-    return encoder.eval()

@@ -18,7 +18,8 @@ from model.encoder import EncoderConfig, SequenceEncoder
 from service.sequences import pad_batch
 from service.session import open_session
 from tests import oracle
-from tests.conftest import draw_sequences, make_run
+from tests.conftest import MADE, draw_sequences
+from tests.made import make_run
 
 
 @pytest.mark.parametrize(
@@ -48,6 +49,17 @@ def test_the_artifact_equals_the_independent_oracle(artifact: Path) -> None:
     found = session.run(pad_batch(sequences))
     expected = [oracle.encode(weights, steps) for steps in sequences]
     np.testing.assert_allclose(found, expected, rtol=0, atol=5e-6)  # float32 against float64, see export.verify
+
+
+def test_the_artifact_that_is_checked_in_is_what_is_exported_today(run: Path, tmp_path: Path) -> None:
+    """It has the graph and the kinds of claims that an export writes now; `python -m tests.made` writes it anew."""
+    manifest = export_run(run, tmp_path / "made.onnx")
+    checked_in = open_session(MADE).manifest
+    assert checked_in is not None
+    assert checked_in.weights_sha256 == manifest.weights_sha256
+    assert [check.claim for check in checked_in.parity] == [check.claim for check in manifest.parity]
+    assert checked_in.model_dump().keys() == manifest.model_dump().keys()
+    assert onnx.load(MADE).graph == onnx.load(tmp_path / "made.onnx").graph
 
 
 def find(model: onnx.ModelProto, operator: str) -> onnx.NodeProto:

@@ -22,7 +22,8 @@ from service.errors import GoldenMismatch
 from service.sequences import pad_batch
 from service.session import EncoderSession, open_session
 from service.settings import Settings
-from tests.conftest import FEATURES, draw_sequences, make_run
+from tests.conftest import FEATURES, draw_sequences
+from tests.made import make_run
 
 
 @pytest.fixture(scope="module")

@@ -16,11 +16,8 @@ import httpx
 import numpy as np
 import numpy.typing as npt
 import pytest
-import torch
 
 from bench.load.launch import start_service
-from export.graph import build_graph
-from model.encoder import EncoderConfig, SequenceEncoder
 from service.sequences import pad_batch
 from service.session import open_session
 from tests.conftest import draw_sequences
@@ -64,6 +61,10 @@ def test_32_clients_get_what_each_would_alone(artifact: Path) -> None:
 @pytest.fixture(scope="module")
 def slow(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An encoder that takes some 50 ms for 2000 steps."""
+    torch = pytest.importorskip("torch")
+    from export.graph import build_graph
+    from model.encoder import EncoderConfig, SequenceEncoder
+
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("slow") / "slow.onnx"
     path.write_bytes(build_graph(SequenceEncoder(EncoderConfig(features=1, hidden=160))).SerializeToString())
