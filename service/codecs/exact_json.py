@@ -20,6 +20,7 @@ from service.errors import (
 from service.sequences import InputSpec, Sequences, State, Steps, join
 
 FIELDS = ("sequences", "texts", "model", "lengths", "state", "outputs", "normalize", "encoding_format")
+SHALLOW_BRACKETS = 900  # that many cannot be nested too deeply for any parser
 
 
 def read_document(body: bytes) -> dict[str, Any]:
@@ -241,6 +242,8 @@ def _read_array(value: object, path: str, shape: tuple[int, ...]) -> npt.NDArray
 
 
 def _parse(body: bytes) -> Any:
+    if _is_too_deep(body):
+        raise MalformedJson("it is nested too deeply")
     try:
         value = json.loads(body.decode("utf-8"), object_pairs_hook=_unique_keys, parse_int=_parse_int)
         if b"\\ud" in body.lower():
@@ -250,6 +253,17 @@ def _parse(body: bytes) -> Any:
     except ValueError as error:
         raise MalformedJson(str(error)) from error
     return value
+
+
+def _is_too_deep(body: bytes) -> bool:
+    """Whether lists and objects are nested over 1024 times, which json takes or not by the version of Python."""
+    if body.count(b"[") + body.count(b"{") <= SHALLOW_BRACKETS:
+        return False
+    try:
+        simdjson.Parser().parse(body)
+    except (RuntimeError, ValueError) as error:
+        return str(error).startswith("DEPTH_ERROR")
+    return False
 
 
 def _parse_int(digits: str) -> int | float:
