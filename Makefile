@@ -21,8 +21,9 @@ help: ## list the verbs
 serve: $(VENV)/serving ## serve the shipped encoder on port 8000
 	$(BIN)/python -m service
 
-test: $(VENV)/developing ## run the whole test suite, with branch coverage
+test: $(VENV)/developing ## run the whole test suite, with branch coverage; then some on another Python, if there is one
 	$(BIN)/python -m pytest --cov --cov-report=term
+	bash .ci/another-python
 
 check: $(VENV)/developing ## lint, format, types, import directions
 	$(BIN)/ruff check .

@@ -47,6 +47,15 @@ def test_folders_import_one_way(folder: str) -> None:
         assert folder != "service" or not found & NEVER_IN_SERVICE, path
 
 
+def test_what_runs_on_another_python_needs_no_torch() -> None:
+    """The tests that `.ci/another-python` names are imported where there is no torch, which not every Python has."""
+    script = Path(".ci/another-python").read_text(encoding="utf-8")
+    modules = [name.replace("/", ".") for name in re.findall(r"(tests/test_\w+)\.py", script)]
+    assert "tests.test_processes" in modules
+    imported = "import sys; sys.modules['torch'] = None; import pytest, " + ", ".join(modules)
+    subprocess.run([sys.executable, "-c", imported], check=True)
+
+
 SERVE_WITHOUT_TORCH = """
 import sys
 
