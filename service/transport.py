@@ -6,10 +6,13 @@ from math import inf
 from typing import Any, ClassVar
 
 from starlette.types import Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.crowd import CROWDED, Crowd
+from service.framing import FramingProtocol
 from service.unread import COUNTED_BYTES, READER, Reader, Unread
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+GONE = "lengthwise.gone"  # in the scope of a request whose client hung up before its turn came
 
 
 class GatheringTransport:
@@ -32,9 +35,9 @@ class GatheringTransport:
         return self._written - self._transport.get_write_buffer_size()
 
     def write(self, part: bytes) -> None:
-        """Send a part, together with the one before it or the one after it in this turn."""
+        """Send a part, together with the one before it or the one after it in this turn; `100 Continue` by itself."""
         self._held.append(part)
-        if len(self._held) > 1:
+        if len(self._held) > 1 or part == CONTINUE:
             self._send()
         else:
             self._loop.call_soon(self._send)
@@ -48,14 +51,15 @@ class GatheringTransport:
         if self._held:
             joined = b"".join(self._held)
             self._held.clear()
-            self._written += len(joined)
-            self._transport.write(joined)
+            if not self._transport.is_closing():  # it fails, or fills the log, once nobody is there
+                self._written += len(joined)
+                self._transport.write(joined)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
 
 
-class GatheringProtocol(HttpToolsProtocol):
+class GatheringProtocol(FramingProtocol):
     """uvicorn's HTTP/1.1 with gathered writes, and with an end to what nobody waits for, or waits for in vain.
 
     A request whose client hangs up is cancelled: uvicorn tells of it only who asks for another message, which would
@@ -64,11 +68,9 @@ class GatheringProtocol(HttpToolsProtocol):
     look at the clock.
 
     Attributes:
-        head_bytes: of a request line and headers, where they do not come in one piece.
         look_seconds: a connection that twice waits for the same thing is closed.
     """
 
-    head_bytes: ClassVar[int] = 2**16
     look_seconds: ClassVar[float] = 10.0
 
     def __init__(
@@ -97,9 +99,6 @@ class GatheringProtocol(HttpToolsProtocol):
         self.app = self._serve
         self._serving: asyncio.Task[Any] | None = None
         self._is_lost = False
-        self._requests = 0
-        self._head_size = 0
-        self._received = 0
         self._waited_for: int | None = None
         self._moved, self._moved_at = -1, 0.0
 
@@ -130,14 +129,19 @@ class GatheringProtocol(HttpToolsProtocol):
         self._watch = self.loop.call_later(self.look_seconds, self._look)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End a connection, and the request that is under way on it."""
+        """End a connection, and the requests that are under way on it."""
         self._watch.cancel()
         super().connection_lost(exc)
         self._crowd.leave(self)
         self._reader.leave()
         self._is_lost = True
+        if self._running:
+            self._running.disconnected = True
         if self._serving:
             self._serving.cancel()
+        if self.pipeline:
+            self.tasks.add(leaving := self.loop.create_task(self._leave()))
+            leaving.add_done_callback(self.tasks.discard)
         if self._on_lost:
             self._on_lost()
 
@@ -170,20 +174,14 @@ class GatheringProtocol(HttpToolsProtocol):
         super().on_response_complete()
         self._crowd.rest(self)
 
-    def on_message_begin(self) -> None:
-        """Begin a request."""
-        super().on_message_begin()
-        self._requests += 1
-        self._head_size = 0
-
-    def data_received(self, data: bytes) -> None:
-        """Take what came, unless it is a head that does not end."""
-        self._received += len(data)
-        super().data_received(data)
-        if self.scope is not None and "method" not in self.scope:
-            self._head_size += len(data)
-            if self._head_size > self.head_bytes and not self.transport.is_closing():
-                self.send_400_response("The head of the request is too large.")
+    async def _leave(self) -> None:
+        """Tell of requests whose turn never came."""
+        while self.pipeline:
+            cycle, app = self.pipeline.pop()
+            cycle.disconnected = True
+            cycle.scope[GONE] = True  # type: ignore[typeddict-unknown-key]
+            await cycle.run_asgi(app)
+            await asyncio.sleep(0)
 
     def _look(self) -> None:
         """Close the connection if nothing is under way, no other clock runs, and that was so at the last look.
