@@ -301,13 +301,6 @@ def test_an_app_may_start_again(serve: Serve) -> None:
         assert embed(client, PAIR)
 
 
-def test_a_query_beside_json_may_not_be_wrong(client: TestClient) -> None:
-    """Its options are not used, as JSON has its own, and are checked as the document says."""
-    assert client.post("/encode?normalize=true", json={"sequences": PAIR}).status_code == 200
-    response = client.post("/encode?normalize=2", json={"sequences": PAIR})
-    assert (response.status_code, response.json()["path"]) == (422, "normalize")
-
-
 def test_large_bodies_are_decoded_alike(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """A body over the size that is decoded on a thread, or in pieces there, gives what smaller ones give."""
     sequences = [steps.tolist() for steps in draw_sequences([500] * 50)]

@@ -1,4 +1,4 @@
-"""What a request may ask beside its sequences: fields of a JSON body, or the query of any other."""
+"""What a request may ask beside its sequences: options in the query, and in a JSON body fields of the same names."""
 
 from collections.abc import Iterable
 from typing import Literal, NoReturn, TypeVar
@@ -53,6 +53,39 @@ def read_query(query: bytes) -> AnswerOptions:
         if name == "outputs":
             fields[name] = text.split(",")
     return validate(AnswerOptions, fields, AnswerOptions.model_fields)
+
+
+def add_query(body: Options, query: AnswerOptions) -> Options:
+    """Add what a query asks to the options of a body.
+
+    Raises:
+        InvalidField: they say different things of the same option.
+    """
+    for name in query.model_fields_set & body.model_fields_set:
+        require_same(name, getattr(body, name), getattr(query, name))
+    return body.model_copy(update={name: getattr(query, name) for name in query.model_fields_set})
+
+
+def require_same(name: str, said: object, asked: object) -> None:
+    """Refuse an option of which the body says another thing than the query asks; null says nothing.
+
+    Raises:
+        InvalidField: it does.
+    """
+    is_same = set(said) == set(asked) if isinstance(said, list) and isinstance(asked, list) else said == asked
+    if said is not None and not is_same:
+        found = f"{_write_option(said)} in the body and {_write_option(asked)} in the query"
+        raise InvalidField(name, found, "the same in both, or one of the two")
+
+
+def _write_option(value: object) -> str:
+    match value:
+        case bool():
+            return str(value).lower()
+        case list():
+            return ",".join(value)
+        case _:
+            return repr(str(value)[:40])
 
 
 def validate(kind: type[Options], fields: dict[str, object], known: Iterable[str]) -> Options:

@@ -7,6 +7,7 @@ what is cheap to check; at any doubt the exact one walks the document, and names
 import base64
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
 from io import BytesIO
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -17,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from service.codecs import exact_json, large
 from service.codecs.exchange import Choose, Content, Reply
-from service.codecs.options import AnswerOptions, validate
+from service.codecs.options import AnswerOptions, add_query, require_same, validate
 from service.codecs.plain_json import count_lists, decode_plain
 from service.errors import RequestTooLong
 from service.sequences import InputSpec, Sequences
@@ -83,7 +84,9 @@ class EncodeResponse(BaseModel):
     usage: Usage
 
 
-def decode(body: bytes, choose: Choose, max_steps: int, state_lists: int = 0) -> tuple[Sequences, EncodeOptions]:
+def decode(
+    body: bytes, choose: Choose, max_steps: int, state_lists: int = 0, query: AnswerOptions | None = None
+) -> tuple[Sequences, EncodeOptions]:
     """Decode a request body.
 
     Args:
@@ -91,9 +94,10 @@ def decode(body: bytes, choose: Choose, max_steps: int, state_lists: int = 0) ->
         choose: the model.
         max_steps: steps in all sequences together; a body that must hold more is not parsed at all.
         state_lists: lists that the state of one sequence may take.
+        query: options that stand in the query, if any.
 
     Returns:
-        The sequences, cut to `lengths` where these are given, and the options.
+        The sequences, cut to `lengths` if these are given, and the options, those of the query among them.
 
     Raises:
         InvalidRequest: one of its subclasses, naming the first fault.
@@ -104,6 +108,8 @@ def decode(body: bytes, choose: Choose, max_steps: int, state_lists: int = 0) ->
     most = (2 + state_lists) * max_steps + 5
     if len(body) > most and count_lists(body) > most:
         raise RequestTooLong(max_steps)
+    if query is not None and query.model is not None:
+        choose = partial(_choose_asked, choose, query.model)
     decoded = decode_plain(body, choose)
     if decoded is None:
         fields = exact_json.read_document(body)
@@ -113,12 +119,20 @@ def decode(body: bytes, choose: Choose, max_steps: int, state_lists: int = 0) ->
         sequences, spec, fields = decoded
     state = fields.pop("state", None)
     options = validate(EncodeOptions, fields, exact_json.FIELDS) if fields else DEFAULT_OPTIONS
+    if query is not None:
+        options = add_query(options, query)
     sequences = (
         exact_json.drop_padding(sequences) if options.lengths is None else exact_json.cut(sequences, options.lengths)
     )
     if state is not None:
         sequences = dataclasses.replace(sequences, state=exact_json.read_state(state, spec, len(sequences.lengths)))
     return sequences, options
+
+
+def _choose_asked(choose: Choose, asked: str, said: str | None) -> InputSpec:
+    """Choose the model that the query asks for; the body may say the same, or nothing."""
+    require_same("model", said, asked)
+    return choose(asked)
 
 
 def decode_lines(lines: Sequence[bytes], spec: InputSpec) -> Sequences | None:

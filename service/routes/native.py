@@ -100,8 +100,8 @@ async def encode(request: Request) -> Response:
     On the CPU, an embedding of a float32 encoder exported by Lengthwise does not depend, by a single bit, on the other
     sequences, on their order or on any padding. A quantised one depends on them by what `/info` says.
 
-    The options in the query are for bodies that are not JSON, which has them in fields of its own; beside JSON they
-    are checked and not used.
+    Options may be in the query, whatever the body is written in. JSON has fields of the same names: what stands in both
+    places must say the same.
     """
     kind = negotiation.media_type_of(request, ragged_json.MEDIA_TYPE)
     if kind == ndjson.MEDIA_TYPE:
@@ -113,11 +113,11 @@ async def encode(request: Request) -> Response:
     if arrow.MEDIA_TYPE in (kind, wanted) and not arrow.is_loaded():
         await asyncio.to_thread(arrow.load)
     service, choice = service_of(request), choose_model(request)
+    query = request.scope["query_string"]
     if kind == ragged_json.MEDIA_TYPE:
-        if query := request.scope["query_string"]:
-            read_query(query)
-        return await encoding.answer(request, choice, partial(_read_json, service, choice, wanted))
-    options = read_query(request.scope["query_string"])
+        asked = read_query(query) if query else None
+        return await encoding.answer(request, choice, partial(_read_json, service, choice, wanted, asked))
+    options = read_query(query)
     spec, limit = choice(options.model), service.settings.max_body_bytes
 
     def read(body: bytes) -> Question:
@@ -126,9 +126,9 @@ async def encode(request: Request) -> Response:
     return await encoding.answer(request, choice, read)
 
 
-def _read_json(service: Service, choice: Choice, wanted: str, body: bytes) -> Question:
+def _read_json(service: Service, choice: Choice, wanted: str, query: AnswerOptions | None, body: bytes) -> Question:
     most = service.settings.max_request_steps
-    sequences, options = ragged_json.decode(body, choice, most, service.models.state_lists)
+    sequences, options = ragged_json.decode(body, choice, most, service.models.state_lists, query)
     return _ask(sequences, options, wanted)
 
 
