@@ -125,7 +125,7 @@ def test_ragged_sequences_come_end_to_end(
 
 def test_a_timeout_is_in_microseconds(official: triton.InferenceServerClient) -> None:
     """A quarter of a second is 250000; one is too short, and a minute is not."""
-    signature = kserve.Signature(InputSpec(3), {"embedding": "embedding"}, "1", max_steps=9)
+    signature = kserve.Signature(InputSpec(3), {"embedding": "embedding"}, "made", "1", max_steps=9)
     body = json.dumps({**make(), "parameters": {"timeout": 250_000}}).encode()
     assert kserve.decode(body, None, signature).timeout_seconds == 0.25
     assert kserve.decode(TEXT, None, signature).timeout_seconds is None
@@ -339,7 +339,8 @@ BAD: dict[str, tuple[bytes | dict[str, Any], str]] = {
     "an input twice": ({"inputs": make()["inputs"] * 2}, "inputs[1].name is sequences again"),
     "an unknown output": ({**make(), "outputs": [{"name": "x"}]}, "outputs[0].name is 'x', and the model gives embed"),
     "an output twice": ({**make(), "outputs": [{"name": "embedding"}] * 2}, "outputs[1].name is embedding again"),
-    "an unknown field": ({**make(), "output": []}, "'output' is not a field of this request"),
+    "another model": ({**make(), "model_name": "x"}, "model_name is 'x' in the body and 'made' in the path: expected"),
+    "a model that is no name": ({**make(), "model_name": 5}, "model_name is a number: expected a valid string"),
     "a negative timeout": ({**make(), "parameters": {"timeout": -1}}, "parameters.timeout is a number"),
     "a key twice": (b'{"inputs": [], "inputs": []}', "'inputs' is given twice"),
     "a right key twice": (TEXT.replace(b"{", b'{"id": "a", "id": "b", ', 1), "'id' is given twice"),

@@ -280,7 +280,7 @@ def test_only_admins_change_what_is_served(start: Start) -> None:
     assert client.post("/v2/repository/models/a/load", headers={"Authorization": "Bearer other"}).status_code == 401
 
 
-@pytest.mark.parametrize("body", ['{"parameters": {"config": "{}"}}', '{"parameters": 5}', "[]", "{", '{"other": 1}'])
+@pytest.mark.parametrize("body", ['{"parameters": {"config": "{}"}}', '{"parameters": 5}', "[]", "{"])
 def test_what_a_change_may_not_ask(body: str, start: Start) -> None:
     """Files and configurations are not taken over the network."""
     client = start()

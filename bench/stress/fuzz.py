@@ -65,7 +65,7 @@ class Tally:
 
 
 def _signature(spec: InputSpec) -> kserve.Signature:
-    return kserve.Signature(spec, {"embedding": "embedding"}, "1", LIMITS.max_request_steps)
+    return kserve.Signature(spec, {"embedding": "embedding"}, "made", "1", LIMITS.max_request_steps)
 
 
 def _read_v2_raw(body: bytes, spec: InputSpec) -> list[Sequences]:

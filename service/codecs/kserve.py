@@ -28,12 +28,14 @@ class Signature:
     Attributes:
         spec: what it reads.
         outputs: the tensors it gives, and by which of its outputs.
+        name: the model's, which a request may repeat, with the version or without.
         version: of the model, for answers.
         max_steps: steps in all sequences of a request together.
     """
 
     spec: InputSpec
     outputs: dict[str, Output]
+    name: str
     version: str
     max_steps: int
 
@@ -83,6 +85,12 @@ def decode(body: bytes, header_length: int | None, signature: Signature) -> Ques
     if body.count(b"[", 0, header_length) > (3 + signature.spec.state_lists) * signature.max_steps + MAX_OTHER_LISTS:
         raise RequestTooLong(signature.max_steps)
     header, found = tensors.read(body, header_length)
+    if header.model_name not in (None, signature.name, f"{signature.name}@{signature.version}"):
+        raise InvalidField(
+            "model_name",
+            f"{header.model_name[:40]!r} in the body and {signature.name!r} in the path",
+            "the same in both",
+        )
     inputs = _name_inputs(found, signature.spec)
     is_ragged = header.parameters.ragged
     sequences, time = _read_sequences(inputs, signature, is_ragged=is_ragged)

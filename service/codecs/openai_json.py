@@ -17,11 +17,13 @@ from service.codecs.plain_json import count_lists, decode_plain
 from service.errors import InvalidField, RequestTooLong
 from service.sequences import InputSpec, Sequences
 
+MAX_OTHER_LISTS = 100  # beside the input
+
 
 class EmbeddingsOptions(BaseModel):
     """Everything in a request but its input."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="ignore", strict=True, frozen=True)  # clients send what other servers know
 
     model: str = Field(description="Name of the model, as `/v1/models` gives it.")
     encoding_format: Literal["float", "base64"] = Field(
@@ -86,7 +88,8 @@ def decode(body: bytes, choose: Choose, max_steps: int) -> Question:
         InvalidRequest: one of its subclasses, naming the first fault.
         RequestTooLong: there are more than `max_steps` steps.
     """
-    most = 2 * max_steps + 1  # one bracket opens the list, one each sequence and each step
+    # One bracket opens the list, one each sequence and each step; members that nobody looks at may have some.
+    most = 2 * max_steps + 1 + MAX_OTHER_LISTS
     if len(body) > most and count_lists(body) > most:
         raise RequestTooLong(max_steps, "input")
     decoded = decode_plain(body, choose, "input", may_be_alone=True)

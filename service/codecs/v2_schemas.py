@@ -6,15 +6,13 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
 
 
 class Part(BaseModel):
-    """A part of a request; parameters of other servers are passed over."""
+    """A part of a request; what only other servers know is passed over, as clients of the protocol expect."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
 
 
 class TensorParameters(Part):
     """How a tensor's data are sent."""
-
-    model_config = ConfigDict(extra="ignore")
 
     binary_data_size: NonNegativeInt | None = Field(None, description="Bytes of it behind the JSON, in place of data.")
 
@@ -31,8 +29,6 @@ class TensorHeader(Part):
 class OutputParameters(Part):
     """How an output's data are to be sent."""
 
-    model_config = ConfigDict(extra="ignore")
-
     binary_data: bool | None = Field(None, description="Whether it is wanted raw, behind the JSON.")
 
 
@@ -46,8 +42,6 @@ class RequestedOutput(Part):
 class InferParameters(Part):
     """What holds for the whole request."""
 
-    model_config = ConfigDict(extra="ignore")
-
     ragged: bool = Field(False, description="Whether `sequences` is of the steps of all sequences, end to end.")
     timeout: NonNegativeInt = Field(0, description="Microseconds after which the answer is of no use; 0 says nothing.")
     binary_data_output: bool = Field(False, description="Whether outputs that do not say are wanted raw.")
@@ -57,6 +51,7 @@ class InferHeader(Part):
     """An inference request, without data."""
 
     id: str | None = None
+    model_name: str | None = Field(None, description="As KServe's clients send it: the model that the path names.")
     parameters: InferParameters = InferParameters()
     inputs: list[TensorHeader]
     outputs: list[RequestedOutput] | None = Field(None, description="All that the model gives, where it is left out.")

@@ -138,6 +138,7 @@ async def infer(request: Request) -> Response:
     signature = kserve.Signature(
         spec=model.spec,
         outputs=kserve.name_outputs(model.session),
+        name=model.name,
         version=model.version,
         max_steps=service_of(request).settings.max_request_steps,
     )

@@ -23,7 +23,7 @@ MAX_BODY_BYTES = 2**16
 class IndexRequest(BaseModel):
     """What to list."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="ignore", strict=True)
 
     ready: bool = False
 
@@ -42,7 +42,7 @@ class ModelStates(RootModel[list[ModelState]]):
 
 
 class Parameters(BaseModel):
-    """What Triton's clients send along; there are no dependents."""
+    """What Triton's clients send along; there are no dependents. Others, as `config`, would change what is loaded."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -52,7 +52,7 @@ class Parameters(BaseModel):
 class ChangeRequest(BaseModel):
     """How to load or unload."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="ignore", strict=True)
 
     parameters: Parameters = Parameters()
 
