@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 COMPILE := $(BIN)/uv pip compile --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet --upgrade
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check format train evaluate export bench lock audit image clean
+.PHONY: help serve test check docs format train evaluate export bench lock audit image clean
 
 help: ## list the verbs
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
@@ -25,11 +25,16 @@ test: $(VENV)/developing ## run the whole test suite, with branch coverage; then
 	$(BIN)/python -m pytest --cov --cov-report=term
 	bash .ci/another-python
 
-check: $(VENV)/developing ## lint, format, types, import directions
+check: $(VENV)/developing ## lint, format, types, import directions, the documentation's links
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/zensical build --clean --strict
+
+docs: $(VENV)/developing ## write the generated tables anew, and build the documentation into site/
+	$(BIN)/python -m docs.generate
+	$(BIN)/zensical build --clean --strict
 
 format: $(VENV)/developing ## format, and fix what the linter can
 	$(BIN)/ruff format .
@@ -61,7 +66,7 @@ image: ## build the container image; ONNXRUNTIME=gpu for the CUDA provider
 	docker build --build-arg REVISION=$$(git rev-parse HEAD) --build-arg LOCK=$(if $(filter gpu,$(ONNXRUNTIME)),requirements-gpu.lock,requirements.lock) -t lengthwise .
 
 clean: ## remove the virtual environment and all caches
-	rm -rf $(VENV) .bench .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .bench site .cache .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

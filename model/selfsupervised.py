@@ -2,7 +2,8 @@
 
 The method is SimCLR (Chen et al., 2020) on sub-sequences. Each sequence of a batch is seen twice, as two random crops
 of it, changed at random; the encoder learns to tell which views belong together. Nothing in it depends on what a step
-is, so that numbers and token ids, any encoder and any pooling learn alike. `docs/decisions.md` has what else was tried.
+is, so that numbers and token ids, any encoder and any pooling learn alike. `docs/decisions/training.md` has what else
+was tried.
 """
 
 import torch

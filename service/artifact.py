@@ -73,14 +73,26 @@ class Input(Record):
 
 
 class Statistics(Record):
-    """The standardisation inside the graph, fitted on the training sequences."""
+    """The standardisation inside the graph, fitted on the training sequences.
+
+    Attributes:
+        mean: one number a feature.
+        std: one number a feature.
+    """
 
     mean: list[float]
     std: list[float]
 
 
 class Task(Record):
-    """What the encoder was trained to do, and how well it did."""
+    """What the encoder was trained to do, and how well it did.
+
+    Attributes:
+        name: the task, as `--task` has it.
+        dataset: the data set's name.
+        classes: the label of each class; empty if labels are not classes.
+        metrics: measured on held-out sequences, by name.
+    """
 
     name: str
     dataset: str
@@ -89,7 +101,14 @@ class Task(Record):
 
 
 class ParityCheck(Record):
-    """One claim of the export proof, with the largest difference found."""
+    """One claim of the export proof, with the largest difference found.
+
+    Attributes:
+        claim: what was proven, in words.
+        cases: comparisons made.
+        max_difference: the largest of them.
+        tolerance: the most that the proof allows.
+    """
 
     claim: str
     cases: int
@@ -140,9 +159,16 @@ class Manifest(Record):
     Attributes:
         format: version of this manifest's own layout.
         name: the name the model is served under.
+        version: the model's version; the newest is served under the name alone.
+        created: the time of the export.
+        encoder: the fields of the recipe's `encoder`.
+        dim: D, the numbers in an embedding.
+        pooling: how steps become one vector.
         longest_training_sequence: steps; longer inputs are served but were never seen in training. None where nobody
             knows, as of weights trained elsewhere.
-        quantization: what int8 cost; None for float32. Where it stands `parity` is empty: nothing is exact.
+        source: where the data or the weights come from.
+        licence: under which terms.
+        quantization: what int8 cost; None for float32. If it is there, `parity` is empty: nothing is exact.
         weights_sha256: over the initializers' names and bytes, in the graph's order.
     """
 

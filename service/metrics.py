@@ -68,7 +68,7 @@ class Snapshot(Collector):
         served = [(name, counts) for name, counts in models if name]
         yield _count(
             "requests",
-            "Requests that are over.",
+            "Requests that are over; 499 if nobody was left to answer.",
             [((model, route, str(code)), count) for (model, route, code), count in seen.requests.items()],
             ["route", "code"],
         )
@@ -130,8 +130,8 @@ class Snapshot(Collector):
         )
         for field, text in (
             ("queue_sequences", "Sequences that wait."),
-            ("queue_steps", "Steps of those."),
-            ("queue_drain_seconds", "Until all that waits should have its runner."),
+            ("queue_steps", "Steps of the sequences that wait."),
+            ("queue_drain_seconds", "Predicted seconds until all that waits has its runner."),
             ("cost_error_ratio", "Usual distance of a run's time from its prediction, in parts of it."),
         ):
             yield _show(field, text, [((name,), getattr(gauges, field)) for name, gauges in self._gauges])
@@ -139,7 +139,9 @@ class Snapshot(Collector):
         for name, gauges in self._gauges:
             info.add_metric([name], dict(gauges.build))
         yield info
-        yield _distribute("event_loop_lag_seconds", "How late the event loop was for a timer.", [((), seen.loop_lag)])
+        yield _distribute(
+            "event_loop_lag_seconds", "How late the event loop was for a timer, once a second.", [((), seen.loop_lag)]
+        )
         yield _show(
             "inflight_requests", "Requests under way, this one left out.", [((), seen.inflight - self._own_requests)]
         )
@@ -159,7 +161,7 @@ class Snapshot(Collector):
         )
         yield _show(
             "runner_last_progress_seconds",
-            "Since a run last began or ended; 0 where none is under way.",
+            "Since a run last began or ended; 0 if none is under way.",
             [((), self._seconds_since_progress)],
         )
 

@@ -13,7 +13,7 @@ from tests.test_inside import METRICS
 
 DASHBOARD = json.loads(Path("deploy/grafana/dashboard.json").read_text(encoding="utf-8"))
 ALERTS = yaml.safe_load(Path("deploy/prometheus/alerts.yaml").read_text(encoding="utf-8"))
-README = Path("README.md").read_text(encoding="utf-8")
+PAGE = Path("docs/reference/metrics.md").read_text(encoding="utf-8")
 
 SUFFIXES = {"counter": {"_total"}, "histogram": {"_bucket", "_sum", "_count"}, "gauge": {""}}
 SERIES = {f"{name}{suffix}": name for name, (kind, _) in METRICS.items() for suffix in SUFFIXES[kind]}
@@ -110,8 +110,8 @@ def test_alerts_say_how_bad_and_what_to_do() -> None:
         assert set(used) <= labels
 
 
-def test_the_readme_lists_the_metrics() -> None:
+def test_the_metrics_page_lists_the_metrics() -> None:
     """Its table has each metric's name, type and labels, and no other."""
-    rows = re.findall(r"^\| `(lengthwise_\w+)` \| (\w+) \|([^|]*)\|", README, re.MULTILINE)
+    rows = re.findall(r"^\| `(lengthwise_\w+)` \| (\w+) \|([^|]*)\|", PAGE, re.MULTILINE)
     found = {name.removesuffix("_total"): (kind, set(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
     assert found == METRICS

@@ -2,40 +2,72 @@
 
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
+from docs.generate import BLOCK, BLOCKS, PAGES, fill
 from service import __version__
 
 README = Path("README.md").read_text(encoding="utf-8")
 MAKEFILE = Path("Makefile").read_text(encoding="utf-8")
-DOCUMENTS = sorted([*Path().glob("*.md"), *Path("docs").glob("*.md"), *Path("artifacts").glob("*.md")])
+DOCUMENTS = sorted([*Path().glob("*.md"), *Path("docs").rglob("*.md"), *Path("artifacts").glob("*.md")])
+FOLDERS = {path.name for path in Path().iterdir() if path.is_dir() and not path.name.startswith(".")}
+DECISIONS = sorted(path for path in Path("docs/decisions").glob("*.md") if path.name != "index.md")
 
 
-def test_the_file_map_is_the_tree() -> None:
-    """Every file or folder in README's map exists, and every module of the service stands in it."""
-    block = README.partition("## Where things are")[2].split("```")[1]
-    folder, listed = Path(), set()
-    for line in block.strip().splitlines():
-        name = line.split()[0]
-        if not line.startswith(" "):
-            folder = Path(name) if name.endswith("/") else Path()
-        path = folder / name if line.startswith(" ") else Path(name)
-        assert path.exists(), path
-        listed.add(path)
-    for package in ("service", "model", "export", "client/lengthwise_client"):
-        modules = {path for path in Path(package).glob("*.py") if path.name != "__init__.py"}
-        if package == "export":
-            modules -= {Path("export/__main__.py")}
-        assert modules <= listed, modules - listed
+def test_readme_is_short() -> None:
+    """README has at most 150 lines: the rest is in `docs/`."""
+    assert len(README.splitlines()) <= 150
+
+
+def test_readme_lists_the_folders() -> None:
+    """Every folder in README's table exists, and every folder of the project with files of its own is in it."""
+    listed = set(re.findall(r"^\| `(\w+)/` \|", README, re.MULTILINE))
+    assert listed <= FOLDERS
+    assert {path.split("/")[0] for path in list_files() if "/" in path and not path.startswith(".")} == listed
+
+
+def list_files() -> list[str]:
+    """Return the files of the project, by git if it is a checkout."""
+    listed = subprocess.run(["git", "ls-files"], capture_output=True, text=True, check=False)  # noqa: S607 - any git
+    return listed.stdout.split() if listed.returncode == 0 else [str(path) for path in PAGES]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=str)
 def test_links_lead_somewhere(document: Path) -> None:
     """Every relative link names a file."""
-    for target in re.findall(r"\]\(([^)]+)\)", document.read_text(encoding="utf-8")):
-        assert "://" in target or (document.parent / target).exists(), target
+    for target in re.findall(r"\]\(([^)\s]+)\)", document.read_text(encoding="utf-8")):
+        file = target.partition("#")[0]
+        assert "://" in target or not file or (document.parent / file).exists(), target
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=str)
+def test_named_files_exist(document: Path) -> None:
+    """Every path in a document that begins with a folder of the project leads to a file or a folder."""
+    if document == Path("docs/measured/history.md"):
+        pytest.skip("the log names what was there when it was written")
+    named = re.findall(r"`((?:\w+/)+[\w.-]*)`", document.read_text(encoding="utf-8"))
+    made = {"runs"}  # a training makes it
+    for path in named:
+        folder = path.split("/")[0]
+        assert folder in made or folder not in FOLDERS or Path(path).exists(), path
+
+
+@pytest.mark.parametrize("page", ["adding", "architecture"])
+def test_named_code_exists(page: str) -> None:
+    """Each class and each table that these pages name is in the code."""
+    text = Path(f"docs/understand/{page}.md").read_text(encoding="utf-8")
+    code = "".join(
+        path.read_text(encoding="utf-8") for folder in ("service", "model") for path in Path(folder).rglob("*.py")
+    )
+    for name in re.findall(r"`([A-Z][a-z]+[A-Za-z]*|[A-Z]{4,}[A-Z_]*)`", text):
+        assert re.search(rf"^(class {name}\b|{name}(:|\b.* =) ?)|^    {name} = ", code, re.MULTILINE), name
 
 
 def test_documented_verbs_exist() -> None:
@@ -45,6 +77,109 @@ def test_documented_verbs_exist() -> None:
         text = document.read_text(encoding="utf-8")
         used = re.findall(r"(?:^|`)make ([a-z]+)", text, re.MULTILINE)
         assert set(used) <= verbs, document
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if BLOCK.search(page.read_text(encoding="utf-8"))], ids=str)
+def test_generated_tables_are_what_the_code_says(page: Path) -> None:
+    """Settings, metrics, problems, routes, formats and the like stand in the pages as `make docs` writes them."""
+    assert page.read_text(encoding="utf-8") == fill(page), "run make docs"
+
+
+def test_every_generated_table_has_a_page() -> None:
+    """No block is made for nobody."""
+    used = {found[2] for page in PAGES for found in BLOCK.finditer(page.read_text(encoding="utf-8"))}
+    assert used == set(BLOCKS)
+
+
+def read_navigation() -> list[str]:
+    """Return the pages that the navigation names."""
+
+    def walk(entry: Any) -> list[str]:
+        if isinstance(entry, str):
+            return [entry]
+        return [page for one in (entry if isinstance(entry, list) else entry.values()) for page in walk(one)]
+
+    return walk(yaml.safe_load(Path("mkdocs.yml").read_text(encoding="utf-8"))["nav"])
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    """Each page stands in it, once."""
+    assert sorted(read_navigation()) == sorted(str(path.relative_to("docs")) for path in Path("docs").rglob("*.md"))
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The documentation, built strictly from a copy."""
+    folder = tmp_path_factory.mktemp("site")
+    shutil.copy("mkdocs.yml", folder)
+    shutil.copytree("docs", folder / "docs", ignore=shutil.ignore_patterns("__pycache__"))
+    build = [sys.executable, "-m", "zensical", "build", "--strict"]
+    built = subprocess.run(build, cwd=folder, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stdout + built.stderr
+    return folder / "site"
+
+
+def test_pages_load_nothing_from_elsewhere(site: Path) -> None:
+    """Scripts, styles, fonts and pictures of the built pages are the site's own, so that they can be read offline."""
+    pages = [*site.rglob("*.html")]
+    assert len(pages) > len(read_navigation())  # and one for what is not found
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        loaded = re.findall(r"<(?:script|img|iframe)[^>]* src=\"?([^\s\">]+)", text)
+        loaded += re.findall(r"<link[^>]*rel=\"?(?:stylesheet|icon|preconnect|preload)[^>]*href=\"?([^\s\">]+)", text)
+        assert loaded
+        assert [url for url in loaded if "//" in url] == [], page
+
+
+def test_a_dead_link_ends_the_build(site: Path) -> None:
+    """A link to a page that is not there, or to a heading that is not, fails."""
+    for target in ("nowhere.md", "start/quickstart.md#nowhere"):
+        index = site.parent / "docs" / "index.md"
+        kept = index.read_text(encoding="utf-8")
+        index.write_text(f"{kept}\n[dead]({target})\n", encoding="utf-8")
+        build = [sys.executable, "-m", "zensical", "build", "--strict"]
+        assert subprocess.run(build, cwd=site.parent, capture_output=True, check=False).returncode != 0
+        index.write_text(kept, encoding="utf-8")
+
+
+def test_what_strangers_look_for_is_one_click_from_readme() -> None:
+    """How to train on your own data, how to add a body format, and what happens at ten times the load."""
+    for page, heading in (
+        ("docs/start/your-data.md", "# Your own data"),
+        ("docs/understand/adding.md", "## A body format"),
+        ("docs/operate/load.md", "## At ten times the load"),
+    ):
+        assert f"]({page})" in README
+        assert heading in Path(page).read_text(encoding="utf-8").splitlines()
+
+
+@pytest.mark.parametrize("page", DECISIONS, ids=str)
+def test_decisions_say_whether_they_hold(page: Path) -> None:
+    """Each has a question, a choice, and as its status that it holds, or by what it was replaced."""
+    _, *entries = re.split(r"^## ", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert entries
+    for entry in entries:
+        parts = re.findall(r"^\*\*(\w+)\.\*\*", entry, re.MULTILINE)
+        assert parts[0] == "Question", entry
+        assert "Choice" in parts, entry
+        assert parts[-1] == "Status", entry
+        status = entry.partition("**Status.** ")[2]
+        assert re.match(r"(Holds|Holds in part|Replaced by \[[^]]+\]\([^)]+\))[.:]", status), entry
+
+
+def test_decisions_lead_to_the_log_and_lose_none_of_it() -> None:
+    """Every entry of the log is named by a decision, so that nothing measured is lost."""
+    log = Path("docs/measured/history.md").read_text(encoding="utf-8")
+    titles = re.findall(r"^## (.*)$", log, re.MULTILINE)
+    linked = {
+        anchor for page in DECISIONS for anchor in re.findall(r"history\.md#([\w-]+)", page.read_text(encoding="utf-8"))
+    }
+    assert {slug(title) for title in titles} == linked
+
+
+def slug(title: str) -> str:
+    """Return the anchor of a heading."""
+    return re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", title.lower()).strip())
 
 
 def test_the_image_is_plain_locked_and_unprivileged() -> None:
@@ -66,7 +201,10 @@ def test_the_image_is_plain_locked_and_unprivileged() -> None:
 
 
 def test_ci_runs_the_verbs_everyone_runs() -> None:
-    """`.ci/run` is `make check` and `make test`, and the hosted workflow is `.ci/run`."""
+    """`.ci/run` is `make check` and `make test`, and the hosted workflow is `.ci/run`; `make check` builds the docs."""
     commands = [shlex.split(line) for line in Path(".ci/run").read_text(encoding="utf-8").splitlines()]
     assert [command for command in commands if command[:1] == ["make"]] == [["make", "check"], ["make", "test"]]
     assert "bash .ci/run" in Path(".github/workflows/check.yml").read_text(encoding="utf-8")
+    checks = re.search(r"^check:.*\n((?:\t.*\n)+)", MAKEFILE, re.MULTILINE)
+    assert checks
+    assert "zensical build --clean --strict" in checks[1]

@@ -315,7 +315,8 @@ def test_a_certificate_that_cannot_be_read_ends_the_start(artifact: Path, tmp_pa
         main(["--ssl-keyfile", missing])
 
 
-THREATS = re.findall(r"`(test_\w+)`", Path("docs/security.md").read_text(encoding="utf-8"))
+THREAT_MODEL = Path("docs/operate/security.md").read_text(encoding="utf-8")
+THREATS = re.findall(r"`(test_\w+)`", THREAT_MODEL)
 
 
 def test_each_threat_has_a_test_that_exists() -> None:
@@ -327,11 +328,11 @@ def test_each_threat_has_a_test_that_exists() -> None:
     }
     assert THREATS
     assert set(THREATS) <= there
-    rows = [line for line in Path("docs/security.md").read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
+    rows = [line for line in THREAT_MODEL.splitlines() if line.startswith("| ")]
     assert [row for row in rows[2:] if "`test_" not in row and "not covered" not in row] == []
 
 
 def test_the_threat_model_names_settings_that_exist() -> None:
     """Each variable in it is a setting."""
-    named = re.findall(r"LENGTHWISE_(\w+)", Path("docs/security.md").read_text(encoding="utf-8"))
+    named = re.findall(r"LENGTHWISE_(\w+)", THREAT_MODEL)
     assert {name.lower() for name in named} <= set(Settings.model_fields)

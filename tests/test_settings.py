@@ -10,7 +10,7 @@ from pydantic_settings import CliApp
 from service.__main__ import main
 from service.settings import SHIPPED_MODEL, Settings, unknown_variables
 
-README = Path("README.md").read_text(encoding="utf-8")
+PAGE = Path("docs/reference/settings.md").read_text(encoding="utf-8")
 
 
 def test_the_shipped_encoder_is_the_default() -> None:
@@ -102,10 +102,11 @@ def test_a_start_that_cannot_succeed_ends_in_a_sentence(arguments: list[str], se
         main(arguments)
 
 
-def test_the_readme_table_is_the_settings_class() -> None:
+def test_the_settings_page_is_the_settings_class() -> None:
     """Each setting's row holds its variable, its default and its description, and there are no others."""
-    rows = dict(re.findall(r"^\| `LENGTHWISE_(\w+)` \| (.*) \|$", README, re.MULTILINE))
+    rows = dict(re.findall(r"^\| `LENGTHWISE_(\w+)` \| (.*) \|$", PAGE, re.MULTILINE))
     expected = {}
     for name, field in Settings.model_fields.items():
-        expected[name.upper()] = f"`{field.default}` | {field.description}"
+        default = "none" if field.default is None else f"`{field.default}`"
+        expected[name.upper()] = f"{default} | {field.description}"
     assert rows == expected
