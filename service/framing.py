@@ -22,8 +22,8 @@ class DecliningParser(httptools.HttpRequestParser):
         super().__init__(protocol)
         self._protocol = protocol
 
-    def feed_data(self, data: bytes | memoryview) -> None:
-        """Parse what came.
+    def feed_data(self, data: Any) -> None:
+        """Parse the bytes that came.
 
         Raises:
             HttpParserError: it is no HTTP, and nothing is parsed any more.

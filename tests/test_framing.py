@@ -8,6 +8,7 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
 
 import httpx
@@ -30,7 +31,7 @@ CHUNKS = b"Transfer-Encoding: chunked\r\n\r\n5\r\n%s\r\n%x;a=b\r\n%s\r\n0\r\nx-l
 )
 OFFERS = {
     "h2c": b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA\r\n",
-    "websocket": b"Upgrade: websocket\r\nConnection: upgrade\r\nSec-WebSocket-Key: eA==\r\nSec-WebSocket-Version: 13\r\n",
+    "websocket": b"Upgrade: websocket\r\nConnection: upgrade\r\nSec-WebSocket-Key: eA==\r\n",
     "several": b"upgrade: TLS/1.0\r\nUPGRADE: anything\r\nConnection: keep-alive, uPGRADE\r\nX-Empty:\r\n",
 }
 BODIES = {"length": (LENGTH, HIDDEN), "chunks": (CHUNKS, HIDDEN), "none": (b"\r\n", b"")}
@@ -202,11 +203,8 @@ def test_the_service_encodes_for_who_offers_an_upgrade(offer: str, address: str)
     """Over a socket, in one write and in several; the connection is kept."""
     sent = write_request("/encode", OFFERS[offer])
     head = sent.index(b"\r\n\r\n") + 4
-    for parts in (
-        [sent],
-        [sent[:head], sent[head:]],
-        [sent[:40], sent[40:head], sent[head : head + 9], sent[head + 9 :]],
-    ):
+    for cuts in ([], [head], [40, head, head + 9]):
+        parts = [sent[start:stop] for start, stop in pairwise([0, *cuts, len(sent)])]
         answers = talk(address, *parts, LAST)
         assert re.findall(rb"HTTP/1.1 (\d+)", answers) == [b"200", b"200"]
         assert b'"embeddings"' in answers
@@ -216,16 +214,8 @@ def test_the_service_encodes_for_who_offers_an_upgrade(offer: str, address: str)
 def test_curl_asks_for_http2_and_is_answered(address: str) -> None:
     """Both of its requests on one connection, in HTTP/1.1."""
     body = json.dumps({"sequences": PAIR})
-    flags = [
-        "-sS",
-        "--http2",
-        "-H",
-        "Content-Type: application/json",
-        "-d",
-        body,
-        "-w",
-        "%{http_code} %{http_version} ",
-    ]
+    told_of = ["-w", "%{http_code} %{http_version} "]
+    flags = ["-sS", "--http2", "-H", "Content-Type: application/json", "-d", body, *told_of]
     url = f"http://{address}/encode"
     command = ["curl", *flags, url, "--next", *flags, url]
     told = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout

@@ -288,14 +288,15 @@ def certificate(tmp_path: Path) -> tuple[Path, Path]:
 def test_tls_is_spoken_with_the_given_certificate(
     artifact: Path, certificate: tuple[Path, Path], processes: str
 ) -> None:
-    """Clients that trust it are answered; nothing older than TLS 1.2 is spoken."""
+    """Clients that trust it are answered, whatever they offer to speak; nothing older than TLS 1.2 is spoken."""
     file, key = map(str, certificate)
     flags = ("--ssl-certfile", file, "--ssl-keyfile", key, "--processes", processes)
     with start_service("--model", str(artifact), *flags) as (_, url):
         trusting = ssl.create_default_context(cafile=file)
         assert url.startswith("https://")
-        response = httpx.post(f"{url}/encode", json={"sequences": PAIR}, verify=trusting)
-        assert response.status_code == 200
+        for offer in ({}, {"Connection": "Upgrade", "Upgrade": "h2c"}):
+            response = httpx.post(f"{url}/encode", json={"sequences": PAIR}, headers=offer, verify=trusting)
+            assert response.status_code == 200
         with pytest.raises(httpx.ConnectError):
             httpx.get(url)
         old = ssl.create_default_context(cafile=file)
