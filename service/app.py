@@ -44,18 +44,17 @@ from service.routes import (
     pages,
     problems,
     repository_v2,
-    statistics_v2,
 )
 from service.routes.direct import EXCHANGE, SERVICE, DirectRequest, Endpoint, Service, exchange_of, service_of
 from service.seat import Seat
 from service.session import find_artifact
 from service.settings import Settings, traces_are_wanted
-from service.telemetry import OTHER, Exchange, Telemetry
+from service.telemetry import OTHER, UNANSWERED, Exchange, Telemetry
 from service.unread import Unread
 
 logger = logging.getLogger("lengthwise")
 
-PARTS = (native, openai_v1, kserve_v2, statistics_v2, repository_v2, operations, inside, pages)
+PARTS = (native, openai_v1, kserve_v2, repository_v2, operations, inside, pages)
 WATCH_AGAIN_SECONDS = 5.0  # before a folder that was lost is looked for again
 REFINE_SECONDS = 10.0  # between two looks for models that have something left to measure
 REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
@@ -273,6 +272,10 @@ class EncoderApp(FastAPI):
                 await response(scope, receive, send_with_id)
             else:
                 await super().__call__(scope, receive, send_with_id)
+        except asyncio.CancelledError:
+            if not self._service.is_draining:
+                telemetry.see_hang_up(exchange)
+            raise
         finally:
             telemetry.inflight -= 1
             telemetry.see_exchange(exchange, time.perf_counter() - began)
@@ -302,7 +305,9 @@ class EncoderApp(FastAPI):
 async def _answer(endpoint: Endpoint | None, request: Request) -> Response | None:
     """Call an endpoint for who may ask it; whatever it raises is an answer too. None is for FastAPI to answer."""
     try:
+        direct.require_client(request)
         access.require_room(request)
+        direct.require_host(request)
         access.require_key(request)
         return await endpoint(request) if endpoint else None
     except LengthwiseError as error:
@@ -315,9 +320,8 @@ async def _answer(endpoint: Endpoint | None, request: Request) -> Response | Non
     except HTTPException as error:
         return await _answer_http(request, error)
     except ClientDisconnect:
-        exchange_of(request).problem = "hung-up"
-        service_of(request).telemetry.see_cancelled(exchange_of(request).model, "body")
-        return Response(status_code=400)  # the client hung up before it was read; nobody sees this answer
+        service_of(request).telemetry.see_hang_up(exchange_of(request))
+        return Response(status_code=UNANSWERED)  # nobody sees it
     except Exception as error:  # noqa: BLE001 - what no one foresaw is logged and answered
         return await _answer_unknown(request, error)
 

@@ -46,6 +46,14 @@ class MalformedBody(InvalidRequest):
         super().__init__(f"The body is not valid {form}: {reason}.")
 
 
+class InvalidHost(LengthwiseError):
+    """The request does not name its host once, as HTTP/1.1 demands."""
+
+    def __init__(self, found: int) -> None:
+        self.path = "Host"
+        super().__init__(f"The request has {found or 'no'} headers Host: HTTP/1.1 expects one (RFC 9112, 3.2).")
+
+
 class InvalidField(InvalidRequest):
     """A field of the request is missing, unknown or of the wrong kind."""
 

@@ -17,7 +17,7 @@ import structlog
 from structlog.typing import Processor
 
 from service.settings import Form
-from service.telemetry import FIRST_ERROR, PROBES, Exchange
+from service.telemetry import FIRST_ERROR, HUNG_UP, PROBES, Exchange
 
 STAMP: list[Processor] = [
     structlog.processors.add_log_level,
@@ -103,6 +103,8 @@ def configure(level: str, form: Form) -> dict[str, Any]:
 
 
 def _level_of(exchange: Exchange) -> int:
+    if exchange.problem == HUNG_UP:
+        return logging.DEBUG  # nobody is told anything, and nothing is wrong
     if exchange.route in PROBES and exchange.status < FIRST_ERROR:
         return logging.DEBUG
     return logging.WARNING if exchange.status >= HTTPStatus.INTERNAL_SERVER_ERROR else logging.INFO

@@ -179,7 +179,7 @@ class GatheringProtocol(FramingProtocol):
         while self.pipeline:
             cycle, app = self.pipeline.pop()
             cycle.disconnected = True
-            cycle.scope[GONE] = True  # type: ignore[typeddict-unknown-key]
+            cycle.scope[GONE] = True  # type: ignore[literal-required]
             await cycle.run_asgi(app)
             await asyncio.sleep(0)
 

@@ -338,3 +338,27 @@ def test_wrong_paths_and_methods_are_problems_too(method: str, path: str, status
     assert response.json()["status"] == status
     if status == 405:
         assert response.headers["allow"] == "POST"
+
+
+@pytest.mark.parametrize("path", ["/encode", "/v1/embeddings", "/v2/models/made/infer", "/health/live", "/nowhere"])
+@pytest.mark.parametrize("hosts", [[], [b"a", b"a"], [b"a", b"b"]], ids=["none", "one twice", "two"])
+def test_a_request_names_its_host_once(path: str, hosts: list[bytes], client: TestClient) -> None:
+    """Otherwise it is 400, whatever is asked; HTTP/1.0 may leave it out, and another header may come twice."""
+    head = [(b"host", host) for host in hosts] + [(b"x-other", b"1"), (b"x-other", b"2")]
+
+    def ask(version: str, headers: list[tuple[bytes, bytes]]) -> int:
+        scope = {"type": "http", "http_version": version, "method": "GET", "path": path, "headers": headers}
+        statuses: list[int] = []
+
+        async def receive() -> Any:
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def send(message: Any) -> None:
+            statuses.append(message.get("status", 0))
+
+        asyncio.run(client.app({"query_string": b"", **scope}, receive, send))  # type: ignore[arg-type]
+        return statuses[0]
+
+    assert ask("1.1", head) == 400
+    assert (ask("1.0", head) == 400) is bool(hosts)
+    assert ask("1.1", [(b"host", b"a"), (b"x-other", b"1"), (b"x-other", b"2")]) != 400

@@ -50,7 +50,6 @@ class Target(NamedTuple):
     name: str
     session: EncoderSession
     scheduler: Scheduler
-    version: str = "1"
 
 
 class OneModel(Engine):

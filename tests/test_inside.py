@@ -17,11 +17,10 @@ from starlette.testclient import TestClient
 from service import __version__
 from service.batching.jobs import Entry, Job, Run
 from service.sequences import join
-from service.session import open_session
 from service.telemetry import KEPT_BATCHES, SECONDS, Histogram, Telemetry
 from tests.conftest import draw_sequences
 from tests.test_encode import PAIR
-from tests.test_engine import Target, make_engine, make_session
+from tests.test_engine import make_engine, make_session
 from tests.test_queue import make_scheduler
 
 Serve = Callable[..., TestClient]
@@ -237,7 +236,7 @@ def test_cancelled_requests_are_counted_by_where_they_were(artifact: Path) -> No
             engine.close()
 
     asyncio.run(scenario())
-    assert telemetry.of("made").cancelled == {"body": 0, "queue": 1, "run": 1}
+    assert telemetry.of("made").cancelled == {"body": 0, "queue": 1, "run": 1, "answer": 0}
 
 
 def test_the_event_loops_lag_is_timed(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -326,23 +325,23 @@ def test_the_last_batches_are_told_without_what_was_in_them(serve: Serve) -> Non
     assert [batch["ended"] for batch in batches] == sorted((batch["ended"] for batch in batches), reverse=True)
 
 
-def test_padding_is_told_from_valid_steps(artifact: Path) -> None:
+def test_padding_is_told_from_valid_steps() -> None:
     """A batch of 1 and 3 steps has 4 that are valid, and computes 6."""
-    telemetry, made = Telemetry([]), Target("made", open_session(artifact), make_scheduler())
+    telemetry = Telemetry([])
     job = Job([1, 3])
     run = Run([Entry(job, 0, 1), Entry(job, 1, 3)], 3, 0.0, 1e-3, 1e-3, "all", make_scheduler())
-    telemetry.see_batch(made, run, 1e-3, failed=0, nonfinite=0)
+    telemetry.see_batch("made", run, 1e-3, failed=0, nonfinite=0)
     telemetry.settle()
     counts = telemetry.of("made")
     assert (counts.valid_steps, counts.padded_steps) == (4, 6)
 
 
-def test_only_the_last_hundred_batches_are_kept(artifact: Path) -> None:
+def test_only_the_last_hundred_batches_are_kept() -> None:
     """Those before them cost no memory."""
-    telemetry, made = Telemetry([]), Target("made", open_session(artifact), make_scheduler())
+    telemetry = Telemetry([])
     for length in range(1, KEPT_BATCHES + 8):
         run = Run([Entry(Job([length]), 0, length)], length, 0.0, 1e-3, 1e-3, "all", make_scheduler())
-        telemetry.see_batch(made, run, 1e-3, failed=0, nonfinite=0)
+        telemetry.see_batch("made", run, 1e-3, failed=0, nonfinite=0)
     telemetry.settle()
     assert [ran.steps for ran in telemetry.batches] == list(range(8, KEPT_BATCHES + 8))
 

@@ -15,6 +15,7 @@ from starlette.testclient import TestClient
 
 from service import logs
 from service.settings import Form
+from service.telemetry import HUNG_UP, Exchange
 from tests.test_encode import PAIR
 
 Serve = Callable[..., TestClient]
@@ -150,3 +151,12 @@ def test_the_process_writes_nothing_but_json(artifact: Path) -> None:
     assert events[1].startswith("Serving made@1 on cpu")
     assert events[2].startswith("Started server process")
     assert events[-1].startswith("Finished server process")
+
+
+@pytest.mark.parametrize(("level", "number"), [("info", 0), ("debug", 2)])
+def test_a_hang_up_is_a_line_for_debugging(level: str, number: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whether or not the answer had begun; nothing is wrong with the service."""
+    begun = Exchange("1", "POST", "/encode", "made", 200, HUNG_UP)
+    logs.RequestLog(level, "json").write([begun, Exchange("2", "POST", "/encode", problem=HUNG_UP)])
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [(line["level"], line["outcome"]) for line in lines] == [("debug", "hung-up")] * number

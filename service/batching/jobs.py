@@ -12,7 +12,7 @@ from typing import Literal, Protocol, TypeAlias
 Why: TypeAlias = Literal["shared", "all", "rows", "budget", "cost"]
 
 # How far a request had come when nobody waited for it any more.
-Where: TypeAlias = Literal["body", "queue", "run"]
+Where: TypeAlias = Literal["body", "queue", "run", "answer"]
 
 
 @dataclass(slots=True, eq=False)

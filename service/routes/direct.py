@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope
 from service.batching.engine import Engine
 from service.codecs import large
 from service.crowd import Crowd
-from service.errors import BodyTooLarge, BodyTooSlow, InvalidField, Stuck
+from service.errors import BodyTooLarge, BodyTooSlow, InvalidField, InvalidHost, Stuck
 from service.keys import KeyRing
 from service.meter import StepMeter
 from service.models import Choice, Models
@@ -25,6 +25,7 @@ from service.repository import Repository
 from service.seat import Seat
 from service.settings import Settings
 from service.telemetry import Exchange, Telemetry
+from service.transport import GONE
 from service.unread import Unread
 
 if TYPE_CHECKING:  # it needs the extra `otel`
@@ -136,6 +137,30 @@ def exchange_of(request: Request) -> Exchange:
 def choose_model(request: Request) -> Choice:
     """Leave open which model a request is for, but for the hash that it expects, if any."""
     return Choice(service_of(request).models, exchange_of(request), request.headers.get("x-expect-model"))
+
+
+def require_client(request: Request) -> None:
+    """See that somebody waits for the answer.
+
+    Raises:
+        ClientDisconnect: the client hung up before the request had its turn.
+    """
+    if GONE in request.scope:
+        raise ClientDisconnect
+
+
+def require_host(request: Request) -> None:
+    """See that a request names its host once, so that nobody before the service took it for another's.
+
+    Raises:
+        InvalidHost: it names several, or none, which HTTP/1.0 allows.
+    """
+    pairs = request.scope["headers"]
+    if "host" in request.headers and len(request.headers) == len(pairs):
+        return  # no header comes twice
+    found = sum(name == b"host" for name, _ in pairs)
+    if found > 1 or (found == 0 and request.scope.get("http_version") == "1.1"):
+        raise InvalidHost(found)
 
 
 async def read_body(request: Request, limit: int, seconds: int) -> bytes:

@@ -19,7 +19,7 @@ from service.models import Choice, ServedModel
 from service.routes.direct import Service, exchange_of, read_body, read_timeout, service_of
 from service.sequences import Limits
 from service.session import EncoderSession
-from service.telemetry import Stages
+from service.telemetry import HUNG_UP, Exchange, Stages
 from service.unread import COUNTED_BYTES, READER, Reader
 
 RESPONSE_HEADERS: dict[str, Any] = {
@@ -46,6 +46,7 @@ ROW_BYTES = 40  # that a row takes beside its numbers, at most
 
 # What any route that encodes may answer, whatever its format.
 FAILURES: tuple[type[errors.LengthwiseError], ...] = (
+    errors.InvalidHost,
     errors.MalformedJson,
     errors.MalformedBody,
     errors.InvalidField,
@@ -119,7 +120,7 @@ async def answer(request: Request, choice: Choice, decode: Decode) -> Response:
     if service.meter is not None:
         service.meter.admit(exchange.key)  # others of the same key may have come while this one was read
         service.meter.charge(exchange.key, question.sequences.steps)
-    encoded = await _run(service, choice.model, question, deadline, exchange.origin)
+    encoded = await _run(service, choice.model, question, deadline, exchange)
     finished = time.perf_counter()
     answering = partial(write, choice.model, question, encoded)
     is_large = encoded.answer.numbers > large.LARGE_ANSWER_NUMBERS
@@ -178,13 +179,16 @@ def _expect(request: Request, question: Question, session: EncoderSession) -> Re
     return reader
 
 
-async def _run(service: Service, model: ServedModel, question: Question, deadline: float, origin: object) -> Encoded:
+async def _run(
+    service: Service, model: ServedModel, question: Question, deadline: float, exchange: Exchange
+) -> Encoded:
     """Encode what was checked; where the time to drain is up, say so."""
     try:
-        return await service.engine.encode(model, question.sequences, deadline, question.outputs, origin)
+        return await service.engine.encode(model, question.sequences, deadline, question.outputs, exchange.origin)
     except asyncio.CancelledError:
         if service.is_draining:
             raise errors.Draining from None
+        exchange.problem = HUNG_UP  # the engine has counted it
         raise
 
 

@@ -131,6 +131,7 @@ ANSWERS: dict[type[LengthwiseError], Answer] = {
     errors.EmptyRequest: Answer(HTTPStatus.UNPROCESSABLE_ENTITY, "There is no sequence"),
     errors.EmptySequence: Answer(HTTPStatus.UNPROCESSABLE_ENTITY, "A sequence has no steps"),
     errors.InvalidLengths: Answer(HTTPStatus.UNPROCESSABLE_ENTITY, "The lengths do not fit the sequences"),
+    errors.InvalidHost: Answer(HTTPStatus.BAD_REQUEST, "The request names no host, or several"),
     errors.InvalidKey: Answer(HTTPStatus.UNAUTHORIZED, "The request lacks a valid key"),
     errors.UnknownModel: Answer(HTTPStatus.NOT_FOUND, "There is no such model"),
     errors.ModelRefused: Answer(HTTPStatus.UNPROCESSABLE_ENTITY, "The artifact cannot be served", retry=False),
