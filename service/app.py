@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from importlib import import_module
@@ -97,6 +98,7 @@ def create_app(settings: Settings, seat: Seat | None = None) -> FastAPI:
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         async with _trace(service) as observers:
             service.engine = Engine(loader.slots, observers, max_run_seconds=settings.max_run_seconds)
+            service.tokenizer = ThreadPoolExecutor(1, "tokenizer")
             tasks = (_refine(service), _release_memory(service), _watch(service), telemetry.time_loop())
             among_others = (_leave_when_stuck(service), inside.tell_others(service, seat)) if seat else ()
             aside = [asyncio.create_task(task) for task in (*tasks, *among_others)]
@@ -105,6 +107,7 @@ def create_app(settings: Settings, seat: Seat | None = None) -> FastAPI:
                 task.cancel()
             await asyncio.to_thread(loader.close)
             await asyncio.to_thread(service.engine.close)
+            service.tokenizer.shutdown(wait=False, cancel_futures=True)
             telemetry.settle()
 
     app = EncoderApp(service, lifespan)

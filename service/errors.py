@@ -85,7 +85,13 @@ class UnknownToken(InvalidRequest):
         self.path = path
         known = "1 and above" if vocabulary is None else f"1 to {vocabulary - 1}"
         padding = "; 0 is padding, which may only follow the last token" if found == 0 else ""
-        super().__init__(f"{path} is the token id {found}: the model knows {known}{padding}.")
+        sentence = f"{path} is the token id {found}: the model knows {known}{padding}."
+        if path.startswith("input["):  # of OpenAI's clients, some of which make ids of texts
+            sentence += (
+                " If texts were sent, the client made these ids by a tokenizer that is not the model's: "
+                "have it send the texts (LangChain: check_embedding_ctx_length=False)."
+            )
+        super().__init__(sentence)
 
 
 class NotOffered(InvalidRequest):
@@ -179,6 +185,26 @@ class AnswerTooLarge(TooLarge):
         super().__init__(
             f"The answer would have some {size} bytes: the limit is {limit:.0f}, set by {self.setting}. "
             "Send fewer sequences, or ask for a smaller form: base64 in place of numbers, or a binary one."
+        )
+
+
+class TextTooLong(TooLarge):
+    """One text has more characters than any may have."""
+
+    def __init__(self, path: str, characters: int, limit: int) -> None:
+        self.path = path
+        self.limit, self.setting = limit, "LENGTHWISE_MAX_TEXT_CHARACTERS"
+        super().__init__(f"{self.path} has {characters} characters: the limit is {limit}, set by {self.setting}.")
+
+
+class TextsTooLong(TooLarge):
+    """The texts of a request have more characters in all than one request may."""
+
+    def __init__(self, limit: int, field: str) -> None:
+        self.path = field
+        self.limit, self.setting = limit, "LENGTHWISE_MAX_REQUEST_CHARACTERS"
+        super().__init__(
+            f"The texts have more than {limit} characters in all, the limit set by {self.setting}: send them in parts."
         )
 
 

@@ -111,6 +111,16 @@ class Snapshot(Collector):
             "Sequences whose embedding was not finite.",
             [((name,), counts.nonfinite) for name, counts in served],
         )
+        yield _count(
+            "text_tokens",
+            "Tokens of texts, by whether the tokenizer knows them.",
+            [
+                ((name, kind), count)
+                for name, counts in served
+                for kind, count in (("known", counts.known_tokens), ("unknown", counts.unknown_tokens))
+            ],
+            ["kind"],
+        )
         yield _distribute(
             "request_duration_seconds",
             "From a request's arrival to the end of its answer, of those that were encoded.",

@@ -52,12 +52,13 @@ class Models:
     Attributes:
         default: the name that is meant where a request gives none; where there is none, the only one there is.
         state_lists: lists in JSON that the largest state of one sequence takes.
+        step_values: values in JSON that a sequence of one step takes at most.
     """
 
     def __init__(self, default: str | None = None) -> None:
         """Begin without any."""
         self.default = default
-        self.state_lists = 0
+        self.state_lists = self.step_values = 0
         self._default: str | None = None
         self._models: list[ServedModel] = []
         self._named: dict[str | None, ServedModel] = {}
@@ -83,6 +84,7 @@ class Models:
             named[None] = named[self._default]
         self._models, self._named = models, named
         self.state_lists = max((model.spec.state_lists for model in models), default=0)
+        self.step_values = max((model.spec.step_values for model in models), default=0)
 
     @property
     def default_name(self) -> str | None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
+from math import prod
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -25,11 +26,15 @@ class Limits:
         max_sequence_steps: steps in one sequence.
         max_request_steps: steps in all sequences together.
         empty_allowed: whether a sequence may have no step.
+        max_text_characters: characters in one text, before it is tokenised.
+        max_request_characters: characters in all texts together.
     """
 
     max_sequence_steps: int
     max_request_steps: int
     empty_allowed: bool
+    max_text_characters: int = 2**16
+    max_request_characters: int = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +45,7 @@ class InputSpec:
         features: F, the numbers in a step; None where steps are token ids.
         vocabulary: V, of token ids; None where it is not known.
         tokenize: from n texts to n arrays of ids, where the model reads texts too.
+        unknown: the id of what its tokenizer does not know; None where there is no such id.
         state_names: what a state to start from is made of; nothing where the model takes none.
         state_shape: `(layers, directions, H)` of each.
     """
@@ -47,8 +53,14 @@ class InputSpec:
     features: int | None
     vocabulary: int | None = None
     tokenize: Callable[[Sequence[str]], list[npt.NDArray[np.int64]]] | None = None
+    unknown: int | None = None
     state_names: tuple[str, ...] = ()
     state_shape: tuple[int, ...] = ()
+
+    @property
+    def step_values(self) -> int:
+        """Values in JSON that a sequence of one step takes: its numbers, its length and its state."""
+        return (self.features or 1) + 1 + len(self.state_names) * prod(self.state_shape)
 
     @property
     def state_lists(self) -> int:
@@ -98,6 +110,8 @@ class Sequences:
             NonFiniteValue: names the first NaN or infinity.
             UnknownToken: names the first id outside `1..V-1`.
         """
+        if len(self.lengths) > limits.max_request_steps:
+            raise RequestTooLong(limits.max_request_steps, self.field)
         lengths = self.lengths.tolist()
         if not lengths:
             raise EmptyRequest(self.field)

@@ -85,6 +85,8 @@ class Settings(BaseSettings):
     max_request_steps: int = Field(
         100_000, ge=1, description="Steps in all sequences of a request together, an empty one counting as one."
     )
+    max_text_characters: int = Field(2**16, ge=1, description="Characters in one text, counted before it is tokenised.")
+    max_request_characters: int = Field(2**20, ge=1, description="Characters in all texts of a request together.")
     max_batch_sequences: int = Field(32, ge=1, description="Sequences in a batch.")
     max_batch_steps: int = Field(16384, ge=1, description="Padded steps in a batch; bounds the memory of a run.")
     max_run_seconds: float = Field(
@@ -174,6 +176,7 @@ class Settings(BaseSettings):
             ("max_sequence_steps", "max_batch_steps"),
             ("max_sequence_steps", "max_request_steps"),
             ("max_request_steps", "max_queue_steps"),
+            ("max_text_characters", "max_request_characters"),
         ):
             if getattr(self, small) > getattr(self, large):
                 raise ValueError(f"{small} is {getattr(self, small)}, over {large}, which is {getattr(self, large)}")
@@ -214,4 +217,6 @@ class Settings(BaseSettings):
             max_sequence_steps=self.max_sequence_steps,
             max_request_steps=self.max_request_steps,
             empty_allowed=self.empty_sequences == "zero",
+            max_text_characters=self.max_text_characters,
+            max_request_characters=self.max_request_characters,
         )

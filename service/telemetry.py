@@ -166,6 +166,8 @@ class Counts:
         valid_steps, padded_steps: of all batches together.
         run_seconds: of runners, likewise.
         nonfinite: sequences whose embedding was not finite.
+        known_tokens, unknown_tokens: of texts, by whether the tokenizer knew them.
+        is_told: whether it was logged that too many were unknown.
     """
 
     def __init__(self, problems: Iterable[str]) -> None:
@@ -180,6 +182,8 @@ class Counts:
         self.valid_steps = self.padded_steps = 0
         self.run_seconds = 0.0
         self.nonfinite = 0
+        self.known_tokens = self.unknown_tokens = 0
+        self.is_told = False
         self._decode, self._queue, self._run, self._encode = self.stage_seconds.values()
 
     def count(self, exchange: Exchange) -> None:

@@ -302,6 +302,21 @@ BAD: dict[str, tuple[str, bytes, str]] = {  # kind, body, a part of the detail
     "npz: cut at its start": ("npz", NPZ[7:], "entry is wrong"),
     "npz: only its end": ("npz", NPZ[-22:], "cut"),
     "npz: no lengths": ("npz", repack({"values.npy": NPY}), "lengths is missing"),
+    "npz: an unknown member": (
+        "npz",
+        repack({**BOTH, "mask.npy": NPY}),
+        "'mask' is not a member of this npz: expected values and lengths",
+    ),
+    "npz: a doubled member": (
+        "npz",
+        repack({**BOTH, "valuez.npy": NPY}).replace(b"valuez", b"values"),
+        "values is given more than once: expected each member once",
+    ),
+    "npz: a member by two names": (
+        "npz",
+        repack({**BOTH, "values": NPY}),
+        "values is given more than once: expected each member once",
+    ),
     "npz: encrypted": ("npz", repack(BOTH, flags=1), "encrypted"),
     "npz: unknown method": ("npz", repack(BOTH, method=93), "neither stored nor deflated"),
     "npz: stored as deflated": ("npz", repack(BOTH, method=8), "values"),

@@ -362,3 +362,36 @@ def test_a_request_names_its_host_once(path: str, hosts: list[bytes], client: Te
     assert ask("1.1", head) == 400
     assert (ask("1.0", head) == 400) is bool(hosts)
     assert ask("1.1", [(b"host", b"a"), (b"x-other", b"1"), (b"x-other", b"2")]) != 400
+
+
+ODD_PADDING = ["NaN", "Infinity", "-Infinity", "1e400", "3e38", "0"]
+
+
+@pytest.mark.parametrize("odd", ODD_PADDING)
+def test_padding_may_hold_any_number_in_every_format(odd: str, client: TestClient) -> None:
+    """What `lengths` cuts off is not looked at, be it no finite number: in JSON of both kinds, and raw."""
+    plain = client.post("/encode", json={"sequences": PAIR}).json()
+    expected = plain["embeddings"]
+    time = max(map(len, PAIR))
+    lengths = [len(steps) for steps in PAIR]
+    padded = [[*steps, *[["odd"] * 3] * (time - len(steps))] for steps in PAIR]
+    assert lengths != [time] * len(PAIR)
+    text = json.dumps(padded).replace('"odd"', odd)
+    headers = {"Content-Type": "application/json"}
+    native = client.post("/encode", content=f'{{"sequences": {text}, "lengths": {lengths}}}', headers=headers)
+    assert native.json()["embeddings"] == expected
+    shape = {"name": "sequences", "datatype": "FP32", "shape": [len(PAIR), time, 3]}
+    other = {"name": "lengths", "datatype": "INT64", "shape": [len(PAIR)], "data": lengths}
+    v2 = json.dumps({"inputs": [{**shape, "data": padded}, other]}).replace('"odd"', odd)
+    raw = np.array(json.loads(text), "<f8").astype("<f4", casting="unsafe") if odd != "1e400" else None
+    answers = [client.post("/v2/models/made/infer", content=v2, headers=headers)]
+    if raw is not None:
+        head = json.dumps({"inputs": [{**shape, "parameters": {"binary_data_size": raw.nbytes}}, other]}).encode()
+        length = {"Inference-Header-Content-Length": str(len(head))}
+        answers.append(client.post("/v2/models/made/infer", content=head + raw.tobytes(), headers=headers | length))
+    for answer in answers:
+        (output,) = answer.json()["outputs"]
+        assert output["data"] == [number for row in expected for number in row]
+    if not np.isfinite(float(odd)):  # in a valid step it is refused
+        refused = client.post("/encode", content=f'{{"sequences": {text}, "lengths": {[time] * 2}}}', headers=headers)
+        assert refused.json()["path"] == f"sequences[{lengths.index(min(lengths))}][{min(lengths)}][0]"

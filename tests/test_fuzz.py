@@ -45,23 +45,31 @@ TENSOR = '{"name": "texts", "shape": [1], "datatype": "BYTES", "data": ["%s"]}'
 
 
 @pytest.mark.parametrize(
-    ("path", "body"),
+    ("path", "body", "place"),
     [
-        ("/encode", f'{{"texts": ["{HALF}"]}}'),
-        ("/encode", f'{{"texts": ["so"], "{HALF.upper().replace("U", "u")}": 1}}'),
-        ("/v1/embeddings", f'{{"model": "made", "input": "so {HALF}"}}'),
-        ("/v2/models/made/infer", f'{{"inputs": [{TENSOR % HALF}]}}'),
-        ("/v2/models/made/infer", f'{{"id": "{HALF}", "inputs": [{TENSOR % "so"}]}}'),
+        ("/encode", f'{{"texts": ["so", "{HALF}"]}}', "texts[1]"),
+        ("/encode", f'{{"texts": ["so"], "{HALF.upper().replace("U", "u")}": 1}}', "the name of a field of the body"),
+        ("/v1/embeddings", f'{{"model": "made", "input": "so {HALF}"}}', "input"),
+        ("/v2/models/made/infer", f'{{"inputs": [{TENSOR % HALF}]}}', "inputs[0].data[0]"),
+        ("/v2/models/made/infer", f'{{"id": "{HALF}", "inputs": [{TENSOR % "so"}]}}', "id"),
     ],
 )
-def test_half_a_character_is_malformed(path: str, body: str, reader: TestClient) -> None:
-    """An escape of half a surrogate pair, once a 500, is refused; a whole one is read."""
+def test_half_a_character_is_malformed(path: str, body: str, place: str, reader: TestClient) -> None:
+    """An escape of half a surrogate pair, once a 500, is refused with its place; a whole one is read."""
     refused = reader.post(path, content=body, headers={"Content-Type": "application/json"})
     assert refused.status_code == (422 if path == "/encode" else 400)
-    assert "surrogates not allowed" in refused.text
+    sentence = refused.json().get("detail") or refused.json()["error"]
+    sentence = sentence if isinstance(sentence, str) else sentence["message"]
+    assert sentence == f"The body is not valid JSON: {place} holds {HALF}, which alone is half a character."
     whole = json.loads(body.replace(HALF, r"\ud83d\ude00")) if HALF in body else None
     if whole is not None:
         assert reader.post(path, json=whole).status_code == 200
+
+
+def test_a_body_in_another_encoding_is_told_its_first_wrong_byte(reader: TestClient) -> None:
+    """Latin-1 is no JSON, and the sentence is not Python's."""
+    refused = reader.post("/encode", content='{"texts": ["café"]}'.encode("latin-1"))
+    assert refused.json()["detail"] == "The body is not valid JSON: its byte 15 is not UTF-8."
 
 
 def test_half_a_character_in_a_stream_ends_nothing(reader: TestClient) -> None:
@@ -69,5 +77,7 @@ def test_half_a_character_in_a_stream_ends_nothing(reader: TestClient) -> None:
     lines = f'"{HALF}"\n"so"\n'
     answer = reader.post("/encode", content=lines, headers={"Content-Type": "application/x-ndjson"})
     first, second = map(json.loads, answer.text.splitlines())
-    assert first["problem"]["status"] == 422
+    assert first["problem"]["detail"] == (
+        f"The body is not valid JSON: the string holds {HALF}, which alone is half a character."
+    )
     assert len(second["embedding"]) == 8

@@ -41,7 +41,7 @@ def decode(texts: list[bytes], spec: InputSpec = SPEC) -> list[Any]:
     """Decode lines; sequences as lists, errors as they are."""
     lines = [Line(row + 1, row, text) for row, text in enumerate(texts)]
     found = ndjson.decode(lines, spec, LIMITS, 1000)
-    return [one if isinstance(one, LengthwiseError) else one.tolist() for one in found]
+    return [one if isinstance(one, str | LengthwiseError) else one.tolist() for one in found]
 
 
 @given(texts=st.lists(st.binary(max_size=6).map(lambda text: text.replace(b"\n", b"")), max_size=6), data=st.data())
@@ -159,10 +159,14 @@ def test_token_lines_drop_padding_and_name_unknown_ids() -> None:
     assert decode([b"[5,7,0,0]", b"[3]"], TOKENS) == [[5, 7], [3]]
 
 
-def test_text_lines_are_tokenised() -> None:
-    """A model that reads texts takes strings, and ids as well."""
-    spec = InputSpec(None, 100, lambda texts: [np.array([len(text) for text in texts[0].split()])])
-    assert decode([b'"a bcd"', b"[7]"], spec) == [[1, 3], [7]]
+def test_text_lines_are_left_to_the_tokenizer() -> None:
+    """A model that reads texts takes strings, which are bounded before they are tokenised, and ids as well."""
+    spec = InputSpec(None, 100, lambda _: pytest.fail("it was tokenised"))
+    lines = [Line(1, 0, b'"a bcd"'), Line(2, 1, b"[7]"), Line(3, 2, b'"' + 10 * b"a" + b'"')]
+    limits = Limits(max_sequence_steps=5, max_request_steps=8, empty_allowed=False, max_text_characters=9)
+    text, ids, refused = ndjson.decode(lines, spec, limits, 1000)
+    assert (text, list(ids)) == ("a bcd", [7])  # type: ignore[arg-type]
+    assert str(refused) == "sequences[0] has 10 characters: the limit is 9, set by LENGTHWISE_MAX_TEXT_CHARACTERS."
 
 
 def test_what_is_written_is_a_line_of_json() -> None:

@@ -299,3 +299,17 @@ def test_more_steps_than_a_request_may_have_are_refused_unparsed(serve: Serve) -
     client = serve(max_request_steps=12, max_sequence_steps=12)
     status, error = post(client, b'{"model": "made", "input": [' + b"[]," * 130 + b"junk")
     assert (status, error["code"], error["param"]) == (413, "request_too_long", "input")
+
+
+def test_token_ids_of_another_tokenizer_are_told_what_to_set(tmp_path: Path) -> None:
+    """LangChain's default sends ids of OpenAI's tokenizer: the sentence names the flag by which it sends the texts."""
+    with TestClient(create_app(Settings(model=export_texts(tmp_path / "made.onnx")))) as client:
+        of_tiktoken = {"model": "made", "input": [[708, 433, 5900]], "encoding_format": "base64"}
+        status, error = post(client, json.dumps(of_tiktoken).encode())
+        assert (status, error["code"], error["param"]) == (400, "unknown_token", "input[0][0]")
+        assert error["message"] == (
+            "input[0][0] is the token id 708: the model knows 1 to 3. If texts were sent, the client made these ids by "
+            "a tokenizer that is not the model's: have it send the texts (LangChain: check_embedding_ctx_length=False)."
+        )
+        native = client.post("/encode", json={"sequences": [[708]]}).json()
+        assert native["detail"] == "sequences[0][0] is the token id 708: the model knows 1 to 3."

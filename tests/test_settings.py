@@ -37,6 +37,7 @@ def test_every_setting_is_an_environment_variable(monkeypatch: pytest.MonkeyPatc
         ("max_sequence_steps", "max_batch_steps"),
         ("max_sequence_steps", "max_request_steps"),
         ("max_request_steps", "max_queue_steps"),
+        ("max_text_characters", "max_request_characters"),
     ],
 )
 def test_contradictions_are_refused(small: str, large: str) -> None:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import orjson
@@ -76,6 +76,9 @@ def make_tasks(session: EncoderSession, sequences: list[Steps]) -> list[Task]:
     reply = Reply(Answer(session.run(batch)), [len(steps) for steps in sequences], "model", batch.steps.shape[0])
     floats, base64 = AnswerOptions(), AnswerOptions(encoding_format="base64")
 
+    def decode_json() -> Sequences:
+        return cast("Sequences", ragged_json.decode(bodies["json"], lambda _: spec, 100_000)[0])
+
     def check(read: Callable[[], Sequences]) -> Callable[[], object]:
         return lambda: read().check(LIMITS)
 
@@ -92,7 +95,7 @@ def make_tasks(session: EncoderSession, sequences: list[Steps]) -> list[Task]:
     return [
         Task("the model", "run", lambda: session.run(batch)),
         Task("orjson + numpy", "decode", lambda: decode_plainly(bodies["json"])),
-        Task("json", "decode", check(lambda: ragged_json.decode(bodies["json"], lambda _: spec, 100_000)[0])),
+        Task("json", "decode", check(decode_json)),
         Task("ndjson", "decode", decode_lines),
         Task("npz", "decode", check(lambda: npz.read(bodies["npz"], spec, 2**25))),
         Task("npy", "decode", check(lambda: npy.read(bodies["npy"], spec, 2**25))),

@@ -23,8 +23,9 @@ import numpy.typing as npt
 from service.codecs import arrow, kserve, ndjson, npy, npz, openai_json, ragged_json
 from service.codecs.compression import decompress
 from service.codecs.options import read_query
+from service.codecs.texts import Texts
 from service.errors import LengthwiseError
-from service.sequences import InputSpec, Limits, Sequences
+from service.sequences import InputSpec, Limits, Sequences, join
 
 FLOATS = InputSpec(features=3, state_names=("h", "c"), state_shape=(1, 2, 2))
 TOKENS = InputSpec(
@@ -68,22 +69,31 @@ def _signature(spec: InputSpec) -> kserve.Signature:
     return kserve.Signature(spec, {"embedding": "embedding"}, "made", "1", LIMITS.max_request_steps)
 
 
+def _tokenize(found: Sequences | Texts, spec: InputSpec) -> Sequences:
+    """Tokenise what is a request's texts."""
+    if isinstance(found, Sequences):
+        return found
+    found.check(LIMITS)
+    assert spec.tokenize is not None, "texts are read for who has a tokenizer"
+    return join(spec.tokenize(found.texts), None, found.field)
+
+
 def _read_v2_raw(body: bytes, spec: InputSpec) -> list[Sequences]:
     """Read a body whose first two bytes say how long its JSON is, as a header would."""
-    return [kserve.decode(body[2:], int.from_bytes(body[:2], "little"), _signature(spec)).sequences]
+    return [_tokenize(kserve.decode(body[2:], int.from_bytes(body[:2], "little"), _signature(spec)).sequences, spec)]
 
 
 def _read_lines(body: bytes, spec: InputSpec) -> list[Sequences]:
     splitter = ndjson.LineSplitter(BODY_BYTES)
     lines = [*splitter.feed(body), *splitter.finish()]
     found = ndjson.decode(lines, spec, LIMITS, BODY_BYTES) if lines else []
-    rows = [one for one in found if not isinstance(one, LengthwiseError)]
+    rows = [one for one in found if not isinstance(one, str | LengthwiseError)]
     return [Sequences(row, np.array([len(row)])) for row in rows]
 
 
 def _read_gzip(body: bytes, spec: InputSpec) -> list[Sequences]:
     opened = decompress(body, "gzip", BODY_BYTES)
-    return [ragged_json.decode(opened, lambda _: spec, LIMITS.max_request_steps)[0]]
+    return [_tokenize(ragged_json.decode(opened, lambda _: spec, LIMITS.max_request_steps)[0], spec)]
 
 
 def _read_query(body: bytes, _spec: InputSpec) -> list[Sequences]:
@@ -168,14 +178,18 @@ def make_targets() -> dict[str, Target]:
     arrow.load()
     return {
         "json": _make(
-            _write_json, lambda body, spec: [ragged_json.decode(body, lambda _: spec, LIMITS.max_request_steps)[0]]
+            _write_json,
+            lambda body, spec: [_tokenize(ragged_json.decode(body, lambda _: spec, LIMITS.max_request_steps)[0], spec)],
         ),
         "openai": _make(
             _write_openai,
-            lambda body, spec: [openai_json.decode(body, lambda _: spec, LIMITS.max_request_steps).sequences],
+            lambda body, spec: [
+                _tokenize(openai_json.decode(body, lambda _: spec, LIMITS.max_request_steps).sequences, spec)
+            ],
         ),
         "v2": _make(
-            partial(_write_v2, is_raw=False), lambda body, spec: [kserve.decode(body, None, _signature(spec)).sequences]
+            partial(_write_v2, is_raw=False),
+            lambda body, spec: [_tokenize(kserve.decode(body, None, _signature(spec)).sequences, spec)],
         ),
         "v2-raw": _make(partial(_write_v2, is_raw=True), _read_v2_raw),
         "npy": _make(lambda spec: [_write_npy(_steps(spec))], lambda body, spec: [npy.read(body, spec, BODY_BYTES)]),

@@ -2,12 +2,14 @@
 
 import json
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import simdjson
 
+from service.codecs.texts import Texts
 from service.errors import (
     FeatureMismatch,
     InvalidField,
@@ -42,7 +44,7 @@ def name_model(document: Any) -> str | None:
     return name if isinstance(name, str) else None
 
 
-def read_sequences(document: dict[str, Any], spec: InputSpec) -> Sequences:
+def read_sequences(document: dict[str, Any], spec: InputSpec) -> Sequences | Texts:
     """Take `sequences`, or `texts`, out of a document.
 
     Raises:
@@ -76,8 +78,8 @@ def read_nested(nested: object, field: str, spec: InputSpec) -> Sequences:
     return join(sequences, spec.features, field)
 
 
-def read_texts(texts: object, field: str, spec: InputSpec) -> Sequences:
-    """Turn a list of texts into token ids.
+def read_texts(texts: object, field: str, spec: InputSpec) -> Texts:
+    """Read a list of texts.
 
     Args:
         texts: what stands in the request.
@@ -95,7 +97,7 @@ def read_texts(texts: object, field: str, spec: InputSpec) -> Sequences:
     for index, text in enumerate(texts):
         if not isinstance(text, str):
             raise InvalidField(f"{field}[{index}]", describe(text), "a string")
-    return join(spec.tokenize(texts), None, field)
+    return Texts(texts, field=field)
 
 
 def is_alone(nested: Any, spec: InputSpec) -> bool:
@@ -112,7 +114,7 @@ def is_alone(nested: Any, spec: InputSpec) -> bool:
     return isinstance(first, lists) and not isinstance(first[0], lists)
 
 
-def read_line(line: bytes, spec: InputSpec) -> Steps:
+def read_line(line: bytes, spec: InputSpec) -> Steps | str:
     """Read one sequence that stands alone: a list of steps or of token ids, or a string where the model reads texts.
 
     Raises:
@@ -120,7 +122,7 @@ def read_line(line: bytes, spec: InputSpec) -> Steps:
     """
     value = _parse(line)
     if isinstance(value, str) and spec.tokenize is not None:
-        return spec.tokenize([value])[0]
+        return value
     if spec.features is not None:
         return _read_steps(value, "sequences[0]", spec)
     return drop_padding(join([_read_tokens(value, "sequences[0]", spec)], None)).values
@@ -250,6 +252,12 @@ def _parse(body: bytes) -> Any:
             json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is no character: this raises
     except RecursionError:
         raise MalformedJson("it is nested too deeply") from None
+    except UnicodeDecodeError as error:
+        raise MalformedJson(f"its byte {error.start} is not UTF-8") from None
+    except UnicodeEncodeError as error:
+        half = error.object[error.start]
+        place = _find_half(value, half)
+        raise MalformedJson(f"{place} holds {ascii(half)[1:-1]}, which alone is half a character") from None
     except ValueError as error:
         raise MalformedJson(str(error)) from error
     return value
@@ -264,6 +272,20 @@ def _is_too_deep(body: bytes) -> bool:
     except (RuntimeError, ValueError) as error:
         return str(error).startswith("DEPTH_ERROR")
     return False
+
+
+def _find_half(value: object, half: str, place: str = "") -> str | None:
+    """Return where half a character stands in a document."""
+    if isinstance(value, str) and half in value:
+        return place or "the string"
+    parts: Iterable[tuple[str, object]] = ()
+    if isinstance(value, list):
+        parts = ((f"{place}[{index}]", part) for index, part in enumerate(value))
+    if isinstance(value, dict):
+        if any(half in name for name in value):
+            return f"the name of a field of {place or 'the body'}"
+        parts = ((f"{place}.{name}".removeprefix("."), part) for name, part in value.items())
+    return next((found for name, part in parts if (found := _find_half(part, half, name))), None)
 
 
 def _parse_int(digits: str) -> int | float:

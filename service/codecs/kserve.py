@@ -12,6 +12,7 @@ import numpy as np
 from service.codecs import exact_json, tensors
 from service.codecs.exchange import NUMBER_BYTES, RAW_BYTES, Content, Question, Reply
 from service.codecs.tensors import HEADER_LENGTH, Tensor
+from service.codecs.texts import Texts
 from service.codecs.v2_schemas import InferHeader, TensorMetadata
 from service.errors import FeatureMismatch, InvalidField, InvalidLengths, NonFiniteValue, NotOffered, RequestTooLong
 from service.sequences import InputSpec, Lengths, Output, Sequences, State
@@ -84,7 +85,7 @@ def decode(body: bytes, header_length: int | None, signature: Signature) -> Ques
     # Nested data have a list a step and a sequence at most, and so many more a sequence in each state.
     if body.count(b"[", 0, header_length) > (3 + signature.spec.state_lists) * signature.max_steps + MAX_OTHER_LISTS:
         raise RequestTooLong(signature.max_steps)
-    header, found = tensors.read(body, header_length)
+    header, found = tensors.read(body, header_length, signature.max_steps)
     if header.model_name not in (None, signature.name, f"{signature.name}@{signature.version}"):
         raise InvalidField(
             "model_name",
@@ -95,13 +96,16 @@ def decode(body: bytes, header_length: int | None, signature: Signature) -> Ques
     is_ragged = header.parameters.ragged
     sequences, time = _read_sequences(inputs, signature, is_ragged=is_ragged)
     if signature.spec.state_names:
-        sequences = replace(sequences, state=_read_state(inputs, signature.spec, len(sequences.lengths)))
+        rows = len(sequences.lengths if isinstance(sequences, Sequences) else sequences.texts)
+        sequences = replace(sequences, state=_read_state(inputs, signature.spec, rows))
     wanted = _read_outputs(header, signature)
     outputs: tuple[Output, ...] = tuple({signature.outputs[name]: None for name, _ in wanted})
-    rows = len(sequences.lengths)
-    if "steps" in outputs and not is_ragged and rows * time > signature.max_steps:
-        expected = f"at most {signature.max_steps}, unless the parameter ragged asks for steps end to end"
-        raise InvalidField("outputs", f"for {rows} x {time} padded steps", expected)
+
+    def check(lengths: Lengths) -> None:
+        rows, padded = len(lengths), _padded_steps(lengths, time)
+        if "steps" in outputs and not is_ragged and rows * padded > signature.max_steps:
+            expected = f"at most {signature.max_steps}, unless the parameter ragged asks for steps end to end"
+            raise InvalidField("outputs", f"for {rows} x {padded} padded steps", expected)
 
     def write(reply: Reply) -> Content:
         answer = reply.answer
@@ -123,7 +127,8 @@ def decode(body: bytes, header_length: int | None, signature: Signature) -> Ques
         outputs,
         timeout_seconds=timeout / 1e6 if timeout else None,
         number_bytes=RAW_BYTES if all(is_raw for _, is_raw in wanted) else NUMBER_BYTES["float"],
-        padded_steps=None if is_ragged else rows * time,
+        padded_to=None if is_ragged else time or 0,
+        check=check,
     )
 
 
@@ -147,8 +152,10 @@ def _name_inputs(found: list[Tensor], spec: InputSpec) -> dict[str, Tensor]:
     return inputs
 
 
-def _read_sequences(inputs: dict[str, Tensor], signature: Signature, *, is_ragged: bool) -> tuple[Sequences, int]:
-    """Return the sequences, and the steps that each is padded to in the request, or would be."""
+def _read_sequences(
+    inputs: dict[str, Tensor], signature: Signature, *, is_ragged: bool
+) -> tuple[Sequences | Texts, int | None]:
+    """Return the sequences, or texts, and the steps that each is padded to in the request, if it pads them."""
     spec = signature.spec
     if "texts" in inputs:
         texts = inputs["texts"]
@@ -156,8 +163,7 @@ def _read_sequences(inputs: dict[str, Tensor], signature: Signature, *, is_ragge
             if other in inputs:
                 raise InvalidField(f"{inputs[other].path}.name", f"{other} beside texts", "one of the two")
         _require_axes(texts, 1, signature)
-        sequences = exact_json.read_texts(texts.array.tolist(), "texts", spec)
-        return sequences, int(sequences.lengths.max(initial=0))
+        return exact_json.read_texts(texts.array.tolist(), "texts", spec), None
     if "sequences" not in inputs:
         raise InvalidField("inputs", "without sequences", "an input of this name")
     tensor = inputs["sequences"]
@@ -169,7 +175,7 @@ def _read_sequences(inputs: dict[str, Tensor], signature: Signature, *, is_ragge
         _require_axes(inputs["lengths"], 1, signature)
         lengths = inputs["lengths"].array
     if is_ragged:
-        return Sequences(tensor.array, _check_ragged(lengths, len(tensor.array))), 0
+        return Sequences(tensor.array, _check_ragged(lengths, len(tensor.array))), None
     rows, time, *features = tensor.array.shape
     sequences = Sequences(tensor.array.reshape(rows * time, *features), np.full(rows, time, dtype=np.int64))
     if lengths is None:
@@ -239,9 +245,15 @@ def _read_outputs(header: InferHeader, signature: Signature) -> list[tuple[str, 
     return list(wanted.items())
 
 
-def _pad(reply: Reply, time: int) -> Any:
+def _padded_steps(lengths: Lengths | list[int], time: int | None) -> int:
+    """Return what the steps of an answer are padded to: as those of the request, or to the longest of them."""
+    return max(lengths, default=0) if time is None else time
+
+
+def _pad(reply: Reply, time: int | None) -> Any:
     """Pad steps with zeros, as the graph gives them."""
-    padded = np.zeros((len(reply.lengths), time, reply.answer.steps[0].shape[1]), dtype=np.float32)
+    width = reply.answer.steps[0].shape[1]
+    padded = np.zeros((len(reply.lengths), _padded_steps(reply.lengths, time), width), dtype=np.float32)
     for row, steps in zip(padded, reply.answer.steps, strict=True):
         row[: len(steps)] = steps
     return padded

@@ -9,12 +9,15 @@ import numpy.typing as npt
 import orjson
 
 from service.codecs import exact_json, ragged_json
+from service.codecs.plain_json import holds_too_much, require_values
+from service.codecs.texts import Texts
 from service.errors import LengthwiseError, LineTooLong
 from service.sequences import InputSpec, Limits, Steps, join
 
 MEDIA_TYPE = "application/x-ndjson"
 
 Found: TypeAlias = Steps | LengthwiseError  # what a line holds, or why it holds none
+Read: TypeAlias = Found | str  # likewise, before texts are tokenised
 
 
 class Line(NamedTuple):
@@ -76,7 +79,7 @@ class LineSplitter:
             self._pieces.append(part)
 
 
-def decode(lines: Sequence[Line], spec: InputSpec, limits: Limits, line_bytes: int) -> list[Found]:
+def decode(lines: Sequence[Line], spec: InputSpec, limits: Limits, line_bytes: int) -> list[Read]:
     """Decode lines and check what they hold: all in one go, and one by one at any doubt.
 
     Args:
@@ -86,7 +89,8 @@ def decode(lines: Sequence[Line], spec: InputSpec, limits: Limits, line_bytes: i
         line_bytes: the bound that lines without text are over.
     """
     texts = [line.text for line in lines if line.text is not None]
-    if len(texts) == len(lines) and (whole := ragged_json.decode_lines(texts, spec)):
+    is_plain = len(texts) == len(lines) and not any(holds_too_much(text, limits, spec.step_values) for text in texts)
+    if is_plain and (whole := ragged_json.decode_lines(texts, spec)):
         try:
             whole.check(limits, spec.vocabulary)
         except LengthwiseError:
@@ -96,9 +100,21 @@ def decode(lines: Sequence[Line], spec: InputSpec, limits: Limits, line_bytes: i
     return [LineTooLong(line_bytes) if line.text is None else _decode_one(line.text, spec, limits) for line in lines]
 
 
-def _decode_one(text: bytes, spec: InputSpec, limits: Limits) -> Found:
+def _decode_one(text: bytes, spec: InputSpec, limits: Limits) -> Read:
     try:
-        steps = exact_json.read_line(text, spec)
+        require_values(text, limits, spec.step_values)
+        read = exact_json.read_line(text, spec)
+        if isinstance(read, str):
+            Texts([read], field="sequences").check(limits)
+            return read
+    except LengthwiseError as error:
+        return error
+    return check_line(read, spec, limits)
+
+
+def check_line(steps: Steps, spec: InputSpec, limits: Limits) -> Found:
+    """Check what a line holds as if it were a request of its own; return it, or what is wrong with it."""
+    try:
         join([steps], spec.features).check(limits, spec.vocabulary)
     except LengthwiseError as error:
         return error

@@ -13,7 +13,7 @@ from service.sequences import InputSpec, Sequences
 MEDIA_TYPE = "application/x-npz"
 
 MEMBERS = ("values", "lengths")
-MAX_MEMBERS = 64  # others may be there, and are not opened
+MAX_MEMBERS = 64  # of which the names are read
 
 # The records of a zip: at its end, one in its directory, one before each member's bytes (APPNOTE 4.3).
 END = struct.Struct("<4s4H2LH")
@@ -44,9 +44,15 @@ def read(body: bytes, spec: InputSpec, limit: int) -> Sequences:
         BodyTooLarge: opened, it has more than `limit` bytes.
     """
     try:
-        members = dict(_list_members(memoryview(body)))
+        found = list(_list_members(memoryview(body)))
     except struct.error:
         raise MalformedBody("npz", "its directory is cut") from None
+    members = dict(found)
+    for name in members:
+        if name not in MEMBERS:
+            raise InvalidField(repr(name[:40]), "not a member of this npz", " and ".join(MEMBERS))
+    if len(members) < len(found):
+        raise InvalidField(next(name for name, _ in found), "given more than once", "each member once")
     for name in MEMBERS:
         if name not in members:
             raise InvalidField(name, "missing", f"{name}.npy in the npz")

@@ -14,6 +14,7 @@ from service.codecs import exact_json
 from service.codecs.exchange import NUMBER_BYTES, Choose, Content, Question, Reply
 from service.codecs.options import validate
 from service.codecs.plain_json import count_lists, decode_plain
+from service.codecs.texts import Texts
 from service.errors import InvalidField, RequestTooLong
 from service.sequences import InputSpec, Sequences
 
@@ -93,6 +94,7 @@ def decode(body: bytes, choose: Choose, max_steps: int) -> Question:
     if len(body) > most and count_lists(body) > most:
         raise RequestTooLong(max_steps, "input")
     decoded = decode_plain(body, choose, "input", may_be_alone=True)
+    sequences: Sequences | Texts
     if decoded is None:
         fields = exact_json.read_document(body)
         sequences = _read_input(fields, choose(exact_json.name_model(fields)), max_steps)
@@ -103,11 +105,13 @@ def decode(body: bytes, choose: Choose, max_steps: int) -> Question:
     def write(reply: Reply) -> Content:
         return Content(_encode(reply, options.encoding_format), "application/json")
 
+    if isinstance(sequences, Sequences):
+        sequences = exact_json.drop_padding(sequences)
     number_bytes = NUMBER_BYTES[options.encoding_format]
-    return Question(exact_json.drop_padding(sequences), write, dim=options.dimensions, number_bytes=number_bytes)
+    return Question(sequences, write, dim=options.dimensions, number_bytes=number_bytes)
 
 
-def _read_input(fields: dict[str, Any], spec: InputSpec, max_steps: int) -> Sequences:
+def _read_input(fields: dict[str, Any], spec: InputSpec, max_steps: int) -> Sequences | Texts:
     """Take `input` out of a document, whichever kind it is of; one sequence is the first of one."""
     if "input" not in fields:
         raise InvalidField("input", "missing", "a text, a sequence, or a list of either")

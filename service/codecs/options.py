@@ -20,6 +20,7 @@ class AnswerOptions(BaseModel):
     outputs: list[Output] = Field(
         ["embedding"],
         min_length=1,
+        fail_fast=True,
         description="What to answer, of what `/info` says the model gives: `embedding`; `steps`, the outputs of each "
         "step; `state`, the state after the last step. Only JSON holds more than embeddings.",
     )
@@ -99,6 +100,10 @@ def validate(kind: type[Options], fields: dict[str, object], known: Iterable[str
     Raises:
         InvalidField: names the first fault.
     """
+    if kind.model_config.get("extra") == "forbid":  # pydantic would tell of each that is unknown, in a kB of memory
+        for name in fields:
+            if name not in kind.model_fields:
+                raise InvalidField(quote(name), "not a field of this request", f"one of {', '.join(known)}")
     try:
         return kind.model_validate(fields)
     except ValidationError as error:

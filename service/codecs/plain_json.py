@@ -12,8 +12,11 @@ import simdjson
 
 from service.codecs import exact_json, large
 from service.codecs.exchange import Choose
-from service.sequences import InputSpec, Sequences
+from service.errors import RequestTooLong
+from service.sequences import InputSpec, Limits, Sequences
 
+OTHER_VALUES = 1000  # in a request: its options, and the fields around them
+MAX_FIELDS = 64  # of an object: simdjson looks at each to find one
 COUNTED_BYTES = 2**13  # up to which bytes.count is the faster way to count
 OPENING = re.compile(rb"\s*:\s*\[")
 
@@ -21,12 +24,44 @@ Plain: TypeAlias = tuple[Sequences, InputSpec, dict[str, Any]]  # and the other 
 
 
 def count_lists(body: bytes) -> int:
-    """Count opening brackets; bytes.count is five times as slow where there are many, and faster where few."""
+    """Count opening brackets."""
+    return _count(body, b"[")
+
+
+def require_values(body: bytes, limits: Limits, step_values: int) -> None:
+    """Refuse JSON that holds too much to be right.
+
+    Raises:
+        RequestTooLong: it does; see `holds_too_much`.
+    """
+    if holds_too_much(body, limits, step_values):
+        raise RequestTooLong(limits.max_request_steps)
+
+
+def holds_too_much(body: bytes, limits: Limits, step_values: int) -> bool:
+    """Whether JSON is of so many values that it cannot be right: as Python's own, they would take ten times its bytes.
+
+    Commas part values and quotes go around strings, and texts may hold either.
+
+    Args:
+        body: JSON.
+        limits: what one request may hold.
+        step_values: values that a sequence of one step takes; half of all steps may be padding.
+    """
+    if len(body) <= limits.max_request_characters:  # and so under either bound: to look no further costs the least
+        return False
+    others = limits.max_request_characters + OTHER_VALUES
+    bounds = {b",": 2 * step_values * limits.max_request_steps + others, b'"': 2 * limits.max_request_steps + others}
+    return any(len(body) > most and _count(body, sign) > most for sign, most in bounds.items())
+
+
+def _count(body: bytes, sign: bytes) -> int:
+    """Count a byte; bytes.count is five times as slow where there are many, and faster where few."""
     if len(body) < COUNTED_BYTES:
-        return body.count(b"[")
+        return body.count(sign)
     whole = np.frombuffer(body, dtype=np.uint8)
     pieces = (whole[start : start + large.PIECE_BYTES] for start in range(0, len(whole), large.PIECE_BYTES))
-    return sum(int(np.count_nonzero(piece == ord("["))) for piece in pieces)
+    return sum(int(np.count_nonzero(piece == ord(sign))) for piece in pieces)
 
 
 def decode_plain(body: bytes, choose: Choose, field: str = "sequences", *, may_be_alone: bool = False) -> Plain | None:
@@ -84,6 +119,8 @@ def _decode_whole(body: bytes, choose: Choose, field: str, *, may_be_alone: bool
             return None
         nested: Any = document[field]
         names = [*document.keys()]
+        if len(names) > MAX_FIELDS:
+            return None
         spec = choose(exact_json.name_model(document) if "model" in names else None)  # get() is slow to find nothing
         is_alone = may_be_alone and exact_json.is_alone(nested, spec)
         listed = [nested] if is_alone else nested

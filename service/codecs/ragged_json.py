@@ -20,6 +20,7 @@ from service.codecs import exact_json, large
 from service.codecs.exchange import Choose, Content, Reply
 from service.codecs.options import AnswerOptions, add_query, require_same, validate
 from service.codecs.plain_json import count_lists, decode_plain
+from service.codecs.texts import Texts
 from service.errors import RequestTooLong
 from service.sequences import InputSpec, Sequences
 
@@ -32,7 +33,7 @@ class EncodeOptions(AnswerOptions):
     """Everything in a request but its sequences."""
 
     lengths: list[int] | None = Field(
-        None, description="With sequences padded to one length: the number of valid steps in each."
+        None, fail_fast=True, description="With sequences padded to one length: the number of valid steps in each."
     )
 
 
@@ -86,7 +87,7 @@ class EncodeResponse(BaseModel):
 
 def decode(
     body: bytes, choose: Choose, max_steps: int, state_lists: int = 0, query: AnswerOptions | None = None
-) -> tuple[Sequences, EncodeOptions]:
+) -> tuple[Sequences | Texts, EncodeOptions]:
     """Decode a request body.
 
     Args:
@@ -97,7 +98,8 @@ def decode(
         query: options that stand in the query, if any.
 
     Returns:
-        The sequences, cut to `lengths` if these are given, and the options, those of the query among them.
+        The sequences, cut to `lengths` if these are given, or the texts; and the options, those of the query among
+        them.
 
     Raises:
         InvalidRequest: one of its subclasses, naming the first fault.
@@ -111,6 +113,7 @@ def decode(
     if query is not None and query.model is not None:
         choose = partial(_choose_asked, choose, query.model)
     decoded = decode_plain(body, choose)
+    sequences: Sequences | Texts
     if decoded is None:
         fields = exact_json.read_document(body)
         spec = choose(exact_json.name_model(fields))
@@ -121,11 +124,15 @@ def decode(
     options = validate(EncodeOptions, fields, exact_json.FIELDS) if fields else DEFAULT_OPTIONS
     if query is not None:
         options = add_query(options, query)
-    sequences = (
-        exact_json.drop_padding(sequences) if options.lengths is None else exact_json.cut(sequences, options.lengths)
-    )
+    if isinstance(sequences, Sequences):
+        sequences = (
+            exact_json.drop_padding(sequences)
+            if options.lengths is None
+            else exact_json.cut(sequences, options.lengths)
+        )
     if state is not None:
-        sequences = dataclasses.replace(sequences, state=exact_json.read_state(state, spec, len(sequences.lengths)))
+        rows = len(sequences.lengths if isinstance(sequences, Sequences) else sequences.texts)
+        sequences = dataclasses.replace(sequences, state=exact_json.read_state(state, spec, rows))
     return sequences, options
 
 

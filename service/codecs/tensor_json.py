@@ -15,6 +15,7 @@ import simdjson
 
 from service.codecs import exact_json
 from service.codecs.options import validate
+from service.codecs.plain_json import MAX_FIELDS
 from service.codecs.v2_schemas import InferHeader, TensorHeader
 from service.errors import InvalidField, NotANumber
 
@@ -82,14 +83,14 @@ def _convert(value: Any, besides: str = "") -> Any:
     """Turn what simdjson found into Python's, but for one field.
 
     Raises:
-        ValueError: a field stands twice.
+        ValueError: a field stands twice, or there are too many.
     """
     if isinstance(value, simdjson.Array):
         return [_convert(part) for part in value]
     if not isinstance(value, simdjson.Object):
         return value
     names = list(value.keys())  # items() would turn all that is below into Python's
-    if len(set(names)) != len(names):
+    if len(set(names)) != len(names) or len(names) > MAX_FIELDS:
         raise ValueError
     return {name: _convert(value[name]) for name in names if name != besides}
 

@@ -10,7 +10,7 @@ import orjson
 
 from service.codecs.tensor_json import Array, count_elements, kind_of, read_exact, read_plain
 from service.codecs.v2_schemas import InferHeader, TensorHeader
-from service.errors import InvalidField, MalformedBody
+from service.errors import InvalidField, MalformedBody, RequestTooLong
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 
@@ -30,18 +30,20 @@ class Tensor:
     path: str = ""
 
 
-def read(body: bytes, header_length: int | None) -> tuple[InferHeader, list[Tensor]]:
+def read(body: bytes, header_length: int | None, max_texts: int) -> tuple[InferHeader, list[Tensor]]:
     """Read an inference request.
 
     Args:
         body: JSON, and behind it the raw data, if any.
         header_length: bytes of the JSON; None where that is all of the body.
+        max_texts: steps that a request may have, of which a text costs one at least.
 
     Returns:
         What it says, and its inputs. Raw numbers are views of the body, whatever their alignment in it.
 
     Raises:
         InvalidRequest: one of its subclasses, naming the first fault.
+        RequestTooLong: a tensor is of more texts.
     """
     if header_length is not None and header_length > len(body):
         raise MalformedBody("binary", f"{HEADER_LENGTH} is {header_length}, and the body has {len(body)} bytes")
@@ -50,7 +52,8 @@ def read(body: bytes, header_length: int | None) -> tuple[InferHeader, list[Tens
     # Where the numbers are raw, so little JSON is left that the exact way is the faster one.
     header, arrays = (None if raw else read_plain(text)) or read_exact(text)
     for index, tensor in enumerate(header.inputs):
-        count_elements(tensor, f"inputs[{index}]")
+        if count_elements(tensor, f"inputs[{index}]") > max_texts and tensor.datatype == "BYTES":
+            raise RequestTooLong(max_texts, tensor.name)
     sizes = [tensor.parameters.binary_data_size for tensor in header.inputs]
     total = sum(size or 0 for size in sizes)
     if total != len(raw):

@@ -21,7 +21,7 @@ class TensorHeader(Part):
     """A tensor of a request, without its data."""
 
     name: str
-    shape: list[NonNegativeInt]
+    shape: list[NonNegativeInt] = Field(fail_fast=True)
     datatype: str
     parameters: TensorParameters = TensorParameters()
 
@@ -53,8 +53,10 @@ class InferHeader(Part):
     id: str | None = None
     model_name: str | None = Field(None, description="As KServe's clients send it: the model that the path names.")
     parameters: InferParameters = InferParameters()
-    inputs: list[TensorHeader]
-    outputs: list[RequestedOutput] | None = Field(None, description="All that the model gives, where it is left out.")
+    inputs: list[TensorHeader] = Field(fail_fast=True)
+    outputs: list[RequestedOutput] | None = Field(
+        None, fail_fast=True, description="All that the model gives, where it is left out."
+    )
 
 
 class TensorMetadata(BaseModel):

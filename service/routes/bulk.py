@@ -23,6 +23,7 @@ from service.codecs.options import AnswerOptions
 from service.errors import LengthwiseError
 from service.routes import problems
 from service.routes.direct import choose_model, exchange_of, service_of
+from service.routes.tokenizing import tokenize_lines
 from service.sequences import Steps, join
 from service.unread import READER, Reader
 
@@ -175,7 +176,8 @@ class LineStream(Response):
             return
         is_large = sum(len(line.text or b"") for line in lines) > large.LARGE_BODY_BYTES
         arguments = (lines, self._model.spec, self._limits, self._line_bytes)
-        found = await asyncio.to_thread(ndjson.decode, *arguments) if is_large else ndjson.decode(*arguments)
+        read = await asyncio.to_thread(ndjson.decode, *arguments) if is_large else ndjson.decode(*arguments)
+        found = await tokenize_lines(self._service, self._model, read)
         for start, stop in _cut([_count_steps(one) for one in found], self._window_steps):
             if not await self._find_room():
                 self._left = errors.ReaderStalled(self._stall_seconds)

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from math import inf
 from re import Pattern
@@ -48,6 +49,7 @@ class Service:
         telemetry: what is counted.
         unread: the answers that their readers have not taken.
         crowd: the connections.
+        tokenizer: likewise; the one thread that tokenises, so that this takes the memory of one group of texts.
         tracing: makes spans, while the app's lifespan lasts, where that was asked for.
         engine: there while the app's lifespan lasts, and its threads with it.
         keys: that let a request in; None where all are let in.
@@ -68,6 +70,7 @@ class Service:
     meter: StepMeter | None = None
     seat: Seat | None = None
     engine: Engine = field(init=False)
+    tokenizer: ThreadPoolExecutor = field(init=False)
     is_draining: bool = False
     tracing: "Tracing | None" = None
 

@@ -12,12 +12,14 @@ from starlette.types import Receive, Scope, Send
 
 from service import errors
 from service.batching.engine import Encoded
-from service.codecs import large
+from service.codecs import large, plain_json
 from service.codecs.compression import decompress, require_encoding
 from service.codecs.exchange import Content, Decode, Question, Reply
+from service.codecs.texts import Texts
 from service.models import Choice, ServedModel
 from service.routes.direct import Service, exchange_of, read_body, read_timeout, service_of
-from service.sequences import Limits
+from service.routes.tokenizing import tokenize
+from service.sequences import Limits, Sequences
 from service.session import EncoderSession
 from service.telemetry import HUNG_UP, Exchange, Stages
 from service.unread import COUNTED_BYTES, READER, Reader
@@ -65,6 +67,8 @@ FAILURES: tuple[type[errors.LengthwiseError], ...] = (
     errors.SequenceTooLong,
     errors.RequestTooLong,
     errors.AnswerTooLarge,
+    errors.TextTooLong,
+    errors.TextsTooLong,
     errors.UnsupportedMediaType,
     errors.RateExceeded,
     errors.QueueFull,
@@ -112,22 +116,25 @@ async def answer(request: Request, choice: Choice, decode: Decode) -> Response:
 
     is_large = len(body) > large.LARGE_BODY_BYTES or encoding != ""  # once it is opened it may be
     question = await asyncio.to_thread(read) if is_large else read()
-    decoded = time.perf_counter()
-
     if question.timeout_seconds is not None:
         deadline = min(deadline, arrived + question.timeout_seconds)
-    reader = _expect(request, question, choice.model.session)
+    given = question.sequences
+    if isinstance(given, Texts):
+        given = await tokenize(service, choice.model, given, deadline)
+        _check_sequences(question, given, choice.model, service.settings.limits)
+    decoded = time.perf_counter()
+
+    reader = _expect(request, question, given, choice.model.session)
     if service.meter is not None:
         service.meter.admit(exchange.key)  # others of the same key may have come while this one was read
-        service.meter.charge(exchange.key, question.sequences.steps)
-    encoded = await _run(service, choice.model, question, deadline, exchange)
+        service.meter.charge(exchange.key, given.steps)
+    encoded = await _run(service, choice.model, question, given, deadline, exchange)
     finished = time.perf_counter()
-    answering = partial(write, choice.model, question, encoded)
+    answering = partial(write, choice.model, question, given, encoded)
     is_large = encoded.answer.numbers > large.LARGE_ANSWER_NUMBERS
     content = await asyncio.to_thread(answering) if is_large else answering()
     if reader:
         reader.owe(len(content.body))
-    given = question.sequences
     waited, ran = encoded.queue_seconds, encoded.run_seconds
     stages = Stages(len(given.lengths), given.steps, decoded - began, waited, ran, time.perf_counter() - finished)
     exchange.stages = stages
@@ -138,6 +145,15 @@ async def answer(request: Request, choice: Choice, decode: Decode) -> Response:
     headers = {"X-Model-Sha": choice.model.session.sha256, "Server-Timing": timing, **content.headers}
     response = PartedResponse if is_large else Response
     return response(content.body, headers=headers, media_type=content.media_type)
+
+
+def require_values(service: Service, json: bytes) -> None:
+    """Refuse JSON that must hold more than a request may, before it is parsed.
+
+    Raises:
+        RequestTooLong: it has more values than the steps of a request and the characters of its texts allow.
+    """
+    plain_json.require_values(json, service.settings.limits, service.models.step_values)
 
 
 def _check(question: Question, model: ServedModel, limits: Limits) -> None:
@@ -154,10 +170,19 @@ def _check(question: Question, model: ServedModel, limits: Limits) -> None:
         raise errors.NotOffered(
             "dimensions", f"is {question.dim}, and the model's embeddings have {session.dim} numbers"
         )
-    question.sequences.check(limits, session.vocabulary)
+    if isinstance(question.sequences, Texts):
+        question.sequences.check(limits)
+    else:
+        _check_sequences(question, question.sequences, model, limits)
 
 
-def _expect(request: Request, question: Question, session: EncoderSession) -> Reader | None:
+def _check_sequences(question: Question, given: Sequences, model: ServedModel, limits: Limits) -> None:
+    given.check(limits, model.session.vocabulary)
+    if question.check is not None:
+        question.check(given.lengths)
+
+
+def _expect(request: Request, question: Question, given: Sequences, session: EncoderSession) -> Reader | None:
     """Count the answer before it is computed, if it is large; return who reads it, if it was counted.
 
     It is counted until the request is over, whatever comes of it.
@@ -166,10 +191,12 @@ def _expect(request: Request, question: Question, session: EncoderSession) -> Re
         AnswerTooLarge: it has more bytes than all that may be unread.
         AnswersUnread: others leave no room for it.
     """
-    rows = len(question.sequences.lengths)
+    rows, steps = len(given.lengths), given.steps
+    if question.padded_to is not None:
+        steps = rows * max(question.padded_to, int(given.lengths.max(initial=0)))
     numbers = rows * session.dim if "embedding" in question.outputs else 0
     if "steps" in question.outputs:
-        numbers += (question.padded_steps or question.sequences.steps) * (session.width or 0)
+        numbers += steps * (session.width or 0)
     if "state" in question.outputs:
         numbers += rows * len(session.state_names) * prod(session.state_shape or ())
     size = int(rows * ROW_BYTES + numbers * question.number_bytes)
@@ -180,11 +207,11 @@ def _expect(request: Request, question: Question, session: EncoderSession) -> Re
 
 
 async def _run(
-    service: Service, model: ServedModel, question: Question, deadline: float, exchange: Exchange
+    service: Service, model: ServedModel, question: Question, given: Sequences, deadline: float, exchange: Exchange
 ) -> Encoded:
-    """Encode what was checked; where the time to drain is up, say so."""
+    """Encode what was checked; if the time to drain is up, say so."""
     try:
-        return await service.engine.encode(model, question.sequences, deadline, question.outputs, exchange.origin)
+        return await service.engine.encode(model, given, deadline, question.outputs, exchange.origin)
     except asyncio.CancelledError:
         if service.is_draining:
             raise errors.Draining from None
@@ -205,8 +232,7 @@ class PartedResponse(Response):
         await send({"type": "http.response.body", "body": b""})
 
 
-def write(model: ServedModel, question: Question, encoded: Encoded) -> Content:
+def write(model: ServedModel, question: Question, given: Sequences, encoded: Encoded) -> Content:
     """Write an answer as its question wants it."""
     found = encoded.answer.normalized() if question.normalize else encoded.answer
-    lengths = question.sequences.lengths.tolist()
-    return question.write(Reply(found, lengths, model.name, encoded.padded_steps))
+    return question.write(Reply(found, given.lengths.tolist(), model.name, encoded.padded_steps))

@@ -1,6 +1,5 @@
 """The REST interface of the Open Inference Protocol, as KServe's and Triton's clients call it."""
 
-from functools import partial
 from typing import Any, Literal
 
 import orjson
@@ -11,6 +10,7 @@ from starlette.responses import Response
 
 from service import __version__, errors
 from service.codecs import kserve, v2_schemas
+from service.codecs.exchange import Question
 from service.codecs.tensors import HEADER_LENGTH
 from service.models import Choice
 from service.routes import encoding, problems
@@ -132,7 +132,7 @@ async def is_model_ready(request: Request) -> Response:
 
 async def infer(request: Request) -> Response:
     """Encode the sequences in the request's tensors, as `/encode` does."""
-    choice = _choose(request)
+    service, choice = service_of(request), _choose(request)
     model = choice.model
     require_media_type(request, "application/json", "application/octet-stream")
     signature = kserve.Signature(
@@ -140,10 +140,15 @@ async def infer(request: Request) -> Response:
         outputs=kserve.name_outputs(model.session),
         name=model.name,
         version=model.version,
-        max_steps=service_of(request).settings.max_request_steps,
+        max_steps=service.settings.max_request_steps,
     )
     length = _read_header_length(request)
-    return await encoding.answer(request, choice, partial(kserve.decode, header_length=length, signature=signature))
+
+    def read(body: bytes) -> Question:
+        encoding.require_values(service, body[:length])
+        return kserve.decode(body, length, signature)
+
+    return await encoding.answer(request, choice, read)
 
 
 # Each of these has two paths: with a version, and without one, which means the newest.

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from service.codecs import arrow, ndjson, npy, npz, ragged_json
 from service.codecs.exchange import NUMBER_BYTES, RAW_BYTES, Content, Question, Reply
 from service.codecs.options import AnswerOptions, read_query
+from service.codecs.texts import Texts
 from service.errors import ExtraMissing, LineTooLong, NotAcceptable, NotOffered, ReaderStalled, UnsupportedMediaType
 from service.models import Choice
 from service.routes import encoding, negotiation, problems
@@ -127,12 +128,13 @@ async def encode(request: Request) -> Response:
 
 
 def _read_json(service: Service, choice: Choice, wanted: str, query: AnswerOptions | None, body: bytes) -> Question:
+    encoding.require_values(service, body)
     most = service.settings.max_request_steps
     sequences, options = ragged_json.decode(body, choice, most, service.models.state_lists, query)
     return _ask(sequences, options, wanted)
 
 
-def _ask(sequences: Sequences, options: AnswerOptions, wanted: str) -> Question:
+def _ask(sequences: Sequences | Texts, options: AnswerOptions, wanted: str) -> Question:
     if wanted != ragged_json.MEDIA_TYPE and options.outputs != ["embedding"]:
         raise NotOffered("outputs", f"asks for more than embeddings, which are all that {wanted} holds: accept JSON")
     write = partial(_write, WRITERS[wanted], options)

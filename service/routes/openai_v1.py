@@ -60,7 +60,11 @@ class Models(BaseModel):
     },
 )
 async def create_embeddings(request: Request) -> Response:
-    """Return one embedding for each sequence of the input, as `/encode` does."""
+    """Return one embedding for each sequence of the input, as `/encode` does.
+
+    Token ids must be of the model's own tokenizer. Some clients make ids of texts by OpenAI's: LangChain does unless it
+    is told `check_embedding_ctx_length=False`. Ids within the model's vocabulary would be taken for its own.
+    """
     require_media_type(request, "application/json")
     choice = choose_model(request)
     return await encoding.answer(request, choice, partial(_read_json, service_of(request), choice))
@@ -92,6 +96,7 @@ async def get_model(request: Request) -> Response:
 
 
 def _read_json(service: Service, choice: Choice, body: bytes) -> Question:
+    encoding.require_values(service, body)
     return openai_json.decode(body, choice, service.settings.max_request_steps)
 
 

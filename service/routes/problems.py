@@ -141,6 +141,8 @@ ANSWERS: dict[type[LengthwiseError], Answer] = {
     errors.AnswerTooLarge: Answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The answer would be too large", retry=False),
     errors.SequenceTooLong: Answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "A sequence is too long", retry=False),
     errors.RequestTooLong: Answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The request has too many steps", retry=False),
+    errors.TextTooLong: Answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "A text is too long", retry=False),
+    errors.TextsTooLong: Answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The texts are too long", retry=False),
     errors.UnsupportedMediaType: Answer(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The body is of an unsupported kind"),
     errors.ExtraMissing: Answer(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The body needs a package that is not installed"),
     errors.NotAcceptable: Answer(HTTPStatus.NOT_ACCEPTABLE, "The answer cannot be of an accepted kind"),
