@@ -227,7 +227,9 @@ def _ask_all_the_time(url: str, model: str, slowest: list[float], is_over: threa
 
 def main() -> None:
     """Send every case to a service of its own model."""
-    parser = argparse.ArgumentParser(prog="python -m bench multiplied", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m bench multiplied", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--floats", type=Path, default=SHIPPED_MODEL, help="an encoder of 12 features")
     parser.add_argument("--texts", type=Path, help="one of texts; without it, none are sent")
     parser.add_argument("--only", default="", help="send those with this in their names")
