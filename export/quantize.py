@@ -116,7 +116,7 @@ def measure_cost(
     judge: Judge | None,
     golden_tolerance: float,
 ) -> Quantization:
-    """Compare a quantised encoder with its float32 one on real sequences.
+    """Compare a quantised encoder with its float32 one.
 
     Args:
         exact: the float32 encoder, with one thread.
@@ -143,8 +143,8 @@ def measure_cost(
     )
 
 
-def describe(cost: Quantization) -> str:
-    """Say what quantising cost, a line a figure."""
+def describe(cost: Quantization, kind: str) -> str:
+    """Say what quantising cost, a line a figure, on sequences of which kind."""
     rows = {
         "largest and mean difference to float32": f"{cost.max_error:.2g}, {cost.mean_error:.2g}",
         "cosine to float32, 1st percentile and median": f"{cost.cosine_p1:.5f}, {cost.cosine_median:.5f}",
@@ -155,7 +155,7 @@ def describe(cost: Quantization) -> str:
     if cost.accuracy_before is not None:
         rows["accuracy of the head"] = f"{cost.accuracy_before:.4f} before, {cost.accuracy_after:.4f} after"
     width = max(map(len, rows))
-    lines = [f"quantised from a float32 graph whose proof holds; on {cost.sequences} held-out sequences"]
+    lines = [f"quantised from a float32 graph whose proof holds; on {cost.sequences} {kind} sequences"]
     return "\n".join([*lines, *(f"{name:{width}}  {value}" for name, value in rows.items())])
 
 

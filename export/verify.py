@@ -5,7 +5,7 @@ order and padding change nothing is exact: the same kernel adds the same numbers
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -30,33 +30,39 @@ RNN_TOLERANCE = 2e-6
 GRID_BATCHES = (1, 2, 3, 8, 33)
 JUNK = (1e6, np.inf, np.nan)
 
+SampleKind: TypeAlias = Literal["real", "made"]  # of a data set, or drawn at random
 Pair: TypeAlias = tuple[Answer, Answer]  # found and expected
 
 
-def verify(encoder: SequenceEncoder, session: EncoderSession, samples: Sequence[Steps]) -> list[ParityCheck]:
+def verify(
+    encoder: SequenceEncoder, session: EncoderSession, samples: Sequence[Steps], kind: SampleKind = "made"
+) -> list[ParityCheck]:
     """Prove an exported encoder.
 
     Args:
         encoder: what was trained, in evaluation mode.
         session: what was exported.
-        samples: n >= 1 real sequences, `(t_i, F)` or `(t_i,)`.
+        samples: n >= 1 sequences, `(t_i, F)` or `(t_i,)`.
+        kind: of the samples; claims about them say it.
 
     Returns:
         One check a claim; the proof holds where all of them do.
     """
-    proof = _Proof(encoder, session, samples)
+    proof = _Proof(encoder, session, samples, kind)
     return [check for part in session.outputs for check in proof.check(part)]
 
 
 class _Proof:
     """The cases of one proof, each run once in every way that claims are about."""
 
-    def __init__(self, encoder: SequenceEncoder, session: EncoderSession, samples: Sequence[Steps]) -> None:
-        self._encoder, self._session = encoder, session
+    def __init__(
+        self, encoder: SequenceEncoder, session: EncoderSession, samples: Sequence[Steps], kind: SampleKind
+    ) -> None:
+        self._encoder, self._session, self._kind = encoder, session, kind
         self._same = RNN_TOLERANCE if encoder.config.cell == "rnn" else EXACT
         self._grid = [_with_states(sequences, session, seed) for seed, sequences in enumerate(_draw_grid(samples))]
-        self._real = _with_states(samples, session, len(self._grid))
-        everything = [*self._real, *(case for cases in self._grid for case in cases)]
+        self._samples = _with_states(samples, session, len(self._grid))
+        everything = [*self._samples, *(case for cases in self._grid for case in cases)]
         mixed = [[everything[row] for row in rows] for rows in _mix(len(everything))]
         alone = {id(case): run_session(session, [case])[0] for case in everything}
 
@@ -64,7 +70,7 @@ class _Proof:
             return [alone[id(case)] for case in cases]
 
         self._on_grid = _pair(self._grid, lambda cases: run_session(session, cases), self._torch)
-        self._on_real = _pair([[case] for case in self._real], expected, self._torch)
+        self._on_samples = _pair([[case] for case in self._samples], expected, self._torch)
         self._on_mixed = _pair(mixed, lambda cases: run_session(session, cases), self._torch)
         self._on_oracle = [(alone[id(case)], oracle.encode(encoder, case)) for case in everything]
         self._batched = [(found, alone[id(case)]) for (found, _), case in _zip(self._on_mixed, mixed)]
@@ -77,7 +83,7 @@ class _Proof:
     def check(self, part: Output) -> Iterator[ParityCheck]:
         """Yield the claims about one part of an answer."""
         yield _compare(part, "equals torch over a grid of lengths and batch sizes", TOLERANCE, self._on_grid)
-        yield _compare(part, "equals torch on real sequences, alone", TOLERANCE, self._on_real)
+        yield _compare(part, f"equals torch on {self._kind} sequences, alone", TOLERANCE, self._on_samples)
         yield _compare(part, "equals torch in mixed batches", TOLERANCE, self._on_mixed)
         yield _compare(part, "equals a numpy oracle on each sequence, unpadded", TOLERANCE, self._on_oracle)
         yield _compare(part, "is the same alone and in any batch", self._same, self._batched)
@@ -127,7 +133,7 @@ def run_torch(encoder: SequenceEncoder, cases: Sequence[Case], *, embedding_only
 
 
 def draw_sequences(samples: Sequence[Steps], lengths: Iterable[int], seed: int) -> list[Steps]:
-    """Draw sequences of the given lengths, with the mean and deviation of the real features, or of their tokens."""
+    """Draw sequences of the given lengths, with the mean and deviation of the samples' features, or of their tokens."""
     draw = np.random.default_rng(seed)
     steps = np.concatenate(samples)
     if steps.ndim == 1:

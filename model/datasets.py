@@ -60,11 +60,11 @@ class FileSource:
         path: Parquet, JSONL, NPZ or CSV, told apart by extension.
         test: a file of the same kind to test on; without it a share of `path` is held out.
         test_share: of each class where there are classes, of all rows otherwise.
-        sequence: the column or array that holds the steps.
+        sequence: the column or array that holds the steps; of CSV, texts, which may be called `text` too.
         label: the column or array that holds the labels.
         partner: the column that holds the other sequence of each pair, where labels are about pairs.
-        id: CSV only: the column that says which sequence a line belongs to.
-        order: CSV only: the column that orders a sequence's lines.
+        id: CSV of steps only: the column that says which sequence a line belongs to.
+        order: CSV of steps only: the column that orders a sequence's lines.
         vocabulary: token ids, padding included; None for one more than the largest in `path`, or, of texts, for every
             word that occurs twice or more in what is trained on.
         tokenizer: of texts, a JSON file of the `tokenizers` library; None for words counted in what is trained on.

@@ -20,6 +20,7 @@ from model.datasets import Dataset, DatasetUnavailable
 from model.files import load_dataset
 from model.readers import BadFile
 from model.tasks import Task, run_batches
+from model.threads import limit_threads
 
 
 def evaluate(task: Task, dataset: Dataset) -> dict[str, float]:
@@ -77,6 +78,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _evaluate_run(run: Path) -> dict[str, float]:
     config = read_config(run)
+    limit_threads(config.encoder.hidden)
     source, labels = config.data.file or config.data.name, TASKS[config.task].labels
     return evaluate(read_model(run), load_dataset(source, labels, shuffled=config.training.shuffle_frames))
 

@@ -9,6 +9,7 @@ int64 as they come, so that a large file is never held twice.
 | `.jsonl` | one object a line, with such a list or text | `line 1` is the first |
 | `.npz` | `values` `(sum of lengths, F)` or `(sum of lengths,)`, `lengths` and `labels` | `row 0` is the first |
 | `.csv` | one step a line: sequence id, order, label, and a column a feature, or one column `token` | its id |
+| | or, if no column orders steps, a text a line, in the column of sequences or in `text` | `line 2` is the first |
 """
 
 from dataclasses import dataclass, replace

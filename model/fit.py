@@ -1,5 +1,6 @@
 """One training: any task, by Lightning, into a run directory."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from model.config import DataConfig, Hardware, Recipe, TrainConfig
 from model.data import Batch, LengthBuckets, SequenceSet, mix_seed, split
 from model.datasets import Dataset, LabelledSequences
 from model.evaluate import evaluate
+from model.progress import Progress, quiet
 from model.tasks import Task, WrongLabels
+from model.threads import limit_threads
 
 
 class Training(lightning.LightningModule):
@@ -82,6 +85,7 @@ class Validation(Callback):
         partial.replace(self._path)
 
 
+@quiet()
 def train(
     run: Path, dataset: Dataset, recipe: Recipe, *, hardware: Hardware | None = None, resume: bool = False
 ) -> dict[str, float]:
@@ -112,6 +116,7 @@ def train(
     if validation is None:
         fitting, validation = split(learned_from, training.validation_share, training.seed)
     config = _describe(dataset, fitting, recipe)
+    limit_threads(recipe.encoder.hidden)
     task = config.build()
     if dataset.vectors is not None:
         task.set_token_vectors(dataset.vectors)
@@ -122,8 +127,13 @@ def train(
         devices=hardware.devices,
         precision=training.precision,
         max_epochs=training.epochs,
-        callbacks=[Validation(task, validation, run / "metrics.csv"), *_watch(run, task, training)],
+        callbacks=[
+            Validation(task, validation, run / "metrics.csv"),
+            *([] if sys.stdout.isatty() else [Progress()]),
+            *_watch(run, task, training),
+        ],
         logger=False,
+        enable_progress_bar=sys.stdout.isatty(),
         gradient_clip_val=1.0,
         enable_model_summary=False,
         use_distributed_sampler=False,  # the batches of an epoch are shared out by `LengthBuckets`

@@ -32,6 +32,7 @@ from model.checkpoint import (
 from model.datasets import LabelledSequences
 from model.tasks import Judgement, run_batches
 from model.texts import restore
+from model.threads import limit_threads
 
 SHOWN_EMBEDDINGS = 2000
 SHOWN_PREDICTIONS = 10
@@ -70,6 +71,7 @@ def write_report(run: Path) -> Path:
         BrokenRun: the run is not finished.
     """
     config, samples = read_config(run), read_samples(run)
+    limit_threads(config.encoder.hidden)
     task = read_model(run)
     judgement = task.judge(samples)
     shown = np.linspace(0, len(samples) - 1, min(SHOWN_EMBEDDINGS, len(samples))).astype(np.int64)

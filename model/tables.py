@@ -1,6 +1,7 @@
-"""Parquet and long CSV, read row by row; what is read is checked in `model.files`."""
+"""Parquet and CSV, read row by row; what is read is checked in `model.files`."""
 
 import csv
+import json
 import math
 from array import array
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,7 @@ from model.datasets import FileSource, LabelKind
 from model.readers import BadFile, Row, check_columns, hold_text, name_columns, round_to_float32
 
 ROWS_AT_ONCE = 4096  # of a Parquet file
+TEXT_COLUMN = "text"  # of a CSV that has no column of the name that was asked for
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
@@ -103,10 +105,17 @@ class _Lines:
 
 
 def read_csv(path: Path, source: FileSource, labels: LabelKind) -> Iterator[Row]:
-    """Read one step a line; the lines of a sequence need not stand together."""
+    """Read a text a line, or one step a line; then the lines of a sequence need not stand together."""
+    labelled = labels != "none"
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            lines = _read_lines(path, csv.reader(file), source, labelled=labels != "none")
+            reader = csv.reader(file)
+            header: list[str] = next(reader, [])
+            texts = [name for name in (source.sequence, TEXT_COLUMN) if name in header]
+            if texts and source.order not in header:
+                yield from _read_texts(path, reader, header, texts[0], source.label if labelled else None)
+                return
+            lines = _read_lines(path, reader, header, source, labelled=labelled)
     except csv.Error as error:
         raise BadFile(path, "", f"it cannot be read as CSV: {error}") from error
     owners, order = np.frombuffer(lines.owners, np.int64), np.frombuffer(lines.order, np.float64)
@@ -128,10 +137,46 @@ def read_csv(path: Path, source: FileSource, labels: LabelKind) -> Iterator[Row]
         yield Row(f"sequence {name!r}", found, lines.labels[name])
 
 
-def _read_lines(path: Path, reader: Any, source: FileSource, *, labelled: bool) -> _Lines:
+def _read_texts(path: Path, reader: Any, header: list[str], column: str, label: str | None) -> Iterator[Row]:
+    """Read a text a line, and its label where one is asked for; other columns are left alone."""
+    check_columns(path, [] if label is None else [label], header)
+    are_numbers = True
+    for place, cells in _read_cells(path, reader, header):
+        text = cells[header.index(column)]
+        found = _parse_json(text)
+        if isinstance(found, list):
+            raise BadFile(path, place, f"{column!r} holds a list, and lists are read from .jsonl and .parquet")
+        are_numbers &= type(found) in (int, float)
+        yield Row(place, hold_text(text), None if label is None else cells[header.index(label)])
+    if are_numbers:
+        raise BadFile(path, "", f"{column!r} holds no text: steps of numbers have a line each, with an id and an order")
+
+
+def _parse_json(text: str) -> object:
+    """Return what a cell holds as JSON; the text itself, where it is none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _read_cells(path: Path, reader: Any, header: list[str]) -> Iterator[tuple[str, list[str]]]:
+    """Yield the place and the cells of each line that is not empty."""
+    for cells in reader:
+        place = f"line {reader.line_num}"
+        if cells and len(cells) != len(header):
+            raise BadFile(path, place, f"there are {len(cells)} cells, and {len(header)} columns")
+        if cells:
+            yield place, cells
+
+
+def _read_lines(path: Path, reader: Any, header: list[str], source: FileSource, *, labelled: bool) -> _Lines:
     """Read every line of a long CSV into flat arrays."""
-    header: list[str] = next(reader, [])
     special = [source.id, source.order, *([source.label] if labelled else [])]
+    if not {source.id, source.order} & set(header):
+        found = ", ".join(map(repr, header)) or "nothing"
+        reason = f"there is no {source.id!r}, and no text in {source.sequence!r} or {TEXT_COLUMN!r}: it holds {found}"
+        raise BadFile(path, "", reason)
     check_columns(path, special, header)
     id_place, order_place = header.index(source.id), header.index(source.order)
     features = [place for place, name in enumerate(header) if name not in {*special, source.label}]
@@ -140,12 +185,7 @@ def _read_lines(path: Path, reader: Any, source: FileSource, *, labelled: bool) 
     is_tokens = [header[place] for place in features] == ["token"]
     lines = _Lines({}, array("q"), array("d"), array("q" if is_tokens else "f"))
     numbers: dict[str, int] = {}
-    for cells in reader:
-        place = f"line {reader.line_num}"
-        if not cells:
-            continue
-        if len(cells) != len(header):
-            raise BadFile(path, place, f"there are {len(cells)} cells, and {len(header)} columns")
+    for place, cells in _read_cells(path, reader, header):
         name, label = cells[id_place], cells[header.index(source.label)] if labelled else None
         if lines.labels.setdefault(name, label) != label:
             raise BadFile(path, place, f"sequence {name!r} has the label {label!r}, and {lines.labels[name]!r} before")

@@ -3,16 +3,18 @@
 A run directory and an artifact carry this JSON, so that what is served splits texts as training did.
 """
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
-from model.datasets import Steps
+from model.datasets import Dataset, LabelledSequences, Steps
 
 PADDING, UNKNOWN = "[PAD]", "[UNK]"  # ids 0 and 1; no text holds them as words, since brackets are split off
 UNKNOWN_ID = 1
+MOST_UNKNOWN = 0.1  # the share of a text's tokens from which the user is told
 
 
 def count_words(texts: Iterable[str]) -> Counter[str]:
@@ -78,6 +80,36 @@ def vocabulary_size(definition: str) -> int:
     """Return V, one more than the largest id of a tokenizer, padding included."""
     largest: int = max(Tokenizer.from_str(definition).get_vocab().values(), default=0)
     return largest + 1
+
+
+def describe_unknown(dataset: Dataset) -> str | None:
+    """Say how much of a user's texts their tokenizer does not know; None if that is a tenth at most, or none are texts.
+
+    Named data sets chose their vocabularies, and are left alone.
+    """
+    if dataset.tokenizer is None or dataset.file is None:
+        return None
+    trained, held_out = (_share_unknown(dataset.tokenizer, part) for part in (dataset.train, dataset.test))
+    if max(trained, held_out) <= MOST_UNKNOWN:
+        return None
+    if dataset.file.tokenizer is not None:
+        name, remedy = dataset.file.tokenizer, "train it on such texts, or leave --tokenizer out"
+    elif dataset.file.vocabulary is not None:
+        name, remedy = f"a vocabulary of {dataset.file.vocabulary}", "raise --vocabulary"
+    else:
+        name, remedy = "a vocabulary of all words seen twice", "give more texts, or a --tokenizer of parts of words"
+    found = f"{trained:.0%} of the tokens trained on and {held_out:.0%} of those held out"
+    return f"{name} does not know {found}, which are all the same to the encoder: {remedy}"
+
+
+def _share_unknown(definition: str, texts: LabelledSequences) -> float:
+    """Return the share of tokens that are the tokenizer's unknown one, 0 where it has none."""
+    model = json.loads(definition)["model"]
+    unknown = model.get("unk_id")
+    if unknown is None and model.get("unk_token") is not None:
+        unknown = Tokenizer.from_str(definition).token_to_id(model["unk_token"])
+    ids = np.concatenate([*texts.sequences, *(texts.partners or ())])
+    return 0.0 if unknown is None else float(np.mean(ids == unknown))
 
 
 def _make_normalizer() -> normalizers.Sequence:

@@ -20,6 +20,7 @@ from model.files import load_dataset
 from model.fit import train
 from model.readers import BadFile
 from model.report import print_predictions, write_report
+from model.texts import describe_unknown
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -30,6 +31,8 @@ def main(arguments: list[str] | None = None) -> None:
     is_first = os.environ.get("LOCAL_RANK", "0") == "0"  # with several devices, Lightning starts this command on each
     try:
         recipe, dataset = _prepare(options)
+        if is_first and (unknown := describe_unknown(dataset)):
+            print(f"train: {unknown}", file=sys.stderr)
         out = options.out or Path("runs") / dataset.name
         hardware = Hardware(accelerator=options.accelerator, devices=options.devices)
         for offset in range(options.seeds or 1):
@@ -101,8 +104,10 @@ def _make_parser() -> argparse.ArgumentParser:
     file.add_argument("--sequence-column", default="sequence", help="lists or texts; 'sequence' by default")
     file.add_argument("--label-column", default="label", help="'label' by default")
     file.add_argument("--partner-column", default="partner", help="the other of each pair; 'partner' by default")
-    file.add_argument("--id-column", default="id", help="CSV: whose step a line is; 'id' by default")
-    file.add_argument("--order-column", default="order", help="CSV: its place in the sequence; 'order' by default")
+    file.add_argument("--id-column", default="id", help="CSV of steps: whose step a line is; 'id' by default")
+    file.add_argument(
+        "--order-column", default="order", help="CSV of steps: its place in the sequence; 'order' by default"
+    )
     file.add_argument(
         "--vocabulary",
         type=int,

@@ -182,6 +182,26 @@ def slug(title: str) -> str:
     return re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", title.lower()).strip())
 
 
+@pytest.mark.parametrize(
+    ("verb", "installs", "runs"),
+    [
+        ("install", ".[train,export]", ""),
+        ("train", ".[train,export]", "model.train --dataset japanese-vowels --out runs/japanese-vowels"),
+        ("export", ".[train,export]", "export runs/japanese-vowels -o runs/japanese-vowels.onnx"),
+        ("test", ".[dev]", "pytest --cov --cov-report=term"),
+    ],
+)
+def test_verbs_install_what_they_need(verb: str, installs: str, runs: str, tmp_path: Path) -> None:
+    """Training and exporting need no linter and no other server's client, and never touch the file that is served."""
+    command = ["make", "--dry-run", verb, f"VENV={tmp_path}"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.replace("'", "")
+    assert ("[dev]" in printed) == (installs == ".[dev]")
+    assert f"{installs}\n" in printed
+    assert "torch==" in printed
+    assert f"-m {runs}" in printed
+    assert "artifacts/" not in printed
+
+
 def test_the_image_is_plain_locked_and_unprivileged() -> None:
     """The Dockerfile needs no BuildKit, installs by hash, ends as a numbered user and disables telemetry."""
     text = Path("Dockerfile").read_text(encoding="utf-8")

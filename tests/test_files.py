@@ -213,7 +213,18 @@ def test_a_bad_line_of_json_is_named(line: str, reason: str, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("", "there is no 'id': it holds nothing"),
+        ("", "there is no 'id', and no text in 'sequence' or 'text': it holds nothing"),
+        ("review,label\nfine,a\n", "there is no 'id', and no text in 'sequence' or 'text': it holds 'review', 'label'"),
+        ("order,text,label\n1,fine,a\n", "there is no 'id': it holds 'order', 'text', 'label'"),
+        ("text\nfine\n", "there is no 'label': it holds 'text'"),
+        ("text,label\nfine,a\n\nbad,\n", "line 4: the label is missing"),
+        ("text,label\nfine,a\n ,b\n", "line 3: the sequence is empty"),
+        ("text,label\nfine, and good,a\n", "line 2: there are 3 cells, and 2 columns"),
+        (
+            'sequence,label\n"[[1, 2]]",a\n',
+            "line 2: 'sequence' holds a list, and lists are read from .jsonl and .parquet",
+        ),
+        ("sequence,label\n1.5,a\n2,b\n", "'sequence' holds no text: steps of numbers have a line each, with an id and"),
         ("id,order,x\n", "there is no 'label': it holds 'id', 'order', 'x'"),
         ("id,order,label\n", "there is no column besides id, order and label"),
         ("id,order,label,x\n", "it holds no sequences"),
@@ -357,6 +368,26 @@ def test_texts_become_ids_of_the_words_that_are_trained_on(extension: str, tmp_p
     assert dataset.vocabulary == 6
     assert dataset.tokenizer is not None
     assert read(train, test=test, vocabulary=3).train.sequences[0].tolist() == [a, 1, 1, 1]
+
+
+@pytest.mark.parametrize("column", ["sequence", "text", "review"])
+def test_a_csv_of_texts_is_what_jsonl_of_them_is(column: str, tmp_path: Path) -> None:
+    """A text a line, with commas and line breaks in quotes, ids and other columns left alone, and texts of numbers."""
+    texts = [*TEXTS, 'so "good", a\ncat', "10", "[sic] a"]
+    labels = [*LABELS, "a", "b", "a"]
+    with (tmp_path / "a.csv").open("w", newline="", encoding="utf-8-sig") as file:
+        rows = [["id", "stars", column, "label"]]
+        rows += [[str(row), "5", text, label] for row, (text, label) in enumerate(zip(texts, labels, strict=True))]
+        csv.writer(file).writerows(rows)
+    write_jsonl(tmp_path / "a.jsonl", texts, labels)
+    named: dict[str, Any] = {} if column == "text" else {"sequence": column}
+    found, expected = read(tmp_path / "a.csv", **named), read(tmp_path / "a.jsonl")
+    assert found.tokenizer == expected.tokenizer
+    for one, other in ((found.train, expected.train), (found.test, expected.test)):
+        assert [steps.tolist() for steps in one.sequences] == [steps.tolist() for steps in other.sequences]
+        assert one.labels.tolist() == other.labels.tolist()
+    unlabelled = read(tmp_path / "a.csv", "none", **named)
+    assert len(unlabelled.train) + len(unlabelled.test) == len(texts)
 
 
 def test_words_are_those_of_what_is_trained_on(tmp_path: Path) -> None:

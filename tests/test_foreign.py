@@ -71,7 +71,11 @@ def test_a_torch_state_dict_is_exported_as_the_module_itself(
     manifest = open_session(tmp_path / "n.onnx").manifest
     assert isinstance(manifest, Manifest)
     assert (manifest.name, manifest.source, manifest.licence, manifest.task) == ("net", "a colleague", "MIT", None)
-    assert ("read as tanh" in capsys.readouterr().out) == (kind is nn.RNN)
+    printed = capsys.readouterr().out
+    assert ("read as tanh" in printed) == (kind is nn.RNN)
+    for proof in (printed, " ".join(check.claim for check in manifest.parity)):
+        assert "embedding equals torch on made sequences, alone" in proof  # nobody gave real ones
+        assert "real" not in proof
 
 
 def test_a_torch_embedding_makes_a_token_encoder(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Starts the service as users do, for whoever measures or tests it."""
+"""Makes the models, and starts the service as users do, for whoever measures or tests it."""
 
 import re
 import subprocess
@@ -6,6 +6,18 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+
+
+def make_models(folder: Path) -> None:
+    """Write the models that servers are measured with, in a process of its own: this one never imports torch.
+
+    Raises:
+        SystemExit: it failed, and has said why.
+    """
+    ended = subprocess.run([sys.executable, "-m", "bench", "models", str(folder)], check=False)
+    if ended.returncode:
+        sys.exit(ended.returncode)
 
 
 @contextmanager

@@ -8,8 +8,6 @@ the same. Each is timed alone, in turns, and the fastest time stands. Prints a t
 import argparse
 import io
 import json
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -21,6 +19,7 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
+from bench.load.launch import make_models
 from bench.load.workloads import MODELS, Steps
 from service.codecs import arrow, ndjson, npy, npz, ragged_json
 from service.codecs.exchange import Reply
@@ -149,7 +148,7 @@ def main(arguments: list[str] | None = None) -> None:
     arrow.load()
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
-        subprocess.run([sys.executable, "-m", "bench", "models", folder], check=True)
+        make_models(Path(folder))
         for name, (rows, steps) in SHAPES.items():
             session = open_session(Path(folder) / f"{name}.onnx", threads=1)
             drawn = np.random.default_rng(0).standard_normal((rows, steps, MODELS[name].features))

@@ -8,12 +8,12 @@ import argparse
 import json
 import platform
 import signal
-import subprocess
 import sys
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
+from bench.load.launch import make_models
 from bench.load.servers import OURS, OURS_BINARY, PEERS, SPREAD, SPREAD_BINARY, Server, Unavailable
 from bench.load.workloads import MODELS
 from bench.speed.measure import Pace, measure_raw, measure_server, plan_tasks
@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> None:
     pace = replace(pace, rounds=options.rounds or pace.rounds)
     pythons, missing = prepare(options.servers, options.folder)
     folder = options.folder / "models"
-    subprocess.run([sys.executable, "-m", "bench", "models", str(folder)], check=True)
+    make_models(folder)
     every = []
     for name in options.models:
         results = Results(name, missing=dict(missing))

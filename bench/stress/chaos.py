@@ -8,7 +8,6 @@ import argparse
 import json
 import os
 import select
-import subprocess
 import sys
 import threading
 import time
@@ -22,6 +21,7 @@ import numpy as np
 from onnxruntime import InferenceSession
 
 from bench.load.generator import Connection, run_number
+from bench.load.launch import make_models
 from bench.load.servers import Running, Server, start
 from bench.load.workloads import JSON, SLOW, Steps, draw_sequences
 from bench.speed import raw
@@ -144,7 +144,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--folder", type=Path, default=Path(".bench"), help="of models; .bench")
     options = parser.parse_args(arguments)
     models = options.folder.resolve() / "models"
-    subprocess.run([sys.executable, "-m", "bench", "models", str(models)], check=True)
+    make_models(models)
     model = models / "slow.onnx"
     session = raw.open_raw(model, threads=1)
     os.environ["LENGTHWISE_MAX_RUN_SECONDS"] = str(HANG_SECONDS)

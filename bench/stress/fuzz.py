@@ -19,6 +19,7 @@ from functools import partial
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from service.codecs import arrow, kserve, ndjson, npy, npz, openai_json, ragged_json
 from service.codecs.compression import decompress
@@ -114,8 +115,6 @@ def _write_npy(array: npt.NDArray[np.float32] | npt.NDArray[np.int64]) -> bytes:
 
 
 def _write_arrow(spec: InputSpec) -> bytes:
-    import pyarrow as pa  # noqa: PLC0415 - an extra
-
     kind = pa.int64() if spec.features is None else pa.list_(pa.float32(), spec.features)
     steps = _steps(spec).tolist()
     batch = pa.record_batch([pa.array([steps[:2], steps[2:]], pa.list_(kind))], ["sequence"])

@@ -9,7 +9,6 @@ requests at a time to the tenth. Prints a table and ends with one JSON line.
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import threading
@@ -24,6 +23,7 @@ import orjson
 from onnxruntime import InferenceSession
 
 from bench.load.generator import Connection, Outcome, ask, run_closed
+from bench.load.launch import make_models
 from bench.load.servers import OURS, Running, start
 from bench.load.workloads import MANY, MODELS, SLOW, TRAININGS, draw_lengths, draw_sequences
 from bench.speed import raw
@@ -217,7 +217,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--folder", type=Path, default=Path(".bench"), help="of models; .bench")
     options = parser.parse_args(arguments)
     models = options.folder.resolve() / "models"
-    subprocess.run([sys.executable, "-m", "bench", "models", str(models)], check=True)
+    make_models(models)
     os.environ["LENGTHWISE_ADMIN_KEY"] = KEY
     swaps = measure_swaps(models, options.swaps)
     for name, value in swaps.items():

@@ -10,7 +10,6 @@ import json
 import os
 import re
 import statistics
-import subprocess
 import sys
 import time
 from bisect import bisect_right
@@ -19,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.load.generator import Connection, Outcome, run_closed, run_number, run_open
+from bench.load.launch import make_models
 from bench.load.servers import OURS, find_family, start
 from bench.load.watch import Watch
 from bench.load.workloads import JSON, SLOW, Embeddings, draw_sequences, post
@@ -135,7 +135,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--folder", type=Path, default=Path(".bench"), help="of models; .bench")
     options = parser.parse_args(arguments)
     models = options.folder.resolve() / "models"
-    subprocess.run([sys.executable, "-m", "bench", "models", str(models)], check=True)
+    make_models(models)
     figures = measure_overload(models / "slow.onnx", options.seconds, options.times)
     print(f"{options.times:g} times the capacity for {options.seconds:g} s, {available_cpus()} CPUs")
     for name, value in figures.items():

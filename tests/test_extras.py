@@ -1,0 +1,101 @@
+"""Programs where no extra is installed: each says in one sentence what it lacks."""
+
+import os
+import re
+import subprocess
+import sys
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+
+PROGRAMS = {
+    ".".join(path.with_suffix("").parts).removesuffix(".__main__")
+    for folder in ("model", "export", "bench")
+    for path in Path(folder).glob("*.py")
+    if 'if __name__ == "__main__":' in path.read_text(encoding="utf-8")
+}
+SERVING_ONLY = {
+    "bench.stress.chaos",
+    "bench.speed.cost",
+    "bench.stress.fairness",
+    "bench.stress.faulty",
+    "bench.stress.overload",
+    "bench.speed.schedule",
+}
+SERVING_ONLY |= {"bench.stress.soak"}  # they begin with what the service needs; some start `bench.load.models` later
+
+# Python imports it before anything else, if it finds it.
+SITECUSTOMIZE = """
+import sys
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {refused}:
+            raise ModuleNotFoundError("No module named " + repr(name), name=name)
+
+sys.meta_path.insert(0, Refuse())
+"""
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The variables of an environment in which nothing but requirements.lock can be imported."""
+    lock = Path("requirements.lock").read_text(encoding="utf-8")
+    locked = {name.replace("-", "_") for name in re.findall(r"^([\w.-]+)==", lock, re.MULTILINE)}
+    refused = {
+        module
+        for module, packages in packages_distributions().items()
+        if not {re.sub(r"[-.]", "_", package).lower() for package in packages} & locked
+    }
+    assert {"torch", "onnx", "httpx", "pyarrow", "sklearn"} <= refused
+    assert not {"numpy", "onnxruntime"} & refused
+    folder = tmp_path_factory.mktemp("bare")
+    (folder / "sitecustomize.py").write_text(SITECUSTOMIZE.format(refused=refused), encoding="utf-8")
+    return {**os.environ, "PYTHONPATH": str(folder)}
+
+
+def start(program: str, environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end."""
+    command = [sys.executable, "-m", program, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+
+@pytest.mark.parametrize("program", sorted(PROGRAMS - SERVING_ONLY))
+def test_a_program_names_the_extra_it_lacks(program: str, bare: dict[str, str]) -> None:
+    """It ends in failure with one line: what is missing, which extra brings it, and the command that installs it."""
+    ended = start(program, bare, "--help")
+    extra = {"model": "train", "export": "export", "bench": "bench"}[program.partition(".")[0]]
+    verb = "" if extra == "bench" else rf"run `make install` and then \.venv/bin/python -m {program}, or "
+    sentence = (
+        rf"{program}: \w+ is not installed; the extra '{extra}' brings it: {verb}\S+ -m pip install '\.\[{extra}\]'\n"
+    )
+    assert re.fullmatch(sentence, ended.stderr), ended.stderr
+    assert (ended.returncode, ended.stdout) == (1, "")
+
+
+@pytest.mark.parametrize("program", ["bench.stress.chaos", "bench.stress.overload"])
+def test_a_program_whose_part_lacks_an_extra_says_no_more(program: str, bare: dict[str, str], tmp_path: Path) -> None:
+    """The program that makes the models has said what is missing; the one that started it ends without a traceback."""
+    ended = start(program, bare, "--folder", str(tmp_path))
+    assert re.fullmatch(r"bench\.models: torch is not installed; .*\n", ended.stderr), ended.stderr
+    assert ended.returncode == 1
+
+
+@pytest.mark.parametrize("program", sorted(SERVING_ONLY))
+def test_a_program_that_needs_no_extra_starts_without_one(program: str, bare: dict[str, str]) -> None:
+    """Its command line is described."""
+    ended = start(program, bare, "--help")
+    assert ended.returncode == 0, ended.stderr
+    assert "usage:" in ended.stdout
+
+
+def test_other_missing_modules_keep_their_traceback(bare: dict[str, str], tmp_path: Path) -> None:
+    """A module of our own that is missing is a defect, and what a user's own script lacks is not ours to explain."""
+    (tmp_path / "sitecustomize.py").write_text(SITECUSTOMIZE.format(refused={"service"}), encoding="utf-8")
+    ours = start("export", {**os.environ, "PYTHONPATH": str(tmp_path)}, "--help")
+    command = [sys.executable, "-c", "import model, torch"]
+    theirs = subprocess.run(command, capture_output=True, text=True, check=False, env=bare)
+    for ended, missing in ((ours, "service"), (theirs, "torch")):
+        assert ended.stderr.startswith("Traceback")
+        assert ended.stderr.endswith(f"No module named '{missing}'\n")
