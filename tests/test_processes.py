@@ -229,9 +229,12 @@ def test_none_outlives_the_first(artifact: Path) -> None:
         wait_until(lambda: not any(is_there(child) for child in children))
 
 
-def fail(*flags: str, hinder: Callable[[subprocess.Popen[str]], None] = lambda _: None) -> tuple[int, str]:
-    """Start what cannot start, and return how it ended and the one sentence that it said."""
-    command = [sys.executable, "-m", "service", *TWO, *flags]
+def fail(
+    *flags: str, hinder: Callable[[subprocess.Popen[str]], None] = lambda _: None, serve: str = "main.serve"
+) -> tuple[int, str]:
+    """Start what cannot start, and return how it ended and the one sentence that it said; `serve` is Python."""
+    program = f"import signal; from service import __main__ as main; main.serve = {serve}; main.main()"
+    command = [sys.executable, "-c", program, *TWO, *flags]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         hinder(process)
         assert process.stderr is not None
@@ -265,7 +268,8 @@ def test_what_hinders_the_start_is_one_sentence(artifact: Path, tmp_path: Path) 
         wait_until(lambda: len(children_of(process)) > 0)
         os.kill(children_of(process)[0], signal.SIGKILL)
 
-    code, said = fail("--port", "0", "--model", str(artifact), hinder=kill_first)
+    endless = "lambda *_: signal.pause()"  # or it might be ready before it is killed
+    code, said = fail("--port", "0", "--model", str(artifact), hinder=kill_first, serve=endless)
     assert (code, said) == (1, "lengthwise: The first process ended by signal 9 while it started.")
 
 
