@@ -32,5 +32,5 @@ COPY LICENSE LICENSE
 USER 65532:65532
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10s \
-    CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ['LENGTHWISE_PORT'] + '/health/ready', timeout=2)"]
+    CMD ["python", "-m", "service.check"]
 ENTRYPOINT ["python", "-m", "service"]

@@ -19,10 +19,10 @@ from fastapi import FastAPI
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
-from service import logs
+from service import check, logs
 from service.app import create_app
 from service.crowd import SPARE, allow_files
-from service.errors import StartupError
+from service.errors import LengthwiseError, StartupError
 from service.processes import supervise
 from service.seat import Seat
 from service.settings import Settings, unknown_variables
@@ -46,11 +46,24 @@ class DrainingServer(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen as uvicorn does; one of several processes takes connections from the first one instead."""
+        if not self._seat and check.can_be_asked():
+            checked = check.listen()
+            asyncio.get_running_loop().add_reader(checked, check.answer, checked, self._tell)
         await super().startup([] if self._seat else sockets)
         if self._seat:
             leave = partial(self.handle_exit, signal.SIGTERM, None)
             attending = self._seat.attend(self._adopt, self._count, self._changed, leave)
             self._attending = asyncio.create_task(attending)
+
+    def _tell(self) -> str:
+        """Say whether this process takes requests."""
+        if not self.started:
+            return "it is starting."
+        try:
+            self._service.require_ready()
+        except LengthwiseError as error:
+            return str(error)
+        return check.READY
 
     def _count(self) -> int | None:
         return None if self._service.is_draining else len(self.server_state.connections)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from math import inf
 
+from service import check
 from service.errors import StartupError
 from service.seat import REPORT, REPORT_SECONDS, TAKES_NONE, Seat
 from service.settings import Settings
@@ -87,6 +88,7 @@ class _Supervisor:
     _due: dict[int, float] = field(default_factory=dict)  # seats that are empty, and when they are taken again
     _selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
     _is_listening: bool = False
+    _checked: socket.socket = field(default_factory=check.listen)
     _ended_by: signal.Signals | None = None
     _told: socket.socket = field(init=False)  # signals, by number
     _telling: socket.socket = field(init=False)  # where the interpreter writes them
@@ -107,6 +109,7 @@ class _Supervisor:
         for known in HANDLED:
             signal.signal(known, lambda *_: None)  # the number comes by the socket
         self._selector.register(self._told, selectors.EVENT_READ, self._obey)
+        self._selector.register(self._checked, selectors.EVENT_READ, lambda asked: check.answer(asked, self._tell))
         self._start(0)  # alone, since it measures what the others then find measured
         end = 0.0
         while self._ended_by is None or self._processes:
@@ -191,6 +194,7 @@ class _Supervisor:
         """Yield what only this process needs."""
         yield self._told
         yield self._telling
+        yield self._checked
         yield from self.listeners
         yield from (process.channel for process in self._processes.values())
 
@@ -264,6 +268,15 @@ class _Supervisor:
                     continue
                 process.handed += 1
                 return
+
+    def _tell(self) -> str:
+        """Say whether any process takes requests."""
+        if self._ended_by is not None:
+            return "it is shutting down."
+        late = time.monotonic() - LATE_SECONDS
+        if any(one.is_ready and not one.is_leaving and one.heard > late for one in self._processes.values()):
+            return check.READY
+        return "none of its processes takes requests now." if self._is_listening else "it is starting."
 
     def _obey(self, _: object) -> None:
         """Do what signals say."""

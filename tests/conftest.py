@@ -4,6 +4,7 @@ Nothing here imports torch, so that the service's tests run on any Python the se
 """
 
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -84,3 +85,16 @@ def client(serve: Callable[..., TestClient]) -> TestClient:
 def small_grid(monkeypatch: pytest.MonkeyPatch) -> None:
     """Prove on fewer batches, where a test proves many encoders; the shipped one has the whole grid."""
     monkeypatch.setattr("export.verify.GRID_BATCHES", (1, 5))
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> tuple[Path, Path]:
+    """A certificate for localhost that nobody signed, and its key."""
+    if (openssl := shutil.which("openssl")) is None:
+        pytest.skip("openssl makes the certificate")
+    file, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
+    command = [openssl, "req", "-x509", *curve, *names, "-keyout", str(key), "-out", str(file)]
+    subprocess.run(command, check=True, capture_output=True)
+    return file, key

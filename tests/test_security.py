@@ -4,10 +4,8 @@ import asyncio
 import base64
 import hashlib
 import re
-import shutil
 import socket
 import ssl
-import subprocess
 import threading
 import time
 import warnings
@@ -269,19 +267,6 @@ def test_a_head_that_does_not_end_is_cut_off(artifact: Path) -> None:
         except (BrokenPipeError, ConnectionResetError):
             return
     assert answer.startswith(b"HTTP/1.1 400 ")
-
-
-@pytest.fixture
-def certificate(tmp_path: Path) -> tuple[Path, Path]:
-    """A certificate for localhost that nobody signed, and its key."""
-    if (openssl := shutil.which("openssl")) is None:
-        pytest.skip("openssl makes the certificate")
-    file, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
-    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
-    command = [openssl, "req", "-x509", *curve, *names, "-keyout", str(key), "-out", str(file)]
-    subprocess.run(command, check=True, capture_output=True)
-    return file, key
 
 
 @pytest.mark.parametrize("processes", ["1", "2"])

@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope
 from service.batching.engine import Engine
 from service.codecs import large
 from service.crowd import Crowd
-from service.errors import BodyTooLarge, BodyTooSlow, InvalidField, InvalidHost, Stuck
+from service.errors import BodyTooLarge, BodyTooSlow, Draining, InvalidField, InvalidHost, Stuck
 from service.keys import KeyRing
 from service.meter import StepMeter
 from service.models import Choice, Models
@@ -82,6 +82,17 @@ class Service:
         """
         if self.engine.is_stuck(time.perf_counter()):
             raise Stuck
+
+    def require_ready(self) -> None:
+        """See that requests may be sent here.
+
+        Raises:
+            Draining: the service is shutting down.
+            Stuck: requests wait in vain.
+        """
+        if self.is_draining:
+            raise Draining
+        self.require_progress()
 
 
 class DirectRequest(Request):

@@ -106,9 +106,7 @@ async def live(request: Request) -> Response:
 )
 async def ready(request: Request) -> Response:
     """Answer 200 once the golden vectors were replayed, until the service drains."""
-    if service_of(request).is_draining:
-        raise errors.Draining
-    service_of(request).require_progress()
+    service_of(request).require_ready()
     return _json(Health(status="ready"))
 
 
