@@ -25,7 +25,7 @@ from service.crowd import SPARE, allow_files
 from service.errors import LengthwiseError, StartupError
 from service.processes import supervise
 from service.seat import Seat
-from service.settings import Settings, unknown_variables
+from service.settings import Settings, find_log_format, unknown_variables
 from service.transport import GatheringProtocol
 
 # How long a thread that needs the interpreter waits for one that has it; the default, 5 ms, is many runs long.
@@ -113,10 +113,13 @@ def main(arguments: list[str] | None = None) -> None:
         else:
             serve(settings)
     except StartupError as error:
-        sys.exit(f"lengthwise: {error}")
+        sys.exit(logs.write_ending(str(error), settings.log_format))
     except ValidationError as error:
         faults = (f"{'.'.join(map(str, fault['loc']))} {fault['msg']}".strip() for fault in error.errors())
-        sys.exit(f"lengthwise: {'; '.join(faults)}")
+        sys.exit(logs.write_ending("; ".join(faults), find_log_format(given)))
+    except Exception:
+        logging.getLogger("lengthwise").exception("The service ended by what nobody foresaw")
+        sys.exit(1)
 
 
 def serve(settings: Settings, seat: Seat | None = None) -> None:
@@ -132,7 +135,7 @@ def serve(settings: Settings, seat: Seat | None = None) -> None:
     try:
         app = create_app(settings, seat)
     except StartupError as error:
-        sys.exit(f"lengthwise: {error}")
+        sys.exit(logs.write_ending(str(error), settings.log_format))
     service = app.state.service
     config = uvicorn.Config(
         app,
@@ -151,7 +154,8 @@ def serve(settings: Settings, seat: Seat | None = None) -> None:
     try:
         config.load()
     except OSError as error:  # ssl.SSLError is one
-        sys.exit(f"lengthwise: TLS cannot be spoken with {settings.ssl_certfile}: {error}")
+        sentence = f"TLS cannot be spoken with {settings.ssl_certfile}: {error}"
+        sys.exit(logs.write_ending(sentence, settings.log_format))
     if config.ssl:
         # Some builds of Python leave older ones on; OpenSSL's configuration may ask for newer ones only.
         config.ssl.minimum_version = max(ssl.TLSVersion.TLSv1_2, config.ssl.minimum_version)

@@ -78,6 +78,13 @@ def is_json(form: Form) -> bool:
     return form == "json" or (form == "auto" and not sys.stderr.isatty())
 
 
+def write_ending(sentence: str, form: Form) -> str:
+    """Return the last line of a service that cannot start: a log line as all others are, or words for a person."""
+    if not is_json(form):
+        return f"lengthwise: {sentence}"
+    return _dump({"event": sentence, "level": "error", "timestamp": datetime.now(UTC).isoformat()})
+
+
 def configure(level: str, form: Form) -> dict[str, Any]:
     """Return the configuration of the standard library's logging, through which all else is logged.
 
@@ -115,7 +122,7 @@ def _human() -> structlog.dev.ConsoleRenderer:
 
 
 def _dump(fields: Any, **options: Any) -> str:
-    return orjson.dumps(fields, default=options["default"]).decode()
+    return orjson.dumps(fields, default=options.get("default")).decode()
 
 
 def _render_json(fields: dict[str, Any]) -> str:

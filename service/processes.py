@@ -100,7 +100,7 @@ class _Supervisor:
             That signal.
 
         Raises:
-            StartupError: others listen there.
+            StartupError: others listen there, or the first process was killed.
             SystemExit: none could be started; why has been said.
         """
         self._told, self._telling = socket.socketpair()
@@ -240,7 +240,9 @@ class _Supervisor:
             return
         is_last = not self._processes and not process.is_ready
         if not self._is_listening or is_last:  # there is none left, and it could not even start
-            sys.exit(code if code > 0 else f"lengthwise: The first process ended by signal {-code} while it started.")
+            if code > 0:
+                sys.exit(code)  # it has said why
+            raise StartupError(f"The first process ended by signal {-code} while it started.")
         logger.error("Process %d ended with code %d, and is started anew", process.pid, code)
         self._due[process.number] = 0.0 if process.is_ready else time.monotonic() + AGAIN_SECONDS
 

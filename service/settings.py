@@ -1,5 +1,6 @@
 """Every setting of the service: a command-line flag and an environment variable each, from this one class."""
 
+import argparse
 import os
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +23,14 @@ def unknown_variables() -> list[str]:
     """Name the environment variables that look like settings and are none, misspelt ones above all."""
     known = {f"LENGTHWISE_{name.upper()}" for name in Settings.model_fields}
     return sorted(name for name in os.environ if name.startswith("LENGTHWISE_") and name not in known)
+
+
+def find_log_format(flags: list[str]) -> Form:
+    """Return the form of log lines that the flags or the environment name, whatever is wrong with other settings."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--log-format", "--log_format", default=os.environ.get("LENGTHWISE_LOG_FORMAT"))
+    named = parser.parse_known_args(flags)[0].log_format
+    return named if named in ("json", "human") else "auto"
 
 
 def traces_are_wanted() -> bool:

@@ -240,7 +240,8 @@ def fail(
         assert process.stderr is not None
         said = process.stderr.read()
     assert "Traceback" not in said
-    (sentence,) = (line for line in said.splitlines() if line.startswith("lengthwise: "))
+    lines = [json.loads(line) for line in said.splitlines()]  # all of it is the log's JSON
+    (sentence,) = (line["event"] for line in lines if line["level"] == "error")
     return process.returncode, sentence
 
 
@@ -260,7 +261,7 @@ def test_what_hinders_the_start_is_one_sentence(artifact: Path, tmp_path: Path) 
             wait_until(lambda: len(children_of(process)) > 0)
             taken.listen()
 
-        expected = (1, f"lengthwise: 127.0.0.1:{port} cannot be listened on: Address already in use.")
+        expected = (1, f"127.0.0.1:{port} cannot be listened on: Address already in use.")
         assert fail("--port", str(port), "--model", str(artifact), hinder=listen_first) == expected
         assert fail("--port", str(port), "--model", str(artifact)) == expected
 
@@ -270,7 +271,7 @@ def test_what_hinders_the_start_is_one_sentence(artifact: Path, tmp_path: Path) 
 
     endless = "lambda *_: signal.pause()"  # or it might be ready before it is killed
     code, said = fail("--port", "0", "--model", str(artifact), hinder=kill_first, serve=endless)
-    assert (code, said) == (1, "lengthwise: The first process ended by signal 9 while it started.")
+    assert (code, said) == (1, "The first process ended by signal 9 while it started.")
 
 
 def test_where_none_can_be_started_any_more_all_ends(artifact: Path, tmp_path: Path) -> None:

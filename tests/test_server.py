@@ -3,6 +3,7 @@
 import json
 import re
 import signal
+import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -150,3 +151,14 @@ def test_the_images_health_check_tells_ready_from_dead(artifact: Path) -> None:
     with start_service("--model", str(artifact)) as (process, _):
         assert check(process.pid) == 0
     assert check(process.pid) == 1
+
+
+def test_a_port_that_is_taken_ends_the_start_in_the_log(artifact: Path) -> None:
+    """Every line that the process writes is JSON, uvicorn's too, and the exit code is not 0."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        port = str(taken.getsockname()[1])
+        command = [sys.executable, "-m", "service", "--model", str(artifact), "--port", port]
+        ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    events = [json.loads(line)["event"] for line in ended.stderr.splitlines()]
+    assert ended.returncode
+    assert any("address already in use" in event for event in events)

@@ -1,6 +1,10 @@
 """Settings: one class, two ways in, no contradictions."""
 
+import json
 import re
+import subprocess
+import sys
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -8,7 +12,7 @@ from pydantic import ValidationError
 from pydantic_settings import CliApp
 
 from service.__main__ import main
-from service.settings import SHIPPED_MODEL, Settings, unknown_variables
+from service.settings import SHIPPED_MODEL, Settings, find_log_format, unknown_variables
 
 PAGE = Path("docs/reference/settings.md").read_text(encoding="utf-8")
 
@@ -88,19 +92,46 @@ def test_help_lists_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--model", "missing.onnx"], "lengthwise: missing.onnx cannot be served: it cannot be read"),
+        (["--model", "missing.onnx"], "missing.onnx cannot be served: it cannot be read"),
         (
             ["--max-batch-steps", "5"],
-            "^lengthwise: Value error, max_sequence_steps is 8192, over max_batch_steps, which is 5$",
+            "Value error, max_sequence_steps is 8192, over max_batch_steps, which is 5$",
         ),
-        (["--port", "x"], "^lengthwise: port Input should be a valid integer"),
-        (["--provider", "cuda"], "install onnxruntime-gpu"),
+        (["--port", "x"], "port Input should be a valid integer"),
+        (["--provider", "cuda"], ".*install onnxruntime-gpu"),
+        (["--ssl-certfile", "missing.pem"], "TLS cannot be spoken with missing.pem: "),
     ],
 )
 def test_a_start_that_cannot_succeed_ends_in_a_sentence(arguments: list[str], sentence: str) -> None:
-    """The process exits with the reason, without a traceback."""
-    with pytest.raises(SystemExit, match=sentence):
-        main(arguments)
+    """The process exits with the reason, without a traceback: a line of the log, or words for a person."""
+    with pytest.raises(SystemExit, match=f"^lengthwise: {sentence}"):
+        main([*arguments, "--log-format=human"])
+    with pytest.raises(SystemExit) as caught:
+        main([*arguments, "--log-format", "json"])
+    line = json.loads(caught.value.code)  # type: ignore[arg-type]
+    assert re.match(sentence, line["event"])
+    assert line["level"] == "error"
+    assert datetime.fromisoformat(line["timestamp"])
+
+
+def test_the_form_of_the_last_line_is_found_though_settings_are_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A flag wins over its variable, and what is neither form is left to the terminal."""
+    assert find_log_format(["--port", "x"]) == "auto"
+    monkeypatch.setenv("LENGTHWISE_LOG_FORMAT", "human")
+    assert find_log_format(["--port", "x"]) == "human"
+    assert find_log_format(["--log_format=json", "--port", "x"]) == "json"
+    assert find_log_format(["--log-format", "xml"]) == "auto"
+
+
+def test_what_nobody_foresaw_ends_the_start_in_the_log() -> None:
+    """The traceback is inside one line of JSON, and the process exits with 1."""
+    program = "from service import __main__ as main; main.create_app = None; main.main()"
+    command = [sys.executable, "-c", program, "--log-format", "json"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    (line,) = map(json.loads, ended.stderr.splitlines())
+    assert ended.returncode == 1
+    assert line["event"] == "The service ended by what nobody foresaw"
+    assert line["exception"].endswith("TypeError: 'NoneType' object is not callable")
 
 
 def test_the_settings_page_is_the_settings_class() -> None:
