@@ -135,18 +135,24 @@ def test_a_broken_cache_is_measured_anew(
 
 
 @pytest.mark.usefixtures("clock")
-def test_a_cache_that_cannot_be_written_does_not_matter(
-    artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_cache_that_cannot_be_written_is_told_once(
+    artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Neither where its folder is a file nor where the user has no home does the start fail."""
+    """The start succeeds if the folder is a file or the user has no home, and a warning names the setting."""
     (tmp_path / "file").write_text("", encoding="utf-8")
-    assert not open_calibrator(artifact, cache_dir=tmp_path / "file").is_cached
+    for _ in range(2):
+        assert not open_calibrator(artifact, cache_dir=tmp_path / "file").is_cached
+    (told,) = (record for record in caplog.records if "not kept" in record.message)
+    assert told.levelname == "WARNING"
+    assert f"{tmp_path / 'file'} cannot be written to" in told.message
+    assert "LENGTHWISE_CACHE_DIR" in told.message
 
     def refuse(_path: Path) -> Path:
         raise RuntimeError("no home")
 
     monkeypatch.setattr(Path, "expanduser", refuse)
     assert not open_calibrator(artifact, cache_dir=tmp_path).is_cached
+    assert f"{tmp_path} cannot be written to (the user has no home)" in caplog.text
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 

@@ -1,7 +1,7 @@
 """Measures what runs cost here, and how many should run at once. `python -m service.costs.calibrate` prints the table.
 
 What was measured is kept in a file, so that the next start with the same encoder on the same machine measures nothing.
-The file only saves time: one that cannot be read or used is measured anew, and one that cannot be written is not.
+The file only saves time: one that cannot be read or used is measured anew, and one that cannot be written is told of.
 """
 
 import hashlib
@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
@@ -111,6 +112,7 @@ class Calibrator:
     def save(self) -> None:
         """Write the calibration where the next start will look for it."""
         if self._file is None:
+            _tell_not_kept(self._settings.cache_dir, "the user has no home")
             return
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
@@ -118,7 +120,7 @@ class Calibrator:
             draft.write_text(self.calibration.model_dump_json(), encoding="utf-8")
             draft.replace(self._file)
         except OSError as error:
-            logger.debug("The calibration is not kept: %s", error)
+            _tell_not_kept(self._file.parent, error.strerror or str(error))
 
     def _measure_coarsely(self) -> dict[Shape, float]:
         """Measure enough to begin with, in well under a second."""
@@ -138,6 +140,17 @@ class Calibrator:
             ):
                 yield rows, steps
                 rows *= 2
+
+
+@cache
+def _tell_not_kept(folder: Path, reason: str) -> None:
+    """Log once for each folder and reason, however many encoders are measured and however often."""
+    logger.warning(
+        "Measurements are not kept, so each start takes longer: %s cannot be written to (%s). "
+        "Set LENGTHWISE_CACHE_DIR to a folder that can be.",
+        folder,
+        reason,
+    )
 
 
 def _place(settings: Settings, session: EncoderSession) -> Path | None:
