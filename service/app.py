@@ -218,6 +218,7 @@ class EncoderApp(FastAPI):
             version=__version__,
             summary="Embeddings of variable-length sequences",
             lifespan=lifespan,
+            openapi_url=None,
             docs_url=None,
             redoc_url=None,
             redirect_slashes=False,
@@ -292,7 +293,7 @@ class EncoderApp(FastAPI):
         return OTHER, None
 
     def openapi(self) -> dict[str, Any]:
-        """Build the OpenAPI document once, with the schemas that no route declares to FastAPI."""
+        """Build the OpenAPI document once, but for what is of the models; no route declares all schemas to FastAPI."""
         if self.openapi_schema is None:
             document = get_openapi(title=self.title, version=self.version, summary=self.summary, routes=self.routes)
             _, schemas = models_json_schema(

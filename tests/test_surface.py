@@ -70,7 +70,7 @@ def to_json(found: object) -> str:
 
 def test_surface_of_http_stays(shipped: TestClient, hold: Callable[[str, str], None]) -> None:
     """Paths, parameters, schemas and responses of the OpenAPI document are the ones that are held."""
-    document = shipped.get("/openapi.json").json()
+    document = shipped.get("/openapi.json", headers={"Authorization": ""}).json()  # without anything of the model
     hold("openapi.json", to_json(without_prose({name: document[name] for name in ("paths", "components")})))
 
 

@@ -37,16 +37,6 @@ class EmbeddingsOptions(BaseModel):
 class EmbeddingsRequest(EmbeddingsOptions):
     """What to embed, as OpenAI's clients write it."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {"model": "default", "input": ["a text", "and another"]},
-                {"model": "default", "input": [[3, 14, 15], [92]], "encoding_format": "base64"},
-                {"model": "default", "input": [[[0.1, 0.2], [0.3, 0.4]], [[1.0, 0.0]]]},
-            ]
-        }
-    )
-
     input: str | list[str] | list[int] | list[list[int]] | list[list[float]] | list[list[list[float]]] = Field(
         description="A text or texts, where the model has a tokenizer; the token ids of one sequence or of several; "
         "the steps of one sequence or of several, each a list of the model's features."

@@ -43,12 +43,7 @@ DEFAULT_OPTIONS = EncodeOptions()  # frozen, so that all plain requests share it
 class EncodeRequest(EncodeOptions):
     """Sequences to encode: lists of steps, each a list of the model's features, or lists of token ids; or texts."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "anyOf": [{"required": ["sequences"]}, {"required": ["texts"]}],
-            "examples": [{"sequences": [[[0.1, 0.2], [0.3, 0.4], [0.5, 0.6]], [[1.0, 0.0]]], "normalize": False}],
-        }
-    )
+    model_config = ConfigDict(json_schema_extra={"anyOf": [{"required": ["sequences"]}, {"required": ["texts"]}]})
 
     sequences: (
         Annotated[list[list[list[float]]], Field(min_length=1)] | Annotated[list[list[int]], Field(min_length=1)]

@@ -76,31 +76,6 @@ class InferTensor(TensorHeader):
 class InferRequest(InferHeader):
     """What to encode. The binary extension puts raw little-endian data behind this JSON, input by input."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "inputs": [
-                        {
-                            "name": "sequences",
-                            "shape": [2, 2, 2],
-                            "datatype": "FP32",
-                            "data": [0.1, 0.2, 0.3, 0.4, 1, 0, 0, 0],
-                        },
-                        {"name": "lengths", "shape": [2], "datatype": "INT64", "data": [2, 1]},
-                    ]
-                },
-                {
-                    "parameters": {"ragged": True},
-                    "inputs": [
-                        {"name": "sequences", "shape": [3, 2], "datatype": "FP32", "data": [0.1, 0.2, 0.3, 0.4, 1, 0]},
-                        {"name": "lengths", "shape": [2], "datatype": "INT64", "data": [2, 1]},
-                    ],
-                },
-            ]
-        }
-    )
-
     inputs: list[InferTensor]  # type: ignore[assignment]
 
 

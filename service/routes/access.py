@@ -17,7 +17,7 @@ from service.routes.direct import Service, exchange_of, service_of
 from service.settings import Settings
 from service.telemetry import PROBES
 
-# Orchestrators have no keys. The document and its page say what anyone can read in the source.
+# Orchestrators have no keys. Without a key, the document and its page say what anyone can read in the source.
 OPEN_PATHS = frozenset(
     ("/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready", "/docs", "/openapi.json")
 )
@@ -84,6 +84,15 @@ def require_key(request: Request) -> None:
         exchange.key = keys.recognize(scope["headers"])
     if is_for_admins and service.admin_keys is None:
         raise HTTPException(HTTPStatus.NOT_FOUND)
+
+
+def is_known(request: Request) -> bool:
+    """Whether a request to what is open to all brings a key all the same, or none is needed for anything."""
+    keys = service_of(request).keys
+    try:
+        return keys is None or bool(keys.recognize(request.scope["headers"]))
+    except InvalidKey:
+        return False
 
 
 def document(paths: dict[str, Any], service: Service) -> dict[str, Any]:

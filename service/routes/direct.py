@@ -23,6 +23,7 @@ from service.keys import KeyRing
 from service.meter import StepMeter
 from service.models import Choice, Models
 from service.repository import Repository
+from service.routes.document import ServedDocument
 from service.seat import Seat
 from service.settings import Settings
 from service.telemetry import Exchange, Telemetry
@@ -51,6 +52,7 @@ class Service:
         crowd: the connections.
         tokenizer: likewise; the one thread that tokenises, so that this takes the memory of one group of texts.
         tracing: makes spans, while the app's lifespan lasts, where that was asked for.
+        document: the OpenAPI document, as it tells of the models.
         engine: there while the app's lifespan lasts, and its threads with it.
         keys: that let a request in; None where all are let in.
         admin_keys: that let admins in; None where there are no admins.
@@ -71,8 +73,13 @@ class Service:
     seat: Seat | None = None
     engine: Engine = field(init=False)
     tokenizer: ThreadPoolExecutor = field(init=False)
+    document: ServedDocument = field(init=False)
     is_draining: bool = False
     tracing: "Tracing | None" = None
+
+    def __post_init__(self) -> None:
+        """Prepare what is made of the other parts."""
+        self.document = ServedDocument(self.models, self.settings.limits)
 
     def require_progress(self) -> None:
         """See that requests do not wait in vain.

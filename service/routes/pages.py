@@ -1,17 +1,19 @@
-"""`/docs`: the OpenAPI document as a page, which may load and reach no more than it needs."""
+"""The OpenAPI document, and `/docs`: the same as a page, which may load and reach no more than it needs."""
 
 import base64
 import hashlib
 import re
 from functools import cache
 
+import orjson
 from fastapi import APIRouter
 from fastapi.openapi.docs import get_swagger_ui_html
 from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.routes.direct import DirectRoute
+from service.routes import access
+from service.routes.direct import DirectRoute, service_of
 
 SCHEMAS: tuple[type[BaseModel], ...] = ()
 
@@ -19,6 +21,14 @@ router = APIRouter(route_class=DirectRoute)
 
 # One release, whose files never change; it weighs 1.5 MB, too much to carry for a page.
 ASSETS = "https://cdn.jsdelivr.net/npm/swagger-ui-dist@5.17.14/"
+
+
+@router.get("/openapi.json", include_in_schema=False)
+async def describe(request: Request) -> Response:
+    """Answer with the document; only who may ask the models anything is told of them."""
+    plain = request.app.openapi()
+    written = service_of(request).document.write(plain) if access.is_known(request) else orjson.dumps(plain)
+    return Response(written, headers={"Vary": "Authorization"}, media_type="application/json")
 
 
 @router.get("/docs", include_in_schema=False)
