@@ -4,6 +4,7 @@ In the suite each operation gets some cases; `pytest tests/test_contract.py --hy
 """
 
 import hashlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -22,13 +23,19 @@ NOT_ASKED = "positive_data_acceptance"
 HANG_SECONDS = 30  # for any answer
 
 
-# Or all would be about unknown models or others than expected, and a deadline of 1 ms is a 504, which is documented and
-# taken for a fault.
+# Or all would be about unknown models or others than expected. A deadline of 1 ms is a 504, which is documented, and
+# would be taken for a fault. An unknown header would be taken for one that must be refused, which no service does.
 PARAMETERS = """[parameters]
 "path.model" = "made"
 "path.version" = "1"
-"header.X-Request-Timeout-Ms" = "60000"
 "header.X-Expect-Model" = "{sha256}"
+
+[checks]
+not_a_server_error.expected-statuses = ["2xx", "3xx", "4xx", "504"]
+
+[[operations]]
+include-operation-id = ["create_embeddings", "v2_infer", "v2_infer_version"]
+generation.allow-extra-parameters = false
 """
 
 
@@ -55,3 +62,36 @@ def test_the_service_keeps_to_its_document(kind: str, tmp_path: Path) -> None:
             [*command, f"{url}/openapi.json"], capture_output=True, text=True, check=False, cwd=tmp_path
         )
     assert ran.returncode == 0, ran.stdout[-20_000:] + ran.stderr[-2000:]
+
+
+def test_the_documents_examples_are_answered(tmp_path: Path) -> None:
+    """With several models, each example is answered with 200, and so as the document says."""
+    models = tmp_path / "models"
+    models.mkdir()
+    export_texts(models / "texts.onnx")
+    for features, name in ((2, "narrow"), (5, "wide")):
+        export_made(models / f"{name}.onnx", EncoderConfig(features=features, hidden=2), name=name)
+    config = tmp_path / "schemathesis.toml"
+    # What one model answered does not go into examples of another.
+    config.write_text("[phases.examples]\nextra-data-sources.responses = false\n", encoding="utf-8")
+    with start_service("--models", str(models), "--default-model", "wide") as (_, url):
+        command = [
+            sys.executable,
+            "-m",
+            "schemathesis.cli",
+            "--config-file",
+            str(config),
+            "run",
+            "--phases",
+            "examples",
+            "--checks",
+            "all",
+        ]
+        command += ["--continue-on-failure", "--suppress-health-check", "all", f"{url}/openapi.json"]
+        ran = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert ran.returncode == 0, ran.stdout[-20_000:] + ran.stderr[-2000:]
+    assert "Examples" in ran.stdout
+    passed = re.search(r"(\d+) generated, (\d+) passed", ran.stdout)
+    assert passed is not None
+    assert passed[1] == passed[2]
+    assert int(passed[1]) > 8  # more than there are bodies of one dialect
