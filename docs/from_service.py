@@ -21,21 +21,22 @@ EXAMPLE = Path("examples/two-utterances.json")
 
 
 @cache
-def ask(path: str) -> str:
-    """Return what a service with every kind of access answers to a GET, after one request to encode."""
+def ask(path: str, *, is_known: bool = True) -> str:
+    """Return what a service with all kinds of access answers to a GET after one request, with a key or without."""
     key, admin = "k" * 32, "a" * 32
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(api_keys=key, admin_key=admin, cache_dir=folder, runners=1, threads=1, log_requests=False)
         with TestClient(create_app(settings), headers={"Authorization": f"Bearer {key}"}) as client:
             example = json.loads(EXAMPLE.read_text(encoding="utf-8"))
             client.post("/encode", json=example).raise_for_status()
-            return client.get(path).raise_for_status().text
+            headers = {} if is_known else {"Authorization": ""}
+            return client.get(path, headers=headers).raise_for_status().text
 
 
 @cache
 def read_document() -> Any:
-    """Return the OpenAPI document."""
-    return json.loads(ask("/openapi.json"))
+    """Return the OpenAPI document as it is whatever is served: as strangers get it."""
+    return json.loads(ask("/openapi.json", is_known=False))
 
 
 def list_operations() -> list[tuple[str, str, Any]]:
