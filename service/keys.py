@@ -19,7 +19,8 @@ from service.errors import InvalidKey, KeysUnusable
 
 logger = logging.getLogger("lengthwise")
 
-KEY = re.compile(r"[\x21-\x2b\x2d-\x7e]{16,}")  # visible, no comma, and too long to be tried one after another
+SHORTEST = 16  # characters in a key: too many to be tried one after another
+KEY = re.compile(rf"[\x21-\x2b\x2d-\x7e]{{{SHORTEST},}}")  # visible, no comma
 LINE = re.compile(r"sha256:([0-9a-f]{64})(\s.*)?")
 SCHEME = b"bearer "
 LOOK_SECONDS = 1.0  # how often the file is looked at
@@ -33,6 +34,9 @@ class KeyRing:
 
     A file that cannot be read any more leaves its keys as they were, and is logged: a slip of an editor locks nobody
     out. A file without keys lets nobody in.
+
+    Attributes:
+        fixed: hashes of the keys of a setting.
     """
 
     def __init__(
@@ -41,6 +45,7 @@ class KeyRing:
         file: Path | None = None,
         clock: Callable[[], float] = time.monotonic,
         setting: str = "LENGTHWISE_API_KEYS",
+        also: "KeyRing | None" = None,
     ) -> None:
         """Read the keys.
 
@@ -49,15 +54,16 @@ class KeyRing:
             file: of hashes, one a line.
             clock: in seconds.
             setting: that gave the keys, to be named where they are of no use.
+            also: whose keys of a setting are known here, too.
 
         Raises:
             KeysUnusable: a key is too short, or the file is not as `python -m service.keys` writes it.
         """
-        self._fixed = _hash_keys(keys, setting)
+        self.fixed = _hash_keys(keys, setting) + (also.fixed if also else [])
         self._file = file
         self._clock = clock
         self._mark = _mark(file)
-        self._digests = self._fixed + ([] if file is None else _read_file(file))
+        self._digests = self.fixed + ([] if file is None else _read_file(file))
         self._looked = clock()
         self._recent: dict[bytes, bytes] = {}  # headers that brought a key, with its hash
 
@@ -96,20 +102,27 @@ class KeyRing:
             return
         self._mark = mark
         try:
-            self._digests = self._fixed + _read_file(file)
+            self._digests = self.fixed + _read_file(file)
         except KeysUnusable as error:
             logger.error("%s The keys stay as they were.", error)  # noqa: TRY400 - the sentence says it all
         else:
             self._recent.clear()
-            logger.info("%s was read again: %d keys", file, len(self._digests) - len(self._fixed))
+            logger.info("%s was read again: %d keys", file, len(self._digests) - len(self.fixed))
 
 
 def _hash_keys(keys: str, setting: str) -> list[bytes]:
     split = [key.strip() for key in keys.split(",")] if keys else []
     for number, key in enumerate(split, start=1):
         if not KEY.fullmatch(key):
-            raise KeysUnusable(f"key {number} of {setting}", "not 16 or more visible ASCII characters")
+            raise KeysUnusable(f"key {number} of {setting}", _find_fault(key))
     return [hashlib.sha256(key.encode()).digest() for key in split]
+
+
+def _find_fault(key: str) -> str:
+    """Say what is wrong with a key without repeating any of it."""
+    if len(key) < SHORTEST:
+        return f"{len(key)} characters long: {SHORTEST} or more are needed, so that nobody can guess it"
+    return "not of visible ASCII characters alone: spaces and other alphabets cannot be sent as a key"
 
 
 def _read_file(file: Path) -> list[bytes]:

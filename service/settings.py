@@ -156,8 +156,8 @@ class Settings(BaseSettings):
     drain_seconds: int = Field(30, ge=1, description="How long requests in flight may take to finish on SIGTERM.")
     admin_key: SecretStr | None = Field(
         None,
-        min_length=16,
-        description="What `/debug/batches` asks for as a bearer token; without one it is not there.",
+        description="A key of 16 characters or more for the operator: it opens what callers' keys open, and besides "
+        "`/debug/batches` and the loading and unloading of models, which are not there without it.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="What is logged.")
     log_format: Form = Field(

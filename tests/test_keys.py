@@ -47,14 +47,36 @@ class Clock:
 
 
 def test_admins_and_others_have_keys_of_their_own(serve: Serve) -> None:
-    """Neither opens what the other is for; where there are no admins, their paths need a key like unknown ones."""
+    """A caller's key opens nothing of the admin's; without admins, their paths need a key like unknown ones."""
     client = serve(api_keys=FIRST, admin_key=SECOND)
-    for path, right, wrong in (("/debug/batches", SECOND, FIRST), ("/info", FIRST, SECOND)):
-        assert client.get(path, headers=bearing(right)).status_code == 200
-        assert client.get(path, headers=bearing(wrong)).status_code == 401
+    assert client.get("/debug/batches", headers=bearing(SECOND)).status_code == 200
+    assert client.get("/debug/batches", headers=bearing(FIRST)).status_code == 401
     client = serve(api_keys=FIRST)
     assert client.get("/debug/batches").status_code == 401
     assert client.get("/debug/batches", headers=bearing(FIRST)).status_code == 404
+
+
+def test_the_admins_key_opens_what_a_callers_does(serve: Serve, tmp_path: Path) -> None:
+    """One operator needs one key, whether callers' keys are in a setting or in a file, and in every dialect."""
+    file = tmp_path / "keys"
+    write_hashes(file, FIRST, version=1)
+    for given in ({"api_keys": FIRST}, {"api_keys_file": file}):
+        client = serve(admin_key=SECOND, **given)
+        for key in (FIRST, SECOND):
+            assert client.post("/encode", json={"sequences": PAIR}, headers=bearing(key)).status_code == 200
+            for path in ("/info", "/v1/models", "/v2/models", "/metrics"):
+                assert client.get(path, headers=bearing(key)).status_code == 200
+        assert client.get("/info", headers=bearing("another-key-for-tests")).status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("given", "told"), [("short", "5 characters long: 16 or more are needed"), ("0123456789 abcdef", "spaces")]
+)
+def test_an_admins_key_that_is_no_use_is_told_in_plain_words(given: str, told: str, serve: Serve) -> None:
+    """The start ends with what is wrong with it, in which setting, and nothing of the key itself."""
+    with pytest.raises(KeysUnusable, match=f"key 1 of LENGTHWISE_ADMIN_KEY is .*{told}") as caught:
+        serve(admin_key=given)
+    assert given not in str(caught.value)
 
 
 @pytest.mark.parametrize(("method", "path"), GUARDED)
@@ -125,10 +147,10 @@ def test_the_document_says_who_needs_a_key(serve: Serve) -> None:
     document = serve(api_keys=FIRST, admin_key=SECOND).get("/openapi.json").json()
     assert document["components"]["securitySchemes"] == {"key": bearer, "admin_key": bearer}
     for path, operations in document["paths"].items():
-        scheme = "admin_key" if path in ADMIN_PATHS else "key"
+        accepted = [{"admin_key": []}] if path in ADMIN_PATHS else [{"key": []}, {"admin_key": []}]
         for operation in operations.values():
             assert ("401" in operation["responses"]) == (path not in OPEN_PATHS)
-            assert operation.get("security") == (None if path in OPEN_PATHS else [{scheme: []}])
+            assert operation.get("security") == (None if path in OPEN_PATHS else accepted)
     assert document["paths"].keys() >= ADMIN_PATHS
     bare = serve().get("/openapi.json").json()
     assert "securitySchemes" not in bare["components"]

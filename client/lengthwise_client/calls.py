@@ -6,7 +6,7 @@ outcome or thrown the failure, and returns what the call gives.
 
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from math import inf
 from typing import Any, TypeAlias, TypeVar
@@ -105,18 +105,27 @@ class Deadline:
 class Calls:
     """Makes calls, and keeps what `/info` told until there is a doubt of it."""
 
-    def __init__(self, url: str, timeout: float, retries: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        url: str,
+        timeout: float,
+        retries: int,
+        model: str | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """Take what all calls share.
 
         Args:
             url: of the service, for messages.
             timeout: seconds a call may take that does not say; `inf` for any time.
             retries: tries of one request after its first.
+            model: name that calls mean which do not say; None for any.
             clock: seconds from any moment on.
         """
         self._url = url
         self._timeout = timeout
         self._retries = retries
+        self._model = model
         self._clock = clock
         self._served: dict[str | None, Served] = {}
 
@@ -137,15 +146,20 @@ class Calls:
 
     def encode(self, sequences: Sequences, options: Options, timeout: float | None) -> Call[Encoded]:
         """Encode sequences, in as many requests as the service's limits ask for."""
-        deadline = self._allow(timeout)
+        deadline, options = self._allow(timeout), self._complete(options)
         served = yield from self._ask_served(options.model, deadline)
         answers = yield Together(self._encode_parts(sequences, options, served, lambda: deadline))
         return join(answers) if answers else Encoded(np.empty((0, served.dim), dtype=np.float32))
 
     def stream(self, sequences: Sequences, options: Options, timeout: float | None) -> Call[Iterator[Call[Encoded]]]:
         """Return a call for each part, made as it is asked for, with a deadline of its own."""
+        options = self._complete(options)
         served = yield from self._ask_served(options.model, self._allow(timeout))
         return self._encode_parts(sequences, options, served, lambda: self._allow(timeout))
+
+    def _complete(self, options: Options) -> Options:
+        """Name the client's model if the call names none."""
+        return replace(options, model=self._model) if options.model is None else options
 
     def _allow(self, timeout: float | None) -> Deadline:
         timeout = self._timeout if timeout is None else timeout
@@ -213,6 +227,20 @@ class Calls:
             if wait is None or self._clock() + wait >= deadline.at:
                 raise failure
             yield Wait(wait)
+
+
+def bring(key: str | None, headers: Mapping[str, str] | None) -> dict[str, str]:
+    """Add the header that brings a key.
+
+    Raises:
+        ValueError: there is such a header already.
+    """
+    sent = dict(headers or {})
+    if key is None:
+        return sent
+    if "authorization" in map(str.lower, sent):
+        raise ValueError("key and the header Authorization say the same thing: give one of them")
+    return {**sent, "Authorization": f"Bearer {key}"}
 
 
 def _send_within(request: Request, seconds: float) -> Send:

@@ -11,7 +11,7 @@ from typing import Any, Self, TypeVar
 
 import httpx
 
-from lengthwise_client.calls import Call, Calls, Send, Step, Together, Wait, Write
+from lengthwise_client.calls import Call, Calls, Send, Step, Together, Wait, Write, bring
 from lengthwise_client.formats import Array, Encoded, Options, Output
 from lengthwise_client.parts import IN_FLIGHT, Sequences
 from lengthwise_client.retries import RETRIES
@@ -32,10 +32,12 @@ class Client:
     ```
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all but the first are given by name
         self,
         url: str,
         *,
+        model: str | None = None,
+        key: str | None = None,
         timeout: float = TIMEOUT_SECONDS,
         retries: int = RETRIES,
         headers: Mapping[str, str] | None = None,
@@ -46,14 +48,19 @@ class Client:
 
         Args:
             url: of the service.
+            model: name that calls mean which do not say; None for any.
+            key: that the service asks for, sent as `Authorization: Bearer KEY`.
             timeout: seconds a call may take that does not say; `inf` for any time.
             retries: how often a request that failed in passing is sent again.
-            headers: sent with every request, such as `Authorization`.
+            headers: sent with every request.
             transport: what httpx sends through, in place of connections of its own.
             sleep: lets seconds pass between tries.
+
+        Raises:
+            ValueError: a key is given, and `Authorization` in the headers too.
         """
-        self._calls = Calls(url, timeout, retries)
-        self._http = httpx.Client(base_url=url, headers=headers, transport=transport, limits=CONNECTIONS)
+        self._calls = Calls(url, timeout, retries, model)
+        self._http = httpx.Client(base_url=url, headers=bring(key, headers), transport=transport, limits=CONNECTIONS)
         self._threads = ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="lengthwise-client")
         self._sleep = sleep
 
@@ -91,7 +98,7 @@ class Client:
         Args:
             sequences: n arrays or lists: `(t_i, F)` numbers, `(t_i,)` token ids, or texts.
             normalize: scale each embedding to L2 norm 1.
-            model: name the service must know its model by; None for any.
+            model: name the service must know its model by; the client's where None.
             timeout: seconds the whole call may take; the client's where None.
 
         Returns:
@@ -130,7 +137,7 @@ class Client:
         Args:
             sequences: read as their embeddings are taken.
             normalize: scale each embedding to L2 norm 1.
-            model: name the service must know its model by; None for any.
+            model: name the service must know its model by; the client's where None.
             timeout: seconds each part may take; the client's where None.
 
         Yields:
@@ -203,10 +210,12 @@ class AsyncClient:
     ```
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all but the first are given by name
         self,
         url: str,
         *,
+        model: str | None = None,
+        key: str | None = None,
         timeout: float = TIMEOUT_SECONDS,
         retries: int = RETRIES,
         headers: Mapping[str, str] | None = None,
@@ -214,8 +223,10 @@ class AsyncClient:
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
         """Prepare connections; see `Client`."""
-        self._calls = Calls(url, timeout, retries)
-        self._http = httpx.AsyncClient(base_url=url, headers=headers, transport=transport, limits=CONNECTIONS)
+        self._calls = Calls(url, timeout, retries, model)
+        self._http = httpx.AsyncClient(
+            base_url=url, headers=bring(key, headers), transport=transport, limits=CONNECTIONS
+        )
         self._sleep = sleep
 
     async def __aenter__(self) -> Self:

@@ -47,15 +47,15 @@ def allow_origins(app: ASGIApp, origins: str) -> ASGIApp:
 
 
 def read_keys(settings: Settings) -> tuple[KeyRing | None, KeyRing | None]:
-    """Return the keys of requests and those of admins, each where there are any.
+    """Return the keys of requests, the admin's among them, and the admin's alone, each if there are any.
 
     Raises:
         KeysUnusable: they are not as they must be.
     """
     given = settings.api_keys.get_secret_value() if settings.api_keys else ""
-    keys = KeyRing(given, settings.api_keys_file) if settings.has_keys else None
-    admins = settings.admin_key.get_secret_value() if settings.admin_key else ""
-    return keys, KeyRing(admins, setting="LENGTHWISE_ADMIN_KEY") if admins else None
+    admin = settings.admin_key.get_secret_value() if settings.admin_key else ""
+    admins = KeyRing(admin, setting="LENGTHWISE_ADMIN_KEY") if admin else None
+    return KeyRing(given, settings.api_keys_file, also=admins) if settings.has_keys else None, admins
 
 
 def require_room(request: Request) -> None:
@@ -109,7 +109,8 @@ def document(paths: dict[str, Any], service: Service) -> dict[str, Any]:
         for operation in operations.values() if path not in OPEN_PATHS else ():
             refusals = problems.document(InvalidKey, dialect=problems.dialect_of(path))
             operation["responses"] |= {str(status): response for status, response in refusals.items()}
-            if schemes[scheme]:
-                operation["security"] = [{scheme: []}]
+            if schemes[scheme]:  # what a caller's key opens, the admin's opens too
+                accepted = [scheme, *(["admin_key"] if scheme == "key" and service.admin_keys else [])]
+                operation["security"] = [{one: []} for one in accepted]
     there = {name: {"type": "http", "scheme": "bearer"} for name, ring in schemes.items() if ring}
     return {"securitySchemes": there} if there else {}
