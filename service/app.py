@@ -45,6 +45,7 @@ from service.routes import (
     pages,
     problems,
     repository_v2,
+    statistics_v2,
 )
 from service.routes.direct import EXCHANGE, SERVICE, DirectRequest, Endpoint, Service, exchange_of, service_of
 from service.seat import Seat
@@ -55,7 +56,7 @@ from service.unread import Unread
 
 logger = logging.getLogger("lengthwise")
 
-PARTS = (native, openai_v1, kserve_v2, repository_v2, operations, inside, pages)
+PARTS = (native, openai_v1, kserve_v2, statistics_v2, repository_v2, operations, inside, pages)
 WATCH_AGAIN_SECONDS = 5.0  # before a folder that was lost is looked for again
 REFINE_SECONDS = 10.0  # between two looks for models that have something left to measure
 REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")

@@ -1,9 +1,8 @@
 """The service's figures as Prometheus reads them: base units, labelled with the model where they are of one."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
-import orjson
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -204,17 +203,17 @@ def join(processes: Mapping[int, Iterable[Metric]]) -> list[Metric]:
     return [*joined.values()]
 
 
-def pack(families: Iterable[Metric]) -> bytes:
-    """Write metrics for another process."""
-    return orjson.dumps(
-        [(one.name, one.documentation, one.type, one.unit, [sample[:3] for sample in one.samples]) for one in families]
-    )
+def pack(families: Iterable[Metric]) -> list[Any]:
+    """Take metrics apart into what JSON holds, for another process."""
+    return [
+        (one.name, one.documentation, one.type, one.unit, [sample[:3] for sample in one.samples]) for one in families
+    ]
 
 
-def unpack(packed: bytes) -> list[Metric]:
-    """Read what `pack` wrote."""
+def unpack(packed: Iterable[Any]) -> list[Metric]:
+    """Put together what `pack` took apart."""
     families = []
-    for *described, samples in orjson.loads(packed):
+    for *described, samples in packed:
         family = Metric(*described)
         for sample in samples:
             family.add_sample(*sample)

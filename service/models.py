@@ -171,7 +171,7 @@ class Choice:
         """
         self.model = model = self._models.find(name)
         self._waiting = model.scheduler
-        self._exchange.model = model.name
+        self._exchange.model, self._exchange.version = model.name, model.version
         if self._expected not in (None, model.session.sha256):
             raise UnexpectedModel(model.full_name, model.session.sha256)
         return model.spec

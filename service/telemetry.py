@@ -8,13 +8,15 @@ after a run the caches hold none of this, and to count a request alone takes sev
 import asyncio
 import time
 from bisect import bisect_left
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Literal, NamedTuple, TypeAlias
 
+from service.batching.engine import Target
 from service.batching.jobs import Run, Where, Why
+from service.statistics import Statistics
 
 # What became of an artifact.
 Change: TypeAlias = Literal["loaded", "refused", "unloaded"]
@@ -70,6 +72,7 @@ class Exchange:
     Attributes:
         request_id: the client's own, or a new one.
         model: that was asked; empty where none was, or none that is here.
+        version: likewise, of the model.
         method: of HTTP.
         route: the path as the document has it.
         status: that was sent.
@@ -92,6 +95,7 @@ class Exchange:
     stages: Stages | None = None
     seconds: float = 0.0
     ended: float = 0.0
+    version: str = ""
     trace_id: str | None = None
     span: object = None
     origin: object = None
@@ -217,6 +221,7 @@ class Telemetry:
         loop_lag: seconds that the event loop was late for a timer.
         batches: the last ones, oldest first.
         closed: connections that were closed to make room: `idle` ones, and those with too much `unread`.
+        statistics: of each version of each model, by name and version.
         witnesses: are shown the requests that ended.
     """
 
@@ -229,8 +234,10 @@ class Telemetry:
         self.witnesses: list[Callable[[Sequence[Exchange]], None]] = []
         self._problems = tuple(problems)
         self._exchanges: list[Exchange] = []  # ended, and not counted yet
-        self._runs: list[tuple[str, float, Run, float, int]] = []  # likewise: whose, when, what, how long, failed rows
+        # Likewise: whose, of what version, when, what, how long, failed rows.
+        self._runs: list[tuple[str, str, float, Run, float, int]] = []
         self.models: dict[str, Counts] = {"": Counts(self._problems)}
+        self.statistics: defaultdict[tuple[str, str], Statistics] = defaultdict(Statistics)
         self.requests: Counter[tuple[str, str, int]] = Counter()
         self.inflight = 0
         self.closed: dict[Closed, int] = {"idle": 0, "unread": 0}
@@ -253,28 +260,38 @@ class Telemetry:
         elif len(self._exchanges) >= MOST_NOTED:
             self.settle()
 
-    def see_batch(self, model: str, run: Run, seconds: float, failed: int, nonfinite: int) -> None:
-        """Note a batch that ended, with how long it took and how many of its sequences have no embedding."""
-        self._runs.append((model, time.time(), run, seconds, failed))
+    def see_batch(self, model: Target, run: Run, seconds: float, failed: int, nonfinite: int) -> None:
+        """Note a batch of a model that ended, with how long it took and how many of its sequences have no embedding."""
+        self._runs.append((model.name, model.version, time.time(), run, seconds, failed))
         if nonfinite:
-            self.of(model).nonfinite += nonfinite
+            self.of(model.name).nonfinite += nonfinite
         if len(self._runs) >= MOST_NOTED:
             self.settle()
 
     def settle(self) -> None:
         """Count what was noted, and show it to the witnesses."""
         runs, self._runs = self._runs, []
-        for model, ended, run, seconds, failed in runs:
+        for model, version, ended, run, seconds, failed in runs:
             lengths = [entry.steps for entry in run.entries]
             ran = Ran(model, ended, lengths, run.steps, run.why, run.expected_seconds, seconds, failed)
             self.of(model).count_batch(ran)
             self.batches.append(ran)
+            self.statistics[model, version].count_batch(len(lengths), failed, seconds, ended)
         exchanges, self._exchanges = self._exchanges, []
         for exchange in exchanges:
             self.requests[exchange.model, exchange.route, exchange.status] += 1
             self.of(exchange.model).count(exchange)
+            if exchange.version and exchange.method == "POST":  # others ask about a model, and nothing of it
+                self._count_request(exchange)
         for show in self.witnesses:
             show(exchanges)
+
+    def _count_request(self, exchange: Exchange) -> None:
+        statistics = self.statistics[exchange.model, exchange.version]
+        if exchange.problem:
+            statistics.fail.add(exchange.seconds)
+        elif stages := exchange.stages:
+            statistics.count_answer(exchange.seconds, stages.queue, stages.decode, stages.run, stages.encode)
 
     def see_cancelled(self, model: str, where: Where) -> None:
         """Count a request that nobody waits for any more."""

@@ -14,6 +14,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, SpanKind, StatusCode, set_span_in_context
 
 from service import __version__
+from service.batching.engine import Target
 from service.batching.jobs import Run, Where
 from service.telemetry import PROBES, Exchange
 
@@ -64,7 +65,7 @@ class Tracing:
                 span.set_attributes({f"lengthwise.{name}": value for name, value in stages._asdict().items()})
             span.end(int(exchange.ended * NANOSECONDS))
 
-    def see_batch(self, model: str, run: Run, seconds: float, failed: int, nonfinite: int) -> None:  # noqa: ARG002 - those failed, too
+    def see_batch(self, model: Target, run: Run, seconds: float, failed: int, nonfinite: int) -> None:  # noqa: ARG002 - those failed, too
         """Make the span of a batch that ended, where a request in it is traced; it belongs to the first of these."""
         origins = [entry.job.origin for entry in run.entries]
         contexts = list({one.span_id: one for one in origins if isinstance(one, SpanContext)}.values())
@@ -75,7 +76,7 @@ class Tracing:
             "batch",
             set_span_in_context(NonRecordingSpan(contexts[0])),
             attributes={
-                "lengthwise.model": model,
+                "lengthwise.model": model.name,
                 "lengthwise.sequences": len(run.entries),
                 "lengthwise.steps": sum(entry.steps for entry in run.entries),
                 "lengthwise.padded_steps": len(run.entries) * run.steps,

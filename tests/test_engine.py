@@ -50,6 +50,7 @@ class Target(NamedTuple):
     name: str
     session: EncoderSession
     scheduler: Scheduler
+    version: str = "1"
 
 
 class OneModel(Engine):

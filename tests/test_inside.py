@@ -17,10 +17,11 @@ from starlette.testclient import TestClient
 from service import __version__
 from service.batching.jobs import Entry, Job, Run
 from service.sequences import join
+from service.session import open_session
 from service.telemetry import KEPT_BATCHES, SECONDS, Histogram, Telemetry
 from tests.conftest import draw_sequences
 from tests.test_encode import PAIR
-from tests.test_engine import make_engine, make_session
+from tests.test_engine import Target, make_engine, make_session
 from tests.test_queue import make_scheduler
 
 Serve = Callable[..., TestClient]
@@ -325,23 +326,23 @@ def test_the_last_batches_are_told_without_what_was_in_them(serve: Serve) -> Non
     assert [batch["ended"] for batch in batches] == sorted((batch["ended"] for batch in batches), reverse=True)
 
 
-def test_padding_is_told_from_valid_steps() -> None:
+def test_padding_is_told_from_valid_steps(artifact: Path) -> None:
     """A batch of 1 and 3 steps has 4 that are valid, and computes 6."""
-    telemetry = Telemetry([])
+    telemetry, made = Telemetry([]), Target("made", open_session(artifact), make_scheduler())
     job = Job([1, 3])
     run = Run([Entry(job, 0, 1), Entry(job, 1, 3)], 3, 0.0, 1e-3, 1e-3, "all", make_scheduler())
-    telemetry.see_batch("made", run, 1e-3, failed=0, nonfinite=0)
+    telemetry.see_batch(made, run, 1e-3, failed=0, nonfinite=0)
     telemetry.settle()
     counts = telemetry.of("made")
     assert (counts.valid_steps, counts.padded_steps) == (4, 6)
 
 
-def test_only_the_last_hundred_batches_are_kept() -> None:
+def test_only_the_last_hundred_batches_are_kept(artifact: Path) -> None:
     """Those before them cost no memory."""
-    telemetry = Telemetry([])
+    telemetry, made = Telemetry([]), Target("made", open_session(artifact), make_scheduler())
     for length in range(1, KEPT_BATCHES + 8):
         run = Run([Entry(Job([length]), 0, length)], length, 0.0, 1e-3, 1e-3, "all", make_scheduler())
-        telemetry.see_batch("made", run, 1e-3, failed=0, nonfinite=0)
+        telemetry.see_batch(made, run, 1e-3, failed=0, nonfinite=0)
     telemetry.settle()
     assert [ran.steps for ran in telemetry.batches] == list(range(8, KEPT_BATCHES + 8))
 

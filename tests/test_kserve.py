@@ -90,7 +90,7 @@ def test_tritons_client_learns_what_is_served(official: triton.InferenceServerCl
     assert official.get_server_metadata() == {
         "name": "lengthwise",
         "version": __version__,
-        "extensions": ["binary_tensor_data"],
+        "extensions": ["binary_tensor_data", "statistics"],
     }
     metadata = official.get_model_metadata("made")
     assert metadata == official.get_model_metadata("made", "1")

@@ -122,7 +122,8 @@ def test_the_openapi_document_is_valid(document: Any) -> None:
     """It satisfies the OpenAPI schema, and each operation has an id of its own."""
     validate(document)
     ids = [operation["operationId"] for path in document["paths"].values() for operation in path.values()]
-    versioned = [f"v2_{name}{suffix}" for name in ("infer", "model", "model_ready") for suffix in ("", "_version")]
+    names = ("infer", "model", "model_ready", "model_stats")
+    versioned = [f"v2_{name}{suffix}" for name in names for suffix in ("", "_version")]
     openai = ["create_embeddings", "get_model", "list_models"]
     assert sorted(ids) == sorted(
         [
@@ -140,6 +141,7 @@ def test_the_openapi_document_is_valid(document: Any) -> None:
             "v2_repository_load",
             "v2_repository_unload",
             "v2_server",
+            "v2_stats",
             *versioned,
         ]
     )

@@ -36,6 +36,10 @@ class Target(Protocol):
         """The name it is served under."""
 
     @property
+    def version(self) -> str:
+        """The version it is served as."""
+
+    @property
     def session(self) -> EncoderSession:
         """Runs its batches."""
 
@@ -108,7 +112,7 @@ class Refinement(Protocol):
 class Observer(Protocol):
     """Who is told what became of batches and requests, on the event loop; `Telemetry` is one."""
 
-    def see_batch(self, model: str, run: Run, seconds: float, failed: int, nonfinite: int) -> None:
+    def see_batch(self, model: Target, run: Run, seconds: float, failed: int, nonfinite: int) -> None:
         """Take note of a batch that ended, and of how many of its sequences have no embedding, or none finite."""
 
     def see_cancelled(self, model: str, where: Where) -> None:
@@ -300,7 +304,7 @@ class Engine:
         (run, target, _), (outcomes, seconds) = batch, result
         self._progressed = time.perf_counter()
         self.slots.finish(run, None if isinstance(outcomes, list) else seconds)
-        self._tell(target.name, run, outcomes, seconds)
+        self._tell(target, run, outcomes, seconds)
 
     def _pass_on(self, batch: _Batch, result: _Result) -> None:
         """Hand each request what a run gave for it."""
@@ -343,7 +347,7 @@ class Engine:
                 waiting.set_result(None)
         self._waiting.clear()
 
-    def _tell(self, model: str, run: Run, outcomes: Embeddings | list[Outcome], seconds: float) -> None:
+    def _tell(self, model: Target, run: Run, outcomes: Embeddings | list[Outcome], seconds: float) -> None:
         """Tell the observers of a run; whatever becomes of that, the requests are answered."""
         failed = nonfinite = 0
         if isinstance(outcomes, list):

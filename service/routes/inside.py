@@ -6,7 +6,7 @@ import platform
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import onnxruntime
 import orjson
@@ -29,6 +29,13 @@ SCHEMAS: tuple[type[BaseModel], ...] = ()
 ASK_SECONDS = 1.0  # for the metrics of another process
 
 router = APIRouter(route_class=DirectRoute, tags=["operations"])
+
+
+class Told(NamedTuple):
+    """What another process counted: its metrics, and its statistics of each version of a model."""
+
+    metrics: list[Metric]
+    statistics: list[dict[str, Any]]
 
 
 class BatchRecord(BaseModel):
@@ -65,9 +72,8 @@ async def expose(request: Request) -> Response:
     service = service_of(request)
     families = _take_snapshot(service, is_asked=True)
     if seat := service.seat:
-        others = [number for number in range(seat.processes) if number != seat.number]
-        told = dict(zip(others, await asyncio.gather(*(_ask(seat, number) for number in others)), strict=True))
-        families = metrics.join({seat.number: families, **told})
+        others = await ask_others(service)
+        families = metrics.join({seat.number: families, **{number: told.metrics for number, told in others.items()}})
     body, media_type = metrics.write(families, request.headers.get("accept", ""))
     return Response(body, headers={"Content-Type": media_type})
 
@@ -79,23 +85,40 @@ async def tell_others(service: Service, seat: Seat) -> None:
         with suppress(OSError, EOFError, TimeoutError):
             async with asyncio.timeout(ASK_SECONDS):
                 if hmac.compare_digest(await reader.readexactly(len(seat.secret)), seat.secret):
-                    writer.write(metrics.pack(_take_snapshot(service, is_asked=False)))
+                    writer.write(_write_told(service))
         writer.close()
 
     async with await asyncio.start_unix_server(tell, sock=seat.listen()) as listening:
         await listening.serve_forever()
 
 
-async def _ask(seat: Seat, number: int) -> list[Metric]:
-    """Ask another process for its metrics; one that does not answer in time has none."""
+async def ask_others(service: Service) -> dict[int, Told]:
+    """Ask the other processes, if there are any, what they counted; return it by their numbers."""
+    service.telemetry.settle()
+    if (seat := service.seat) is None:
+        return {}
+    others = [number for number in range(seat.processes) if number != seat.number]
+    return dict(zip(others, await asyncio.gather(*(_ask(seat, number) for number in others)), strict=True))
+
+
+async def _ask(seat: Seat, number: int) -> Told:
+    """Ask another process what it counted; one that does not answer in time has counted nothing."""
     with suppress(OSError, TimeoutError, orjson.JSONDecodeError):
         async with asyncio.timeout(ASK_SECONDS):
             reader, writer = await asyncio.open_unix_connection(sock=seat.call(number))
             writer.write(seat.secret)
             packed = await reader.read()
             writer.close()
-            return metrics.unpack(packed)
-    return []
+            families, statistics = orjson.loads(packed)
+            return Told(metrics.unpack(families), statistics)
+    return Told([], [])
+
+
+def _write_told(service: Service) -> bytes:
+    """Write what this process counted, for another one."""
+    families = metrics.pack(_take_snapshot(service, is_asked=False))
+    counted = service.telemetry.statistics
+    return orjson.dumps((families, [one.write(name, version) for (name, version), one in counted.items()]))
 
 
 def _take_snapshot(service: Service, *, is_asked: bool) -> list[Metric]:

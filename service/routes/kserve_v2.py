@@ -103,7 +103,7 @@ async def ready(request: Request) -> Response:
 @router.get("/v2", operation_id="v2_server", summary="What answers here", responses={200: {"model": Server}})
 async def describe_server(_request: Request) -> Response:
     """Name the service and its extensions of the protocol."""
-    return _json({"name": "lengthwise", "version": __version__, "extensions": ["binary_tensor_data"]})
+    return _json({"name": "lengthwise", "version": __version__, "extensions": ["binary_tensor_data", "statistics"]})
 
 
 @router.get("/v2/models", operation_id="v2_models", summary="List the encoders", responses={200: {"model": Models}})
