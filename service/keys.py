@@ -59,7 +59,7 @@ class KeyRing:
         Raises:
             KeysUnusable: a key is too short, or the file is not as `python -m service.keys` writes it.
         """
-        self.fixed = _hash_keys(keys, setting) + (also.fixed if also else [])
+        self.fixed: list[bytes] = _hash_keys(keys, setting) + (also.fixed if also else [])
         self._file = file
         self._clock = clock
         self._mark = _mark(file)

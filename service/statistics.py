@@ -4,29 +4,11 @@ Only what is counted here is told. Of a batch that is its size and its time on a
 read and written belongs to no batch.
 """
 
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import Any
 
 NANOSECONDS = 10**9
-
-
-class Duration:
-    """How often something was done, and the nanoseconds that all of it took."""
-
-    __slots__ = ("count", "ns")
-
-    def __init__(self) -> None:
-        """Begin with nothing."""
-        self.count = self.ns = 0
-
-    def add(self, seconds: float) -> None:
-        """Count something that took so long."""
-        self.count += 1
-        self.ns += round(seconds * NANOSECONDS)
-
-    def write(self) -> dict[str, int]:
-        """Return both numbers."""
-        return {"count": self.count, "ns": self.ns}
 
 
 class Statistics:
@@ -35,54 +17,62 @@ class Statistics:
     Attributes:
         inferences: sequences that were encoded, those of streams among them.
         last: when its last batch ended, in seconds since 1970; 0 before the first.
-        success, fail: requests that were answered, and those that a problem ended.
-        queue, decode, run, encode: of the answered ones, the stages. Streams have none, and are not among them.
-        batches: by how many sequences they had.
+        answered, seconds: requests that were, and what all of them took. Streams are not among them.
+        queue, decode, run, encode: seconds of the same requests, by stage.
+        failed, failed_seconds: requests that a problem ended, and what all of them took.
+        batches, batch_seconds: how many there were, and what all of them took, by how many sequences they had.
     """
 
     def __init__(self) -> None:
         """Count from zero."""
-        self.inferences = 0
-        self.last = 0.0
-        self.success, self.fail = Duration(), Duration()
-        self.queue, self.decode, self.run, self.encode = Duration(), Duration(), Duration(), Duration()
-        self.batches: dict[int, Duration] = {}
+        self.inferences = self.answered = self.failed = 0
+        self.last = self.seconds = self.failed_seconds = 0.0
+        self.queue = self.decode = self.run = self.encode = 0.0
+        self.batches: Counter[int] = Counter()
+        self.batch_seconds: defaultdict[int, float] = defaultdict(float)
 
     def count_answer(self, seconds: float, queue: float, decode: float, run: float, encode: float) -> None:
         """Count a request that was answered, and what its stages took."""
-        self.success.add(seconds)
-        self.queue.add(queue)
-        self.decode.add(decode)
-        self.run.add(run)
-        self.encode.add(encode)
+        self.answered += 1
+        self.seconds += seconds
+        self.queue += queue
+        self.decode += decode
+        self.run += run
+        self.encode += encode
+
+    def count_failure(self, seconds: float) -> None:
+        """Count a request that a problem ended."""
+        self.failed += 1
+        self.failed_seconds += seconds
 
     def count_batch(self, sequences: int, failed: int, seconds: float, ended: float) -> None:
         """Count a batch, and those of its sequences that have an embedding."""
         self.inferences += sequences - failed
         self.last = ended
-        self.batches.setdefault(sequences, Duration()).add(seconds)
+        self.batches[sequences] += 1
+        self.batch_seconds[sequences] += seconds
 
     def write(self, name: str, version: str) -> dict[str, Any]:
         """Return the figures as Triton names them; there is no cache, so that nothing was looked up in one."""
-        stages = {
-            "success": self.success,
-            "fail": self.fail,
-            "queue": self.queue,
-            "compute_input": self.decode,
-            "compute_infer": self.run,
-            "compute_output": self.encode,
-            "cache_hit": Duration(),
-            "cache_miss": Duration(),
-        }
         return {
             "name": name,
             "version": version,
             "last_inference": round(1000 * self.last),
             "inference_count": self.inferences,
-            "execution_count": sum(batch.count for batch in self.batches.values()),
-            "inference_stats": {stage: spent.write() for stage, spent in stages.items()},
+            "execution_count": self.batches.total(),
+            "inference_stats": {
+                "success": _write(self.answered, self.seconds),
+                "fail": _write(self.failed, self.failed_seconds),
+                "queue": _write(self.answered, self.queue),
+                "compute_input": _write(self.answered, self.decode),
+                "compute_infer": _write(self.answered, self.run),
+                "compute_output": _write(self.answered, self.encode),
+                "cache_hit": _write(0, 0.0),
+                "cache_miss": _write(0, 0.0),
+            },
             "batch_stats": [
-                {"batch_size": size, "compute_infer": batch.write()} for size, batch in sorted(self.batches.items())
+                {"batch_size": size, "compute_infer": _write(count, self.batch_seconds[size])}
+                for size, count in sorted(self.batches.items())
             ],
         }
 
@@ -102,6 +92,11 @@ def join(first: dict[str, Any], others: Iterable[dict[str, Any]]) -> dict[str, A
             sizes[size] = _add(sizes[size], spent) if size in sizes else spent
     whole["batch_stats"] = [{"batch_size": size, "compute_infer": sizes[size]} for size in sorted(sizes)]
     return whole
+
+
+def _write(count: int, seconds: float) -> dict[str, int]:
+    """Return how often something was done, and the nanoseconds that all of it took."""
+    return {"count": count, "ns": round(seconds * NANOSECONDS)}
 
 
 def _add(one: dict[str, int], other: dict[str, int]) -> dict[str, int]:

@@ -289,7 +289,7 @@ class Telemetry:
     def _count_request(self, exchange: Exchange) -> None:
         statistics = self.statistics[exchange.model, exchange.version]
         if exchange.problem:
-            statistics.fail.add(exchange.seconds)
+            statistics.count_failure(exchange.seconds)
         elif stages := exchange.stages:
             statistics.count_answer(exchange.seconds, stages.queue, stages.decode, stages.run, stages.encode)
 

@@ -25,7 +25,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("models")
     for name, features in (("wide", 5), ("narrow", 2)):
         export_made(folder / f"{name}.onnx", EncoderConfig(features=features, hidden=features), name=name)
-    with listen(create_app(Settings(models=folder, api_keys=FIRST, admin_key=SECOND))) as address:  # type: ignore[arg-type]
+    with listen(create_app(Settings(models=folder, api_keys=FIRST, admin_key=SECOND))) as address:
         yield f"http://{address}"
 
 

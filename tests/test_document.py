@@ -176,7 +176,7 @@ def test_the_document_follows_the_models(tmp_path: Path) -> None:
 
 def test_strangers_are_told_of_no_model(tmp_path: Path) -> None:
     """Where keys are asked for, the document has examples and bounds for who brings one, and no others."""
-    settings = Settings(model=export_floats(tmp_path), api_keys=FIRST)  # type: ignore[arg-type]
+    settings = Settings(model=export_floats(tmp_path), api_keys=FIRST)
     with TestClient(create_app(settings)) as client:
         for headers in ({}, bearing("another-key-for-tests")):
             stranger = client.get("/openapi.json", headers=headers)

@@ -147,7 +147,9 @@ def test_the_document_says_who_needs_a_key(serve: Serve) -> None:
     document = serve(api_keys=FIRST, admin_key=SECOND).get("/openapi.json").json()
     assert document["components"]["securitySchemes"] == {"key": bearer, "admin_key": bearer}
     for path, operations in document["paths"].items():
-        accepted = [{"admin_key": []}] if path in ADMIN_PATHS else [{"key": []}, {"admin_key": []}]
+        accepted: list[dict[str, list[str]]] = (
+            [{"admin_key": []}] if path in ADMIN_PATHS else [{"key": []}, {"admin_key": []}]
+        )
         for operation in operations.values():
             assert ("401" in operation["responses"]) == (path not in OPEN_PATHS)
             assert operation.get("security") == (None if path in OPEN_PATHS else accepted)

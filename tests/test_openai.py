@@ -169,9 +169,9 @@ def test_the_official_client_never_retries_what_cannot_succeed(
 
 def test_the_official_client_may_send_what_only_others_know(official: OpenAI) -> None:
     """Members beside OpenAI's own, and what else its client adds, change nothing."""
-    plain = official.embeddings.create(model="made", input=PAIR)  # type: ignore[arg-type]
+    plain = official.embeddings.create(model="made", input=PAIR)
     other = {"truncate": True, "input_type": "query", "lists": [[[]], [1]], "metadata": {"a": [{}]}}
-    more = official.embeddings.create(model="made", input=PAIR, extra_body=other, user="me")  # type: ignore[arg-type]
+    more = official.embeddings.create(model="made", input=PAIR, extra_body=other, user="me")
     assert more.data == plain.data
 
 
