@@ -34,6 +34,7 @@ MODEL_METRICS: dict[str, tuple[str, set[str]]] = {
     "lengthwise_artifacts": ("counter", {"change"}),
     "lengthwise_steps": ("counter", {"kind"}),
     "lengthwise_run_seconds": ("counter", set()),
+    "lengthwise_text_tokens": ("counter", {"kind"}),
     "lengthwise_nonfinite": ("counter", set()),
     "lengthwise_request_duration_seconds": ("histogram", set()),
     "lengthwise_stage_duration_seconds": ("histogram", {"stage"}),

@@ -81,11 +81,12 @@ def make_sequences(model: ServedModel, limits: Limits) -> list[Steps]:
 
 
 def choose_texts(model: ServedModel, limits: Limits) -> list[str]:
-    """Return texts that a model reads; none where it reads no texts, or these are nothing to it."""
+    """Return texts that a model reads; none if it does not read texts, or if these are nothing to it."""
     if model.spec.tokenize is None:
         return []
     try:
-        exact_json.read_texts([*TEXTS], "texts", model.spec).check(limits, model.spec.vocabulary)
+        exact_json.read_texts([*TEXTS], "texts", model.spec).check(limits)
+        join(model.spec.tokenize(TEXTS), None, "texts").check(limits, model.spec.vocabulary)
     except Exception:  # noqa: BLE001 - whatever a tokenizer has against them, they are no example
         return []
     return [*TEXTS]
