@@ -9,9 +9,12 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
+try:
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+except ModuleNotFoundError as error:
+    sys.exit(f"plaid: {error.name} is not installed: run `make install` and then .venv/bin/python examples/plaid.py")
 
 
 def export(source: Path, target: Path) -> None:
@@ -29,7 +32,7 @@ def main() -> None:
     """Write `plaid-train.parquet` and `plaid-test.parquet` into a folder."""
     spec = find_spec("sktime")
     if spec is None or spec.origin is None:
-        sys.exit("plaid: the data is in the package sktime: pip install '.[train]'")
+        sys.exit("plaid: the data is in the package sktime, which is not installed: run `make install`")
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "runs")
     folder.mkdir(parents=True, exist_ok=True)
     for part in ("train", "test"):

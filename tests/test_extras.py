@@ -90,6 +90,14 @@ def test_a_program_that_needs_no_extra_starts_without_one(program: str, bare: di
     assert "usage:" in ended.stdout
 
 
+def test_the_example_of_own_data_names_the_verb_it_lacks(bare: dict[str, str]) -> None:
+    """It is a script, and says for itself what installs what it needs."""
+    command = [sys.executable, "examples/plaid.py"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, env=bare)
+    assert ended.stderr.startswith("plaid: pyarrow is not installed: run `make install`")
+    assert ended.returncode == 1
+
+
 def test_other_missing_modules_keep_their_traceback(bare: dict[str, str], tmp_path: Path) -> None:
     """A module of our own that is missing is a defect, and what a user's own script lacks is not ours to explain."""
     (tmp_path / "sitecustomize.py").write_text(SITECUSTOMIZE.format(refused={"service"}), encoding="utf-8")
