@@ -25,7 +25,8 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from service import __version__
-from service.batching.engine import IDLE_SECONDS, Engine, Observer
+from service.batching.engine import Engine, Observer
+from service.batching.refining import IDLE_SECONDS, refine
 from service.costs.memory import trim_heap
 from service.crowd import Crowd
 from service.errors import ArtifactError, LengthwiseError
@@ -98,7 +99,7 @@ def create_app(settings: Settings, seat: Seat | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         async with _trace(service) as observers:
-            service.engine = Engine(loader.slots, observers, max_run_seconds=settings.max_run_seconds)
+            service.engine = Engine(loader.queues, observers, max_run_seconds=settings.max_run_seconds)
             service.tokenizer = ThreadPoolExecutor(1, "tokenizer")
             tasks = (_refine(service), _release_memory(service), _watch(service), telemetry.time_loop())
             among_others = (_leave_when_stuck(service), inside.tell_others(service, seat)) if seat else ()
@@ -164,7 +165,7 @@ async def _release_memory(service: Service) -> None:
     while True:
         taken = service.engine.requests
         await asyncio.sleep(IDLE_SECONDS)
-        if taken == service.engine.requests != released and not service.engine.slots.running:
+        if taken == service.engine.requests != released and not service.engine.queues.running:
             released = taken
             for model in [*service.models]:
                 await asyncio.to_thread(model.session.release_memory)
@@ -175,7 +176,7 @@ async def _refine(service: Service) -> None:
     """Measure in idle time what is left to measure of each model, whenever there is one more."""
     while True:
         for model in service.models:
-            await service.engine.refine(model.calibrator, model.scheduler.costs)
+            await refine(service.engine, model.calibrator, model.calibrator.costs)
         await asyncio.sleep(REFINE_SECONDS)
 
 

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from service.artifact import Manifest
-from service.batching.queue import Scheduler
-from service.batching.sharing import Slots
+from service.batching.queue import Bounds
+from service.batching.sharing import Queues
 from service.catalogue.vetting.examiner import Examiner
 from service.catalogue.vetting.files import read_file
 from service.codecs.texts import describe_input
@@ -23,7 +23,7 @@ class Loader:
     The first model's arrangement of runners and threads is the process's, and all others are opened to fit it.
 
     Attributes:
-        slots: the runs that may be under way in it.
+        queues: what waits and runs in it, of all models.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -36,7 +36,7 @@ class Loader:
         self.settings = settings
         self._is_wary = settings.models is not None
         self._examiner = Examiner()
-        self.slots = Slots(settings.runners or count_runners(share_cpus(settings.processes)))
+        self.queues = Queues(settings.runners or count_runners(share_cpus(settings.processes)))
         self._arranged: Settings | None = None
 
     def open(self, path: Path, models: Models) -> ServedModel:
@@ -67,13 +67,7 @@ class Loader:
         if akin:
             calibrator.costs.factors = dict(akin.calibrator.costs.factors)
         self._arrange(calibrator.calibration)
-        scheduler = Scheduler(
-            calibrator.costs,
-            self.slots,
-            settings.max_batch_steps,
-            settings.max_queue_steps,
-            settings.max_queue_seconds,
-        )
+        bounds = Bounds(settings.max_batch_steps, settings.max_queue_steps, settings.max_queue_seconds)
         return ServedModel(
             name=name,
             version=manifest.version if manifest else "1",
@@ -82,7 +76,7 @@ class Loader:
             spec=spec,
             golden_difference=difference,
             calibrator=calibrator,
-            scheduler=scheduler,
+            queue=self.queues.open(calibrator.costs, bounds),
             memory_bytes=examined.memory_bytes if examined else max(0, resident_bytes() - before),
         )
 
@@ -95,7 +89,7 @@ class Loader:
         if self._arranged is None:
             chosen = calibration.arrangements[0]
             self._arranged = self.settings.model_copy(update={"runners": chosen.runners, "threads": chosen.threads})
-            self.slots.number = chosen.runners
+            self.queues.resize(chosen.runners)
 
 
 def _is_akin(old: Manifest | None, new: Manifest | None) -> bool:

@@ -2,13 +2,13 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from service.batching.queue import Scheduler
+from service.batching.queue import Queue
 from service.costs.calibrate import Calibrator
-from service.errors import QueueFull, UnexpectedModel, UnknownModel
+from service.errors import UnexpectedModel, UnknownModel
 from service.sequences import InputSpec
 from service.session import EncoderSession
 from service.telemetry import Exchange
@@ -26,7 +26,7 @@ class ServedModel:
         spec: what it reads.
         golden_difference: largest difference in the replay of the golden vectors; None where there were none.
         calibrator: what was measured of it here.
-        scheduler: its queue.
+        queue: what waits of it.
         memory_bytes: by which the process grew, or another that tried it first; None where that was not measured.
     """
 
@@ -37,7 +37,7 @@ class ServedModel:
     spec: InputSpec
     golden_difference: float | None
     calibrator: Calibrator
-    scheduler: Scheduler
+    queue: Queue
     memory_bytes: int | None = None
 
     @property
@@ -113,23 +113,6 @@ class Models:
         """Return the names that mean a model now."""
         return [name for name, meant in self._named.items() if meant is model and name]
 
-    def require_room(self, now: float) -> None:
-        """Refuse what would be refused whichever model it is for, so that nobody need read it.
-
-        Raises:
-            QueueFull: no queue has room for anything.
-        """
-        full: QueueFull | None = None
-        for model in self._models:
-            try:
-                model.scheduler.require_room(now)
-            except QueueFull as error:
-                full = error
-            else:
-                return
-        if full:
-            raise full
-
 
 class Choice:
     """The model of one request, which stays the same to its end, whatever takes that model's place meanwhile.
@@ -138,7 +121,7 @@ class Choice:
         model: that was chosen; not there before.
     """
 
-    __slots__ = ("_exchange", "_expected", "_models", "_waiting", "model")
+    __slots__ = ("_candidates", "_exchange", "_expected", "_models", "model")
 
     def __init__(self, models: Models, exchange: Exchange, expected: str | None = None) -> None:
         """Leave it open.
@@ -151,16 +134,13 @@ class Choice:
         self._models = models
         self._exchange = exchange
         self._expected = expected
-        self._waiting: Models | Scheduler = models
+        self._candidates: Iterable[ServedModel] = models
         self.model: ServedModel
 
-    def require_room(self, now: float) -> None:
-        """Refuse what would be refused however small it is, so that nobody need read it.
-
-        Raises:
-            QueueFull: the model's queue has no room, or none has where the model is open.
-        """
-        self._waiting.require_room(now)
+    @property
+    def queues(self) -> list[Queue]:
+        """What the request may have to wait in: its model's queue, or that of any while its model is open."""
+        return [model.queue for model in self._candidates]
 
     def __call__(self, name: str | None) -> InputSpec:
         """Choose the model of a name, and say what it reads.
@@ -170,7 +150,7 @@ class Choice:
             UnexpectedModel: it is another than what is expected.
         """
         self.model = model = self._models.find(name)
-        self._waiting = model.scheduler
+        self._candidates = (model,)
         self._exchange.model, self._exchange.version = model.name, model.version
         if self._expected not in (None, model.session.sha256):
             raise UnexpectedModel(model.full_name, model.session.sha256)

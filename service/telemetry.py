@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Literal, NamedTuple, TypeAlias
 
-from service.batching.engine import Target
+from service.batching.batches import Target
 from service.batching.jobs import Run, Where, Why
 from service.statistics import Statistics
 

@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, SpanKind, StatusCode, set_span_in_context
 
 from service import __version__
-from service.batching.engine import Target
+from service.batching.batches import Target
 from service.batching.jobs import Run, Where
 from service.telemetry import PROBES, Exchange
 

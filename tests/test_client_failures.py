@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from lengthwise_client import Client, DeadlineExceeded, ModelChanged, NotUnderst
 from lengthwise_client.retries import read_retry_after
 from model.encoder import EncoderConfig, SequenceEncoder
 from service.app import create_app
+from service.batching.jobs import Forecast, Job
 from service.settings import Settings
 from tests.conftest import draw_sequences
 from tests.relay import Relay
@@ -53,13 +55,14 @@ def test_a_full_queue_is_waited_for_as_the_service_says(serve: Serve, monkeypatc
     relay = Relay(serve())
     with relay.connect() as client:
         expected = client.encode(SEQUENCES)
-        scheduler = service_in(relay.app.app).models.find(None).scheduler
-        monkeypatch.setattr(scheduler, "waiting_steps", 1_000_000)
-        monkeypatch.setattr(scheduler, "predict_wait", lambda _now: 2.5)
+        service = service_in(relay.app.app)
+        queues, queue, waits = service.engine.queues, service.models.find(None).queue, Job([1_000_000])
+        queues.submit(queue, waits, time.perf_counter())
+        monkeypatch.setattr(queues, "forecast", lambda *_: Forecast(1, 1_000_000, 2.5))
 
         def drain(seconds: float) -> None:
             relay.slept.append(seconds)
-            scheduler.waiting_steps = 0
+            queues.withdraw(queue, waits)
 
         client._sleep = drain
         assert client.encode(SEQUENCES).tobytes() == expected.tobytes()
@@ -85,10 +88,12 @@ def test_a_wait_past_the_deadline_is_not_begun(relay: Relay) -> None:
     assert relay.slept == []
 
 
-def test_a_deadline_that_cannot_be_met_is_told_once(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_deadline_that_cannot_be_met_is_told_once(serve: Serve) -> None:
     """The service refuses what would be late, and the client does not ask again."""
     relay = Relay(serve())
-    monkeypatch.setattr(service_in(relay.app.app).models.find(None).scheduler._slots, "predict", lambda *_: 9.0)
+    costs = service_in(relay.app.app).models.find(None).calibrator.costs
+    for shape in costs.measured:
+        costs.learn(shape, 9.0)
     with relay.connect() as client:
         with pytest.raises(DeadlineExceeded, match=r"within 5 s: The answer should take 90\d\d ms") as caught:
             client.encode(SEQUENCES, timeout=5.0)

@@ -4,7 +4,9 @@ import asyncio
 import base64
 import json
 import threading
+import time
 from collections.abc import Callable
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from service.app import create_app
+from service.batching.jobs import Job
 from service.codecs import large, ragged_json
 from service.codecs.exchange import Content, Reply
 from service.codecs.options import AnswerOptions
@@ -191,33 +194,36 @@ def test_a_draining_service_refuses_and_closes(client: TestClient) -> None:
     assert client.get("/health/live").status_code == 200
 
 
-def test_a_full_queue_answers_503(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_queue_answers_503(serve: Serve) -> None:
     """What does not fit the queue is refused with a computed time to retry."""
     client = serve(max_queue_steps=12, max_request_steps=12, max_sequence_steps=12)
-    scheduler = client.app.state.service.models.find(None).scheduler  # type: ignore[attr-defined]
-    monkeypatch.setattr(scheduler, "waiting_steps", 11)
+    service = client.app.state.service  # type: ignore[attr-defined]
+    queues, queue = service.engine.queues, service.models.find(None).queue
+    queues.submit(queue, Job([11]), time.perf_counter())
     response = client.post("/encode", json={"sequences": PAIR})
     assert response.status_code == 503
     assert response.json()["type"] == "urn:lengthwise:problem:queue-full"
     assert int(response.headers["retry-after"]) >= 1
     assert client.post("/encode", content=b"no JSON").status_code == 422
-    monkeypatch.setattr(scheduler, "waiting_steps", 12)
+    queues.submit(queue, Job([1]), time.perf_counter())
     assert client.post("/encode", content=b"no JSON").status_code == 503  # it is not read any more
 
 
 @pytest.mark.parametrize("status", [503, 429])
-def test_a_queue_of_too_many_seconds_is_refused_as_the_setting_says(
-    status: int, serve: Serve, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_queue_of_too_many_seconds_is_refused_as_the_setting_says(status: int, serve: Serve) -> None:
     """503, or 429 where a setting says so, with the wait in seconds and in milliseconds; `/openapi.json` has both."""
     client = serve(max_queue_seconds=2, overload_status=status)
-    scheduler = client.app.state.service.models.find(None).scheduler  # type: ignore[attr-defined]
-    monkeypatch.setattr(scheduler._small, "seconds", 3.25 * scheduler._slots.number / scheduler.costs.factors[True])
+    service = client.app.state.service  # type: ignore[attr-defined]
+    queues, model = service.engine.queues, service.models.find(None)
+    for rows, steps in model.calibrator.costs.measured:
+        model.calibrator.costs.learn((rows, steps), 0.04 * rows)
+    while (waits := queues.forecast(model.queue, 0.0).seconds) <= 2:
+        queues.submit(model.queue, Job([1]), 0.0)
     response = client.post("/encode", json={"sequences": PAIR})
     assert response.status_code == response.json()["status"] == status
     assert (response.json()["limit"], response.json()["setting"]) == (2, "LENGTHWISE_MAX_QUEUE_SECONDS")
-    assert response.headers["retry-after"] == "4"
-    assert response.headers["retry-after-ms"] == "3250"
+    assert response.headers["retry-after"] == "3"
+    assert response.headers["retry-after-ms"] == str(ceil(1000 * waits))
     documented = client.get("/openapi.json").json()["paths"]["/encode"]["post"]["responses"][str(status)]
     assert "queue-full" in documented["content"][MEDIA_TYPE]["examples"]
 
@@ -225,8 +231,8 @@ def test_a_queue_of_too_many_seconds_is_refused_as_the_setting_says(
 def test_a_deadline_that_cannot_be_met_is_a_504(serve: Serve) -> None:
     """It is refused at once where the answer would be late, by the request's own time or by the setting's."""
     client = serve(request_timeout_ms=1)
-    client.app.state.service.models.find(None).scheduler.costs.learn((1, 1), 1.0)  # type: ignore[attr-defined]
-    client.app.state.service.models.find(None).scheduler.costs.learn((32, 8192), 2.0)  # type: ignore[attr-defined]
+    client.app.state.service.models.find(None).calibrator.costs.learn((1, 1), 1.0)  # type: ignore[attr-defined]
+    client.app.state.service.models.find(None).calibrator.costs.learn((32, 8192), 2.0)  # type: ignore[attr-defined]
     sequences = [steps.tolist() for steps in draw_sequences([8000])]
     for headers in ({}, {"X-Request-Timeout-Ms": "2"}):
         response = client.post("/encode", json={"sequences": sequences}, headers=headers)

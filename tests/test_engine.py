@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
-from service.batching.engine import Encoded, Engine, Observer
-from service.batching.queue import Scheduler
-from service.batching.sharing import Slots
+from service.batching.batches import Delivery
+from service.batching.engine import Engine, Observer
+from service.batching.queue import Bounds, Queue
+from service.batching.refining import refine
+from service.batching.sharing import Queues
 from service.costs.model import CostModel
 from service.errors import DeadlinePassed, QueueFull, RunFailed, RunLost, Stuck
 from service.sequences import Batch, Embeddings, Steps, join, pad_batch
@@ -49,7 +51,7 @@ class Target(NamedTuple):
 
     name: str
     session: EncoderSession
-    scheduler: Scheduler
+    queue: Queue
     version: str = "1"
 
 
@@ -65,12 +67,12 @@ class OneModel(Engine):
         observers: Sequence[Observer] = (),
         max_run_seconds: float = 30.0,
     ) -> None:
-        slots = Slots(runners)
-        super().__init__(slots, observers, max_run_seconds=max_run_seconds)
-        self.scheduler = Scheduler(costs, slots, max_batch_steps=64, max_queue_steps=queue)
-        self._target = Target("made", session, self.scheduler)
+        queues = Queues(runners)
+        super().__init__(queues, observers, max_run_seconds=max_run_seconds)
+        self.costs = costs
+        self._target = Target("made", session, queues.open(costs, Bounds(max_batch_steps=64, max_queue_steps=queue)))
 
-    async def encode(self, *arguments: Any, **options: Any) -> Encoded:
+    async def encode(self, *arguments: Any, **options: Any) -> Delivery:
         """Encode on that model."""
         return await super().encode(self._target, *arguments, **options)
 
@@ -88,17 +90,17 @@ def make_engine(
     return OneModel(session, costs, runners, queue, observers, max_run_seconds)
 
 
-async def encode_all(engine: OneModel, requests: Sequence[Sequence[Steps]]) -> list[Encoded | BaseException]:
+async def encode_all(engine: OneModel, requests: Sequence[Sequence[Steps]]) -> list[Delivery | BaseException]:
     """Encode all requests at once, and return an answer or an error for each."""
     return await asyncio.gather(*(engine.encode(join(request, 3)) for request in requests), return_exceptions=True)
 
 
 def run_all(
     session: EncoderSession, requests: Sequence[Sequence[Steps]], **options: Any
-) -> list[Encoded | BaseException]:
+) -> list[Delivery | BaseException]:
     """Do so on a loop and an engine of their own."""
 
-    async def scenario() -> list[Encoded | BaseException]:
+    async def scenario() -> list[Delivery | BaseException]:
         engine = make_engine(session, **options)
         try:
             return await encode_all(engine, requests)
@@ -114,7 +116,7 @@ def test_concurrent_requests_get_what_they_would_alone(artifact: Path) -> None:
     draw = np.random.default_rng(0)
     requests = [draw_sequences(draw.integers(0, 20, draw.integers(1, 7)).tolist(), seed=n) for n in range(40)]
     for request, answer in zip(requests, run_all(session, requests), strict=True):
-        assert isinstance(answer, Encoded)
+        assert isinstance(answer, Delivery)
         alone = np.concatenate([session.run(pad_batch([steps])) for steps in request])
         assert answer.answer.embeddings.tobytes() == alone.tobytes()
         assert answer.padded_steps >= sum(map(len, request))
@@ -147,7 +149,7 @@ def test_only_the_culprit_fails(artifact: Path, mark: float, reason: str) -> Non
     assert failed.path == "sequences[1]"
     assert reason in str(failed)
     for answer, request in ((first, good[:1]), (last, good[1:])):
-        assert isinstance(answer, Encoded)
+        assert isinstance(answer, Delivery)
         assert answer.answer.embeddings.tobytes() == session.run(pad_batch(request)).tobytes()
 
 
@@ -183,8 +185,8 @@ def test_little_work_needs_no_thread(artifact: Path) -> None:
     (short,) = run_all(session, [draw_sequences([5])], run_seconds=1e-5)
     (long,) = run_all(session, [draw_sequences([5])])
     run_all(session, [draw_sequences([60, 20])], run_seconds=0.0015)
-    assert isinstance(short, Encoded)
-    assert isinstance(long, Encoded)
+    assert isinstance(short, Delivery)
+    assert isinstance(long, Delivery)
     assert short.answer.embeddings.tobytes() == long.answer.embeddings.tobytes()
     main = threading.main_thread().name
     assert names[0] == main
@@ -230,7 +232,7 @@ def test_a_request_cancelled_while_it_runs_hurts_nobody(artifact: Path) -> None:
         gate.wait(10)
         return run(batch)
 
-    async def scenario() -> Encoded:
+    async def scenario() -> Delivery:
         engine = make_engine(make_session(artifact, wait), runners=1)
         cancelled = asyncio.create_task(engine.encode(join(draw_sequences([2]), 3)))
         stays = asyncio.create_task(engine.encode(join(draw_sequences([2]), 3)))
@@ -251,7 +253,7 @@ def test_a_full_queue_refuses_one_and_answers_the_rest(artifact: Path) -> None:
     """The bound is on waiting steps, and the refusal computes when to come back."""
     requests = [draw_sequences([60]), draw_sequences([60])]
     first, second = run_all(open_session(artifact), requests, runners=1, queue=100)
-    assert isinstance(first, Encoded)
+    assert isinstance(first, Delivery)
     assert isinstance(second, QueueFull)
     assert (second.retry_after_seconds or 0) >= 1
 
@@ -266,7 +268,7 @@ def test_a_request_past_its_deadline_is_told_so(artifact: Path) -> None:
         ran.append(int(batch.lengths.max()))
         return run(batch)
 
-    async def scenario() -> list[Encoded | BaseException]:
+    async def scenario() -> list[Delivery | BaseException]:
         engine = make_engine(make_session(artifact, wait), runners=1, run_seconds=0.002)
         soon = time.perf_counter() + 0.05
         tasks = [
@@ -282,7 +284,7 @@ def test_a_request_past_its_deadline_is_told_so(artifact: Path) -> None:
     running, waiting, stays = asyncio.run(scenario())
     assert isinstance(running, DeadlinePassed)
     assert isinstance(waiting, DeadlinePassed)
-    assert isinstance(stays, Encoded)
+    assert isinstance(stays, Delivery)
     assert ran[-1] == 30
     assert len(ran) == 2
 
@@ -319,7 +321,7 @@ def test_a_runner_that_dies_is_replaced(artifact: Path, times: int) -> None:
             raise SystemExit
         return run(batch)
 
-    async def scenario() -> list[Encoded | BaseException]:
+    async def scenario() -> list[Delivery | BaseException]:
         engine = make_engine(make_session(artifact, die), runners=1)
         answers = await encode_all(engine, [draw_sequences([7])])
         answers += await encode_all(engine, [draw_sequences([4])])
@@ -332,7 +334,7 @@ def test_a_runner_that_dies_is_replaced(artifact: Path, times: int) -> None:
         if answer is victim and times == 2:
             assert isinstance(answer, RunLost)
         else:
-            assert isinstance(answer, Encoded)
+            assert isinstance(answer, Delivery)
             alone = session.run(pad_batch(draw_sequences([length])))
             assert answer.answer.embeddings.tobytes() == alone.tobytes()
 
@@ -361,7 +363,7 @@ def test_a_runner_that_hangs_is_given_up_and_replaced(artifact: Path, gate: thre
     """Its request gets an error in time, others wait no longer; when it comes back after all nothing is confused."""
     confused: list[dict[str, Any]] = []
 
-    async def scenario() -> list[Encoded | BaseException]:
+    async def scenario() -> list[Delivery | BaseException]:
         asyncio.get_running_loop().set_exception_handler(lambda _loop, context: confused.append(context))
         engine = make_engine(make_session(artifact, hang(gate)), runners=1, max_run_seconds=0.05)
         given_up = engine._runners._runners[0].thread
@@ -380,15 +382,15 @@ def test_a_runner_that_hangs_is_given_up_and_replaced(artifact: Path, gate: thre
     hung, waited, later = asyncio.run(scenario())
     assert isinstance(hung, RunLost)
     assert "LENGTHWISE_MAX_RUN_SECONDS" in str(hung)
-    assert isinstance(waited, Encoded)
-    assert isinstance(later, Encoded)
+    assert isinstance(waited, Delivery)
+    assert isinstance(later, Delivery)
     assert not confused
 
 
 def test_where_every_runner_hangs_nobody_waits_for_ever(artifact: Path, gate: threading.Event) -> None:
     """A runner is replaced once. After that requests are refused, those that wait as well, and the engine is stuck."""
 
-    async def scenario() -> tuple[list[Encoded | BaseException], list[bool]]:
+    async def scenario() -> tuple[list[Delivery | BaseException], list[bool]]:
         engine = make_engine(make_session(artifact, hang(gate)), runners=1)
         now = time.perf_counter()
         requests = [draw_sequences([7]) for _ in range(9)]
@@ -414,7 +416,7 @@ def test_where_every_runner_hangs_nobody_waits_for_ever(artifact: Path, gate: th
 def test_a_thread_that_is_gone_without_a_word_is_noticed(artifact: Path) -> None:
     """A runner whose thread has ended is replaced by the next check."""
 
-    async def scenario() -> Encoded | BaseException:
+    async def scenario() -> Delivery | BaseException:
         engine = make_engine(open_session(artifact), runners=1)
         runner = engine._runners._runners[0]
         runner.inbox.put(None)
@@ -424,13 +426,13 @@ def test_a_thread_that_is_gone_without_a_word_is_noticed(artifact: Path) -> None
         engine.close()
         return answer
 
-    assert isinstance(asyncio.run(scenario()), Encoded)
+    assert isinstance(asyncio.run(scenario()), Delivery)
 
 
 def test_small_requests_do_not_wait_for_long_bulk_runs(artifact: Path, gate: threading.Event) -> None:
     """While every runner is at bulk work, the event loop answers a small request itself."""
 
-    async def scenario() -> tuple[Encoded, bool]:
+    async def scenario() -> tuple[Delivery, bool]:
         costs = CostModel({(1, 1): 1e-4, (1, 64): 0.1}, 1)
         engine = OneModel(make_session(artifact, hang(gate)), costs)
         bulk = asyncio.create_task(engine.encode(join(draw_sequences([7] * 6), 3)))
@@ -477,11 +479,11 @@ class MadeCalibrator:
 
 def test_idle_time_refines_the_costs(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the calibration left out is measured while nothing is asked; a figure taken beside a request is not used."""
-    monkeypatch.setattr("service.batching.engine.IDLE_SECONDS", 0.0)
+    monkeypatch.setattr("service.batching.refining.IDLE_SECONDS", 0.0)
 
     async def scenario() -> MadeCalibrator:
         engine = make_engine(open_session(artifact))
-        calibrator = MadeCalibrator(engine.scheduler.costs)
+        calibrator = MadeCalibrator(engine.costs)
         loop = asyncio.get_running_loop()
 
         def ask() -> None:
@@ -489,7 +491,7 @@ def test_idle_time_refines_the_costs(artifact: Path, monkeypatch: pytest.MonkeyP
             request.result(10)
 
         calibrator.interrupt = ask
-        await engine.refine(calibrator, engine.scheduler.costs)
+        await refine(engine, calibrator, engine.costs)
         engine.close()
         return calibrator
 
@@ -511,7 +513,7 @@ def test_an_observer_that_fails_costs_no_answer(artifact: Path, caplog: pytest.L
     logging.getLogger("lengthwise").addHandler(caplog.handler)
     answers = run_all(open_session(artifact), [draw_sequences([3, 4]), draw_sequences([5])], observers=[Broken()])
     logging.getLogger("lengthwise").removeHandler(caplog.handler)
-    assert all(isinstance(answer, Encoded) for answer in answers)
+    assert all(isinstance(answer, Delivery) for answer in answers)
     assert "broken" in caplog.text
 
 

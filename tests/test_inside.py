@@ -16,13 +16,15 @@ from starlette.testclient import TestClient
 
 from service import __version__
 from service.batching.jobs import Entry, Job, Run
+from service.batching.queue import Bounds
+from service.batching.sharing import Queues
 from service.sequences import join
 from service.session import open_session
 from service.telemetry import KEPT_BATCHES, SECONDS, Histogram, Telemetry
 from tests.conftest import draw_sequences
 from tests.test_encode import PAIR
 from tests.test_engine import Target, make_engine, make_session
-from tests.test_queue import make_scheduler
+from tests.test_queue import make_costs
 
 Serve = Callable[..., TestClient]
 
@@ -160,7 +162,8 @@ def holding(client: TestClient, monkeypatch: pytest.MonkeyPatch, sequences: list
         return run(batch)
 
     monkeypatch.setattr(session, "run", hold)
-    monkeypatch.setattr("service.batching.engine.LITTLE_SECONDS", -1.0)  # the event loop must not be held itself
+    queues = client.app.state.service.engine.queues  # type: ignore[attr-defined]
+    monkeypatch.setattr(queues, "is_little", lambda _run: False)  # the event loop must not be held itself
     with ThreadPoolExecutor(1) as others:
         answer = others.submit(client.post, "/encode", json={"sequences": sequences})
         try:
@@ -327,11 +330,16 @@ def test_the_last_batches_are_told_without_what_was_in_them(serve: Serve) -> Non
     assert [batch["ended"] for batch in batches] == sorted((batch["ended"] for batch in batches), reverse=True)
 
 
+def make_target(artifact: Path) -> Target:
+    """Make what batches are told of."""
+    return Target("made", open_session(artifact), Queues(1).open(make_costs(), Bounds(64, 1000)))
+
+
 def test_padding_is_told_from_valid_steps(artifact: Path) -> None:
     """A batch of 1 and 3 steps has 4 that are valid, and computes 6."""
-    telemetry, made = Telemetry([]), Target("made", open_session(artifact), make_scheduler())
+    telemetry, made = Telemetry([]), make_target(artifact)
     job = Job([1, 3])
-    run = Run([Entry(job, 0, 1), Entry(job, 1, 3)], 3, 0.0, 1e-3, 1e-3, "all", make_scheduler())
+    run = Run([Entry(job, 0, 1), Entry(job, 1, 3)], 3, 0.0, 1e-3, 1e-3, "all")
     telemetry.see_batch(made, run, 1e-3, failed=0, nonfinite=0)
     telemetry.settle()
     counts = telemetry.of("made")
@@ -340,9 +348,9 @@ def test_padding_is_told_from_valid_steps(artifact: Path) -> None:
 
 def test_only_the_last_hundred_batches_are_kept(artifact: Path) -> None:
     """Those before them cost no memory."""
-    telemetry, made = Telemetry([]), Target("made", open_session(artifact), make_scheduler())
+    telemetry, made = Telemetry([]), make_target(artifact)
     for length in range(1, KEPT_BATCHES + 8):
-        run = Run([Entry(Job([length]), 0, length)], length, 0.0, 1e-3, 1e-3, "all", make_scheduler())
+        run = Run([Entry(Job([length]), 0, length)], length, 0.0, 1e-3, 1e-3, "all")
         telemetry.see_batch(made, run, 1e-3, failed=0, nonfinite=0)
     telemetry.settle()
     assert [ran.steps for ran in telemetry.batches] == list(range(8, KEPT_BATCHES + 8))

@@ -109,15 +109,15 @@ def test_a_body_is_read_where_any_model_has_room(artifact: Path) -> None:
     full, empty = (replace(loader.open(artifact, models), name=name) for name in ("full", "empty"))
     for model in (full, empty):
         models.change(None, model)
-    full.scheduler.submit(Job([10]), 0.0)
+    loader.queues.submit(full.queue, Job([10]), 0.0)
     choice = Choice(models, Exchange("id", "POST"))
-    choice.require_room(0.0)
+    loader.queues.require_room(choice.queues, 0.0)
     choice("full")
     with pytest.raises(QueueFull):
-        choice.require_room(0.0)
-    empty.scheduler.submit(Job([10]), 0.0)
+        loader.queues.require_room(choice.queues, 0.0)
+    loader.queues.submit(empty.queue, Job([10]), 0.0)
     with pytest.raises(QueueFull):
-        models.require_room(0.0)
+        loader.queues.require_room(Choice(models, Exchange("id", "POST")).queues, 0.0)
 
 
 def test_the_first_models_arrangement_is_everyones(artifact: Path, tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_the_first_models_arrangement_is_everyones(artifact: Path, tmp_path: Pat
     chosen = first.calibrator.arrangements[0]
     assert len(first.calibrator.arrangements) > 1
     assert [(one.runners, one.threads) for one in later.calibrator.arrangements] == [(chosen.runners, chosen.threads)]
-    assert loader.slots.number == chosen.runners
+    assert loader.queues.runners == chosen.runners
 
 
 @pytest.mark.parametrize("kind", ["numbers", "tokens"])

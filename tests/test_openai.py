@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from model.encoder import EncoderConfig
 from service.app import create_app
+from service.batching.jobs import Job
 from service.codecs import openai_json
 from service.codecs.plain_json import decode_plain
 from service.errors import RequestTooLong
@@ -109,17 +111,17 @@ def test_the_official_client_retries_a_full_queue(
     way: str, app: Counted, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It waits as long as `retry-after-ms` says, and is answered once there is room."""
-    scheduler = app.service.models.find(None).scheduler
+    queues, queue, waits = app.service.engine.queues, app.service.models.find(None).queue, Job([19])
     waited: list[float] = []
 
     def make_room(seconds: float) -> None:
         waited.append(seconds)
-        monkeypatch.setattr(scheduler, "waiting_steps", 0)
+        queues.withdraw(queue, waits)
 
     async def make_room_async(seconds: float) -> None:
         make_room(seconds)
 
-    monkeypatch.setattr(scheduler, "waiting_steps", 19)
+    queues.submit(queue, waits, time.perf_counter())
     app.requests.clear()
     if way == "sync":
         monkeypatch.setattr("openai._base_client.time.sleep", make_room)

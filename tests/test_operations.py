@@ -39,13 +39,13 @@ def test_a_stuck_service_is_not_live(path: str, client: TestClient, monkeypatch:
 def test_what_a_refused_request_held_is_let_go_at_once(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """An error holds frames by its traceback, and these may hold it: all they hold would wait for the collector."""
     client = serve()
-    scheduler = client.app.state.service.models.find(None).scheduler  # type: ignore[attr-defined]
+    queues = client.app.state.service.engine.queues  # type: ignore[attr-defined]
 
     def refuse(*_arguments: object) -> None:
         kept = QueueFull(1.0, 1.0, "seconds", 1.0)
         raise kept
 
-    monkeypatch.setattr(scheduler, "submit", refuse)
+    monkeypatch.setattr(queues, "submit", refuse)
     gc.collect()
     gc.disable()
     try:

@@ -305,7 +305,8 @@ def test_a_request_under_way_is_answered_by_the_model_it_began_with(
         return embeddings
 
     monkeypatch.setattr(session, "run", wait)
-    monkeypatch.setattr("service.batching.engine.LITTLE_SECONDS", 0.0)  # so that runs are left to the runner
+    queues = client.app.state.service.engine.queues  # type: ignore[attr-defined]
+    monkeypatch.setattr(queues, "is_little", lambda _run: False)  # so that runs are left to the runner
     old: list[list[list[float]]] = []
     asking = threading.Thread(target=lambda: old.append(answer(client, "a")))
     asking.start()
@@ -324,11 +325,11 @@ def test_measurements_are_lent_to_a_model_of_the_same_architecture(
     """A model that was trained anew costs what it did, and nothing is measured while requests are answered."""
     client = start()
     find = client.app.state.service.models.find  # type: ignore[attr-defined]
-    find("a").scheduler.costs.factors = {False: 1.25, True: 2.5}
+    find("a").calibrator.costs.factors = {False: 1.25, True: 2.5}
     monkeypatch.setattr("service.costs.calibrate.measure_run", lambda *_: pytest.fail("it was measured"))
     put(folder / "a.onnx", originals["a anew"])
     assert change(client, "a", "load").status_code == 200
-    assert find("a").scheduler.costs.factors == {False: 1.25, True: 2.5}
+    assert find("a").calibrator.costs.factors == {False: 1.25, True: 2.5}
 
 
 def test_files_that_are_bad_at_the_start_keep_no_other_from_serving(

@@ -223,12 +223,12 @@ def post(client: TestClient, lines: list[bytes], query: str = "", **headers: str
 def test_a_full_queue_is_waited_for(serve: Serve) -> None:
     """Where the queue holds less than the windows under way, every line is answered all the same."""
     client = serve(max_queue_steps=12, max_request_steps=12, max_sequence_steps=12)
-    scheduler = client.app.state.service.models.find(None).scheduler  # type: ignore[attr-defined]
+    engine = client.app.state.service.engine  # type: ignore[attr-defined]
     lines = write_lines([10] * 40)
     answers = post(client, lines)
     assert [answer["index"] for answer in answers] == list(range(40))
     assert all(len(answer["embedding"]) == 16 for answer in answers)
-    assert scheduler.submitted == 40  # ten steps have no room for ten more: a window each
+    assert engine.requests == 40  # ten steps have no room for ten more: a window each
 
 
 def test_a_line_the_model_fails_on_is_alone_with_it(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -230,14 +230,14 @@ def test_what_waits_for_a_client_that_hung_up_never_runs(artifact: Path, caplog:
             False: 10.0,
             True: 10.0,
         }  # so that runs are left to the runner
-        scheduler = app.state.service.models.find(None).scheduler
+        queues, queue = app.state.service.engine.queues, app.state.service.models.find(None).queue
 
         def await_waiting(number: int) -> None:
             for _ in range(500):
-                if scheduler.waiting == number:
+                if (waiting := queues.forecast(queue, 0.0).sequences) == number:
                     return
                 assert client.get("/health/live").status_code == 200  # a turn of the loop
-            pytest.fail(f"{scheduler.waiting} sequences wait, not {number}")
+            pytest.fail(f"{waiting} sequences wait, not {number}")
 
         uvicorn_log = logging.getLogger("uvicorn.error")
         uvicorn_log.addHandler(caplog.handler)

@@ -1,4 +1,4 @@
-"""`python -m bench schedule`: how fast the scheduler is alone, and how much the batches it cuts pad.
+"""`python -m bench schedule`: how fast the queue is alone, and how much the batches it cuts pad.
 
 No encoder runs: the costs are those of a made model, and a run is over as soon as it has started. 256 sequences of
 log-normal length (median 33, at most 200) wait at all times. Prints a table and ends with one JSON line.
@@ -13,15 +13,15 @@ import time
 import numpy as np
 
 from service.batching.jobs import Job
-from service.batching.queue import Scheduler
-from service.batching.sharing import Slots
+from service.batching.queue import Bounds
+from service.batching.sharing import Queues
 from service.costs.model import CostModel
 
 WAITING = 256
 
 
-def measure_scheduler(sequences: int, per_job: int) -> dict[str, float]:
-    """Schedule sequences as fast as possible.
+def measure_queue(sequences: int, per_job: int) -> dict[str, float]:
+    """Queue and start sequences as fast as possible.
 
     Args:
         sequences: how many.
@@ -33,23 +33,24 @@ def measure_scheduler(sequences: int, per_job: int) -> dict[str, float]:
     # As measured for an LSTM of 12 features and 64 units: a fixed part, and one for each step that grows with the rows.
     shapes = [(rows, steps) for rows in (1, 2, 4, 8, 16, 32) for steps in (1, 32, 256)]
     costs = CostModel({(rows, steps): 2e-5 + steps * (8e-7 + 1e-6 * rows) for rows, steps in shapes}, 32)
-    slots = Slots(2)
-    scheduler = Scheduler(costs, slots, max_batch_steps=16_384, max_queue_steps=1_000_000)
+    queues = Queues(2)
+    queue = queues.open(costs, Bounds(max_batch_steps=16_384, max_queue_steps=1_000_000))
     drawn = np.random.default_rng(0).lognormal(math.log(33), 0.8, sequences).clip(1, 200).astype(int).tolist()
     jobs = [Job(drawn[start : start + per_job]) for start in range(0, sequences, per_job)]
     jobs.reverse()
-    done = valid = padded = runs = 0
+    done = waiting = valid = padded = runs = 0
     began = time.perf_counter()
     while done < sequences:
         now = time.perf_counter()
-        while jobs and scheduler.waiting < WAITING:
-            scheduler.submit(jobs.pop(), now)
-        run = scheduler.next_run(now)
-        if run is None:
-            raise RuntimeError("the scheduler stopped with work left")
-        slots.finish(run, None)
+        while jobs and waiting < WAITING:
+            job = jobs.pop()
+            queues.submit(queue, job, now)
+            waiting += len(job.lengths)
+        run = next(queues.schedule(now))
+        queues.update(run, None)
         runs += 1
         done += len(run.entries)
+        waiting -= len(run.entries)
         padded += len(run.entries) * run.steps
         valid += sum(entry.steps for entry in run.entries)
     seconds = time.perf_counter() - began
@@ -65,7 +66,7 @@ def main(arguments: list[str] | None = None) -> None:
     found: dict[int, list[dict[str, float]]] = {1: [], 32: []}
     for _ in range(options.rounds):
         for per_job, rounds in found.items():
-            rounds.append(measure_scheduler(options.sequences, per_job))
+            rounds.append(measure_queue(options.sequences, per_job))
     print(f"{'a request':>10} {'sequences/s':>12} {'padding':>8} {'rows':>6}")
     report: dict[str, object] = {"bench": "schedule", "rounds": options.rounds, "waiting": WAITING}
     for per_job, rounds in found.items():

@@ -1,33 +1,45 @@
-"""What a runner does with a batch, and how requests come apart into rows and together again. Nothing here waits."""
+"""How requests come apart into rows and together again, and what a runner does with a batch of them."""
 
+import asyncio
 import logging
-from typing import NamedTuple, TypeAlias
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from service.sequences import Answer, Embeddings, Sequences, State, Steps, are_finite, pad_batch
+from service.batching.queue import Queue
+from service.errors import LengthwiseError, RunFailed
+from service.sequences import Answer, Embeddings, Sequences, State, are_finite, pad_batch
 from service.session import EncoderSession
 
 logger = logging.getLogger("lengthwise")
 
+NOT_FINITE = "what it gave is not finite"
 
-class Work(NamedTuple):
-    """One sequence, as a runner gets it.
 
-    Attributes:
-        steps: `(t, F)`, or `(t,)` token ids.
-        state: of `(layers, directions, H)`, to start from; empty where it starts from zero.
-        is_whole: whether more than its embedding is wanted.
-    """
+class Target(Protocol):
+    """What encodes a request, and what its sequences wait in; `ServedModel` is one."""
 
-    steps: Steps
-    state: State
-    is_whole: bool
+    @property
+    def name(self) -> str:
+        """The name it is served under."""
+
+    @property
+    def version(self) -> str:
+        """The version it is served as."""
+
+    @property
+    def session(self) -> EncoderSession:
+        """What runs its batches."""
+
+    @property
+    def queue(self) -> Queue:
+        """What waits of it."""
 
 
 class Row(NamedTuple):
-    """All that a run gave for one sequence: `(D,)`, `(t, W)` where the graph gives steps, and its state."""
+    """All that a run gave for one sequence: `(D,)`, `(t, W)` if the graph gives steps, and its state."""
 
     embedding: Embeddings
     steps: npt.NDArray[np.float32] | None
@@ -37,48 +49,122 @@ class Row(NamedTuple):
 Outcome: TypeAlias = Embeddings | Row | str  # a row's embedding `(D,)`, all of it, or why there is none
 
 
-NOT_FINITE = "what it gave is not finite"
+class Delivery:
+    """A request on its way through the runs. Its rows are filled in one by one, and once all are it has its answer.
+
+    Only the engine's event loop writes it; runners read what is asked.
+
+    Attributes:
+        target: what encodes it.
+        steps: its n sequences, `(t_i, F)`, or `(t_i,)` token ids.
+        state: what to start them from, `(n, layers, directions, H)`; empty if they start from zero.
+        is_whole: whether more than the embeddings is wanted.
+        done: set once there is an answer, or an error in its place.
+        arrived: when the request came.
+        started: when its first run began; None if none did.
+        padded_steps: steps computed for it so far, padding included.
+        answer: what it gets, in its own order; there once it is complete.
+        queue_seconds: likewise; from its arrival to its first run.
+        run_seconds: likewise; from its first run to its last row.
+    """
+
+    __slots__ = (
+        *("_embeddings", "_field", "_left", "_rows"),
+        *("answer", "arrived", "done", "is_whole", "padded_steps", "queue_seconds", "run_seconds"),
+        *("started", "state", "steps", "target"),
+    )
+
+    def __init__(
+        self, target: Target, sequences: Sequences, done: asyncio.Future[None], now: float, *, is_whole: bool
+    ) -> None:
+        """Begin with no row filled in.
+
+        Args:
+            target: what encodes the request.
+            sequences: n >= 1 sequences with the session's own F, checked.
+            done: new.
+            now: the time.
+            is_whole: whether more than the embeddings is wanted.
+        """
+        self.target = target
+        self.steps = sequences.split()
+        self.state = sequences.state
+        self.is_whole = is_whole
+        self.done = done
+        self.arrived = now
+        self.started: float | None = None
+        self.padded_steps = 0
+        self.answer: Answer
+        self.queue_seconds = self.run_seconds = 0.0
+        self._field = sequences.field
+        self._embeddings = np.empty((len(self.steps), target.session.dim), dtype=np.float32)
+        self._rows: dict[int, Row] = {}
+        self._left = len(self.steps)
+
+    @property
+    def is_filled(self) -> bool:
+        """Whether every row was filled in."""
+        return not self._left
+
+    def fill(self, row: int, outcome: Outcome, padded_steps: int) -> None:
+        """Take in what a run of so many padded steps a row gave for a row, if anybody still waits for it."""
+        if self.done.done():  # cancelled, late, or failed by another row
+            return
+        self.padded_steps += padded_steps
+        if isinstance(outcome, str):
+            self.fail(RunFailed(row, outcome, self._field))
+            return
+        if isinstance(outcome, Row):
+            self._rows[row] = outcome
+            outcome = outcome.embedding
+        self._embeddings[row] = outcome
+        self._left -= 1
+        if not self._left:
+            self.done.set_result(None)
+
+    def fail(self, error: LengthwiseError) -> None:
+        """Give the request an error for an answer, unless it has one."""
+        if not self.done.done():
+            self.done.set_exception(error)
+
+    def complete(self, now: float) -> None:
+        """Put the rows together, and note how long they took."""
+        started = self.started or now
+        self.queue_seconds, self.run_seconds = started - self.arrived, now - started
+        self.answer = _join_rows(self._embeddings, self._rows)
 
 
-def split_request(sequences: Sequences, *, is_whole: bool) -> list[Work]:
-    """Cut a request into what runners get."""
-    state = sequences.state
-    return [
-        Work(steps, {name: part[row] for name, part in state.items()}, is_whole)
-        for row, steps in enumerate(sequences.split())
-    ]
+Part: TypeAlias = tuple[Delivery, int]  # a request, and which of its sequences
 
 
-def run_rows(session: EncoderSession, work: list[Work]) -> Embeddings | list[Outcome]:
-    """Encode a batch. Where the run fails, halve it until the culprits stand alone.
+def run_parts(session: EncoderSession, parts: Sequence[Part]) -> Embeddings | list[Outcome]:
+    """Encode a batch. If the run fails, halve it until the culprits stand alone.
 
     Returns:
-        `(B, D)` where all is well and nothing more was wanted, else an outcome for each row.
+        `(B, D)` if all is well and nothing more is wanted, else an outcome for each row.
     """
     try:
-        encoded = _encode(session, work)
+        encoded = _encode(session, parts)
     except Exception as error:  # whatever it is, only its own sequence may suffer
-        if len(work) == 1:
-            logger.exception("The model failed on a sequence of shape %s", work[0].steps.shape)
+        if len(parts) == 1:
+            ((delivery, row),) = parts
+            logger.exception("The model failed on a sequence of shape %s", delivery.steps[row].shape)
             return [f"the run failed with {type(error).__name__}"]
-        middle = len(work) // 2
-        return [*run_rows(session, work[:middle]), *run_rows(session, work[middle:])]
+        middle = len(parts) // 2
+        return [*run_parts(session, parts[:middle]), *run_parts(session, parts[middle:])]
     if isinstance(encoded, np.ndarray) and are_finite(encoded):
         return encoded
     return [row if _is_finite(row) else NOT_FINITE for row in encoded]
 
 
-def _encode(session: EncoderSession, work: list[Work]) -> Embeddings | list[Row]:
-    """Encode a batch: embeddings only, or a whole row for each sequence where any wants one."""
-    states = None
-    if any(one.state for one in work):
-        zero = session.zero_state(1)
-        states = {name: np.stack([one.state.get(name, zero[name][0]) for one in work]) for name in zero}
-    batch = pad_batch([one.steps for one in work], states)
-    if not any(one.is_whole for one in work):
-        return _check(session, session.run(batch), len(work))
+def _encode(session: EncoderSession, parts: Sequence[Part]) -> Embeddings | list[Row]:
+    """Encode a batch: embeddings only, or a whole row for each sequence if any wants one."""
+    steps = [delivery.steps[row] for delivery, row in parts]
+    batch = pad_batch(steps, _stack_states(session, parts) if any(delivery.state for delivery, _ in parts) else None)
+    if not any(delivery.is_whole for delivery, _ in parts):
+        return _check(session, session.run(batch), len(parts))
     result = session.run_all(batch)
-    _check(session, result.embeddings, len(work))
+    _check(session, result.embeddings, len(parts))
     return [
         Row(
             result.embeddings[row],
@@ -87,6 +173,14 @@ def _encode(session: EncoderSession, work: list[Work]) -> Embeddings | list[Row]
         )
         for row, length in enumerate(batch.lengths.tolist())
     ]
+
+
+def _stack_states(session: EncoderSession, parts: Sequence[Part]) -> State:
+    """Return what each row starts from; zero if its request does not say."""
+    return {
+        name: np.stack([delivery.state[name][row] if name in delivery.state else zero[0] for delivery, row in parts])
+        for name, zero in session.zero_state(1).items()
+    }
 
 
 def _check(session: EncoderSession, embeddings: Embeddings, rows: int) -> Embeddings:
@@ -101,8 +195,8 @@ def _is_finite(row: Embeddings | Row) -> bool:
     return all(part is None or are_finite(part) for part in parts)
 
 
-def join_rows(embeddings: Embeddings, rows: dict[int, Row]) -> Answer:
-    """Put a request's rows together, in its order; where only embeddings were wanted there may be none."""
+def _join_rows(embeddings: Embeddings, rows: dict[int, Row]) -> Answer:
+    """Put a request's rows together, in its order; if only embeddings were wanted there may be no whole rows."""
     if len(rows) < len(embeddings):
         return Answer(embeddings)
     ordered = [rows[place] for place in range(len(rows))]

@@ -1,11 +1,11 @@
-"""What the scheduler is given and what it hands out: jobs in, runs of entries out."""
+"""What goes into a queue and what comes out of it: jobs in, runs of entries out."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 from operator import itemgetter
-from typing import Literal, Protocol, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 # Why a batch is no larger: it is shared out among idle runners, nothing else waited, it has as many rows or as many
 # padded steps as a batch may have, or the next sequence would have cost more in it than in another.
@@ -17,26 +17,29 @@ Where: TypeAlias = Literal["body", "queue", "run", "answer"]
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """One request's sequences on their way through the queue.
+    """One request's sequences in the queue. Once it is submitted, only its queue writes what waits of it.
 
     Attributes:
         lengths: the steps of each of its sequences.
-        deadline: when it is of no use any more, on the clock that `now` is read from; none by default.
-        is_bulk: whether it waits in the lane of large jobs; the scheduler decides where the caller does not.
-        origin: what whoever observes batches knows its request by.
-        due: how urgent it is: its deadline, or a while after its arrival. Of a bulk job, its first part.
-        parts: of a bulk job, the place after each part of its sequences, and when that part is due; in order.
-        waiting: sequences of it that wait.
+        deadline: when it is of no use any more, on the clock that `now` is read from; never by default.
+        is_bulk: whether it waits in the lane of large jobs; the queue decides if the caller does not.
+        origin: what observers of batches know its request by.
+        delivery: where what runs give for it goes, while anybody waits for that. It is the engine's: the queue does not
+            look at it.
+        due: how urgent it is: its deadline, or a while after its arrival. For a bulk job, when its first part is due.
+        parts: for a bulk job, the place after each part of its sequences and when that part is due, in order.
+        waiting: how many of its sequences wait.
         waiting_steps: the steps of those, an empty sequence counting as one.
         seconds_per_step: what a step of it is expected to cost in good company.
-        cut: sequences of it that were cut into batches, the first of them.
-        is_withdrawn: what waits of it will not run.
+        cut: how many of its sequences were cut into batches, in order from the first.
+        is_withdrawn: whether what still waits of it will never run.
     """
 
     lengths: Sequence[int]
     deadline: float = inf
     is_bulk: bool = False
     origin: object = None
+    delivery: Any = None
     due: float = inf
     parts: Sequence[tuple[int, float]] = ()
     waiting: int = 0
@@ -54,7 +57,7 @@ class Job:
 
 @dataclass(slots=True, eq=False)
 class Entry:
-    """Sequence `row` of `job`, the steps it costs, 1 where it has none, and when it is due."""
+    """Sequence `row` of `job`, the steps it costs (1 if it has none), and when it is due. It never changes."""
 
     job: Job
     row: int
@@ -62,27 +65,20 @@ class Entry:
     due: float = inf
 
 
-class Owner(Protocol):
-    """Who started a run."""
-
-    def finish(self, run: "Run", seconds: float | None) -> None:
-        """Take it back."""
-
-
 @dataclass(slots=True, eq=False)
 class Run:
-    """A batch that was handed to a runner.
+    """A batch that was started. It never changes.
 
     Attributes:
-        entries: what is in it, shortest first.
+        entries: the sequences in it, shortest first.
         steps: T, what each is padded to.
-        expected_end: when it should be finished, on the scheduler's clock.
+        expected_end: when it should be finished, on the queue's clock.
         expected_seconds: what it should take.
-        measured_seconds: and what the measurements say, uncorrected.
-        why: it is no larger.
-        scheduler: that started it, and is told when it is done.
-        is_bulk: whether it is of bulk jobs.
+        measured_seconds: what it should take by the measurements alone, uncorrected.
+        why: what kept it from being larger; see `Why`.
+        is_bulk: whether it holds bulk jobs.
         is_loaded: whether all runners were at work once it had begun.
+        is_aside: whether it is a short one beside the runners, all of which are at work.
     """
 
     entries: list[Entry]
@@ -91,6 +87,21 @@ class Run:
     expected_seconds: float
     measured_seconds: float
     why: Why
-    scheduler: "Owner"
     is_bulk: bool = False
     is_loaded: bool = False
+    is_aside: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What waits of one model, and how long that should take.
+
+    Attributes:
+        sequences: how many wait.
+        steps: their steps, an empty sequence counting as one.
+        seconds: until all of them should have their runner.
+    """
+
+    sequences: int
+    steps: int
+    seconds: float

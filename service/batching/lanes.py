@@ -6,23 +6,13 @@ from typing import NamedTuple
 
 from service.batching.cutting import cut_sorted
 from service.batching.jobs import Entry, Job
+from service.batching.policy import Policy
 from service.costs.model import CostModel
 
-# Sequences cut at a time, the most urgent: with so many there are mates of nearly equal length for each.
-WINDOW = 512
-
-# How far over its fair part of the work a batch may go, where work is shared out among idle runners: smaller batches
-# cost more in all, so the even share of the least total is not always within reach.
-SLACKS = (1.0, 1.25, 1.6)
-
-# What a batch should take at most, or half as long again as its longest sequence alone: a run cannot be interrupted,
-# so that longer ones would leave deadlines and small requests to chance, for a gain of a few percent.
-MAX_CUT_SECONDS = 0.25
-
-_STEPS_OF = attrgetter("steps")
+_STEPS_OF, _DUE_OF, _SECONDS_OF = attrgetter("steps"), attrgetter("due"), attrgetter("seconds")
 
 
-class Cut(NamedTuple):
+class _Cut(NamedTuple):
     """A batch that waits: its least `due`, the seconds it should take, and what is in it, shortest first."""
 
     due: float
@@ -39,20 +29,22 @@ class Lane:
         seconds: what these are expected to take one runner, uncorrected.
     """
 
-    def __init__(self, costs: CostModel, max_batch_steps: int) -> None:
+    def __init__(self, costs: CostModel, max_batch_steps: int, policy: Policy) -> None:
         """Make an empty lane.
 
         Args:
-            costs: of batches.
-            max_batch_steps: padded steps in a batch; one longer sequence runs alone.
+            costs: what batches cost.
+            max_batch_steps: padded steps in a batch; a longer sequence runs alone.
+            policy: how many sequences are cut at a time, and how long a batch may take.
         """
         self.waiting = 0
         self.is_shared = False
         self.seconds = 0.0
         self._costs = costs
         self._max_batch_steps = max_batch_steps
+        self._policy = policy
         self._arrived: list[tuple[float, int, Job]] = []  # a heap by urgency, then arrival: not wholly cut yet
-        self._cuts: list[Cut] = []  # the most urgent last
+        self._cuts: list[_Cut] = []  # the most urgent last
         self._in_cuts = 0
 
     def add(self, job: Job, order: int) -> None:
@@ -74,42 +66,31 @@ class Lane:
             When it is due.
         """
         if self._must_cut(idle):
-            self._cut(idle)
+            self.cut(idle)
         return self._cuts[-1].due
+
+    @property
+    def top(self) -> list[Entry]:
+        """What is in the batch on top, shortest first; `prepare` was called before."""
+        return self._cuts[-1].entries
 
     @property
     def top_seconds(self) -> float:
         """What the batch on top should take, uncorrected."""
         return self._cuts[-1].seconds
 
-    def take(self) -> Cut:
-        """Take the batch on top; `prepare` was called before."""
-        cut = self._cuts.pop()
-        self._in_cuts -= len(cut.entries)
-        return cut
+    def take(self) -> None:
+        """Take the batch on top away."""
+        self._in_cuts -= len(self._cuts.pop().entries)
 
-    def put_back(self, cut: Cut, idle: int) -> None:
-        """Take a batch in again of which something was withdrawn: what is left may be less urgent than others."""
-        self._cuts.append(cut)
-        self._cut(idle)
-
-    def _must_cut(self, idle: int) -> bool:
-        """Whether the cuts made are used up, overtaken by urgency, outnumbered by arrivals or too few for the idle."""
-        if not self._cuts:
-            return True
-        fresh = min(self.waiting, WINDOW) - self._in_cuts
-        if fresh > self._in_cuts or len(self._cuts) < min(idle, self._in_cuts + fresh):
-            return True
-        return bool(self._arrived) and self._arrived[0][0] < self._cuts[-1].due
-
-    def _cut(self, idle: int) -> None:
-        """Cut the most urgent sequences into batches."""
+    def cut(self, idle: int) -> None:
+        """_Cut the most urgent sequences into batches, those of cuts made before among them."""
         window = [entry for cut in self._cuts for entry in cut.entries if not entry.job.is_withdrawn]
-        room = max(1, WINDOW - len(window))  # the most urgent has a place always
+        room = max(1, self._policy.window - len(window))  # the most urgent has a place always
         while self._arrived and room:
             due, order, job = self._arrived[0]
             if not job.is_withdrawn:
-                stop, _ = job.part_of(job.cut)
+                stop = job.part_of(job.cut)[0] if job.parts else len(job.lengths)
                 taken = job.lengths[job.cut : min(stop, job.cut + room)]
                 window += [Entry(job, row, length or 1, due) for row, length in enumerate(taken, job.cut)]
                 job.cut += len(taken)
@@ -120,36 +101,46 @@ class Lane:
                 heapreplace(self._arrived, (job.part_of(job.cut)[1], order, job))
         window.sort(key=_STEPS_OF)
         longest = self._costs.of_batches(window[-1].steps)[0][1] if window else 0.0
-        most = max(MAX_CUT_SECONDS, 1.5 * longest)
+        most = max(self._policy.max_cut_seconds, 1.5 * longest)
         if len(window) == 1:
-            cuts = unshared = [Cut(window[0].due, longest, window)]
+            cuts = unshared = [_Cut(window[0].due, longest, window)]
         else:
             cuts = unshared = self._divide(window, most)
             if idle > 1:
                 cuts = self._balance(window, cuts, idle, most)
         self.is_shared = cuts is not unshared
-        cuts.sort(key=lambda cut: (-cut.due, cut.seconds))  # of equal urgency the longest first: it ends last
+        cuts.sort(key=_SECONDS_OF)  # of equal urgency the longest runs first: it ends last
+        cuts.sort(key=_DUE_OF, reverse=True)
         self._cuts = cuts
         self._in_cuts = len(window)
 
-    def _balance(self, window: list[Entry], cuts: list[Cut], idle: int, most: float) -> list[Cut]:
-        """Cut smaller where that keeps all idle runners at work and the whole is done earlier."""
+    def _must_cut(self, idle: int) -> bool:
+        """Whether the cuts made are used up, overtaken by urgency, outnumbered by arrivals or too few for the idle."""
+        if not self._cuts:
+            return True
+        fresh = min(self.waiting, self._policy.window) - self._in_cuts
+        if fresh > self._in_cuts or len(self._cuts) < min(idle, self._in_cuts + fresh):
+            return True
+        return bool(self._arrived) and self._arrived[0][0] < self._cuts[-1].due
+
+    def _balance(self, window: list[Entry], cuts: list[_Cut], idle: int, most: float) -> list[_Cut]:
+        """_Cut smaller where that keeps all idle runners at work and the whole is done earlier."""
         fair = sum(cut.seconds for cut in cuts) / idle
         if all(cut.seconds <= fair for cut in cuts):
             return cuts
-        ways = [cuts, *(self._divide(window, min(slack * fair, most)) for slack in SLACKS)]
+        ways = [cuts, *(self._divide(window, min(slack * fair, most)) for slack in self._policy.slacks)]
         return min(ways, key=lambda way: _finish_together(way, idle))
 
-    def _divide(self, window: list[Entry], max_seconds: float) -> list[Cut]:
+    def _divide(self, window: list[Entry], max_seconds: float) -> list[_Cut]:
         steps = [entry.steps for entry in window]
         places = cut_sorted(steps, self._costs, self._max_batch_steps, max_seconds)
         return [
-            Cut(min(entry.due for entry in window[start:stop]), seconds, window[start:stop])
+            _Cut(min(entry.due for entry in window[start:stop]), seconds, window[start:stop])
             for start, stop, seconds in places
         ]
 
 
-def _finish_together(cuts: list[Cut], runners: int) -> float:
+def _finish_together(cuts: list[_Cut], runners: int) -> float:
     """Return the seconds until all is done when the longest batches start first."""
     loads = [0.0] * runners
     for seconds in sorted((cut.seconds for cut in cuts), reverse=True):

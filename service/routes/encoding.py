@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from service import errors
-from service.batching.engine import Encoded
+from service.batching.batches import Delivery
 from service.codecs import large, plain_json
 from service.codecs.compression import decompress, require_encoding
 from service.codecs.exchange import Content, Decode, Question, Reply
@@ -104,7 +104,8 @@ async def answer(request: Request, choice: Choice, decode: Decode) -> Response:
     exchange = exchange_of(request)
     if service.meter is not None:
         service.meter.admit(exchange.key)
-    choice.require_room(arrived)  # before the body is read: refusing must cost next to nothing
+    # Before the body is read: refusing must cost next to nothing.
+    service.engine.queues.require_room(choice.queues, arrived)
     body = await read_body(request, service.settings.max_body_bytes, service.settings.body_timeout_seconds)
 
     began = time.perf_counter()
@@ -208,7 +209,7 @@ def _expect(request: Request, question: Question, given: Sequences, session: Enc
 
 async def _run(
     service: Service, model: ServedModel, question: Question, given: Sequences, deadline: float, exchange: Exchange
-) -> Encoded:
+) -> Delivery:
     """Encode what was checked; if the time to drain is up, say so."""
     try:
         return await service.engine.encode(model, given, deadline, question.outputs, exchange.origin)
@@ -232,7 +233,7 @@ class PartedResponse(Response):
         await send({"type": "http.response.body", "body": b""})
 
 
-def write(model: ServedModel, question: Question, given: Sequences, encoded: Encoded) -> Content:
+def write(model: ServedModel, question: Question, given: Sequences, encoded: Delivery) -> Content:
     """Write an answer as its question wants it."""
     found = encoded.answer.normalized() if question.normalize else encoded.answer
     return question.write(Reply(found, given.lengths.tolist(), model.name, encoded.padded_steps))

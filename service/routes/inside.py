@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service import __version__, metrics
-from service.batching.jobs import Why
+from service.batching.jobs import Forecast, Why
 from service.models import ServedModel
 from service.routes import problems
 from service.routes.direct import DirectRoute, Service, service_of
@@ -125,7 +125,9 @@ def _take_snapshot(service: Service, *, is_asked: bool) -> list[Metric]:
     """Take every metric of this process as it stands."""
     service.telemetry.settle()
     now = time.perf_counter()
-    gauges = {model.name: _look(model, now) for model in reversed([*service.models])}  # of the newest version
+    queues = service.engine.queues
+    newest_last = reversed([*service.models])
+    gauges = {model.name: _look(model, queues.forecast(model.queue, now)) for model in newest_last}
     progress = service.engine.seconds_since_progress(now)
     holdings = metrics.Holdings(len(service.crowd), service.unread.held)
     snapshot = metrics.Snapshot(service.telemetry, gauges.items(), holdings, progress, is_asked=is_asked)
@@ -149,8 +151,7 @@ async def list_batches(request: Request) -> Response:
     return Response(orjson.dumps({"batches": described}), media_type="application/json")
 
 
-def _look(model: ServedModel, now: float) -> metrics.Gauges:
-    scheduler = model.scheduler
+def _look(model: ServedModel, forecast: Forecast) -> metrics.Gauges:
     build = {
         "version": __version__,
         "model_sha256": model.session.sha256,
@@ -159,10 +160,10 @@ def _look(model: ServedModel, now: float) -> metrics.Gauges:
         "python": platform.python_version(),
     }
     return metrics.Gauges(
-        queue_sequences=scheduler.waiting,
-        queue_steps=scheduler.waiting_steps,
-        queue_drain_seconds=scheduler.predict_wait(now),
-        cost_error_ratio=scheduler.costs.error,
+        queue_sequences=forecast.sequences,
+        queue_steps=forecast.steps,
+        queue_drain_seconds=forecast.seconds,
+        cost_error_ratio=model.calibrator.costs.error,
         build=build,
     )
 

@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service import __version__, errors
+from service.batching.jobs import Forecast
 from service.costs.measure import Arrangement
 from service.models import ServedModel
 from service.routes import problems
@@ -120,12 +121,16 @@ async def info(request: Request) -> Response:
         "numpy": np.__version__,
         "fastapi": fastapi.__version__,
     }
+    now, queues = time.perf_counter(), service.engine.queues
     settings = service.settings.model_dump(mode="json")
     return _json(
         Info(
             version=__version__,
             default_model=service.models.default_name,
-            models=[_describe_model(model, service.models.names_of(model)) for model in service.models],
+            models=[
+                _describe_model(model, service.models.names_of(model), queues.forecast(model.queue, now))
+                for model in service.models
+            ],
             refused=[Refused(file=one.file, reason=one.reason) for one in service.repository.index() if one.reason],
             settings=settings,
             versions=versions,
@@ -133,7 +138,7 @@ async def info(request: Request) -> Response:
     )
 
 
-def _describe_model(model: ServedModel, names: list[str]) -> ModelInfo:
+def _describe_model(model: ServedModel, names: list[str], forecast: Forecast) -> ModelInfo:
     session = model.session
     return ModelInfo(
         name=model.name,
@@ -150,14 +155,14 @@ def _describe_model(model: ServedModel, names: list[str]) -> ModelInfo:
         outputs=list(session.outputs),
         dim=session.dim,
         memory_bytes=model.memory_bytes,
-        performance=_describe_performance(model),
+        performance=_describe_performance(model, forecast),
         manifest=session.manifest.summary() if session.manifest else None,
     )
 
 
-def _describe_performance(model: ServedModel) -> Performance:
-    calibrator, scheduler = model.calibrator, model.scheduler
-    chosen, costs = calibrator.arrangements[0], scheduler.costs
+def _describe_performance(model: ServedModel, forecast: Forecast) -> Performance:
+    calibrator, costs = model.calibrator, model.calibrator.costs
+    chosen = calibrator.arrangements[0]
     return Performance(
         cpus=calibrator.cpus,
         runners=chosen.runners,
@@ -169,8 +174,8 @@ def _describe_performance(model: ServedModel) -> Performance:
         prediction_error=round(costs.error, 4),
         correction=round(costs.factors[False], 4),
         loaded_correction=round(costs.factors[True], 4),
-        waiting_sequences=scheduler.waiting,
-        wait_seconds=round(scheduler.predict_wait(time.perf_counter()), 6),
+        waiting_sequences=forecast.sequences,
+        wait_seconds=round(forecast.seconds, 6),
     )
 
 
