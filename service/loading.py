@@ -65,7 +65,7 @@ class Loader:
         )
         calibrator = Calibrator(settings, session, reopen, akin.calibrator.calibration if akin else None)
         if akin:
-            calibrator.costs.factors = dict(akin.calibrator.costs.factors)
+            calibrator.costs.adopt(akin.calibrator.costs)
         self._arrange(calibrator.calibration)
         bounds = Bounds(settings.max_batch_steps, settings.max_queue_steps, settings.max_queue_seconds)
         return ServedModel(

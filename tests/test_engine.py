@@ -1,9 +1,11 @@
 """The engine under concurrency and faults: every request gets its own rows, and only culprits fail."""
 
 import asyncio
+import gc
 import logging
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from math import inf
 from pathlib import Path
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
+from service.batching import jobs
 from service.batching.batches import Delivery
 from service.batching.engine import Engine, Observer
 from service.batching.queue import Bounds, Queue
@@ -427,6 +430,50 @@ def test_a_thread_that_is_gone_without_a_word_is_noticed(artifact: Path) -> None
         return answer
 
     assert isinstance(asyncio.run(scenario()), Delivery)
+
+
+def test_what_is_remembered_of_a_request_holds_none_of_its_steps(artifact: Path) -> None:
+    """Neither a run that an observer keeps nor a cancelled job that is still in its queue does."""
+    kept: list[jobs.Run] = []
+    gate = threading.Event()
+
+    class Keeper:
+        def see_batch(self, _model: str, run: jobs.Run, *_: object) -> None:
+            kept.append(run)
+
+        def see_cancelled(self, *_: object) -> None:
+            pass
+
+    async def scenario() -> list[bool]:
+        engine = make_engine(make_session(artifact, hang(gate)), runners=1, observers=[Keeper()])
+        steps: list[weakref.ref[Any]] = []
+
+        def ask(length: int) -> asyncio.Task[Delivery]:
+            sequences = join(draw_sequences([length]), 3)
+            steps.append(weakref.ref(sequences.values))
+            return asyncio.create_task(engine.encode(sequences))
+
+        blocker = ask(7)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        cancelled = ask(4)
+        await asyncio.sleep(0)
+        cancelled.cancel()
+        await asyncio.gather(cancelled, return_exceptions=True)
+        del cancelled
+        await asyncio.sleep(0)  # the loop itself holds what it did last
+        gc.collect()
+        was_released = steps[1]() is None  # while it is still in the queue
+        gate.set()
+        await blocker
+        del blocker
+        engine.close()  # and the thread that ran it
+        await asyncio.sleep(0)
+        gc.collect()
+        return [steps[0]() is None, was_released]
+
+    assert asyncio.run(scenario()) == [True, True]
+    assert [entry.steps for run in kept for entry in run.entries] == [7]
 
 
 def test_small_requests_do_not_wait_for_long_bulk_runs(artifact: Path, gate: threading.Event) -> None:

@@ -52,7 +52,7 @@ Outcome: TypeAlias = Embeddings | Row | str  # a row's embedding `(D,)`, all of 
 class Delivery:
     """A request on its way through the runs. Its rows are filled in one by one, and once all are it has its answer.
 
-    Only the engine's event loop writes it; runners read what is asked.
+    It changes on the event loop only; runners read what is asked.
 
     Attributes:
         target: what encodes it.
@@ -105,6 +105,10 @@ class Delivery:
     def is_filled(self) -> bool:
         """Whether every row was filled in."""
         return not self._left
+
+    def begin(self, now: float) -> None:
+        """Note that a run of some of its rows begins."""
+        self.started = self.started or now
 
     def fill(self, row: int, outcome: Outcome, padded_steps: int) -> None:
         """Take in what a run of so many padded steps a row gave for a row, if anybody still waits for it."""

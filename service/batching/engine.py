@@ -1,7 +1,7 @@
-"""Runs batches off the event loop: the seam between asyncio, the queues and the sessions of all models.
+"""The seam between asyncio, the queues and the sessions of all models. All state is touched on the event loop only.
 
 Whenever a runner is idle and sequences wait, it is given the next batch; nothing ever sleeps to gather one, and little
-work needs no thread. All state is touched on the event loop only.
+work needs no thread.
 """
 
 import asyncio
@@ -100,7 +100,7 @@ class Engine:
             RunLost: a run of some of them never ended.
             Stuck: there is no runner left.
         """
-        if not self._runners:
+        if not self._runners.number:
             raise Stuck
         now = time.perf_counter()
         job = Job(sequences.lengths.tolist(), deadline, is_bulk, origin)
@@ -165,7 +165,7 @@ class Engine:
             self._progressed = now
             batch = run, [(entry.job.delivery, entry.row) for entry in run.entries]
             for delivery, _ in batch[1]:
-                delivery.started = delivery.started or now
+                delivery.begin(now)
             if self.queues.is_little(run):
                 self._run_here(batch)
             else:
@@ -180,8 +180,7 @@ class Engine:
         result = self._execute(batch)
         self._take_back(batch, result)
         self._pass_on(batch, result)
-        run, _ = batch
-        if run.is_aside:
+        if batch[0].is_aside:
             self._schedule_dispatch()
 
     def _run_on_thread(self, batch: _Batch) -> _Result:
@@ -223,11 +222,11 @@ class Engine:
         run, parts = batch
         for delivery, _ in parts:
             delivery.fail(RunLost(reason))
-        if not self._runners:
+        if not self._runners.number:
             for delivery in self._deliveries:
                 delivery.fail(Stuck())
             return
-        self.queues.resize(len(self._runners))
+        self.queues.resize(self._runners.number)
         self.queues.update(run, None)
         self._wake_waiting()
         self._schedule_dispatch()

@@ -36,6 +36,9 @@ class Runners(Generic[Batch, Result]):
 
     A thread that dies is replaced, and what it ran is run once more. One that hangs cannot be ended: it is given up and
     replaced, as often as there were runners to begin with; what hangs more often would leave threads without end.
+
+    Attributes:
+        number: how many there are still.
     """
 
     def __init__(
@@ -61,14 +64,11 @@ class Runners(Generic[Batch, Result]):
         self._names = map("lengthwise-runner-{}".format, count())
         self._spares = number
         self._is_watching = self._is_closed = False
+        self.number = 0
         self._runners: list[_Runner[Batch]] = []
         self._idle: list[_Runner[Batch]] = []
         for _ in range(number):
             self._idle.append(self._start())
-
-    def __len__(self) -> int:
-        """Return how many there are still."""
-        return len(self._runners)
 
     def hand(self, batch: Batch, now: float) -> None:
         """Give a batch to an idle runner, of which there is one."""
@@ -95,6 +95,7 @@ class Runners(Generic[Batch, Result]):
         runner: _Runner[Batch] = _Runner()
         runner.thread = threading.Thread(target=self._work, args=(runner,), name=next(self._names), daemon=True)
         self._runners.append(runner)
+        self.number += 1
         runner.thread.start()
         return runner
 
@@ -110,6 +111,7 @@ class Runners(Generic[Batch, Result]):
         try:
             while (batch := runner.inbox.get()) is not None:
                 self._tell(self._end, runner, self._perform(batch))
+                del batch  # it may be large, and the next one may be long in coming
         except BaseException:  # whatever it is, the thread ends by it
             logger.exception("%s died", runner.thread.name)
             self._tell(self._replace_dead, runner)
@@ -159,5 +161,6 @@ class Runners(Generic[Batch, Result]):
     def _drop(self, runner: _Runner[Batch]) -> None:
         runner.is_lost = True
         self._runners.remove(runner)
+        self.number -= 1
         if runner in self._idle:
             self._idle.remove(runner)
