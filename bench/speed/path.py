@@ -34,7 +34,11 @@ SCOPE = {
     "query_string": b"",
     "root_path": "",
     "scheme": "http",
-    "headers": [(b"content-type", b"application/json"), (b"content-length", str(len(BODY)).encode())],
+    "headers": [
+        (b"host", b"localhost"),
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(BODY)).encode()),
+    ],
     "client": ("127.0.0.1", 1),
     "server": ("127.0.0.1", 80),
 }
