@@ -438,7 +438,7 @@ def test_what_is_remembered_of_a_request_holds_none_of_its_steps(artifact: Path)
     gate = threading.Event()
 
     class Keeper:
-        def see_batch(self, _model: str, run: jobs.Run, *_: object) -> None:
+        def see_batch(self, _model: object, run: jobs.Run, *_: object) -> None:
             kept.append(run)
 
         def see_cancelled(self, *_: object) -> None:
