@@ -1,12 +1,15 @@
 # Serves the shipped encoder:  docker run -p 8000:8000 lengthwise
 # Serves another:              docker run -p 8000:8000 -v ./models:/models -e LENGTHWISE_MODEL=/models/mine.onnx lengthwise
+# Keeps what it measures:      docker run -p 8000:8000 -v lengthwise-cache:/cache lengthwise
 # For NVIDIA GPUs, build with --build-arg LOCK=requirements-gpu.lock and run with --gpus all.
 
 FROM python:3.11-slim AS build
 ARG LOCK=requirements.lock
 COPY ${LOCK} /tmp/requirements.lock
 RUN python -m venv /opt/venv \
-    && /opt/venv/bin/pip install --no-cache-dir --only-binary :all: --no-deps --require-hashes -r /tmp/requirements.lock
+    && /opt/venv/bin/pip install --no-cache-dir --only-binary :all: --no-deps --require-hashes -r /tmp/requirements.lock \
+    && /opt/venv/bin/pip uninstall --yes --quiet pip setuptools \
+    && mkdir /cache
 COPY service /app/service
 RUN /opt/venv/bin/python -m compileall -q /app/service
 
@@ -21,6 +24,7 @@ ENV PATH=/opt/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     ORT_DISABLE_TELEMETRY=1 \
+    LENGTHWISE_CACHE_DIR=/cache \
     LENGTHWISE_HOST=0.0.0.0 \
     LENGTHWISE_PORT=8000
 WORKDIR /app
@@ -28,6 +32,7 @@ COPY --from=build /opt/venv /opt/venv
 COPY --from=build /app/service service
 COPY artifacts artifacts
 COPY LICENSE LICENSE
+COPY --from=build --chown=65532:65532 /cache /cache
 # A number, so that Kubernetes can check that it is not root.
 USER 65532:65532
 EXPOSE 8000

@@ -220,6 +220,18 @@ def test_the_image_is_plain_locked_and_unprivileged() -> None:
     assert f'image.version="{__version__}"' in text
 
 
+def test_the_image_keeps_measurements_and_has_no_installer() -> None:
+    """The folder of the cache belongs to the user it runs as, and pip does not come along with the dependencies."""
+    text = Path("Dockerfile").read_text(encoding="utf-8")
+    folder, user = re.search(r"LENGTHWISE_CACHE_DIR=(\S+)", text), re.search(r"^USER (\S+)$", text, re.MULTILINE)
+    assert folder is not None
+    assert user is not None
+    assert f"COPY --from=build --chown={user[1]} {folder[1]} {folder[1]}\n" in text
+    build, _, final = text.rpartition("FROM ")
+    assert build.index("--require-hashes") < build.index("pip uninstall --yes --quiet pip setuptools")
+    assert "pip" not in final
+
+
 def test_ci_runs_the_verbs_everyone_runs() -> None:
     """`.ci/run` is `make check` and `make test`, and the hosted workflow is `.ci/run`; `make check` builds the docs."""
     commands = [shlex.split(line) for line in Path(".ci/run").read_text(encoding="utf-8").splitlines()]
