@@ -17,7 +17,7 @@ def cut_sorted(
 
     Args:
         steps: lengths in ascending order, each at least 1.
-        costs: of batches.
+        costs: what batches cost.
         max_batch_steps: padded steps in a batch; a longer sequence stands alone.
         max_seconds: what one batch should take at most; a sequence that takes more stands alone.
 

@@ -24,8 +24,8 @@ class Job:
         deadline: when it is of no use any more, on the clock that `now` is read from; never by default.
         is_bulk: whether it waits in the lane of large jobs; the queue decides if the caller does not.
         origin: what observers of batches know its request by.
-        delivery: where what runs give for it goes, while anybody waits for that. It is the engine's: the queue does not
-            look at it.
+        delivery: what takes in what runs give for it, while anybody waits for that. It is the engine's: the queue does
+            not look at it.
         due: how urgent it is: its deadline, or a while after its arrival. For a bulk job, when its first part is due.
         parts: for a bulk job, the place after each part of its sequences and when that part is due, in order.
         waiting: how many of its sequences wait.

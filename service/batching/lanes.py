@@ -52,7 +52,7 @@ class Lane:
         heappush(self._arrived, (job.due, order, job))
 
     def count(self, sequences: int, seconds: float) -> None:
-        """Count sequences that come, or go where it is negative."""
+        """Count sequences that come, or that go if the number is negative."""
         self.waiting += sequences
         self.seconds = self.seconds + seconds if self.waiting else 0.0
 
@@ -84,7 +84,7 @@ class Lane:
         self._in_cuts -= len(self._cuts.pop().entries)
 
     def cut(self, idle: int) -> None:
-        """_Cut the most urgent sequences into batches, those of cuts made before among them."""
+        """Cut the most urgent sequences into batches, those of cuts made before among them."""
         window = [entry for cut in self._cuts for entry in cut.entries if not entry.job.is_withdrawn]
         room = max(1, self._policy.window - len(window))  # the most urgent has a place always
         while self._arrived and room:
@@ -124,7 +124,7 @@ class Lane:
         return bool(self._arrived) and self._arrived[0][0] < self._cuts[-1].due
 
     def _balance(self, window: list[Entry], cuts: list[_Cut], idle: int, most: float) -> list[_Cut]:
-        """_Cut smaller where that keeps all idle runners at work and the whole is done earlier."""
+        """Cut smaller if that keeps all idle runners at work and the whole is done earlier."""
         fair = sum(cut.seconds for cut in cuts) / idle
         if all(cut.seconds <= fair for cut in cuts):
             return cuts

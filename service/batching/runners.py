@@ -52,7 +52,7 @@ class Runners(Generic[Batch, Result]):
         """Start the threads, on the running loop.
 
         Args:
-            number: of threads.
+            number: how many threads.
             max_run_seconds: what a run may take before its thread is given up.
             perform: runs a batch, on a thread.
             on_end: is told what a batch gave, on the loop, its runner being idle by then.
@@ -75,7 +75,7 @@ class Runners(Generic[Batch, Result]):
         self._give(self._idle.pop(), batch, now)
 
     def check(self, now: float) -> None:
-        """Replace who died without a word, and give up who hangs."""
+        """Replace threads that died without a word, and give up those that hang."""
         for runner in list(self._runners):
             if not runner.thread.is_alive():
                 self._replace_dead(runner)

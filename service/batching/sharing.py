@@ -164,7 +164,7 @@ class Queues:
         """Return how many runs of bulk may be started.
 
         One runner is left to all else, which need not wait for a run's end; and while that comes, a CPU, too: there is
-        one runner more than those, and whoever wakes up may wait milliseconds for a CPU that others never leave.
+        one runner more than those, and a thread that wakes up may wait milliseconds for a CPU that others never leave.
         """
         left = 2 if now < self._small_at + self._policy.company_seconds else 1
         return min(idle, max(1, self._runners - left) - sum(run.is_bulk for run in self._running))

@@ -55,7 +55,7 @@ class Calibrator:
         session: the encoder, with the threads that were chosen.
         cpus: those its runs may keep busy.
         arrangements: those tried, the chosen one first.
-        costs: what runs cost in it.
+        costs: what runs cost in that arrangement.
         is_cached: whether it was known before.
     """
 
@@ -66,9 +66,9 @@ class Calibrator:
 
         Args:
             settings: decide what is not left to measurement.
-            session: the encoder with `settings.threads`, or one thread where they are left to measurement.
+            session: the encoder with `settings.threads`, or one thread if they are left to measurement.
             reopen: opens it anew.
-            akin: of an encoder whose runs cost the same, to go by where this one's own is not there.
+            akin: the calibration of an encoder whose runs cost the same, used if this one has none of its own.
         """
         self.session = session
         self.cpus = share_cpus(settings.processes)
@@ -103,7 +103,7 @@ class Calibrator:
         return seconds
 
     def choose_shape(self) -> Shape | None:
-        """Return a shape whose measurement would refine the model; None where none is left."""
+        """Return a shape whose measurement would refine the model; None if none is left."""
         for rows, steps in self._grid((*COARSE_STEPS, *FINE_STEPS)):
             if (rows, steps) not in self.costs.measured and self.costs.predict(rows, steps) <= FINE_RUN_SECONDS:
                 return rows, steps
@@ -154,7 +154,7 @@ def _tell_not_kept(folder: Path, reason: str) -> None:
 
 
 def _place(settings: Settings, session: EncoderSession) -> Path | None:
-    """Name the file for all that a measurement depends on; None where there is no folder for it."""
+    """Name the file for all that a measurement depends on; None if there is no folder for it."""
     depends = [
         LAYOUT,
         session.sha256,

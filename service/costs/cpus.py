@@ -10,7 +10,7 @@ from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
 PROC = Path("/proc")
-LONG_SLICE_SECONDS = 0.02  # Linux gives a thread some 3 ms where nobody says
+LONG_SLICE_SECONDS = 0.02  # Linux gives a thread some 3 ms if nobody says
 SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}  # the number of the system call, which few C libraries know by name
 
 
@@ -35,7 +35,7 @@ def share_cpus(processes: int) -> int:
 
 
 def read_cpu_quota(cgroups: Path = CGROUPS, proc: Path = PROC) -> float | None:
-    """Return the CPUs' worth of time the process's control group and those above it get, None where it is unbounded."""
+    """Return the CPUs' worth of time the process's control group and those above it get, None if it is unbounded."""
     quotas: list[float] = []
     for line in _read(proc / "self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
@@ -54,7 +54,7 @@ def read_cpu_quota(cgroups: Path = CGROUPS, proc: Path = PROC) -> float | None:
 
 
 def name_cpu(proc: Path = PROC) -> str:
-    """Name the CPU's model as the kernel does, or its architecture where it does not."""
+    """Name the CPU's model as the kernel does, or its architecture if it does not."""
     for line in _read(proc / "cpuinfo").splitlines():
         name, _, value = line.partition(":")
         if name.strip() == "model name":
@@ -83,8 +83,8 @@ _local = threading.local()
 def choose_slice(*, is_long: bool) -> None:
     """Let the calling thread's turns on a CPU be long, so that those with short ones need not wait for their ends.
 
-    Linux since 6.12 takes a CPU from who has the longer slice when another wakes up; each gets the same share of it as
-    before. Elsewhere nothing changes.
+    Linux since 6.12 takes a CPU from the thread with the longer slice when another wakes up; each gets the same share
+    of it as before. Elsewhere nothing changes.
 
     Args:
         is_long: false for turns as they were at first.
@@ -103,7 +103,7 @@ def choose_slice(*, is_long: bool) -> None:
 
 
 def _read_quota(folder: Path) -> list[float]:
-    """Return the CPUs that one control group's own files allow, in a list; an empty one where they set no bound."""
+    """Return the CPUs that one control group's own files allow, in a list; an empty one if they set no bound."""
     quota, _, period = _read(folder / "cpu.max").partition(" ")
     if not quota:  # version 1
         quota, period = _read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us")

@@ -29,7 +29,7 @@ class Arrangement(BaseModel):
     runners: int = Field(ge=1, description="Runs at the same time.")
     threads: int = Field(ge=1, description="Threads in each.")
     sequences_per_second: float | None = Field(
-        None, description="Of 32 steps, in batches of 8; null where there was nothing to compare."
+        None, description="Of 32 steps, in batches of 8; null if there was nothing to compare."
     )
 
 

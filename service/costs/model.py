@@ -1,7 +1,7 @@
 """What a batch costs on this machine: `t(B, T)`, the seconds one run takes over B rows of T padded steps.
 
 The model is the measurements themselves, with straight lines between them in T and in B. A recurrent run costs a fixed
-part and, for each step, a part that grows with the rows, so lines fit it; where they do not (a matrix kernel's block
+part and, for each step, a part that grows with the rows, so lines fit it; if they do not (a matrix kernel's block
 size, a cache that overflows), a measurement nearby bends them. It never falls as B or T grows.
 """
 
