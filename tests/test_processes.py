@@ -40,7 +40,7 @@ TWO = ("--processes", "2")
 BODY = {"sequences": [steps.tolist() for steps in draw_sequences([3, 1])]}
 
 
-def wait_until(is_so: Callable[[], bool], seconds: float = 20.0) -> None:
+def wait_until(is_so: Callable[[], bool], seconds: float = 60.0) -> None:
     """Wait until something is so."""
     end = time.monotonic() + seconds
     while not is_so():
