@@ -9,21 +9,18 @@ from pathlib import Path
 
 import pytest
 
+from bench.__main__ import EVERY
+
 PROGRAMS = {
     ".".join(path.with_suffix("").parts).removesuffix(".__main__")
-    for folder in ("model", "export", "bench")
+    for folder in ("model", "export")
     for path in Path(folder).glob("*.py")
     if 'if __name__ == "__main__":' in path.read_text(encoding="utf-8")
-}
+} | {f"bench {name}" for name in EVERY}
+# These begin with what the service needs; some run `bench models` later.
 SERVING_ONLY = {
-    "bench.stress.chaos",
-    "bench.speed.cost",
-    "bench.stress.fairness",
-    "bench.stress.faulty",
-    "bench.stress.overload",
-    "bench.speed.schedule",
+    f"bench {name}" for name in ("chaos", "cost", "fairness", "multiplied", "overload", "path", "schedule", "soak")
 }
-SERVING_ONLY |= {"bench.stress.soak"}  # they begin with what the service needs; some start `bench.load.models` later
 
 # Python imports it before anything else, if it finds it.
 SITECUSTOMIZE = """
@@ -57,7 +54,7 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 def start(program: str, environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a program to its end."""
-    command = [sys.executable, "-m", program, *arguments]
+    command = [sys.executable, "-m", *program.split(), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
 
@@ -65,20 +62,21 @@ def start(program: str, environment: dict[str, str], *arguments: str) -> subproc
 def test_a_program_names_the_extra_it_lacks(program: str, bare: dict[str, str]) -> None:
     """It ends in failure with one line: what is missing, which extra brings it, and the command that installs it."""
     ended = start(program, bare, "--help")
-    extra = {"model": "train", "export": "export", "bench": "bench"}[program.partition(".")[0]]
-    verb = "" if extra == "bench" else rf"run `make install` and then \.venv/bin/python -m {program}, or "
+    name = program.partition(" ")[0]
+    extra = {"model": "train", "export": "export", "bench": "bench"}[name.partition(".")[0]]
+    verb = "" if extra == "bench" else rf"run `make install` and then \.venv/bin/python -m {name}, or "
     sentence = (
-        rf"{program}: \w+ is not installed; the extra '{extra}' brings it: {verb}\S+ -m pip install '\.\[{extra}\]'\n"
+        rf"{name}: \w+ is not installed; the extra '{extra}' brings it: {verb}\S+ -m pip install '\.\[{extra}\]'\n"
     )
     assert re.fullmatch(sentence, ended.stderr), ended.stderr
     assert (ended.returncode, ended.stdout) == (1, "")
 
 
-@pytest.mark.parametrize("program", ["bench.stress.chaos", "bench.stress.overload"])
+@pytest.mark.parametrize("program", ["bench chaos", "bench overload"])
 def test_a_program_whose_part_lacks_an_extra_says_no_more(program: str, bare: dict[str, str], tmp_path: Path) -> None:
     """The program that makes the models has said what is missing; the one that started it ends without a traceback."""
     ended = start(program, bare, "--folder", str(tmp_path))
-    assert re.fullmatch(r"bench\.models: torch is not installed; .*\n", ended.stderr), ended.stderr
+    assert re.fullmatch(r"bench: torch is not installed; .*\n", ended.stderr), ended.stderr
     assert ended.returncode == 1
 
 
