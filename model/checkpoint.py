@@ -101,7 +101,7 @@ def resume_run(run: Path, config: RunConfig) -> Path:
 
 
 def read_config(run: Path) -> RunConfig:
-    """Read back what `write_config` wrote.
+    """Read back the configuration that `start_run` wrote.
 
     Raises:
         BrokenRun: the file is missing or is not what this version writes.

@@ -217,11 +217,6 @@ class SequenceEncoder(nn.Module):
         return nn.functional.normalize(embeddings, dim=1) if self.config.normalize else embeddings
 
 
-def count_tokens(ids: Tensor) -> Tensor:
-    """Derive lengths from ids `(B, T)` padded with 0: the count of others in each row, `(B,)`, int64."""
-    return (ids != PAD_ID).sum(dim=1)
-
-
 def _of_layer(state: State | None, index: int) -> State | None:
     if state is None:
         return None

@@ -165,11 +165,6 @@ class Batch:
     lengths: Lengths
     state: State = field(default_factory=dict)
 
-    @property
-    def time(self) -> int:
-        """T, the padded length of every row."""
-        return int(self.steps.shape[1])
-
 
 @dataclass(frozen=True, slots=True)
 class Result:

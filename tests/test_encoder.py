@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from export import oracle
 from export.oracle import Case
-from model.encoder import EncoderConfig, SequenceEncoder, Standardization, count_tokens
+from model.encoder import EncoderConfig, SequenceEncoder, Standardization
 from model.pooling import masked_max, masked_mean, pool
 from model.recurrent import Cell, State
 from model.reset_before import ResetBeforeGRU
@@ -107,11 +107,6 @@ def test_a_token_becomes_the_fourth_root_of_the_vocabulary() -> None:
     assert EncoderConfig(vocabulary=10000).step_size == 10
     assert EncoderConfig(vocabulary=2).step_size == 1
     assert EncoderConfig(vocabulary=10000, embedding=50).step_size == 50
-
-
-def test_lengths_are_the_count_of_tokens() -> None:
-    """Id 0 is padding; every other id is a step."""
-    assert count_tokens(torch.tensor([[3, 1, 0, 0], [0, 0, 0, 0], [5, 5, 5, 5]])).tolist() == [2, 0, 4]
 
 
 def test_max_pooling_sees_negative_steps_only() -> None:

@@ -319,7 +319,7 @@ def test_a_runner_that_dies_is_replaced(artifact: Path, times: int) -> None:
     left = [times]
 
     def die(run: Run, batch: Batch) -> Embeddings:
-        if batch.time == 7 and left[0]:
+        if batch.steps.shape[1] == 7 and left[0]:
             left[0] -= 1
             raise SystemExit
         return run(batch)
@@ -355,7 +355,7 @@ def hang(gate: threading.Event) -> Callable[[Run, Batch], Embeddings]:
     """Make a run that hangs on sequences of 7 steps."""
 
     def run_or_hang(run: Run, batch: Batch) -> Embeddings:
-        if batch.time == 7:
+        if batch.steps.shape[1] == 7:
             gate.wait(60)
         return run(batch)
 

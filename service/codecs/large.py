@@ -16,6 +16,6 @@ PIECE_NUMBERS = 2**13
 def give_way() -> None:
     """Let go of the interpreter for as long as others need to take it.
 
-    Whoever wants it would else wait for 0.5 ms, and for the end of a piece.
+    A thread that wants it would otherwise wait for 0.05 ms, and for the end of a piece.
     """
     time.sleep(1e-6)

@@ -3,7 +3,6 @@
 Answers are `application/problem+json` (RFC 9457), or what clients of another dialect expect.
 """
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -105,6 +104,7 @@ class Answer:
     """How one kind of error is answered.
 
     Attributes:
+        name: what the kind goes by in a problem's type, in metrics and in logs; it never changes.
         status: the HTTP status.
         title: what happened, the same words each time.
         retry: what `x-should-retry` tells clients, where it differs from what they assume of the status.
@@ -112,6 +112,7 @@ class Answer:
         closes: whether the connection is closed after it.
     """
 
+    name: str
     status: HTTPStatus
     title: str
     retry: bool | None = None
@@ -120,48 +121,84 @@ class Answer:
 
 
 ANSWERS: dict[type[LengthwiseError], Answer] = {
-    errors.MalformedJson: Answer(HTTPStatus.UNPROCESSABLE_ENTITY, "The body is not JSON"),
-    errors.MalformedBody: Answer(HTTPStatus.UNPROCESSABLE_ENTITY, "The body is not in the format it claims"),
-    errors.InvalidField: Answer(HTTPStatus.UNPROCESSABLE_ENTITY, "A field is missing, unknown or of the wrong kind"),
-    errors.NotANumber: Answer(HTTPStatus.UNPROCESSABLE_ENTITY, "Something else stands where a number belongs"),
-    errors.NonFiniteValue: Answer(HTTPStatus.UNPROCESSABLE_ENTITY, "A number is not finite"),
-    errors.FeatureMismatch: Answer(HTTPStatus.UNPROCESSABLE_ENTITY, "A step has the wrong number of features"),
-    errors.UnknownToken: Answer(HTTPStatus.UNPROCESSABLE_ENTITY, "A token id is not in the vocabulary"),
-    errors.NotOffered: Answer(HTTPStatus.UNPROCESSABLE_ENTITY, "The model does not have what was asked for"),
-    errors.EmptyRequest: Answer(HTTPStatus.UNPROCESSABLE_ENTITY, "There is no sequence"),
-    errors.EmptySequence: Answer(HTTPStatus.UNPROCESSABLE_ENTITY, "A sequence has no steps"),
-    errors.InvalidLengths: Answer(HTTPStatus.UNPROCESSABLE_ENTITY, "The lengths do not fit the sequences"),
-    errors.InvalidHost: Answer(HTTPStatus.BAD_REQUEST, "The request names no host, or several"),
-    errors.InvalidKey: Answer(HTTPStatus.UNAUTHORIZED, "The request lacks a valid key"),
-    errors.UnknownModel: Answer(HTTPStatus.NOT_FOUND, "There is no such model"),
-    errors.ModelRefused: Answer(HTTPStatus.UNPROCESSABLE_ENTITY, "The artifact cannot be served", retry=False),
-    errors.UnexpectedModel: Answer(HTTPStatus.PRECONDITION_FAILED, "The model is another than expected"),
-    errors.BodyTooLarge: Answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The body is too large", retry=False),
-    errors.LineTooLong: Answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "A line is too long", retry=False),
-    errors.AnswerTooLarge: Answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The answer would be too large", retry=False),
-    errors.SequenceTooLong: Answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "A sequence is too long", retry=False),
-    errors.RequestTooLong: Answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The request has too many steps", retry=False),
-    errors.TextTooLong: Answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "A text is too long", retry=False),
-    errors.TextsTooLong: Answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The texts are too long", retry=False),
-    errors.UnsupportedMediaType: Answer(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The body is of an unsupported kind"),
-    errors.ExtraMissing: Answer(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The body needs a package that is not installed"),
-    errors.NotAcceptable: Answer(HTTPStatus.NOT_ACCEPTABLE, "The answer cannot be of an accepted kind"),
-    errors.BodyTooSlow: Answer(HTTPStatus.REQUEST_TIMEOUT, "The body came too slowly", closes=True),
-    errors.ReaderStalled: Answer(HTTPStatus.REQUEST_TIMEOUT, "The answers were not read"),
-    errors.RateExceeded: Answer(HTTPStatus.TOO_MANY_REQUESTS, "The key is over its rate"),
-    errors.QueueFull: Answer(HTTPStatus.SERVICE_UNAVAILABLE, "The queue is full", is_overload=True),
-    errors.AnswersUnread: Answer(HTTPStatus.SERVICE_UNAVAILABLE, "Too much is unread"),
-    errors.TooManyConnections: Answer(HTTPStatus.SERVICE_UNAVAILABLE, "There are too many connections", closes=True),
-    errors.Draining: Answer(HTTPStatus.SERVICE_UNAVAILABLE, "The service is shutting down"),
-    errors.DeadlineUnreachable: Answer(HTTPStatus.GATEWAY_TIMEOUT, "The answer would be late"),
-    errors.DeadlinePassed: Answer(HTTPStatus.GATEWAY_TIMEOUT, "The time allowed is over"),
-    errors.RunLost: Answer(HTTPStatus.INTERNAL_SERVER_ERROR, "The run was lost", retry=False),
-    errors.Stuck: Answer(HTTPStatus.SERVICE_UNAVAILABLE, "Nothing moves"),
-    errors.RunFailed: Answer(HTTPStatus.INTERNAL_SERVER_ERROR, "The model failed on a sequence", retry=False),
+    errors.MalformedJson: Answer("malformed-json", HTTPStatus.UNPROCESSABLE_ENTITY, "The body is not JSON"),
+    errors.MalformedBody: Answer(
+        "malformed-body", HTTPStatus.UNPROCESSABLE_ENTITY, "The body is not in the format it claims"
+    ),
+    errors.InvalidField: Answer(
+        "invalid-field", HTTPStatus.UNPROCESSABLE_ENTITY, "A field is missing, unknown or of the wrong kind"
+    ),
+    errors.NotANumber: Answer(
+        "not-a-number", HTTPStatus.UNPROCESSABLE_ENTITY, "Something else stands where a number belongs"
+    ),
+    errors.NonFiniteValue: Answer("non-finite-value", HTTPStatus.UNPROCESSABLE_ENTITY, "A number is not finite"),
+    errors.FeatureMismatch: Answer(
+        "feature-mismatch", HTTPStatus.UNPROCESSABLE_ENTITY, "A step has the wrong number of features"
+    ),
+    errors.UnknownToken: Answer(
+        "unknown-token", HTTPStatus.UNPROCESSABLE_ENTITY, "A token id is not in the vocabulary"
+    ),
+    errors.NotOffered: Answer(
+        "not-offered", HTTPStatus.UNPROCESSABLE_ENTITY, "The model does not have what was asked for"
+    ),
+    errors.EmptyRequest: Answer("empty-request", HTTPStatus.UNPROCESSABLE_ENTITY, "There is no sequence"),
+    errors.EmptySequence: Answer("empty-sequence", HTTPStatus.UNPROCESSABLE_ENTITY, "A sequence has no steps"),
+    errors.InvalidLengths: Answer(
+        "invalid-lengths", HTTPStatus.UNPROCESSABLE_ENTITY, "The lengths do not fit the sequences"
+    ),
+    errors.InvalidHost: Answer("invalid-host", HTTPStatus.BAD_REQUEST, "The request names no host, or several"),
+    errors.InvalidKey: Answer("invalid-key", HTTPStatus.UNAUTHORIZED, "The request lacks a valid key"),
+    errors.UnknownModel: Answer("unknown-model", HTTPStatus.NOT_FOUND, "There is no such model"),
+    errors.ModelRefused: Answer(
+        "model-refused", HTTPStatus.UNPROCESSABLE_ENTITY, "The artifact cannot be served", retry=False
+    ),
+    errors.UnexpectedModel: Answer(
+        "unexpected-model", HTTPStatus.PRECONDITION_FAILED, "The model is another than expected"
+    ),
+    errors.BodyTooLarge: Answer(
+        "body-too-large", HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The body is too large", retry=False
+    ),
+    errors.LineTooLong: Answer("line-too-long", HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "A line is too long", retry=False),
+    errors.AnswerTooLarge: Answer(
+        "answer-too-large", HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The answer would be too large", retry=False
+    ),
+    errors.SequenceTooLong: Answer(
+        "sequence-too-long", HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "A sequence is too long", retry=False
+    ),
+    errors.RequestTooLong: Answer(
+        "request-too-long", HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The request has too many steps", retry=False
+    ),
+    errors.TextTooLong: Answer("text-too-long", HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "A text is too long", retry=False),
+    errors.TextsTooLong: Answer(
+        "texts-too-long", HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The texts are too long", retry=False
+    ),
+    errors.UnsupportedMediaType: Answer(
+        "unsupported-media-type", HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The body is of an unsupported kind"
+    ),
+    errors.ExtraMissing: Answer(
+        "extra-missing", HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The body needs a package that is not installed"
+    ),
+    errors.NotAcceptable: Answer(
+        "not-acceptable", HTTPStatus.NOT_ACCEPTABLE, "The answer cannot be of an accepted kind"
+    ),
+    errors.BodyTooSlow: Answer("body-too-slow", HTTPStatus.REQUEST_TIMEOUT, "The body came too slowly", closes=True),
+    errors.ReaderStalled: Answer("reader-stalled", HTTPStatus.REQUEST_TIMEOUT, "The answers were not read"),
+    errors.RateExceeded: Answer("rate-exceeded", HTTPStatus.TOO_MANY_REQUESTS, "The key is over its rate"),
+    errors.QueueFull: Answer("queue-full", HTTPStatus.SERVICE_UNAVAILABLE, "The queue is full", is_overload=True),
+    errors.AnswersUnread: Answer("answers-unread", HTTPStatus.SERVICE_UNAVAILABLE, "Too much is unread"),
+    errors.TooManyConnections: Answer(
+        "too-many-connections", HTTPStatus.SERVICE_UNAVAILABLE, "There are too many connections", closes=True
+    ),
+    errors.Draining: Answer("draining", HTTPStatus.SERVICE_UNAVAILABLE, "The service is shutting down"),
+    errors.DeadlineUnreachable: Answer("deadline-unreachable", HTTPStatus.GATEWAY_TIMEOUT, "The answer would be late"),
+    errors.DeadlinePassed: Answer("deadline-passed", HTTPStatus.GATEWAY_TIMEOUT, "The time allowed is over"),
+    errors.RunLost: Answer("run-lost", HTTPStatus.INTERNAL_SERVER_ERROR, "The run was lost", retry=False),
+    errors.Stuck: Answer("stuck", HTTPStatus.SERVICE_UNAVAILABLE, "Nothing moves"),
+    errors.RunFailed: Answer(
+        "run-failed", HTTPStatus.INTERNAL_SERVER_ERROR, "The model failed on a sequence", retry=False
+    ),
 }
 
-
-NAMES = {kind: re.sub(r"(?<!^)(?=[A-Z])", "-", kind.__name__).lower() for kind in ANSWERS}
 
 # What goes with a status, whatever the error.
 STATUS_HEADERS: dict[HTTPStatus, dict[str, str]] = {HTTPStatus.UNAUTHORIZED: {"WWW-Authenticate": "Bearer"}}
@@ -211,8 +248,8 @@ def answer_status(
 
 
 def name_problem(kind: type[LengthwiseError]) -> str:
-    """Return the name a kind of error goes by: `EmptySequence` is `empty-sequence`."""
-    return NAMES[kind]
+    """Return the name a kind of error goes by, as `empty-sequence`."""
+    return ANSWERS[kind].name
 
 
 def document(*kinds: type[LengthwiseError], dialect: Dialect = NATIVE) -> dict[int | str, dict[str, Any]]:
