@@ -85,6 +85,9 @@ class Crowd:
         while self.is_over:
             guest = next(iter(self._resting))
             least = 0.0 if len(self._open) > self.limit + SPARE else IDLE_SECONDS
+            if guest is newest and least == 0.0:
+                guest.hang_up()  # all others are busy
+                return
             if guest is newest or now - self._resting[guest] < least:
                 return
             if guest.is_busy:

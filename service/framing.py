@@ -7,6 +7,7 @@ import httptools
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+MOST_IN_LINE = 256  # requests that one connection sent before they were answered: each takes 2 kB
 NOWHERE: Any = deque(maxlen=0)  # keeps nothing of what is appended
 
 
@@ -75,6 +76,16 @@ class FramingProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self._requests += 1
         self._framed = self._received
+
+    def on_headers_complete(self) -> None:
+        """Take a head, unless too many requests wait in line before it.
+
+        Raises:
+            HttpParserError: they do; those are answered, and the connection ends.
+        """
+        if len(self.pipeline) >= MOST_IN_LINE:
+            raise httptools.HttpParserError(f"over {MOST_IN_LINE} requests wait in line")
+        super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         """Take a part of the body; who sends it does not wait to be told to."""

@@ -106,7 +106,8 @@ class GatheringProtocol(FramingProtocol):
         """Answer a request until its client hangs up; it waits until the answer before it was read."""
         self._serving = asyncio.current_task(self.loop)
         scope[READER] = self._reader
-        if self._is_extra and self._crowd.is_over:
+        self._is_extra = self._is_extra and self._crowd.is_over
+        if self._is_extra:
             scope[CROWDED] = self._crowd.limit
         try:
             if self.flow.write_paused:

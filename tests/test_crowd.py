@@ -99,6 +99,18 @@ def test_connections_beyond_the_spare_ones_are_closed(clock: SimpleNamespace) ->
     assert len(crowd) == 2
 
 
+def test_the_newest_is_closed_if_all_others_are_busy(clock: SimpleNamespace) -> None:
+    """Beyond the spare ones there is no room for anybody, so that no number of busy connections uses up all files."""
+    crowd = Crowd(2)
+    busy = [Guest(is_busy=True) for _ in range(2 + SPARE)]
+    for guest in busy:
+        crowd.enter(guest)
+    assert clock.now == 0.0
+    crowd.enter(newest := Guest())
+    assert not newest.is_open
+    assert all(guest.is_open for guest in busy)
+
+
 def read_metric(url: str, name: str, **labels: str) -> float:
     """Return a metric, of all processes together."""
     families = text_string_to_metric_families(httpx.get(f"{url}/metrics").text)

@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from service.app import create_app
+from service.framing import MOST_IN_LINE
 from service.settings import Settings
 from service.transport import GatheringProtocol
 from tests.listening import listen
@@ -64,6 +65,16 @@ def test_many_offers_in_one_read_are_all_ignored() -> None:
     app = Echo()
     converse(app, b"".join(offering(OFFERS["h2c"], BODIES["none"][0]) + offering(OFFERS["h2c"], LENGTH) for _ in "abc"))
     assert [body for _, _, body in app.asked] == [b"", HIDDEN] * 3
+
+
+def test_requests_in_line_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those up to the bound are answered, nothing behind them is, and the connection ends."""
+    monkeypatch.setattr("tests.wire.TURNS", 20 * MOST_IN_LINE)
+    app = Echo()
+    answers = converse(app, (MOST_IN_LINE + 1) * offering(b"", BODIES["none"][0]) + 10_000 * b"GET / HTTP/1.1\r\n\r\n")
+    assert len(app.asked) == MOST_IN_LINE + 1  # the first of them waits for nobody
+    assert b"".join(answers.writes).count(b"HTTP/1.1 200") == MOST_IN_LINE + 1
+    assert not answers.is_kept
 
 
 @pytest.mark.parametrize(

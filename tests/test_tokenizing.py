@@ -309,6 +309,7 @@ def test_a_client_that_hangs_up_ends_tokenising(artifact: Path, watched: list[Wa
         assert [group[0] for group in tokenizer.groups] == [LONG, LONG + "it"]
         metrics = (await http.get("/metrics")).text
         assert read_metric(metrics, "lengthwise_cancelled_total", model="made", where="queue") == 1
+        assert read_metric(metrics, "lengthwise_cancelled_total", model="made", where="body") == 0
 
     run_served(artifact, check)
 

@@ -147,9 +147,11 @@ class Engine:
         self._runners.close()
 
     def is_stuck(self, now: float) -> bool:
-        """Whether requests wait and no run has begun or ended for too long."""
+        """Whether there is no runner left, or requests wait and no run has begun or ended for too long."""
         oldest = next(iter(self._deliveries), None)
-        return oldest is not None and now - max(oldest.arrived, self._progressed) > self._stuck_seconds
+        return not self._runners.number or (
+            oldest is not None and now - max(oldest.arrived, self._progressed) > self._stuck_seconds
+        )
 
     def _schedule_dispatch(self) -> None:
         """Dispatch one turn of the loop later, so that requests read in this turn share the batches."""
@@ -223,6 +225,7 @@ class Engine:
         for delivery, _ in parts:
             delivery.fail(RunLost(reason))
         if not self._runners.number:
+            self._wake_waiting()  # they find out that nothing will run any more
             for delivery in self._deliveries:
                 delivery.fail(Stuck())
             return

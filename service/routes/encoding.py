@@ -2,6 +2,8 @@
 
 import asyncio
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from math import prod
 from typing import Any, cast
@@ -121,7 +123,8 @@ async def answer(request: Request, choice: Choice, decode: Decode) -> Response:
         deadline = min(deadline, arrived + question.timeout_seconds)
     given = question.sequences
     if isinstance(given, Texts):
-        given = await tokenize(service, choice.model, given, deadline)
+        with _while_wanted(service, exchange):
+            given = await tokenize(service, choice.model, given, deadline)
         _check_sequences(question, given, choice.model, service.settings.limits)
     decoded = time.perf_counter()
 
@@ -207,17 +210,28 @@ def _expect(request: Request, question: Question, given: Sequences, session: Enc
     return reader
 
 
-async def _run(
-    service: Service, model: ServedModel, question: Question, given: Sequences, deadline: float, exchange: Exchange
-) -> Delivery:
-    """Encode what was checked; if the time to drain is up, say so."""
+@contextmanager
+def _while_wanted(service: Service, exchange: Exchange) -> Iterator[None]:
+    """Tell why work on a request is broken off: the time to drain is up, or its client has hung up.
+
+    Raises:
+        Draining: the former.
+    """
     try:
-        return await service.engine.encode(model, given, deadline, question.outputs, exchange.origin)
+        yield
     except asyncio.CancelledError:
         if service.is_draining:
             raise errors.Draining from None
-        exchange.problem = HUNG_UP  # the engine has counted it
+        exchange.problem = HUNG_UP  # whoever did the work has counted it
         raise
+
+
+async def _run(
+    service: Service, model: ServedModel, question: Question, given: Sequences, deadline: float, exchange: Exchange
+) -> Delivery:
+    """Encode what was checked."""
+    with _while_wanted(service, exchange):
+        return await service.engine.encode(model, given, deadline, question.outputs, exchange.origin)
 
 
 class PartedResponse(Response):

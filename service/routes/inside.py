@@ -82,11 +82,13 @@ async def tell_others(service: Service, seat: Seat) -> None:
     """Tell other processes the metrics of this one whenever they ask, until this is cancelled."""
 
     async def tell(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError, EOFError, TimeoutError):
-            async with asyncio.timeout(ASK_SECONDS):
-                if hmac.compare_digest(await reader.readexactly(len(seat.secret)), seat.secret):
-                    writer.write(_write_told(service))
-        writer.close()
+        try:
+            with suppress(OSError, EOFError, TimeoutError):
+                async with asyncio.timeout(ASK_SECONDS):
+                    if hmac.compare_digest(await reader.readexactly(len(seat.secret)), seat.secret):
+                        writer.write(_write_told(service))
+        finally:
+            writer.close()
 
     async with await asyncio.start_unix_server(tell, sock=seat.listen()) as listening:
         await listening.serve_forever()
@@ -106,9 +108,11 @@ async def _ask(seat: Seat, number: int) -> Told:
     with suppress(OSError, TimeoutError, orjson.JSONDecodeError):
         async with asyncio.timeout(ASK_SECONDS):
             reader, writer = await asyncio.open_unix_connection(sock=seat.call(number))
-            writer.write(seat.secret)
-            packed = await reader.read()
-            writer.close()
+            try:
+                writer.write(seat.secret)
+                packed = await reader.read()
+            finally:
+                writer.close()
             families, statistics = orjson.loads(packed)
             return Told(metrics.unpack(families), statistics)
     return Told([], [])
