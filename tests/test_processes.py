@@ -234,10 +234,14 @@ def fail(
     *flags: str, hinder: Callable[[subprocess.Popen[str]], None] = lambda _: None, serve: str = "main.serve"
 ) -> tuple[int, str]:
     """Start what cannot start, and return how it ended and the one sentence that it said; `serve` is Python."""
-    program = f"import signal; from service import __main__ as main; main.serve = {serve}; main.main()"
+    program = f"import os, signal, time; from service import __main__ as main; main.serve = {serve}; main.main()"
     command = [sys.executable, "-c", program, *TWO, *flags]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        hinder(process)
+        try:
+            hinder(process)
+        except BaseException:
+            process.kill()  # or nobody would see why
+            raise
         assert process.stderr is not None
         said = process.stderr.read()
     assert "Traceback" not in said
@@ -258,12 +262,17 @@ def test_what_hinders_the_start_is_one_sentence(artifact: Path, tmp_path: Path) 
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
 
+        listening = tmp_path / "listening"
+        late = f"iter(lambda: os.path.exists({str(listening)!r}), True)"  # or it might listen first
+        late = f"(lambda go: lambda *given: [time.sleep(0.01) for _ in {late}] and None or go(*given))(main.serve)"
+
         def listen_first(process: subprocess.Popen[str]) -> None:
             wait_until(lambda: len(children_of(process)) > 0)
             taken.listen()
+            listening.touch()
 
         expected = (1, f"127.0.0.1:{port} cannot be listened on: Address already in use.")
-        assert fail("--port", str(port), "--model", str(artifact), hinder=listen_first) == expected
+        assert fail("--port", str(port), "--model", str(artifact), hinder=listen_first, serve=late) == expected
         assert fail("--port", str(port), "--model", str(artifact)) == expected
 
     def kill_first(process: subprocess.Popen[str]) -> None:
