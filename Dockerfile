@@ -37,5 +37,5 @@ COPY --from=build --chown=65532:65532 /cache /cache
 USER 65532:65532
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10s \
-    CMD ["python", "-m", "service.check"]
+    CMD ["python", "-m", "service", "check"]
 ENTRYPOINT ["python", "-m", "service"]

@@ -4,6 +4,7 @@ import argparse
 import ast
 import dataclasses
 import importlib
+import inspect
 import json
 import re
 from pathlib import Path
@@ -14,7 +15,7 @@ from pydantic import BaseModel
 from docs.tables import describe_type, read_attributes, sentence, table
 from model import checkpoint
 from model.catalogue import DATASETS, TASKS
-from service.artifact import Manifest
+from service.encoder.manifest import Manifest
 from service.settings import Settings
 
 PROGRAMS = ("service", "model", "export", "bench")  # the folders whose modules may be commands
@@ -51,7 +52,8 @@ def find_parsers() -> list[argparse.ArgumentParser]:
             if "ArgumentParser(" in text and "def main(" in text:
                 name = ".".join(path.with_suffix("").parts)
                 try:
-                    importlib.import_module(name).main()
+                    main = importlib.import_module(name).main
+                    main(*([[]] if inspect.signature(main).parameters else []))
                 except _Described as described:
                     parsers.append(described.parser)
     finally:

@@ -17,8 +17,9 @@ from export.quantize import CannotQuantize, describe
 from export.torch_state import read_torch_state
 from model.checkpoint import BrokenRun
 from model.pooling import Pooling
-from service.artifact import NAME, Manifest, ParityCheck
+from service.encoder.manifest import Manifest, ParityCheck
 from service.errors import LengthwiseError
+from service.settings import NAME
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -19,10 +19,10 @@ from model.datasets import LabelledSequences
 from model.encoder import EncoderConfig, SequenceEncoder, Standardization
 from model.tasks import SequenceClassifier, Task
 from model.threads import limit_threads
-from service.artifact import METADATA_KEY, Golden, Input, Manifest, ParityCheck, Statistics, Tensor
-from service.artifact import Task as TaskRecord
-from service.sequences import Steps
-from service.session import EncoderSession
+from service.encoder.manifest import METADATA_KEY, Golden, Input, Manifest, ParityCheck, Statistics, Tensor
+from service.encoder.manifest import Task as TaskRecord
+from service.encoder.sequences import Steps
+from service.encoder.session import EncoderSession
 
 
 class ProofFailed(Exception):

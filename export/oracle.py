@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from model.encoder import SequenceEncoder
 from model.recurrent import RecurrentLayer
-from service.sequences import State, Steps
+from service.encoder.sequences import State, Steps
 
 Floats = npt.NDArray[np.floating]
 

@@ -18,9 +18,9 @@ import numpy.typing as npt
 import onnx
 
 from export.graph import hash_weights
-from service.artifact import Golden, Manifest, Quantization, Tensor
-from service.sequences import Embeddings, Steps, pad_batch
-from service.session import EncoderSession
+from service.encoder.manifest import Golden, Manifest, Quantization, Tensor
+from service.encoder.sequences import Embeddings, Steps, pad_batch
+from service.encoder.session import EncoderSession
 
 Judge: TypeAlias = Callable[[Embeddings], float]  # the share of sequences a head gets right
 

@@ -15,9 +15,9 @@ from export import oracle
 from export.oracle import Answer, Case
 from model.encoder import SequenceEncoder
 from model.recurrent import State as TorchState
-from service.artifact import ParityCheck
-from service.sequences import Batch, Output, State, Steps, pad_batch
-from service.session import EncoderSession
+from service.encoder.manifest import ParityCheck
+from service.encoder.sequences import Batch, Output, State, Steps, pad_batch
+from service.encoder.session import EncoderSession
 
 # Outputs are hidden states in (-1, 1) and averages of them, where one bit of float32 is 6e-8. Sums over some hundred
 # terms, ordered differently, differ in the last bits, and sharp gates carry that on: 1e-6 between torch and ONNX

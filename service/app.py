@@ -3,8 +3,6 @@
 import asyncio
 import logging
 import re
-import signal
-import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +10,6 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from importlib import import_module
 from itertools import count
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -24,51 +21,36 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from service import __version__
+from service import __version__, upkeep
+from service.api import access, problems, routing
+from service.api.crowd import Crowd
+from service.api.endpoints import kserve, monitoring, native, openai, operations, pages, repository, statistics
+from service.api.meter import StepMeter
+from service.api.routing import EXCHANGE, SERVICE, DirectRequest, Endpoint, Service, exchange_of, service_of
+from service.api.unread import Unread
+from service.api.worker import Worker
 from service.batching.engine import Engine, Observer
-from service.batching.refining import IDLE_SECONDS, refine
-from service.costs.memory import trim_heap
-from service.crowd import Crowd
+from service.catalogue.loading import Loader
+from service.catalogue.models import Models
+from service.catalogue.repository import Repository
+from service.encoder.session import find_artifact
 from service.errors import ArtifactError, LengthwiseError
-from service.loading import Loader
-from service.logs import RequestLog
-from service.meter import StepMeter
-from service.models import Models
-from service.repository import Repository
-from service.routes import (
-    access,
-    direct,
-    inside,
-    kserve_v2,
-    native,
-    openai_v1,
-    operations,
-    pages,
-    problems,
-    repository_v2,
-    statistics_v2,
-)
-from service.routes.direct import EXCHANGE, SERVICE, DirectRequest, Endpoint, Service, exchange_of, service_of
-from service.seat import Seat
-from service.session import find_artifact
+from service.observing.counts import OTHER, UNANSWERED, Exchange, Telemetry
+from service.observing.logs import RequestLog
 from service.settings import Settings, traces_are_wanted
-from service.telemetry import OTHER, UNANSWERED, Exchange, Telemetry
-from service.unread import Unread
 
 logger = logging.getLogger("lengthwise")
 
-PARTS = (native, openai_v1, kserve_v2, statistics_v2, repository_v2, operations, inside, pages)
-WATCH_AGAIN_SECONDS = 5.0  # before a folder that was lost is looked for again
-REFINE_SECONDS = 10.0  # between two looks for models that have something left to measure
+PARTS = (native, openai, kserve, statistics, repository, operations, monitoring, pages)
 REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
-def create_app(settings: Settings, seat: Seat | None = None) -> FastAPI:
+def create_app(settings: Settings, worker: Worker | None = None) -> FastAPI:
     """Load the encoder, prove that it is the one that was exported, and build the app that serves it.
 
     Args:
         settings: of the service.
-        seat: of this process, where it is one of several.
+        worker: what this process is, if it is one of several.
 
     Raises:
         StartupError: the artifact, its golden vectors, the provider or the API keys are not as they must be.
@@ -93,7 +75,7 @@ def create_app(settings: Settings, seat: Seat | None = None) -> FastAPI:
         keys,
         admin_keys,
         meter,
-        seat,
+        worker,
     )
 
     @asynccontextmanager
@@ -101,8 +83,13 @@ def create_app(settings: Settings, seat: Seat | None = None) -> FastAPI:
         async with _trace(service) as observers:
             service.engine = Engine(loader.queues, observers, max_run_seconds=settings.max_run_seconds)
             service.tokenizer = ThreadPoolExecutor(1, "tokenizer")
-            tasks = (_refine(service), _release_memory(service), _watch(service), telemetry.time_loop())
-            among_others = (_leave_when_stuck(service), inside.tell_others(service, seat)) if seat else ()
+            tasks = (
+                upkeep.refine_idly(service),
+                upkeep.release_memory(service),
+                upkeep.watch(service),
+                telemetry.time_loop(),
+            )
+            among_others = (upkeep.leave_when_stuck(service), monitoring.tell_others(service, worker)) if worker else ()
             aside = [asyncio.create_task(task) for task in (*tasks, *among_others)]
             yield
             for task in aside:
@@ -118,68 +105,6 @@ def create_app(settings: Settings, seat: Seat | None = None) -> FastAPI:
     return app
 
 
-async def _watch(service: Service) -> None:
-    """Look for artifacts that came, changed or went, whenever the folder says so, or SIGHUP."""
-    wanted = asyncio.Event()
-    if hasattr(signal, "SIGHUP") and threading.current_thread() is threading.main_thread():  # as signals demand
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, wanted.set)
-    watching = asyncio.create_task(_tell_changes(service.settings.models, wanted)) if service.settings.models else None
-    try:
-        while await wanted.wait():
-            wanted.clear()
-            try:
-                await service.repository.scan()
-            except Exception:  # nobody foresaw it, and the next change is looked at all the same
-                logger.exception("The artifacts could not be looked at")
-    finally:
-        if watching:
-            watching.cancel()
-
-
-async def _tell_changes(folder: Path, changed: asyncio.Event) -> None:
-    """Set an event whenever a folder changes; where it is lost, look for it again."""
-    watchfiles = import_module("watchfiles")
-    while True:
-        try:
-            changed.set()  # whatever happened while nobody watched
-            async for _ in watchfiles.awatch(folder, recursive=False):
-                changed.set()
-        except (OSError, RuntimeError) as error:
-            logger.error("%s cannot be watched: %s", folder, error)  # noqa: TRY400 - no fault of ours
-        await asyncio.sleep(WATCH_AGAIN_SECONDS)
-
-
-async def _leave_when_stuck(service: Service) -> None:
-    """End this process where its requests wait in vain: it is one of several, and another takes its place."""
-    while True:
-        await asyncio.sleep(IDLE_SECONDS)
-        if service.engine.is_stuck(time.perf_counter()):
-            logger.error("Nothing moves any more, and this process ends")
-            signal.raise_signal(signal.SIGTERM)
-            return
-
-
-async def _release_memory(service: Service) -> None:
-    """Give memory back once requests have ended for a while."""
-    released = 0
-    while True:
-        taken = service.engine.requests
-        await asyncio.sleep(IDLE_SECONDS)
-        if taken == service.engine.requests != released and not service.engine.queues.running:
-            released = taken
-            for model in [*service.models]:
-                await asyncio.to_thread(model.session.release_memory)
-            await asyncio.to_thread(trim_heap)
-
-
-async def _refine(service: Service) -> None:
-    """Measure in idle time what is left to measure of each model, whenever there is one more."""
-    while True:
-        for model in service.models:
-            await refine(service.engine, model.calibrator, model.calibrator.costs)
-        await asyncio.sleep(REFINE_SECONDS)
-
-
 @asynccontextmanager
 async def _trace(service: Service) -> AsyncIterator[list[Observer]]:
     """Trace requests and batches where OpenTelemetry's variables ask for it.
@@ -192,7 +117,7 @@ async def _trace(service: Service) -> AsyncIterator[list[Observer]]:
         yield [telemetry]
         return
     try:
-        tracing = import_module("service.tracing").open_tracing()
+        tracing = import_module("service.observing.tracing").open_tracing()
     except ImportError:
         logger.warning(
             "Nothing is traced, though a variable asks for it: install the extra otel, pip install '.[otel]'"
@@ -232,11 +157,11 @@ class EncoderApp(FastAPI):
             f"{uuid4().hex[:16]}{{:016x}}".format, count()
         )  # unique without asking the kernel each time
         self._endpoints: dict[tuple[str, str], Endpoint] = {}
-        self._templates: list[direct.Template] = []
+        self._templates: list[routing.Template] = []
         for part in PARTS:
             self.include_router(part.router)
-            self._endpoints |= direct.find_endpoints(part.router)
-            self._templates += direct.find_templates(part.router)
+            self._endpoints |= routing.find_endpoints(part.router)
+            self._templates += routing.find_templates(part.router)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or pass the lifespan on."""
@@ -311,9 +236,9 @@ class EncoderApp(FastAPI):
 async def _answer(endpoint: Endpoint | None, request: Request) -> Response | None:
     """Call an endpoint for who may ask it; whatever it raises is an answer too. None is for FastAPI to answer."""
     try:
-        direct.require_client(request)
+        routing.require_client(request)
         access.require_room(request)
-        direct.require_host(request)
+        routing.require_host(request)
         access.require_key(request)
         return await endpoint(request) if endpoint else None
     except LengthwiseError as error:

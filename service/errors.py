@@ -1,6 +1,6 @@
 """What can go wrong, in the domain's words. Each error carries its data and builds its own sentence.
 
-Status codes belong to the routes: `service.routes.problems` maps each of these to its answer.
+Status codes belong to the routes: `service.api.problems` maps each of these to its answer.
 """
 
 from math import ceil

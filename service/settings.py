@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self, TypeAlias
@@ -9,14 +10,44 @@ from typing import Any, Literal, Self, TypeAlias
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from service.artifact import NAME
-from service.providers import CudaOptions, Provider
-from service.sequences import Limits
-
+Provider: TypeAlias = Literal["auto", "cpu", "cuda"]
 Form: TypeAlias = Literal["auto", "json", "human"]  # of log lines
 
+NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,99}"  # what a model may be called
 UNREAD_BYTES = 256 * 2**20  # of a process
 SHIPPED_MODEL = Path("artifacts/japanese-vowels.onnx")
+
+
+@dataclass(frozen=True, slots=True)
+class CudaOptions:
+    """What the CUDA provider is started with.
+
+    Attributes:
+        device: number of the GPU.
+        memory_bytes: of its memory, what ONNX Runtime's arena may take; 0 for all of it.
+    """
+
+    device: int = 0
+    memory_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one request may hold.
+
+    Attributes:
+        max_sequence_steps: steps in one sequence.
+        max_request_steps: steps in all sequences together.
+        empty_allowed: whether a sequence may have no step.
+        max_text_characters: characters in one text, before it is tokenised.
+        max_request_characters: characters in all texts together.
+    """
+
+    max_sequence_steps: int
+    max_request_steps: int
+    empty_allowed: bool
+    max_text_characters: int = 2**16
+    max_request_characters: int = 2**20
 
 
 def unknown_variables() -> list[str]:
@@ -123,8 +154,8 @@ class Settings(BaseSettings):
     )
     api_keys_file: Path | None = Field(
         None,
-        description="A file of the hashes of more keys, as `python -m service.keys FILE` makes them; read again within "
-        "a second of a change.",
+        description="A file of the hashes of more keys, as `python -m service keys FILE` makes them; read "
+        "again within a second of a change.",
     )
     steps_per_second: int = Field(
         0, ge=0, description="Steps a second that each key may send, beyond which it gets 429; 0 is any number."

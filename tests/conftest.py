@@ -27,7 +27,7 @@ MADE = Path("tests/artifacts/made.onnx")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Know the option of tests/test_surface.py."""
+    """Know the option of tests/project/test_surface.py."""
     parser.addoption("--write-surface", action="store_true", help="write down the public surface as it is now")
 
 

@@ -9,7 +9,7 @@ from socket import socket
 import uvicorn
 from starlette.types import ASGIApp
 
-from service.transport import GatheringProtocol
+from service.server.transport import GatheringProtocol
 
 
 class _Server(uvicorn.Server):

@@ -19,8 +19,8 @@ from model.config import DataConfig, TrainConfig
 from model.datasets import LabelledSequences
 from model.encoder import EncoderConfig, SequenceEncoder
 from model.tasks import Task
+from tests.api.test_outputs import add_tokenizer
 from tests.conftest import FEATURES, MADE, draw_sequences
-from tests.test_outputs import add_tokenizer
 
 PLAIN = GraphOptions()
 

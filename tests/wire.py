@@ -8,7 +8,7 @@ import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.server import ServerState
 
-from service.transport import GatheringProtocol
+from service.server.transport import GatheringProtocol
 
 TURNS = 20  # of the event loop, in which the apps of these tests have long answered
 

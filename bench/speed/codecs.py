@@ -21,11 +21,12 @@ import pyarrow as pa
 
 from bench.load.launch import make_models
 from bench.load.workloads import MODELS, Steps
-from service.codecs import arrow, ndjson, npy, npz, ragged_json
-from service.codecs.exchange import Reply
+from service.codecs.binary import arrow, npy, npz
+from service.codecs.json import ndjson, ragged
 from service.codecs.options import AnswerOptions
-from service.sequences import Answer, InputSpec, Sequences, pad_batch
-from service.session import EncoderSession, open_session
+from service.codecs.question import Reply
+from service.encoder.sequences import Answer, InputSpec, Sequences, pad_batch
+from service.encoder.session import EncoderSession, open_session
 from service.settings import Settings
 
 SHAPES = {"small": (32, 50), "medium": (16, 100)}  # sequences, steps
@@ -76,7 +77,7 @@ def make_tasks(session: EncoderSession, sequences: list[Steps]) -> list[Task]:
     floats, base64 = AnswerOptions(), AnswerOptions(encoding_format="base64")
 
     def decode_json() -> Sequences:
-        return cast("Sequences", ragged_json.decode(bodies["json"], lambda _: spec, 100_000)[0])
+        return cast("Sequences", ragged.decode(bodies["json"], lambda _: spec, 100_000)[0])
 
     def check(read: Callable[[], Sequences]) -> Callable[[], object]:
         return lambda: read().check(LIMITS)
@@ -99,8 +100,8 @@ def make_tasks(session: EncoderSession, sequences: list[Steps]) -> list[Task]:
         Task("npz", "decode", check(lambda: npz.read(bodies["npz"], spec, 2**25))),
         Task("npy", "decode", check(lambda: npy.read(bodies["npy"], spec, 2**25))),
         Task("arrow", "decode", check(lambda: arrow.read(bodies["arrow"], spec, 2**25))),
-        Task("json", "encode", lambda: ragged_json.write(reply, floats)),
-        Task("json, base64", "encode", lambda: ragged_json.write(reply, base64)),
+        Task("json", "encode", lambda: ragged.write(reply, floats)),
+        Task("json, base64", "encode", lambda: ragged.write(reply, base64)),
         Task("ndjson", "encode", encode_lines("float")),
         Task("ndjson, base64", "encode", encode_lines("base64")),
         Task("npy", "encode", lambda: npy.write(reply, floats)),

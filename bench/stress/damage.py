@@ -9,7 +9,7 @@ import onnx
 from google.protobuf.descriptor import FieldDescriptor
 
 from bench.stress.fuzz import mutate
-from service.artifact import METADATA_KEY
+from service.encoder.manifest import METADATA_KEY
 
 INTEGERS = (0, 1, -1, 2, 7, 8, 11, 16, 99, 2**20, 2**31 - 1)
 LONG_INTEGERS = (*INTEGERS, 10**9, 10**12, 2**62, 2**63 - 1, -(2**63))

@@ -18,7 +18,7 @@ from bench.load.servers import OURS, find_family, start
 from bench.load.watch import Watch
 from bench.load.workloads import JSON, NPZ, draw_sequences
 from service.costs.cpus import available_cpus
-from service.session import open_session
+from service.encoder.session import open_session
 from service.settings import SHIPPED_MODEL
 
 SMALL_STEPS, BULK_STEPS, BULK_LENGTH = 5, 100_000, 50

@@ -7,8 +7,8 @@ import threading
 import time
 
 from service.__main__ import main
-from service.sequences import Batch, Embeddings
-from service.session import EncoderSession
+from service.encoder.sequences import Batch, Embeddings
+from service.encoder.session import EncoderSession
 
 RAISES, DIES, HANGS = 666.0, 777.0, 888.0
 

@@ -21,12 +21,15 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from service.codecs import arrow, kserve, ndjson, npy, npz, openai_json, ragged_json
+from service.codecs.binary import arrow, npy, npz
 from service.codecs.compression import decompress
+from service.codecs.json import ndjson, openai, ragged
+from service.codecs.kserve import inference
 from service.codecs.options import read_query
-from service.codecs.texts import Texts
+from service.encoder.sequences import InputSpec, Sequences, join
+from service.encoder.tokenizer import Texts
 from service.errors import LengthwiseError
-from service.sequences import InputSpec, Limits, Sequences, join
+from service.settings import Limits
 
 FLOATS = InputSpec(features=3, state_names=("h", "c"), state_shape=(1, 2, 2))
 TOKENS = InputSpec(
@@ -66,8 +69,8 @@ class Tally:
     escapes: dict[str, int] = field(default_factory=dict)
 
 
-def _signature(spec: InputSpec) -> kserve.Signature:
-    return kserve.Signature(spec, {"embedding": "embedding"}, "made", "1", LIMITS.max_request_steps)
+def _signature(spec: InputSpec) -> inference.Signature:
+    return inference.Signature(spec, {"embedding": "embedding"}, "made", "1", LIMITS.max_request_steps)
 
 
 def _tokenize(found: Sequences | Texts, spec: InputSpec) -> Sequences:
@@ -81,7 +84,7 @@ def _tokenize(found: Sequences | Texts, spec: InputSpec) -> Sequences:
 
 def _read_v2_raw(body: bytes, spec: InputSpec) -> list[Sequences]:
     """Read a body whose first two bytes say how long its JSON is, as a header would."""
-    return [_tokenize(kserve.decode(body[2:], int.from_bytes(body[:2], "little"), _signature(spec)).sequences, spec)]
+    return [_tokenize(inference.decode(body[2:], int.from_bytes(body[:2], "little"), _signature(spec)).sequences, spec)]
 
 
 def _read_lines(body: bytes, spec: InputSpec) -> list[Sequences]:
@@ -94,7 +97,7 @@ def _read_lines(body: bytes, spec: InputSpec) -> list[Sequences]:
 
 def _read_gzip(body: bytes, spec: InputSpec) -> list[Sequences]:
     opened = decompress(body, "gzip", BODY_BYTES)
-    return [_tokenize(ragged_json.decode(opened, lambda _: spec, LIMITS.max_request_steps)[0], spec)]
+    return [_tokenize(ragged.decode(opened, lambda _: spec, LIMITS.max_request_steps)[0], spec)]
 
 
 def _read_query(body: bytes, _spec: InputSpec) -> list[Sequences]:
@@ -154,7 +157,7 @@ def _write_v2(spec: InputSpec, *, is_raw: bool) -> list[bytes]:
     steps, bodies = _steps(spec), []
     datatype = "INT64" if spec.features is None else "FP32"
     states = np.zeros((2, 1, 2, 2), np.float32)
-    for ragged, array in ((True, steps), (False, np.stack([steps[:2], steps[1:]]))):
+    for is_ragged, array in ((True, steps), (False, np.stack([steps[:2], steps[1:]]))):
         tensors = {"sequences": (datatype, array), "lengths": ("INT64", np.array([2, 1]))}
         tensors |= {f"initial_{name}": ("FP32", states) for name in spec.state_names}
         inputs = [
@@ -162,7 +165,7 @@ def _write_v2(spec: InputSpec, *, is_raw: bool) -> list[bytes]:
             | ({"parameters": {"binary_data_size": part.nbytes}} if is_raw else {"data": part.ravel().tolist()})
             for name, (kind, part) in tensors.items()
         ]
-        text = json.dumps({"id": "1", "inputs": inputs, "parameters": {"ragged": ragged, "timeout": 9}}).encode()
+        text = json.dumps({"id": "1", "inputs": inputs, "parameters": {"ragged": is_ragged, "timeout": 9}}).encode()
         raw = b"".join(part.tobytes() for _, part in tensors.values())
         bodies.append(len(text).to_bytes(2, "little") + text + raw if is_raw else text)
     return bodies
@@ -178,17 +181,17 @@ def make_targets() -> dict[str, Target]:
     return {
         "json": _make(
             _write_json,
-            lambda body, spec: [_tokenize(ragged_json.decode(body, lambda _: spec, LIMITS.max_request_steps)[0], spec)],
+            lambda body, spec: [_tokenize(ragged.decode(body, lambda _: spec, LIMITS.max_request_steps)[0], spec)],
         ),
         "openai": _make(
             _write_openai,
             lambda body, spec: [
-                _tokenize(openai_json.decode(body, lambda _: spec, LIMITS.max_request_steps).sequences, spec)
+                _tokenize(openai.decode(body, lambda _: spec, LIMITS.max_request_steps).sequences, spec)
             ],
         ),
         "v2": _make(
             partial(_write_v2, is_raw=False),
-            lambda body, spec: [_tokenize(kserve.decode(body, None, _signature(spec)).sequences, spec)],
+            lambda body, spec: [_tokenize(inference.decode(body, None, _signature(spec)).sequences, spec)],
         ),
         "v2-raw": _make(partial(_write_v2, is_raw=True), _read_v2_raw),
         "npy": _make(lambda spec: [_write_npy(_steps(spec))], lambda body, spec: [npy.read(body, spec, BODY_BYTES)]),

@@ -21,12 +21,12 @@ import onnx
 from onnx import TensorProto, helper
 
 from bench.stress.damage import draw_file
-from service.artifact import METADATA_KEY, Golden, Input, Tensor
 from service.catalogue.vetting.examiner import Examiner
 from service.catalogue.vetting.findings import UNFORESEEN, Bounds
+from service.encoder.manifest import METADATA_KEY, Golden, Input, Tensor
+from service.encoder.sequences import pad_batch
+from service.encoder.session import EncoderSession
 from service.errors import ArtifactError
-from service.sequences import pad_batch
-from service.session import EncoderSession
 from service.settings import SHIPPED_MODEL
 
 BOUNDS = Bounds(seconds=20, cpu_seconds=10)

@@ -29,7 +29,7 @@ from bench.load.workloads import MANY, MODELS, SLOW, TRAININGS, draw_lengths, dr
 from bench.speed import raw
 from bench.speed.start import resident_mb
 from service.costs.cpus import available_cpus
-from service.session import EncoderSession
+from service.encoder.session import EncoderSession
 
 KEY = "the-key-of-this-bench"
 BODIES = 100

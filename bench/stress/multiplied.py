@@ -21,8 +21,8 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from bench.load.launch import start_service
-from service.codecs import arrow, npz
-from service.codecs.npy import MAGIC
+from service.codecs.binary import arrow, npz
+from service.codecs.binary.npy import MAGIC
 from service.settings import SHIPPED_MODEL
 
 MOST = 2**25  # bytes that a body may open to

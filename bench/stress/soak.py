@@ -16,7 +16,7 @@ from bench.load.generator import run_number
 from bench.load.servers import OURS, start
 from bench.load.workloads import JSON, draw_lengths, draw_sequences
 from service.costs.cpus import available_cpus
-from service.session import open_session
+from service.encoder.session import open_session
 from service.settings import SHIPPED_MODEL
 
 SHAPES = 2_000

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from service.batching.queue import Queue
+from service.encoder.sequences import Answer, Embeddings, Sequences, State, are_finite, pad_batch
+from service.encoder.session import EncoderSession
 from service.errors import LengthwiseError, RunFailed
-from service.sequences import Answer, Embeddings, Sequences, State, are_finite, pad_batch
-from service.session import EncoderSession
 
 logger = logging.getLogger("lengthwise")
 

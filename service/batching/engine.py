@@ -16,8 +16,8 @@ from service.batching.jobs import Job, Run, Where
 from service.batching.runners import Runners
 from service.batching.sharing import Queues
 from service.costs.cpus import choose_slice
+from service.encoder.sequences import Embeddings, Output, Sequences
 from service.errors import DeadlinePassed, RunLost, Stuck
-from service.sequences import Embeddings, Output, Sequences
 
 logger = logging.getLogger("lengthwise")
 

@@ -6,9 +6,9 @@ from urllib.parse import parse_qsl
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from service.codecs.exact_json import describe, quote
+from service.codecs.json.exact import describe, quote
+from service.encoder.sequences import Output
 from service.errors import InvalidField
-from service.sequences import Output
 
 
 class AnswerOptions(BaseModel):

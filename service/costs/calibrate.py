@@ -1,4 +1,4 @@
-"""Measures what runs cost here, and how many should run at once. `python -m service.costs.calibrate` prints the table.
+"""Measures what runs cost here, and how many should run at once. `python -m service calibrate` prints the table.
 
 What was measured is kept in a file, so that the next start with the same encoder on the same machine measures nothing.
 The file only saves time: one that cannot be read or used is measured anew, and one that cannot be written is told of.
@@ -22,8 +22,8 @@ from service.costs.cpus import name_cpu, share_cpus
 from service.costs.measure import Arrangement, OpenSession, arrange, measure_run
 from service.costs.memory import trim_heap
 from service.costs.model import CostModel, Shape
+from service.encoder.session import EncoderSession, open_session
 from service.errors import StartupError
-from service.session import EncoderSession, open_session
 from service.settings import Settings
 
 logger = logging.getLogger("lengthwise")
@@ -196,14 +196,14 @@ def load(settings: Settings) -> Calibrator:
     return Calibrator(settings, reopen(settings.threads or 1), reopen)
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str]) -> None:
     """Measure all that idle time would, and print it.
 
     Args:
         arguments: the command line, without the program: the service's own flags.
     """
     try:
-        settings = CliApp.run(Settings, cli_args=sys.argv[1:] if arguments is None else arguments)
+        settings = CliApp.run(Settings, cli_args=arguments)
         calibrator = load(settings)
     except StartupError as error:
         sys.exit(f"lengthwise: {error}")
@@ -225,7 +225,3 @@ def describe(calibrator: Calibrator) -> Iterator[str]:
     for rows in sorted({rows for rows, _ in measured}):
         times = (measured.get((rows, steps)) for steps in across)
         yield f"{rows:>6}" + "".join(" " * 9 if time is None else f"{1000 * time:9.3f}" for time in times)
-
-
-if __name__ == "__main__":
-    main()

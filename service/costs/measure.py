@@ -10,8 +10,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.costs.model import Shape
-from service.sequences import Batch, Steps
-from service.session import EncoderSession
+from service.encoder.sequences import Batch, Steps
+from service.encoder.session import EncoderSession
 
 REPEATS = 3  # timed runs of each thread, after one that is not timed
 TRIAL: Shape = (8, 32)  # the batch that decides between arrangements

@@ -14,10 +14,10 @@ from typing import BinaryIO
 
 from service.catalogue.vetting.findings import FINDINGS, READY, UNFORESEEN, Bounds, Finding, Proven, Unfit
 from service.catalogue.vetting.structure import check_structure
-from service.codecs.texts import describe_input
 from service.costs.memory import trim_heap
+from service.encoder.session import EncoderSession
+from service.encoder.tokenizer import describe_input
 from service.errors import ArtifactError, StartupError
-from service.session import EncoderSession
 
 if sys.platform == "linux":
     import resource

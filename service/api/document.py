@@ -1,0 +1,94 @@
+"""The OpenAPI document of what is served: its examples work as they stand, and its steps are as wide as the models'."""
+
+from collections.abc import Sequence
+from copy import deepcopy
+from typing import Any, TypeAlias
+
+import orjson
+
+from service.api import examples
+from service.catalogue.models import Models
+from service.encoder.sequences import InputSpec
+from service.settings import Limits
+
+Schema: TypeAlias = dict[str, Any]
+
+MAX_SHOWN = 10  # models that have examples
+
+
+class ServedDocument:
+    """Writes the document anew when other models are served, and keeps what it wrote."""
+
+    def __init__(self, models: Models, limits: Limits) -> None:
+        """Write nothing yet.
+
+        Args:
+            models: what is served.
+            limits: what a request may hold.
+        """
+        self._models = models
+        self._limits = limits
+        self._state: object = None
+        self._written = b""
+
+    def write(self, plain: Schema) -> bytes:
+        """Return the document as JSON.
+
+        Args:
+            plain: the document without anything of the models; it stays as it is.
+        """
+        state = ([*self._models], self._models.default_name)
+        if state != self._state:
+            document = deepcopy(plain)
+            if state[0]:
+                self._fill(document)
+            self._state, self._written = state, orjson.dumps(document)
+        return self._written
+
+    def _fill(self, document: Schema) -> None:
+        named = self._models.names()
+        shown = [model for name, model in named.items() if name == model.name][:MAX_SHOWN]
+        default = self._models.default_name
+        first = named[default] if default else shown[0]
+        bound_steps(document["components"]["schemas"], [model.spec for model in self._models])
+        paths = document["paths"]
+        _show(paths["/encode"], examples.show_native(shown, self._limits, default))
+        _show(paths["/v1/embeddings"], examples.show_openai(shown, self._limits))
+        bodies = examples.show_v2(first, self._limits)
+        for path, operations in paths.items():
+            # A version, or a body, is of one model; all else may be asked of any.
+            is_of_one = path.endswith("/infer") or "{version}" in path
+            for parameter in (one for operation in operations.values() for one in operation.get("parameters", ())):
+                if (parameter["in"], parameter["name"]) == ("path", "model"):
+                    names = [first.name] if is_of_one else list(named)[:MAX_SHOWN]
+                    parameter["examples"] = {name: {"value": name} for name in names}
+                elif (parameter["in"], parameter["name"]) == ("path", "version"):
+                    parameter["examples"] = {first.version: {"value": first.version}}
+            if path.endswith("/infer"):
+                _show(operations, bodies)
+
+
+def bound_steps(schemas: Schema, specs: Sequence[InputSpec]) -> None:
+    """Leave in the schemas of bodies the kinds of sequences that models read, each with its bounds if all agree."""
+    sequences: list[Schema] = []
+    if widths := {spec.features for spec in specs if spec.features is not None}:
+        step = {"type": "array", "items": {"type": "number"}}
+        width = widths.pop()
+        sequences.append(_list(step if widths else {**step, "minItems": width, "maxItems": width}))
+    if sizes := {spec.vocabulary for spec in specs if spec.features is None}:
+        size = sizes.pop()
+        token = {"type": "integer", "minimum": 0}  # which is padding
+        sequences.append(_list(token if sizes or size is None else {**token, "maximum": size - 1}))
+    lists = [{**_list(sequence), "minItems": 1} for sequence in sequences]
+    texts = [{"type": "string"}, _list({"type": "string"})] if any(spec.tokenize for spec in specs) else []
+    schemas["EncodeRequest"]["properties"]["sequences"]["anyOf"] = lists
+    schemas["EmbeddingsRequest"]["properties"]["input"]["anyOf"] = [*texts, *sequences, *lists]
+
+
+def _list(items: Schema) -> Schema:
+    return {"type": "array", "items": items}
+
+
+def _show(operations: Schema, shown: examples.Named) -> None:
+    if shown:
+        operations["post"]["requestBody"]["content"]["application/json"]["examples"] = shown

@@ -1,0 +1,12 @@
+"""The routes, a module for each interface.
+
+- `native`: `POST /encode`.
+- `streams`: the same for a stream of lines, answered as it comes.
+- `openai`: `/v1/embeddings` and `/v1/models`.
+- `kserve`: the Open Inference Protocol.
+- `statistics`: its statistics extension.
+- `repository`: its model repository extension.
+- `operations`: health, `/info` and what it tells.
+- `monitoring`: `/metrics`, and what runs right now.
+- `pages`: the document of the API, and its page.
+"""

@@ -1,0 +1,224 @@
+"""The REST interface of the Open Inference Protocol, as KServe's and Triton's clients call it."""
+
+from typing import Any, Literal
+
+import orjson
+from fastapi import APIRouter
+from pydantic import BaseModel, Field
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service import __version__, errors
+from service.api import encoding, problems
+from service.api.negotiation import require_media_type
+from service.api.routing import DirectRoute, choose_model, service_of
+from service.catalogue.models import Choice
+from service.codecs.kserve import inference, schemas
+from service.codecs.kserve.tensors import HEADER_LENGTH
+from service.codecs.question import Question
+
+SCHEMAS: tuple[type[BaseModel], ...] = (schemas.InferRequest,)
+
+router = APIRouter(route_class=DirectRoute, tags=["kserve"])
+
+PATH = {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}
+VERSION = {"name": "version", "in": "path", "required": True, "schema": {"type": "string"}}
+LENGTH = {
+    "name": HEADER_LENGTH,
+    "in": "header",
+    "description": "Bytes of the JSON, where raw data follow it.",
+    "schema": {"type": "integer", "minimum": 0},
+}
+
+
+class Live(BaseModel):
+    """The process is alive."""
+
+    live: Literal[True]
+
+
+class Ready(BaseModel):
+    """Requests may be sent here."""
+
+    ready: Literal[True]
+
+
+class Server(BaseModel):
+    """What answers here."""
+
+    name: Literal["lengthwise"]
+    version: str
+    extensions: list[str] = Field(description="Of the protocol.")
+
+
+class ModelNames(BaseModel):
+    """The encoders there are."""
+
+    models: list[str]
+
+
+class ModelMetadata(BaseModel):
+    """The encoder's tensors."""
+
+    name: str
+    versions: list[str]
+    platform: Literal["onnx_onnxv1"]
+    inputs: list[schemas.TensorMetadata]
+    outputs: list[schemas.TensorMetadata]
+
+
+class ModelReady(BaseModel):
+    """The encoder may be sent requests."""
+
+    name: str
+    ready: Literal[True]
+
+
+@router.get(
+    "/v2/health/live",
+    operation_id="v2_live",
+    summary="Is it alive",
+    responses={200: {"model": Live}, **problems.document(errors.Stuck, dialect=problems.KSERVE)},
+)
+async def live(request: Request) -> Response:
+    """Answer 200 while the event loop turns, and runs end where requests wait."""
+    service_of(request).require_progress()
+    return _json({"live": True})
+
+
+@router.get(
+    "/v2/health/ready",
+    operation_id="v2_ready",
+    summary="May requests be sent here",
+    responses={200: {"model": Ready}, **problems.document(errors.Draining, errors.Stuck, dialect=problems.KSERVE)},
+)
+async def ready(request: Request) -> Response:
+    """Answer 200 until the service drains."""
+    if service_of(request).is_draining:
+        raise errors.Draining
+    service_of(request).require_progress()
+    return _json({"ready": True})
+
+
+@router.get("/v2", operation_id="v2_server", summary="What answers here", responses={200: {"model": Server}})
+async def describe_server(_request: Request) -> Response:
+    """Name the service and its extensions of the protocol."""
+    return _json({"name": "lengthwise", "version": __version__, "extensions": ["binary_tensor_data", "statistics"]})
+
+
+@router.get("/v2/models", operation_id="v2_models", summary="List the encoders", responses={200: {"model": ModelNames}})
+async def list_models(request: Request) -> Response:
+    """List the encoders that are served."""
+    return _json({"models": sorted({model.name for model in service_of(request).models})})
+
+
+async def describe_model(request: Request) -> Response:
+    """Describe the encoder's tensors as its graph has them; `lengths` may be left out, and so may initial states."""
+    model = _choose(request).model
+    described = inference.describe_tensors(model.session, model.spec)
+    tensors = {kind: [tensor.model_dump() for tensor in found] for kind, found in described.items()}
+    versions = [one.version for one in service_of(request).models if one.name == model.name]
+    head = {"name": model.name, "versions": versions, "platform": "onnx_onnxv1"}
+    return _json({**head, **tensors})
+
+
+async def is_model_ready(request: Request) -> Response:
+    """Answer 200 until the service drains."""
+    model = _choose(request).model
+    if service_of(request).is_draining:
+        raise errors.Draining
+    return _json({"name": model.name, "ready": True})
+
+
+async def infer(request: Request) -> Response:
+    """Encode the sequences in the request's tensors, as `/encode` does."""
+    service, choice = service_of(request), _choose(request)
+    model = choice.model
+    require_media_type(request, "application/json", "application/octet-stream")
+    signature = inference.Signature(
+        spec=model.spec,
+        outputs=inference.name_outputs(model.session),
+        name=model.name,
+        version=model.version,
+        max_steps=service.settings.max_request_steps,
+    )
+    length = _read_header_length(request)
+
+    def read(body: bytes) -> Question:
+        encoding.require_values(service, body[:length])
+        return inference.decode(body, length, signature)
+
+    return await encoding.answer(request, choice, read)
+
+
+# Each of these has two paths: with a version, and without one, which means the newest.
+for path, parameters, suffix in (
+    ("/v2/models/{model}", [PATH], ""),
+    ("/v2/models/{model}/versions/{version}", [PATH, VERSION], "_version"),
+):
+    router.add_api_route(
+        path,
+        describe_model,
+        operation_id=f"v2_model{suffix}",
+        summary="Describe the encoder's tensors",
+        responses={200: {"model": ModelMetadata}, **problems.document(errors.UnknownModel, dialect=problems.KSERVE)},
+        openapi_extra={"parameters": parameters},
+    )
+    router.add_api_route(
+        f"{path}/ready",
+        is_model_ready,
+        operation_id=f"v2_model_ready{suffix}",
+        summary="May the encoder be sent requests",
+        responses={
+            200: {"model": ModelReady},
+            **problems.document(errors.UnknownModel, errors.Draining, dialect=problems.KSERVE),
+        },
+        openapi_extra={"parameters": parameters},
+    )
+    router.add_api_route(
+        f"{path}/infer",
+        infer,
+        methods=["POST"],
+        operation_id=f"v2_infer{suffix}",
+        summary="Encode sequences in tensors",
+        response_model=None,
+        responses={
+            200: {
+                "model": schemas.InferResponse,
+                "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+                "headers": encoding.RESPONSE_HEADERS,
+            },
+            **problems.document(*encoding.FAILURES, dialect=problems.KSERVE),
+        },
+        openapi_extra={
+            "parameters": [*parameters, LENGTH, encoding.TIMEOUT_HEADER, encoding.EXPECT_HEADER],
+            "requestBody": {
+                "required": True,
+                "content": {
+                    "application/json": {"schema": {"$ref": "#/components/schemas/InferRequest"}},
+                    "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+                },
+            },
+        },
+    )
+
+
+def _choose(request: Request) -> Choice:
+    """Choose the model that the path names, with its version if any."""
+    name, version = request.path_params["model"], request.path_params.get("version")
+    choice = choose_model(request)
+    choice(name if version is None else f"{name}@{version}")
+    return choice
+
+
+def _read_header_length(request: Request) -> int | None:
+    text = request.headers.get(HEADER_LENGTH.lower())
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) < 12):
+        raise errors.InvalidField(HEADER_LENGTH, repr(text[:40]), "the bytes of the JSON, a whole number")
+    return int(text)
+
+
+def _json(content: dict[str, Any]) -> Response:
+    return Response(orjson.dumps(content), media_type="application/json")

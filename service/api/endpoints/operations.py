@@ -1,0 +1,183 @@
+"""What operators ask: is it alive, is it ready, what is it."""
+
+import platform
+import time
+from typing import Any, Literal
+
+import fastapi
+import numpy as np
+import onnxruntime
+import orjson
+from fastapi import APIRouter
+from pydantic import BaseModel, Field
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service import __version__, errors
+from service.api import problems
+from service.api.routing import DirectRoute, service_of
+from service.batching.jobs import Forecast
+from service.catalogue.models import ServedModel
+from service.costs.measure import Arrangement
+
+SCHEMAS: tuple[type[BaseModel], ...] = ()
+
+router = APIRouter(route_class=DirectRoute, tags=["operations"])
+
+
+class Health(BaseModel):
+    """The service is well."""
+
+    status: Literal["live", "ready"]
+
+
+class Performance(BaseModel):
+    """What was measured of the encoder on this machine, and what real runs say of it."""
+
+    cpus: int = Field(description="CPUs this process may keep busy, by affinity, quota and how many processes serve.")
+    runners: int = Field(description="Batches that run at the same time.")
+    threads: int = Field(description="Threads within one run.")
+    arrangements: list[Arrangement] = Field(description="Those tried, the chosen one first.")
+    cached: bool = Field(description="Whether the measurements of an earlier start were used.")
+    shapes_measured: int = Field(description="Batches, rows by steps, whose time is known; idle time adds to them.")
+    runs: int = Field(description="Real runs since the start.")
+    prediction_error: float = Field(description="Usual distance of a run's time from its prediction, in parts of it.")
+    correction: float = Field(description="What real runs take over what was measured; predictions hold it already.")
+    loaded_correction: float = Field(description="The same of runs while all runners were at work.")
+    waiting_sequences: int = Field(description="Sequences in the queue.")
+    wait_seconds: float = Field(description="Until all that waits now should have its runner.")
+
+
+class ModelInfo(BaseModel):
+    """An encoder that is served."""
+
+    name: str
+    version: str
+    names: list[str] = Field(description="That requests may call it by.")
+    file: str
+    provider: str = Field(description="Where it runs.")
+    sha256: str = Field(description="Of the whole artifact; every answer repeats it as X-Model-Sha.")
+    verified: bool = Field(description="Whether golden vectors in the file were replayed here before serving.")
+    golden_difference: float | None = Field(description="Largest difference in that replay.")
+    features: int | None = Field(description="Numbers in a step; null where steps are token ids.")
+    vocabulary: int | None = Field(description="Token ids are below it; null where steps are numbers.")
+    reads: list[str] = Field(description="Fields of a request that may bring sequences: `sequences`, `texts`, `state`.")
+    outputs: list[str] = Field(description="What a request may ask for.")
+    dim: int = Field(description="Numbers in an embedding.")
+    memory_bytes: int | None = Field(description="By which a process grew that loaded and proved it.")
+    performance: Performance
+    manifest: dict[str, Any] | None = Field(description="What the artifact says of itself, golden vectors left out.")
+
+
+class Refused(BaseModel):
+    """An artifact that is not served, or a newer version of one that is."""
+
+    file: str
+    reason: str
+
+
+class Info(BaseModel):
+    """What this service is, and every limit in force."""
+
+    version: str
+    default_model: str | None = Field(description="What a request is for that names none; null where it must.")
+    models: list[ModelInfo] = Field(description="By name, and of each the newest version first.")
+    refused: list[Refused]
+    settings: dict[str, Any] = Field(description="Every setting in force.")
+    versions: dict[str, str] = Field(description="Of Python and the libraries that matter.")
+
+
+@router.get(
+    "/health/live",
+    operation_id="live",
+    summary="Is the process alive",
+    responses={200: {"model": Health}, **problems.document(errors.Stuck)},
+)
+async def live(request: Request) -> Response:
+    """Answer 200 while the event loop turns, and runs end where requests wait."""
+    service_of(request).require_progress()
+    return _json(Health(status="live"))
+
+
+@router.get(
+    "/health/ready",
+    operation_id="ready",
+    summary="May requests be sent here",
+    responses={200: {"model": Health}, **problems.document(errors.Draining, errors.Stuck)},
+)
+async def ready(request: Request) -> Response:
+    """Answer 200 once the golden vectors were replayed, until the service drains."""
+    service_of(request).require_ready()
+    return _json(Health(status="ready"))
+
+
+@router.get("/info", operation_id="info", summary="What is served, and its limits", responses={200: {"model": Info}})
+async def info(request: Request) -> Response:
+    """Describe the models and their proofs, the versions and every setting in force."""
+    service = service_of(request)
+    versions = {
+        "python": platform.python_version(),
+        "onnxruntime": onnxruntime.__version__,
+        "numpy": np.__version__,
+        "fastapi": fastapi.__version__,
+    }
+    now, queues = time.perf_counter(), service.engine.queues
+    settings = service.settings.model_dump(mode="json")
+    return _json(
+        Info(
+            version=__version__,
+            default_model=service.models.default_name,
+            models=[
+                _describe_model(model, service.models.names_of(model), queues.forecast(model.queue, now))
+                for model in service.models
+            ],
+            refused=[Refused(file=one.file, reason=one.reason) for one in service.repository.index() if one.reason],
+            settings=settings,
+            versions=versions,
+        )
+    )
+
+
+def _describe_model(model: ServedModel, names: list[str], forecast: Forecast) -> ModelInfo:
+    session = model.session
+    return ModelInfo(
+        name=model.name,
+        version=model.version,
+        names=names,
+        file=model.file.name,
+        provider=session.provider,
+        sha256=session.sha256,
+        verified=session.manifest is not None,
+        golden_difference=model.golden_difference,
+        features=session.features,
+        vocabulary=session.vocabulary,
+        reads=["sequences", *(["texts"] if model.spec.tokenize else []), *(["state"] if session.takes_state else [])],
+        outputs=list(session.outputs),
+        dim=session.dim,
+        memory_bytes=model.memory_bytes,
+        performance=_describe_performance(model, forecast),
+        manifest=session.manifest.summary() if session.manifest else None,
+    )
+
+
+def _describe_performance(model: ServedModel, forecast: Forecast) -> Performance:
+    calibrator, costs = model.calibrator, model.calibrator.costs
+    chosen = calibrator.arrangements[0]
+    return Performance(
+        cpus=calibrator.cpus,
+        runners=chosen.runners,
+        threads=chosen.threads,
+        arrangements=calibrator.arrangements,
+        cached=calibrator.is_cached,
+        shapes_measured=len(costs.measured),
+        runs=costs.runs,
+        prediction_error=round(costs.error, 4),
+        correction=round(costs.factors[False], 4),
+        loaded_correction=round(costs.factors[True], 4),
+        waiting_sequences=forecast.sequences,
+        wait_seconds=round(forecast.seconds, 6),
+    )
+
+
+def _json(content: BaseModel) -> Response:
+    return Response(orjson.dumps(content.model_dump(mode="json")), media_type="application/json")

@@ -1,0 +1,63 @@
+"""The OpenAPI document, and `/docs`: the same as a page, which may load and reach no more than it needs."""
+
+import base64
+import hashlib
+import re
+from functools import cache
+
+import orjson
+from fastapi import APIRouter
+from fastapi.openapi.docs import get_swagger_ui_html
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service.api import access
+from service.api.routing import DirectRoute, service_of
+
+SCHEMAS: tuple[type[BaseModel], ...] = ()
+
+router = APIRouter(route_class=DirectRoute)
+
+# One release, whose files never change; it weighs 1.5 MB, too much to carry for a page.
+ASSETS = "https://cdn.jsdelivr.net/npm/swagger-ui-dist@5.17.14/"
+
+
+@router.get("/openapi.json", include_in_schema=False)
+async def describe(request: Request) -> Response:
+    """Answer with the document; only who may ask the models anything is told of them."""
+    plain = request.app.openapi()
+    written = service_of(request).document.write(plain) if access.is_known(request) else orjson.dumps(plain)
+    return Response(written, headers={"Vary": "Authorization"}, media_type="application/json")
+
+
+@router.get("/docs", include_in_schema=False)
+async def show(_request: Request) -> Response:
+    """Show Swagger UI, which reads the document from beside it."""
+    page, headers = _write_page()
+    return Response(page, headers=headers, media_type="text/html")
+
+
+@cache
+def _write_page() -> tuple[bytes, dict[str, str]]:
+    """Return the page, and the headers that allow its own script, Swagger UI, and requests to this service only."""
+    page = bytes(
+        get_swagger_ui_html(
+            openapi_url="openapi.json",  # beside the page, wherever a proxy puts both
+            title="Lengthwise",
+            swagger_js_url=f"{ASSETS}swagger-ui-bundle.js",
+            swagger_css_url=f"{ASSETS}swagger-ui.css",
+            swagger_favicon_url="data:,",
+        ).body
+    )
+    scripts = re.findall(rb"<script>(.*?)</script>", page, re.DOTALL)
+    hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(text).digest()).decode()}'" for text in scripts)
+    policy = (
+        f"default-src 'none'; script-src {ASSETS} {hashes}; style-src {ASSETS} 'unsafe-inline'; img-src 'self' data:; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+    return page, {
+        "Content-Security-Policy": policy,
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "no-referrer",
+    }

@@ -1,0 +1,115 @@
+"""Requests that the models that are served answer as they stand, made of golden vectors where an artifact has them."""
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from service.catalogue.models import ServedModel
+from service.codecs.json import exact
+from service.encoder.sequences import Steps, join, pad_batch
+from service.errors import LengthwiseError
+from service.settings import Limits
+
+Named: TypeAlias = dict[str, Any]  # examples as OpenAPI has them, by their names
+
+LENGTHS = (3, 2)  # of the sequences in an example, where the limits allow them
+MAX_NUMBERS = 200  # in all its sequences, unless a single step has more
+DIGITS = 4  # of a number of a golden vector; more would only be harder to read
+TEXTS = ("a text of several words", "and another")
+
+
+def show_native(models: Sequence[ServedModel], limits: Limits, default: str | None) -> Named:
+    """Write bodies of `/encode`; each names its model where there are several, or no default."""
+    found: Named = {}
+    for model in models:
+        named = {} if len(models) == 1 and default == model.name else {"model": model.name}
+        if sequences := make_sequences(model, limits):
+            _add(found, f"{model.name}: sequences", {**named, "sequences": [_write(steps) for steps in sequences]})
+        if texts := choose_texts(model, limits):
+            _add(found, f"{model.name}: texts", {**named, "texts": texts})
+    return found
+
+
+def show_openai(models: Sequence[ServedModel], limits: Limits) -> Named:
+    """Write bodies of `/v1/embeddings`."""
+    found: Named = {}
+    for model in models:
+        if texts := choose_texts(model, limits):
+            _add(found, f"{model.name}: texts", {"model": model.name, "input": texts})
+        if sequences := make_sequences(model, limits):
+            written = [_write(steps) for steps in sequences]
+            _add(found, f"{model.name}: sequences", {"model": model.name, "input": written})
+    return found
+
+
+def show_v2(model: ServedModel, limits: Limits) -> Named:
+    """Write bodies of `/v2/models/{model}/infer`: padded, ragged and, where the model reads them, texts."""
+    found: Named = {}
+    datatype = "INT64" if model.spec.features is None else "FP32"
+    if sequences := make_sequences(model, limits):
+        batch, whole = pad_batch(sequences), join(sequences, model.spec.features)
+        lengths = {"name": "lengths", "shape": [len(sequences)], "datatype": "INT64", "data": batch.lengths.tolist()}
+        for form, steps, more in (
+            ("padded", batch.steps, {}),
+            ("ragged", whole.values, {"parameters": {"ragged": True}}),
+        ):
+            data = _write(steps.reshape(-1))
+            tensor = {"name": "sequences", "shape": list(steps.shape), "datatype": datatype, "data": data}
+            _add(found, f"{model.name}: {form}", {"inputs": [tensor, lengths], **more})
+    if texts := choose_texts(model, limits):
+        tensor = {"name": "texts", "shape": [len(texts)], "datatype": "BYTES", "data": texts}
+        _add(found, f"{model.name}: texts", {"inputs": [tensor]})
+    return found
+
+
+def make_sequences(model: ServedModel, limits: Limits) -> list[Steps]:
+    """Return short sequences that a model reads: the first steps of its golden vectors, else made ones; or none."""
+    features, vocabulary = model.spec.features, model.spec.vocabulary
+    left = min(limits.max_request_steps, max(1, MAX_NUMBERS // (features or 1)))
+    lengths: list[int] = []
+    for most in LENGTHS:
+        if length := min(most, limits.max_sequence_steps, left):
+            lengths.append(length)
+            left -= length
+    manifest = model.session.manifest
+    golden = [vector.sequence.array() for vector in manifest.golden] if manifest else []
+    cut = [steps[:length] for steps, length in zip(filter(len, golden), lengths, strict=False)]
+    for sequences in (cut, [_make(length, features, vocabulary) for length in lengths]):
+        if _is_answered(sequences, model, limits):
+            return sequences
+    return []
+
+
+def choose_texts(model: ServedModel, limits: Limits) -> list[str]:
+    """Return texts that a model reads; none if it does not read texts, or if these are nothing to it."""
+    if model.spec.tokenize is None:
+        return []
+    try:
+        exact.read_texts([*TEXTS], "texts", model.spec).check(limits)
+        join(model.spec.tokenize(TEXTS), None, "texts").check(limits, model.spec.vocabulary)
+    except Exception:  # noqa: BLE001 - whatever a tokenizer has against them, they are no example
+        return []
+    return [*TEXTS]
+
+
+def _is_answered(sequences: list[Steps], model: ServedModel, limits: Limits) -> bool:
+    try:
+        join(sequences, model.spec.features).check(limits, model.spec.vocabulary)
+    except LengthwiseError:
+        return False
+    return True
+
+
+def _make(length: int, features: int | None, vocabulary: int | None) -> Steps:
+    if features is None:
+        return 1 + np.arange(length, dtype=np.int64) % max(1, (vocabulary or 9) - 1)
+    return (np.arange(length * features) % 10 / 10).astype(np.float32).reshape(length, features)
+
+
+def _write(steps: Steps) -> Any:
+    return steps.tolist() if steps.dtype == np.int64 else np.round(steps.astype(np.float64), DIGITS).tolist()
+
+
+def _add(found: Named, name: str, value: object) -> None:
+    found[name] = {"value": value}

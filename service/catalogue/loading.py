@@ -1,0 +1,99 @@
+"""From a file to a model that can be served: read, tried, loaded, proven, and measured or known by its predecessor."""
+
+from pathlib import Path
+
+from service.batching.queue import Bounds
+from service.batching.sharing import Queues
+from service.catalogue.models import Models, ServedModel
+from service.catalogue.vetting.examiner import Examiner
+from service.catalogue.vetting.files import read_file
+from service.costs.calibrate import Calibration, Calibrator
+from service.costs.cpus import share_cpus
+from service.costs.measure import count_runners
+from service.costs.memory import resident_bytes
+from service.encoder.manifest import Manifest
+from service.encoder.session import EncoderSession, find_artifact
+from service.encoder.tokenizer import describe_input
+from service.settings import Settings
+
+
+class Loader:
+    """Loads artifacts for one process.
+
+    The first model's arrangement of runners and threads is the process's, and all others are opened to fit it.
+
+    Attributes:
+        queues: what waits and runs in it, of all models.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        """Load nothing yet.
+
+        Args:
+            settings: of the service. The one artifact that they name is trusted at the start, as the service itself
+                is; whatever comes later, or from a folder, is examined first.
+        """
+        self.settings = settings
+        self._is_wary = settings.models is not None
+        self._examiner = Examiner()
+        self.queues = Queues(settings.runners or count_runners(share_cpus(settings.processes)))
+        self._arranged: Settings | None = None
+
+    def open(self, path: Path, models: Models) -> ServedModel:
+        """Load an artifact; a model of the same name and architecture lends what was measured of it.
+
+        Raises:
+            StartupError: why it cannot be served.
+        """
+        path = find_artifact(path)
+        content = read_file(path)
+        before = resident_bytes()
+        examined = self._examiner.examine(content, str(path)) if self._is_wary else None
+        self._is_wary = True
+        settings = self._arranged or self.settings
+
+        def reopen(threads: int) -> EncoderSession:
+            return EncoderSession(content, str(path), settings.provider, threads, settings.cuda)
+
+        session = reopen(settings.threads or 1)
+        difference = session.replay_golden()
+        spec = describe_input(session)
+        manifest = session.manifest
+        name = self.settings.model_name or (manifest.name if manifest else path.stem)
+        akin = next(
+            (model for model in models if model.name == name and _is_akin(model.session.manifest, manifest)), None
+        )
+        calibrator = Calibrator(settings, session, reopen, akin.calibrator.calibration if akin else None)
+        if akin:
+            calibrator.costs.adopt(akin.calibrator.costs)
+        self._arrange(calibrator.calibration)
+        bounds = Bounds(settings.max_batch_steps, settings.max_queue_steps, settings.max_queue_seconds)
+        return ServedModel(
+            name=name,
+            version=manifest.version if manifest else "1",
+            file=path,
+            session=calibrator.session,
+            spec=spec,
+            golden_difference=difference,
+            calibrator=calibrator,
+            queue=self.queues.open(calibrator.costs, bounds),
+            memory_bytes=examined.memory_bytes if examined else max(0, resident_bytes() - before),
+        )
+
+    def close(self) -> None:
+        """Load nothing any more."""
+        self._examiner.close()
+
+    def _arrange(self, calibration: Calibration) -> None:
+        """Have all later models run as the first one does."""
+        if self._arranged is None:
+            chosen = calibration.arrangements[0]
+            self._arranged = self.settings.model_copy(update={"runners": chosen.runners, "threads": chosen.threads})
+            self.queues.resize(chosen.runners)
+
+
+def _is_akin(old: Manifest | None, new: Manifest | None) -> bool:
+    """Whether runs of two models cost the same: they differ in their weights only."""
+    if old is None or new is None or (old.quantization is None) != (new.quantization is None):
+        return False
+    return (old.encoder, old.input.features, old.dim) == (new.encoder, new.input.features, new.dim)

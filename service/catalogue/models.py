@@ -1,0 +1,165 @@
+"""The encoders that are loaded, and the names they are served under."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from service.batching.queue import Queue
+from service.costs.calibrate import Calibrator
+from service.encoder.sequences import InputSpec
+from service.encoder.session import EncoderSession
+from service.errors import UnexpectedModel, UnknownModel
+from service.observing.counts import Exchange
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ServedModel:
+    """An encoder that was loaded and proven, with a queue of its own. It never changes: a newer one takes its place.
+
+    Attributes:
+        name: it is served under.
+        version: likewise; one name may have several.
+        file: the artifact.
+        session: runs it.
+        spec: what it reads.
+        golden_difference: largest difference in the replay of the golden vectors; None where there were none.
+        calibrator: what was measured of it here.
+        queue: what waits of it.
+        memory_bytes: by which the process grew, or another that tried it first; None where that was not measured.
+    """
+
+    name: str
+    version: str
+    file: Path
+    session: EncoderSession
+    spec: InputSpec
+    golden_difference: float | None
+    calibrator: Calibrator
+    queue: Queue
+    memory_bytes: int | None = None
+
+    @property
+    def full_name(self) -> str:
+        """The name that no other version has."""
+        return f"{self.name}@{self.version}"
+
+
+class Models:
+    """Which model a name means: `name` is its newest version, `name@version` that one, and no name the default.
+
+    Attributes:
+        default: the name that is meant where a request gives none; where there is none, the only one there is.
+        state_lists: lists in JSON that the largest state of one sequence takes.
+        step_values: values in JSON that a sequence of one step takes at most.
+    """
+
+    def __init__(self, default: str | None = None) -> None:
+        """Begin without any."""
+        self.default = default
+        self.state_lists = self.step_values = 0
+        self._default: str | None = None
+        self._models: list[ServedModel] = []
+        self._named: dict[str | None, ServedModel] = {}
+
+    def __iter__(self) -> Iterator[ServedModel]:
+        """Go through all, by name and version, the newest first."""
+        return iter(self._models)
+
+    def change(self, gone: ServedModel | None, new: ServedModel | None) -> None:
+        """Take one away and add another, at once: whoever asks gets the old one or the new one."""
+        models = [model for model in self._models if model is not gone] + ([new] if new else [])
+        models.sort(key=_newest_last, reverse=True)
+        models.sort(key=lambda model: model.name)
+        named: dict[str | None, ServedModel] = {}
+        for model in models:
+            named.setdefault(model.name, model)
+            named[model.full_name] = model
+        default = self.default
+        if default is None and len({model.name for model in models}) == 1:
+            default = models[0].name
+        self._default = default if default in named else None
+        if self._default:
+            named[None] = named[self._default]
+        self._models, self._named = models, named
+        self.state_lists = max((model.spec.state_lists for model in models), default=0)
+        self.step_values = max((model.spec.step_values for model in models), default=0)
+
+    @property
+    def default_name(self) -> str | None:
+        """The name that is meant where a request gives none; None where it must."""
+        return self._default
+
+    def find(self, name: str | None) -> ServedModel:
+        """Return the model that a name means now.
+
+        Raises:
+            UnknownModel: none; carries those there are.
+        """
+        if model := self._named.get(name):
+            return model
+        bare = (name or "").partition("@")[0]
+        versions = [model.full_name for model in self._models if model.name == bare]
+        raise UnknownModel(name or self.default, versions or [*self.names()])
+
+    def names(self) -> dict[str, ServedModel]:
+        """Return the names worth telling: with a version where there are several, and without it the newest."""
+        often = Counter(model.name for model in self._models)
+        full = {model.full_name: model for model in self._models if often[model.name] > 1}
+        return dict(sorted({**{model.name: self._named[model.name] for model in self._models}, **full}.items()))
+
+    def names_of(self, model: ServedModel) -> list[str]:
+        """Return the names that mean a model now."""
+        return [name for name, meant in self._named.items() if meant is model and name]
+
+
+class Choice:
+    """The model of one request, which stays the same to its end, whatever takes that model's place meanwhile.
+
+    Attributes:
+        model: that was chosen; not there before.
+    """
+
+    __slots__ = ("_candidates", "_exchange", "_expected", "_models", "model")
+
+    def __init__(self, models: Models, exchange: Exchange, expected: str | None = None) -> None:
+        """Leave it open.
+
+        Args:
+            models: to choose from.
+            exchange: of the request, where the model is noted.
+            expected: the SHA-256 of the only artifact that will do, if any.
+        """
+        self._models = models
+        self._exchange = exchange
+        self._expected = expected
+        self._candidates: Iterable[ServedModel] = models
+        self.model: ServedModel
+
+    @property
+    def queues(self) -> list[Queue]:
+        """What the request may have to wait in: its model's queue, or that of any while its model is open."""
+        return [model.queue for model in self._candidates]
+
+    def __call__(self, name: str | None) -> InputSpec:
+        """Choose the model of a name, and say what it reads.
+
+        Raises:
+            UnknownModel: there is none.
+            UnexpectedModel: it is another than what is expected.
+        """
+        self.model = model = self._models.find(name)
+        self._candidates = (model,)
+        self._exchange.model, self._exchange.version = model.name, model.version
+        if self._expected not in (None, model.session.sha256):
+            raise UnexpectedModel(model.full_name, model.session.sha256)
+        return model.spec
+
+
+def _newest_last(model: ServedModel) -> tuple[list[tuple[int, int, str]], str]:
+    """Order versions: numbers in them as numbers, and of equal ones by when they were exported."""
+    parts = [part for part in re.split(r"(\d+)|[._-]", model.version) if part]
+    manifest = model.session.manifest
+    key = [(1, int(part), "") if part.isdigit() else (0, 0, part) for part in parts]
+    return key, manifest.created if manifest else ""

@@ -1,0 +1,243 @@
+"""The artifacts of a folder, or a single one: loaded, tried beside what is served, and swapped in where they are good.
+
+A file is read once, tried in a process of its own, loaded, and made to replay its golden vectors before it takes the
+place of what it replaces. Whatever is wrong with it, what was served before stays, and the reason is kept.
+"""
+
+import asyncio
+import logging
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, TypeAlias
+
+from service.catalogue.models import Models, ServedModel
+from service.errors import ArtifactError, LengthwiseError, ModelRefused, UnknownModel
+from service.observing.counts import Change
+from service.settings import NAME
+
+logger = logging.getLogger("lengthwise")
+
+SUFFIX = ".onnx"
+
+Mark: TypeAlias = tuple[int, ...]  # what tells one version of a file from another; empty where there is none
+
+
+class State(NamedTuple):
+    """What became of an artifact: `ready` where it is served, and `reason` where it, or a newer one, is not."""
+
+    name: str
+    version: str
+    file: str
+    ready: bool
+    reason: str
+
+
+@dataclass(slots=True)
+class _File:
+    """What is known of a file.
+
+    Attributes:
+        mark: of the version that was looked at last.
+        model: that is served from it.
+        reason: why the version looked at last is not.
+        is_unloaded: it is left alone until it is asked for.
+    """
+
+    mark: Mark = ()
+    model: ServedModel | None = None
+    reason: str = ""
+    is_unloaded: bool = False
+
+
+class Repository:
+    """Keeps what is served in step with the files there are."""
+
+    def __init__(
+        self,
+        place: Path,
+        models: Models,
+        open_model: Callable[[Path, Models], ServedModel],
+        on_change: Callable[[str, Change], None] = lambda _name, _change: None,
+    ) -> None:
+        """Look at nothing yet.
+
+        Args:
+            place: a folder of artifacts, or one artifact.
+            models: what is served; only the repository changes it.
+            open_model: reads, tries and loads an artifact, on a thread; raises LengthwiseError.
+            on_change: is told of each model, or file, and what became of it.
+        """
+        self.place = place
+        self._models = models
+        self._open = open_model
+        self._on_change = on_change
+        self._files: dict[Path, _File] = {}
+        self._lock = asyncio.Lock()
+
+    def index(self) -> Iterator[State]:
+        """Yield what became of each artifact."""
+        for path, known in self._files.items():
+            model = known.model
+            name, version = (model.name, model.version) if model else (path.stem, "")
+            reason = known.reason or ("it was unloaded" if known.is_unloaded else "")
+            yield State(name, version, path.name, model is not None, reason)
+
+    def open_all(self, *, is_strict: bool) -> None:
+        """Load what there is, before anyone asks.
+
+        Args:
+            is_strict: whether what cannot be loaded ends it.
+
+        Raises:
+            LengthwiseError: why it cannot.
+        """
+        for path in self._list() if not is_strict else [self.place]:
+            known = self._files.setdefault(path, _File())
+            known.mark = _mark(path)
+            found = self._try(path)
+            if is_strict and isinstance(found, LengthwiseError):
+                raise found
+            self._settle(path, known, found)
+
+    async def scan(self) -> None:
+        """Load what is new or was replaced, and give up what is gone."""
+        async with self._lock:
+            await self._scan()
+
+    async def load(self, name: str) -> None:
+        """Load a model by its name or its file's, if it is not loaded as it stands.
+
+        Raises:
+            UnknownModel: no file is called so.
+            ModelRefused: why it cannot be loaded; what was served before still is.
+        """
+        async with self._lock:
+            tried = await self._scan()
+            found = self._find(name)
+            for path, known in found:
+                if path not in tried and (known.model is None or known.reason):
+                    await self._reload(path, known, await asyncio.to_thread(_mark, path))
+            for _, known in found:
+                if known.reason:
+                    raise ModelRefused(known.reason)
+
+    async def unload(self, name: str) -> None:
+        """Serve a model no more, until it is loaded by name; requests under way are answered.
+
+        Raises:
+            UnknownModel: no file is called so.
+        """
+        async with self._lock:
+            for _, known in self._find(name):
+                known.is_unloaded = True
+                self._give_up(known, "it was asked for")
+
+    async def _scan(self) -> set[Path]:
+        """Do so, and return what was tried."""
+        try:
+            there = await asyncio.to_thread(self._list)
+        except OSError as error:
+            logger.error("%s cannot be listed: %s", self.place, error.strerror)  # noqa: TRY400 - no fault of ours
+            return set()
+        for path in [known for known in self._files if known not in there]:
+            self._give_up(self._files.pop(path), "its file is gone")
+        tried = set()
+        for path in there:
+            known = self._files.setdefault(path, _File())
+            mark = await asyncio.to_thread(_mark, path)
+            if mark != known.mark and not known.is_unloaded:
+                await self._reload(path, known, mark)
+                tried.add(path)
+        return tried
+
+    def _list(self) -> list[Path]:
+        """Return the artifacts there are, in order; hidden files are drafts of others."""
+        if not self.place.is_dir():
+            return [self.place] if self.place.exists() else []
+        found = self.place.glob(f"*{SUFFIX}")
+        return sorted(path for path in found if not path.name.startswith("."))
+
+    def _find(self, name: str) -> list[tuple[Path, _File]]:
+        found = [
+            (path, known)
+            for path, known in self._files.items()
+            if name in ((known.model.name, known.model.full_name) if known.model else (path.stem,))
+        ]
+        if not found:
+            raise UnknownModel(name, sorted({state.name for state in self.index()}))
+        return found
+
+    async def _reload(self, path: Path, known: _File, mark: Mark) -> None:
+        known.mark, known.is_unloaded = mark, False
+        self._settle(path, known, await asyncio.to_thread(self._try, path))
+
+    def _try(self, path: Path) -> ServedModel | LengthwiseError:
+        """Open an artifact beside what is served."""
+        began = time.perf_counter()
+        try:
+            model = self._open(path, self._models)
+            _check_names(path, model)
+        except LengthwiseError as error:
+            return error
+        except Exception as error:
+            logger.exception("%s could not be tried", path)
+            return ArtifactError(str(path), f"loading it failed with {type(error).__name__}")
+        logger.info("%s was tried in %.2f s", path, time.perf_counter() - began)
+        return model
+
+    def _settle(self, path: Path, known: _File, found: ServedModel | LengthwiseError) -> None:
+        """Serve what was opened in place of what the file held before, or keep why not."""
+        if isinstance(found, ServedModel):
+            reason = next(self._find_objections(found, known.model), None)
+            found = found if reason is None else ArtifactError(str(path), reason)
+        if isinstance(found, LengthwiseError):
+            known.reason = str(found).replace(str(path), path.name)  # who asks need not know of folders
+            stays = f" {known.model.full_name} is served as before." if known.model else ""
+            logger.error("%s%s", found, stays)
+            self._on_change(known.model.name if known.model else path.stem, "refused")
+            return
+        if known.model and known.model.session.sha256 == found.session.sha256:
+            known.reason = ""
+            return
+        self._models.change(known.model, found)
+        known.model, known.reason = found, ""
+        proof = (
+            "unverified" if found.golden_difference is None else f"golden vectors within {found.golden_difference:.2g}"
+        )
+        logger.info("Serving %s on %s, %s", found.full_name, found.session.provider, proof)
+        self._on_change(found.name, "loaded")
+
+    def _find_objections(self, found: ServedModel, replaced: ServedModel | None) -> Iterator[str]:
+        """Yield why a good model should not take the place of another."""
+        for other in self._models:
+            if other is not replaced and other.full_name == found.full_name:
+                yield f"{found.full_name} is served from {other.file.name}"
+        if replaced and replaced.session.manifest and not found.session.manifest:
+            yield "it has no manifest and so no proof, and what it would replace has one"
+
+    def _give_up(self, known: _File, why: str) -> None:
+        if model := known.model:
+            known.model = None
+            self._models.change(model, None)
+            logger.info("%s is not served any more: %s", model.full_name, why)
+            self._on_change(model.name, "unloaded")
+        known.mark = ()
+
+
+def _check_names(path: Path, model: ServedModel) -> None:
+    """Refuse what no path and no `name@version` can hold."""
+    for kind, value in (("name", model.name), ("version", model.version)):
+        if not re.fullmatch(NAME, value):
+            hint = "" if model.session.manifest else ": name the file otherwise, or set LENGTHWISE_MODEL_NAME"
+            raise ArtifactError(str(path), f"its {kind} {value[:40]!r} is not of the form {NAME}{hint}")
+
+
+def _mark(path: Path) -> Mark:
+    try:
+        status = path.stat()
+    except OSError:
+        return ()
+    return status.st_mtime_ns, status.st_size, status.st_ino

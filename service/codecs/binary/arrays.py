@@ -1,0 +1,75 @@
+"""Arrays that came as bytes, checked and turned into sequences."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from service.codecs.json.exact import to_float32
+from service.encoder.sequences import InputSpec, Lengths, Sequences, Steps
+from service.errors import FeatureMismatch, InvalidField, InvalidLengths
+
+
+def assemble(values: npt.NDArray[Any], lengths: npt.NDArray[Any], spec: InputSpec) -> Sequences:
+    """Put steps laid end to end and the lengths of their sequences together.
+
+    Args:
+        values: of any kind and shape.
+        lengths: of any kind and shape.
+        spec: what the model reads.
+
+    Raises:
+        InvalidField: one of them is of another kind or shape than they must be.
+        FeatureMismatch: a step has another number of features than the model reads.
+        InvalidLengths: a length is negative, or together they are not the steps there are.
+    """
+    steps = read_steps(values, "values", spec)
+    return Sequences(steps, read_lengths(lengths, len(steps)))
+
+
+def read_steps(values: npt.NDArray[Any], path: str, spec: InputSpec) -> Steps:
+    """Check steps, `(S, F)` numbers or `(S,)` token ids, and make them float32 or int64.
+
+    float16 becomes the same number, float64 the nearest float32, as the numbers of JSON do; integers of 8 to 64 bits
+    are ids.
+
+    Raises:
+        InvalidField: they are of another kind or shape.
+        FeatureMismatch: a step has another number of features than the model reads.
+    """
+    is_ids = spec.features is None
+    if values.dtype.kind not in ("iu" if is_ids else "f") or values.dtype == np.uint64:
+        kinds = "int64 token ids" if is_ids else "float32, float64 or float16"
+        raise InvalidField(path, f"an array of {values.dtype.name}", kinds)
+    if values.ndim != (1 if is_ids else 2):
+        shape = "one dimension, a token id a step" if is_ids else f"two dimensions, steps by {spec.features} features"
+        raise InvalidField(path, f"an array of {values.ndim} dimensions", shape)
+    if is_ids:
+        return values.astype(np.int64, copy=False)
+    if values.shape[1] != spec.features:
+        raise FeatureMismatch(path, values.shape[1], spec.features or 0)
+    return to_float32(values) if values.dtype.itemsize == 8 else values.astype(np.float32, copy=False)
+
+
+def read_lengths(lengths: npt.NDArray[Any], steps: int) -> Lengths:
+    """Check lengths, and make them int64.
+
+    Args:
+        lengths: of any kind and shape.
+        steps: they must sum to.
+
+    Raises:
+        InvalidField: they are no integers, or have not one dimension.
+        InvalidLengths: a length is negative, or together they are not `steps`.
+    """
+    if lengths.dtype.kind not in "iu" or lengths.dtype == np.uint64 or lengths.ndim != 1:
+        found = f"an array of {lengths.dtype.name} in {lengths.ndim} dimensions"
+        raise InvalidField("lengths", found, "int64 in one dimension")
+    wide = lengths.astype(np.int64, copy=False)
+    possible = (wide >= 0) & (wide <= steps)  # which also keeps the sum far from overflow
+    if not possible.all():
+        index = int(np.argmin(possible))
+        raise InvalidLengths(f"lengths[{index}]", f"is {wide[index]}: expected 0 to {steps}, the steps there are")
+    if (total := int(wide.sum())) != steps:
+        raise InvalidLengths("lengths", f"sum to {total}, and there are {steps} steps")
+    return wide

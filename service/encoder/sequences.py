@@ -1,0 +1,215 @@
+"""Ragged sequences and padded batches: the two shapes the data takes between the wire and the session."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
+from math import prod
+from typing import Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from service.errors import EmptyRequest, EmptySequence, NonFiniteValue, RequestTooLong, SequenceTooLong, UnknownToken
+from service.settings import Limits
+
+Steps: TypeAlias = npt.NDArray[np.float32] | npt.NDArray[np.int64]  # (t, F), or (t,) token ids: one sequence
+Output: TypeAlias = Literal["embedding", "steps", "state"]  # what a graph may give
+State: TypeAlias = dict[str, npt.NDArray[np.float32]]  # h, and c of LSTMs: (..., layers, directions, H)
+Embeddings: TypeAlias = npt.NDArray[np.float32]  # (n, D)
+Lengths: TypeAlias = npt.NDArray[np.int64]  # (n,)
+
+
+@dataclass(frozen=True, slots=True)
+class InputSpec:
+    """What a model reads, for whoever decodes sequences for it.
+
+    Attributes:
+        features: F, the numbers in a step; None where steps are token ids.
+        vocabulary: V, of token ids; None where it is not known.
+        tokenize: from n texts to n arrays of ids, where the model reads texts too.
+        unknown: the id of what its tokenizer does not know; None where there is no such id.
+        state_names: what a state to start from is made of; nothing where the model takes none.
+        state_shape: `(layers, directions, H)` of each.
+    """
+
+    features: int | None
+    vocabulary: int | None = None
+    tokenize: Callable[[Sequence[str]], list[npt.NDArray[np.int64]]] | None = None
+    unknown: int | None = None
+    state_names: tuple[str, ...] = ()
+    state_shape: tuple[int, ...] = ()
+
+    @property
+    def step_values(self) -> int:
+        """Values in JSON that a sequence of one step takes: its numbers, its length and its state."""
+        return (self.features or 1) + 1 + len(self.state_names) * prod(self.state_shape)
+
+    @property
+    def state_lists(self) -> int:
+        """Lists in JSON that the state of one sequence takes."""
+        layers, directions, *_ = (*self.state_shape, 0, 0)
+        return len(self.state_names) * (1 + layers * (1 + directions))
+
+
+@dataclass(frozen=True, slots=True)
+class Sequences:
+    """The sequences of one request, end to end.
+
+    Attributes:
+        values: `(S, F)` float32, or `(S,)` int64 token ids: all steps of all sequences in order.
+        lengths: `(n,)`, int64, summing to S.
+        state: of `(n, layers, directions, H)`, to start each sequence from; empty where they start from zero.
+        field: of the request they came in, for messages.
+    """
+
+    values: Steps
+    lengths: Lengths
+    state: State = field(default_factory=dict)
+    field: str = "sequences"
+
+    @property
+    def steps(self) -> int:
+        """S, the valid steps."""
+        return len(self.values)
+
+    def split(self) -> list[Steps]:
+        """Return the n sequences as views `(t_i, F)` of `values`."""
+        lengths = self.lengths.tolist()
+        return [self.values[end - length : end] for end, length in zip(accumulate(lengths), lengths, strict=True)]
+
+    def check(self, limits: Limits, vocabulary: int | None = None) -> None:
+        """Refuse what no session should see, whatever format it came in.
+
+        Args:
+            limits: what one request may hold.
+            vocabulary: V, of token ids; None where it is not known.
+
+        Raises:
+            EmptyRequest: there is no sequence.
+            RequestTooLong: S is over the limit.
+            SequenceTooLong: carries the first such index.
+            EmptySequence: carries the first such index.
+            NonFiniteValue: names the first NaN or infinity.
+            UnknownToken: names the first id outside `1..V-1`.
+        """
+        if len(self.lengths) > limits.max_request_steps:
+            raise RequestTooLong(limits.max_request_steps, self.field)
+        lengths = self.lengths.tolist()
+        if not lengths:
+            raise EmptyRequest(self.field)
+        if sum(lengths) + lengths.count(0) > limits.max_request_steps:  # an empty sequence is computed as one step
+            raise RequestTooLong(limits.max_request_steps, self.field)
+        if max(lengths) > limits.max_sequence_steps:
+            index = next(place for place, length in enumerate(lengths) if length > limits.max_sequence_steps)
+            raise SequenceTooLong(f"{self.field}[{index}]", lengths[index], limits.max_sequence_steps)
+        if not limits.empty_allowed and 0 in lengths:
+            raise EmptySequence(f"{self.field}[{lengths.index(0)}]")
+        if self.values.dtype == np.int64:
+            known = (self.values > 0) & (self.values < (vocabulary or np.iinfo(np.int64).max))
+            if not known.all():
+                place = int(np.argmin(known))
+                raise UnknownToken(self._locate(place), int(self.values[place]), vocabulary)
+        if not are_finite(self.values):
+            step, feature = divmod(int(np.argmin(np.isfinite(self.values))), self.values.shape[1])
+            raise NonFiniteValue(f"{self._locate(step)}[{feature}]")
+
+    def _locate(self, step: int) -> str:
+        """Name the place of a step of `values` in the request."""
+        ends = np.cumsum(self.lengths)
+        index = int(np.searchsorted(ends, step, side="right"))
+        return f"{self.field}[{index}][{step - int(ends[index] - self.lengths[index])}]"
+
+
+def join(sequences: Sequence[Steps], features: int | None, field: str = "sequences") -> Sequences:
+    """Lay sequences end to end.
+
+    Args:
+        sequences: n >= 0 arrays, `(t_i, F)` float32 or `(t_i,)` int64.
+        features: F; None for token ids.
+        field: of the request they came in.
+    """
+    nothing = np.empty(0, dtype=np.int64) if features is None else np.empty((0, features), dtype=np.float32)
+    values = np.concatenate([nothing, *sequences])
+    return Sequences(values, np.array([len(steps) for steps in sequences], dtype=np.int64), field=field)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Sequences padded to one length.
+
+    Attributes:
+        steps: `(B, T, F)` float32, or `(B, T)` int64 token ids; zero past each row's length.
+        lengths: `(B,)`, int64, `0 <= lengths[i] <= T`.
+        state: of `(B, layers, directions, H)`, to start from; empty where rows start from zero.
+    """
+
+    steps: Steps
+    lengths: Lengths
+    state: State = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """All that a graph gives for a batch.
+
+    Attributes:
+        embeddings: `(B, D)`.
+        steps: `(B, T, W)`, the outputs of each step, zero past the length; None where the graph has none.
+        state: of `(B, layers, directions, H)`, after each row's last valid step; empty where the graph has none.
+    """
+
+    embeddings: Embeddings
+    steps: npt.NDArray[np.float32] | None
+    state: State
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a model gave for the n sequences of one request, in order.
+
+    Attributes:
+        embeddings: `(n, D)`.
+        steps: n arrays `(t_i, W)`, where they were asked for.
+        state: of `(n, layers, directions, H)`, where it was asked for.
+    """
+
+    embeddings: Embeddings
+    steps: Sequence[npt.NDArray[np.float32]] = ()
+    state: State = field(default_factory=dict)
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers there are in all of it."""
+        parts = (*self.steps, *self.state.values())
+        return self.embeddings.size + sum(part.size for part in parts)
+
+    def normalized(self) -> "Answer":
+        """Return the answer with each embedding scaled to L2 norm 1; a zero vector stays zero."""
+        norms = np.linalg.norm(self.embeddings.astype(np.float64), axis=1, keepdims=True)
+        scaled = (self.embeddings / np.where(norms > 0, norms, 1.0)).astype(np.float32)
+        return replace(self, embeddings=scaled)
+
+
+def are_finite(numbers: npt.NDArray[np.generic]) -> bool:
+    """Whether no number is NaN or infinite; for few numbers several times as fast as `all()` of `isfinite`."""
+    return b"\0" not in np.isfinite(numbers).tobytes()
+
+
+def pad_batch(sequences: Sequence[Steps], state: State | None = None) -> Batch:
+    """Right-pad sequences to the longest of them.
+
+    The encoder masks by `lengths`, so what fills the padding never reaches a result.
+
+    Args:
+        sequences: n >= 1 arrays, `(t_i, F)` float32 with one F, or `(t_i,)` int64; `0 <= t_i`.
+        state: to start them from, n rows; zero where there is none.
+
+    Returns:
+        The batch; row i is `sequences[i]`. T is never below 1: the recurrent kernels refuse an empty time axis.
+    """
+    lengths = [len(steps) for steps in sequences]
+    first = sequences[0]
+    padded = np.zeros((len(lengths), max(1, *lengths), *first.shape[1:]), dtype=first.dtype)
+    for row, length, steps in zip(padded, lengths, sequences, strict=True):
+        row[:length] = steps
+    return Batch(padded, np.array(lengths, dtype=np.int64), state or {})

@@ -1,0 +1,309 @@
+"""An encoder on ONNX Runtime: the one class that export proves and the service runs."""
+
+import hashlib
+import re
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+from service.encoder.manifest import Manifest, read_manifest
+from service.encoder.providers import CUDA_PROVIDER, choose_providers
+from service.encoder.sequences import Batch, Embeddings, Output, Result, State, pad_batch
+from service.errors import ArtifactError, GoldenMismatch, ProviderUnavailable
+from service.settings import CudaOptions, Provider
+
+CUDA_DEFAULTS = CudaOptions()
+
+STATE_INPUTS = {"initial_h", "initial_c"}
+STATE_OUTPUTS = {"state_h", "state_c"}
+
+SOURCE_FOLDERS = re.compile(r"/[\w./+-]*/(?=[\w-]+\.(?:cc|cpp|cu|h)\b)")
+
+# The golden vectors were written by the CPU kernels of one machine. Another CPU sums in another order: the last bits of
+# float32 sums of O(1). cuDNN sums in blocks, with TensorFloat-32 switched off.
+GOLDEN_TOLERANCE = {"cpu": 1e-5, "cuda": 1e-3}
+
+_SHRINKING = onnxruntime.RunOptions()
+_SHRINKING.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+
+
+class EncoderSession:
+    """One encoder, loaded and ready to run. `run` may be called from several threads at once.
+
+    Attributes:
+        file: the name it was loaded under, for messages.
+        sha256: of the whole artifact.
+        manifest: what the artifact says of itself; None where it says nothing, and then nothing was proven.
+        provider: what it runs on, `cpu` or `cuda`.
+        features: F, the numbers in a step; None where steps are token ids.
+        outputs: what a request may ask for: `embedding`, and `steps` and `state` where the graph gives them.
+        vocabulary: V, where steps are token ids in `1..V-1` and the manifest says so; None otherwise.
+        dim: D, the numbers in an embedding.
+        width: W, the numbers the graph gives for each step; None where it gives embeddings only.
+        state_shape: `(layers, directions, H)` of the final state it gives or the initial one it takes, or None.
+        state_names: what a state is made of: `h`, and `c` of LSTMs.
+        takes_state: whether sequences may start from a state.
+    """
+
+    def __init__(
+        self,
+        content: bytes,
+        file: str,
+        provider: Provider = "cpu",
+        threads: int = 1,
+        cuda: CudaOptions = CUDA_DEFAULTS,
+    ) -> None:
+        """Load an artifact.
+
+        Args:
+            content: the ONNX file.
+            file: its name, for messages.
+            provider: where to run it; `auto` takes CUDA where it works and the CPU otherwise.
+            threads: threads within one run.
+            cuda: what CUDA is started with.
+
+        Raises:
+            ArtifactError: the bytes are not an ONNX graph with the inputs and output of an encoder.
+            ProviderUnavailable: CUDA was asked for and is not there.
+        """
+        self.file = file
+        self.sha256 = hashlib.sha256(content).hexdigest()
+        self._session = _load(content, file, threads, choose_providers(provider, cuda))
+        self._device = cuda.device
+        taken = self._session.get_providers()[0]
+        self.provider = "cuda" if taken == CUDA_PROVIDER else "cpu"
+        if provider == "cuda" != self.provider:
+            raise ProviderUnavailable(
+                provider, "ONNX Runtime could not start it: is there a GPU, its driver and cuDNN?"
+            )
+        try:
+            self._outputs = [node.name for node in self._session.get_outputs()]
+            self.features = self._read_features()
+            self._read_state()
+            metadata = self._session.get_modelmeta().custom_metadata_map
+        except UnicodeDecodeError as error:
+            raise ArtifactError(file, f"it names something in what is no UTF-8: {error}") from error
+        self.dim, self.width = self._try_out()
+        self.outputs = self._list_outputs()
+        self.manifest: Manifest | None = read_manifest(metadata, file)
+        self.vocabulary = None if self.manifest is None else self.manifest.input.vocabulary
+        if self.manifest is not None:
+            self._compare(self.manifest)
+
+    def _list_outputs(self) -> tuple[Output, ...]:
+        outputs: list[Output] = ["embedding"]
+        outputs += ["steps"] if self.width else []
+        outputs += ["state"] if STATE_OUTPUTS & set(self._outputs) else []
+        return tuple(outputs)
+
+    def run(self, batch: Batch) -> Embeddings:
+        """Encode a padded batch.
+
+        Args:
+            batch: `(B, T, F)` steps with F the session's own, or `(B, T)` ids, and `(B,)` lengths.
+
+        Returns:
+            `(B, D)`, float32.
+        """
+        (embeddings,) = self._run(["embedding"], batch)
+        return embeddings
+
+    def run_all(self, batch: Batch) -> Result:
+        """Encode a padded batch as `run` does, and return everything that the graph gives."""
+        found = dict(zip(self._outputs, self._run(self._outputs, batch), strict=True))
+        state = {name.removeprefix("state_"): part for name, part in found.items() if name.startswith("state_")}
+        return Result(found["embedding"], found.get("steps"), state)
+
+    def release_memory(self) -> None:
+        """Give back what the largest runs so far took; the next large one takes it anew.
+
+        ONNX Runtime's arena grows to what concurrent runs of the largest batches need, and shrinks at the end of a run
+        that asks for it.
+        """
+        if self.provider == "cpu":
+            step = np.zeros(1, np.int64) if self.features is None else np.zeros((1, self.features), np.float32)
+            self._session.run(["embedding"], self._feed(pad_batch([step])), _SHRINKING)
+
+    def _run(self, outputs: list[str], batch: Batch) -> list[npt.NDArray[np.float32]]:
+        feed = self._feed(batch)
+        if self.provider == "cpu":
+            return cast("list[npt.NDArray[np.float32]]", self._session.run(outputs, feed))
+        return self._run_bound(outputs, feed)
+
+    def _run_bound(
+        self, outputs: list[str], feed: dict[str, npt.NDArray[np.generic]], device: str = "cuda"
+    ) -> list[npt.NDArray[np.float32]]:
+        """Run with everything bound to where the kernels want it: lengths in host memory, steps on `device`."""
+        binding = self._session.io_binding()
+        for name, array in feed.items():
+            if name == "lengths":
+                binding.bind_cpu_input(name, array)
+            else:
+                value = onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), device, self._device)
+                binding.bind_ortvalue_input(name, value)
+        for name in outputs:
+            binding.bind_output(name, "cpu")
+        self._session.run_with_iobinding(binding)
+        return cast("list[npt.NDArray[np.float32]]", binding.copy_outputs_to_cpu())
+
+    def _feed(self, batch: Batch) -> dict[str, npt.NDArray[np.generic]]:
+        feed: dict[str, npt.NDArray[np.generic]] = {"sequences": batch.steps, "lengths": batch.lengths}
+        if self.takes_state:
+            feed |= {
+                f"initial_{name}": state for name, state in (batch.state or self.zero_state(len(batch.lengths))).items()
+            }
+        return feed
+
+    def zero_state(self, rows: int) -> State:
+        """Return what `rows` sequences start from where nothing is given, if the graph has a state at all."""
+        return {name: np.zeros((rows, *(self.state_shape or ())), dtype=np.float32) for name in self.state_names}
+
+    def replay_golden(self) -> float | None:
+        """Encode the manifest's golden sequences, alone and in one batch, and compare with what was proven.
+
+        Returns:
+            The largest difference found; None where there is no manifest.
+
+        Raises:
+            GoldenMismatch: it is over the provider's tolerance.
+        """
+        if self.manifest is None:
+            return None
+        try:
+            sequences = [golden.sequence.array() for golden in self.manifest.golden]
+            expected = np.stack([golden.embedding.array() for golden in self.manifest.golden])
+            alone = np.concatenate([self.run(pad_batch([sequence])) for sequence in sequences])
+            together = self.run(pad_batch(sequences))
+            difference = float(np.max([np.abs(alone - expected), np.abs(together - expected)]))
+        except Exception as error:  # whatever a hostile golden vector provokes, the file is the culprit
+            raise ArtifactError(self.file, f"its golden vectors cannot be run: {_first_line(error)}") from error
+        if expected.shape != alone.shape:  # numpy has stretched one to fit
+            raise ArtifactError(
+                self.file,
+                f"its golden embeddings have the shape {list(expected.shape)}, its graph's {list(alone.shape)}",
+            )
+        tolerance = self.manifest.golden_tolerance(GOLDEN_TOLERANCE[self.provider])
+        if not difference <= tolerance:  # so that NaN is refused
+            raise GoldenMismatch(self.file, difference, tolerance)
+        return difference
+
+    def _read_features(self) -> int | None:
+        """Return F of a graph that has the inputs and output of an encoder, or None where its steps are token ids."""
+        inputs = {node.name: (node.type, node.shape) for node in self._session.get_inputs()}
+        outputs = {node.name: node.type for node in self._session.get_outputs()}
+        match inputs, outputs:
+            case (
+                {"sequences": ("tensor(float)", [*free, int(features)]), "lengths": ("tensor(int64)", [_]), **more},
+                {"embedding": "tensor(float)"},
+            ) if len(free) == 2 and _are_open(free) and more.keys() <= STATE_INPUTS:
+                return features
+            case (
+                {"sequences": ("tensor(int64)", [_, _] as free), "lengths": ("tensor(int64)", [_]), **more},
+                {"embedding": "tensor(float)"},
+            ) if _are_open(free) and more.keys() <= STATE_INPUTS:
+                return None
+        raise ArtifactError(
+            self.file,
+            f"its inputs are {inputs} and its outputs {outputs}; an encoder has the inputs sequences, float "
+            "[batch, time, features] with only features fixed or int64 [batch, time], and lengths, int64 [batch], and "
+            "the output embedding, float [batch, dim]",
+        )
+
+    def _read_state(self) -> None:
+        """Learn from the graph what states it takes and gives."""
+        taken = {node.name: node for node in self._session.get_inputs() if node.name in STATE_INPUTS}
+        given = {node.name: node for node in self._session.get_outputs() if node.name in STATE_OUTPUTS}
+        self.takes_state = bool(taken)
+        self.state_names = [letter for letter in "hc" if f"initial_{letter}" in taken or f"state_{letter}" in given]
+        shapes = {(node.type, *node.shape[1:]) for node in [*taken.values(), *given.values()]}
+        sizes = [size for shape in shapes for size in shape[1:]]
+        match_each = not (taken and given) or {name[-1] for name in taken} == {name[-1] for name in given}
+        known = len(sizes) == 3 and all(isinstance(size, int) for size in sizes)
+        if shapes and not (known and match_each and {shape[0] for shape in shapes} == {"tensor(float)"}):
+            raise ArtifactError(
+                self.file, f"its states {sorted(taken | given)} are not float [batch, layers, directions, hidden] alike"
+            )
+        self.state_shape = (sizes[0], sizes[1], sizes[2]) if shapes else None
+
+    def _try_out(self) -> tuple[int, int | None]:
+        """Encode two made sequences, and return D and W."""
+        made = [np.zeros(length, np.int64) for length in (3, 1)]
+        if self.features is not None:
+            made = [np.zeros((length, self.features), np.float32) for length in (3, 1)]
+        try:
+            result = self.run_all(pad_batch(made))
+        except Exception as error:
+            raise ArtifactError(self.file, f"it fails on two short sequences: {_first_line(error)}") from error
+        shape = result.embeddings.shape
+        if len(shape) != 2 or shape[0] != 2 or not shape[1]:
+            raise ArtifactError(self.file, f"its embeddings of two sequences have the shape {list(shape)}")
+        if result.steps is None:
+            return int(shape[1]), None
+        if result.steps.ndim != 3 or result.steps.shape[:2] != (2, 3):
+            raise ArtifactError(self.file, f"its steps of two sequences have the shape {list(result.steps.shape)}")
+        return int(shape[1]), int(result.steps.shape[2])
+
+    def _compare(self, manifest: Manifest) -> None:
+        """Refuse a manifest of another graph, or one whose own proof does not hold."""
+        if (manifest.input.features, manifest.dim) != (self.features, self.dim):
+            reason = f"its manifest says {manifest.input.features} features and {manifest.dim} numbers an embedding"
+            raise ArtifactError(self.file, f"{reason}, its graph {self.features} and {self.dim}")
+        if not all(check.holds for check in manifest.parity):
+            raise ArtifactError(self.file, "the proof in its manifest does not hold")
+
+
+def open_session(
+    path: Path, provider: Provider = "cpu", threads: int = 1, cuda: CudaOptions = CUDA_DEFAULTS
+) -> EncoderSession:
+    """Load the artifact at `path`, or the one in the folder `path`; see `EncoderSession`.
+
+    Raises:
+        ArtifactError: also where the file cannot be read, or a folder does not hold just one.
+    """
+    path = find_artifact(path)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ArtifactError(str(path), f"it cannot be read: {error.strerror}") from error
+    return EncoderSession(content, str(path), provider, threads, cuda)
+
+
+def find_artifact(path: Path) -> Path:
+    """Return `path`, or the one artifact in the folder it is.
+
+    Raises:
+        ArtifactError: the folder does not hold just one.
+    """
+    if not path.is_dir():
+        return path
+    files = sorted(path.glob("*.onnx"))
+    if len(files) != 1:
+        raise ArtifactError(str(path), f"it is a folder with {len(files)} files *.onnx, where one is expected")
+    return files[0]
+
+
+def _load(
+    content: bytes, file: str, threads: int, providers: list[str | tuple[str, dict[str, str]]]
+) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.enable_mem_pattern = False  # shapes vary from run to run, and a plan a shape would only pile up
+    options.log_severity_level = 3  # errors; what matters is raised
+    try:
+        return onnxruntime.InferenceSession(content, options, providers=providers)
+    except Exception as error:  # its exceptions share no base below Exception
+        raise ArtifactError(file, f"ONNX Runtime refuses it: {_first_line(error)}") from error
+
+
+def _are_open(sizes: list[object]) -> bool:
+    """Whether no size of a shape is fixed."""
+    return not any(isinstance(size, int) for size in sizes)
+
+
+def _first_line(error: Exception) -> str:
+    """Say what went wrong in one line, without the folders of the machine that ONNX Runtime was built on."""
+    return SOURCE_FOLDERS.sub("", str(error).strip().partition("\n")[0]) or type(error).__name__

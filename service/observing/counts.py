@@ -1,0 +1,319 @@
+"""What the service counts of itself; `service.observing.prometheus` writes it down for Prometheus.
+
+All of it is counted on the event loop, so plain numbers do, where the counters of a metrics library take a lock and
+walk over the buckets ten times a request. What ends is noted, and counted together with what ended a little later:
+after a run the caches hold none of this, and to count a request alone takes several times as long.
+"""
+
+import asyncio
+import time
+from bisect import bisect_left
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Literal, NamedTuple, TypeAlias
+
+from service.batching.batches import Target
+from service.batching.jobs import Run, Where, Why
+from service.observing.statistics import Statistics
+
+# What became of an artifact.
+Change: TypeAlias = Literal["loaded", "refused", "unloaded"]
+
+SECONDS = (
+    *(50e-6, 100e-6, 250e-6, 500e-6),
+    *(1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 100e-3, 250e-3, 500e-3),
+    *(1.0, 2.5, 5.0, 10.0, 30.0),
+)
+ROWS = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 64.0, 128.0)
+STEPS = tuple(4.0**power for power in range(10))  # 1 to 262,144
+
+KEPT_BATCHES = 100
+MOST_NOTED = 64  # requests, or batches, before they are counted
+NOTED_SECONDS = 0.1  # and before they are counted all the same
+TICK_SECONDS = 1.0  # between two looks at how late the event loop is
+UNANSWERED = 499  # the status where nobody was left to send one to; nginx calls it so
+HUNG_UP = "hung-up"  # the problem of a request whose client did so
+# Asked again and again, and always answered alike: they are neither traced nor, above the level debug, logged.
+PROBES = {"/metrics", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"}
+
+FIRST_ERROR = 400  # of the statuses
+OTHER = "other"  # the route of paths that are not in the document: there is no end of them
+
+
+Closed: TypeAlias = Literal["idle", "unread"]  # why a connection made room for others
+
+
+class Stages(NamedTuple):
+    """What was encoded for a request, and the seconds each stage took.
+
+    Attributes:
+        sequences: n.
+        steps: valid steps of all of them.
+        decode: from bytes to sequences.
+        queue: from arrival to the first run.
+        run: from the first run to the last embedding.
+        encode: from embeddings to bytes.
+    """
+
+    sequences: int
+    steps: int
+    decode: float
+    queue: float
+    run: float
+    encode: float
+
+
+@dataclass(slots=True)
+class Exchange:
+    """A request and what came of it, filled in on its way.
+
+    Attributes:
+        request_id: the client's own, or a new one.
+        model: that was asked; empty where none was, or none that is here.
+        version: likewise, of the model.
+        method: of HTTP.
+        route: the path as the document has it.
+        status: that was sent.
+        problem: the name of what there was in place of an answer.
+        stages: where it was encoded.
+        seconds: from its arrival to the end of its answer.
+        ended: when that was, in seconds since 1970.
+        trace_id: of its trace, where it is traced.
+        span: likewise, its span.
+        origin: likewise, by what its batches are linked to it.
+        key: the hash of the key it brought, where it needed one; not for others to see.
+    """
+
+    request_id: str
+    method: str
+    route: str = OTHER
+    model: str = ""
+    status: int = UNANSWERED
+    problem: str | None = None
+    stages: Stages | None = None
+    seconds: float = 0.0
+    ended: float = 0.0
+    version: str = ""
+    trace_id: str | None = None
+    span: object = None
+    origin: object = None
+    key: bytes = b""
+
+    @property
+    def outcome(self) -> str:
+        """What became of it, in a word or two."""
+        if self.problem:
+            return self.problem
+        if self.status == UNANSWERED:
+            return "unanswered"
+        return "answered" if self.status < FIRST_ERROR else "refused"
+
+
+class Ran(NamedTuple):
+    """A batch that ended, and nothing of what its requests brought.
+
+    Attributes:
+        model: that ran.
+        ended: when, in seconds since 1970.
+        lengths: of its sequences, shortest first, an empty one counting as 1.
+        steps: T, what each was padded to.
+        why: it was no larger.
+        expected_seconds: what it should have taken.
+        seconds: what it took.
+        failed: sequences the model gave no embedding for.
+    """
+
+    model: str
+    ended: float
+    lengths: list[int]
+    steps: int
+    why: Why
+    expected_seconds: float
+    seconds: float
+    failed: int
+
+
+class Histogram:
+    """How many values were at most each bound, and their sum."""
+
+    __slots__ = ("_bounds", "_counts", "sum")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        """Set the bounds, ascending."""
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def observe(self, value: float) -> None:
+        """Count a value."""
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self.sum += value
+
+    def buckets(self) -> list[tuple[str, float]]:
+        """Return each bound, infinity at last, with the values it is not under."""
+        return [*zip([*map(str, self._bounds), "+Inf"], accumulate(self._counts), strict=True)]
+
+
+class Counts:
+    """What was counted of one model since the start, whatever versions of it came and went.
+
+    Attributes:
+        rejected: requests that a problem answered, by its name.
+        cancelled: those whose client hung up, by how far they had come.
+        changes: artifacts that were loaded, refused or unloaded.
+        request_seconds: from arrival to the end of the answer, of those that were encoded.
+        stage_seconds: of the same, by stage.
+        batch_sequences: rows of each batch.
+        batch_steps: padded steps of each batch.
+        valid_steps, padded_steps: of all batches together.
+        run_seconds: of runners, likewise.
+        nonfinite: sequences whose embedding was not finite.
+        known_tokens, unknown_tokens: of texts, by whether the tokenizer knew them.
+        is_told: whether it was logged that too many were unknown.
+    """
+
+    def __init__(self, problems: Iterable[str]) -> None:
+        """Count from zero."""
+        self.rejected = dict.fromkeys(problems, 0)
+        self.cancelled: dict[Where, int] = {"body": 0, "queue": 0, "run": 0, "answer": 0}
+        self.changes: dict[Change, int] = {"loaded": 0, "refused": 0, "unloaded": 0}
+        self.request_seconds = Histogram(SECONDS)
+        self.stage_seconds = {stage: Histogram(SECONDS) for stage in ("decode", "queue", "run", "encode")}
+        self.batch_sequences = Histogram(ROWS)
+        self.batch_steps = Histogram(STEPS)
+        self.valid_steps = self.padded_steps = 0
+        self.run_seconds = 0.0
+        self.nonfinite = 0
+        self.known_tokens = self.unknown_tokens = 0
+        self.is_told = False
+        self._decode, self._queue, self._run, self._encode = self.stage_seconds.values()
+
+    def count(self, exchange: Exchange) -> None:
+        """Count a request."""
+        if exchange.problem in self.rejected:
+            self.rejected[exchange.problem] += 1
+        if stages := exchange.stages:
+            self.request_seconds.observe(exchange.seconds)
+            self._decode.observe(stages.decode)
+            self._queue.observe(stages.queue)
+            self._run.observe(stages.run)
+            self._encode.observe(stages.encode)
+
+    def count_batch(self, ran: Ran) -> None:
+        """Count a batch."""
+        padded = len(ran.lengths) * ran.steps
+        self.batch_sequences.observe(len(ran.lengths))
+        self.batch_steps.observe(padded)
+        self.valid_steps += sum(ran.lengths)
+        self.padded_steps += padded
+        self.run_seconds += ran.seconds
+
+
+class Telemetry:
+    """All that was counted since the start, and the last batches.
+
+    Attributes:
+        models: what was counted of each, by name; under no name, of requests that asked none that is here.
+        requests: by model, route and status.
+        inflight: those under way.
+        loop_lag: seconds that the event loop was late for a timer.
+        batches: the last ones, oldest first.
+        closed: connections that were closed to make room: `idle` ones, and those with too much `unread`.
+        statistics: of each version of each model, by name and version.
+        witnesses: are shown the requests that ended.
+    """
+
+    def __init__(self, problems: Iterable[str]) -> None:
+        """Count from zero.
+
+        Args:
+            problems: names of those that may answer a request, so that each is there before it happens.
+        """
+        self.witnesses: list[Callable[[Sequence[Exchange]], None]] = []
+        self._problems = tuple(problems)
+        self._exchanges: list[Exchange] = []  # ended, and not counted yet
+        # Likewise: whose, of what version, when, what, how long, failed rows.
+        self._runs: list[tuple[str, str, float, Run, float, int]] = []
+        self.models: dict[str, Counts] = {"": Counts(self._problems)}
+        self.statistics: defaultdict[tuple[str, str], Statistics] = defaultdict(Statistics)
+        self.requests: Counter[tuple[str, str, int]] = Counter()
+        self.inflight = 0
+        self.closed: dict[Closed, int] = {"idle": 0, "unread": 0}
+        self.loop_lag = Histogram(SECONDS)
+        self.batches: deque[Ran] = deque(maxlen=KEPT_BATCHES)
+
+    def of(self, model: str) -> Counts:
+        """Return what is counted of a model."""
+        if (counts := self.models.get(model)) is None:
+            counts = self.models[model] = Counts(self._problems)
+        return counts
+
+    def see_exchange(self, exchange: Exchange, seconds: float) -> None:
+        """Note a request that is over, and took so long."""
+        exchange.seconds = seconds
+        exchange.ended = time.time()
+        self._exchanges.append(exchange)
+        if len(self._exchanges) == 1:
+            asyncio.get_running_loop().call_later(NOTED_SECONDS, self.settle)
+        elif len(self._exchanges) >= MOST_NOTED:
+            self.settle()
+
+    def see_batch(self, model: Target, run: Run, seconds: float, failed: int, nonfinite: int) -> None:
+        """Note a batch of a model that ended, with how long it took and how many of its sequences have no embedding."""
+        self._runs.append((model.name, model.version, time.time(), run, seconds, failed))
+        if nonfinite:
+            self.of(model.name).nonfinite += nonfinite
+        if len(self._runs) >= MOST_NOTED:
+            self.settle()
+
+    def settle(self) -> None:
+        """Count what was noted, and show it to the witnesses."""
+        runs, self._runs = self._runs, []
+        for model, version, ended, run, seconds, failed in runs:
+            lengths = [entry.steps for entry in run.entries]
+            ran = Ran(model, ended, lengths, run.steps, run.why, run.expected_seconds, seconds, failed)
+            self.of(model).count_batch(ran)
+            self.batches.append(ran)
+            self.statistics[model, version].count_batch(len(lengths), failed, seconds, ended)
+        exchanges, self._exchanges = self._exchanges, []
+        for exchange in exchanges:
+            self.requests[exchange.model, exchange.route, exchange.status] += 1
+            self.of(exchange.model).count(exchange)
+            if exchange.version and exchange.method == "POST":  # others ask about a model, and nothing of it
+                self._count_request(exchange)
+        for show in self.witnesses:
+            show(exchanges)
+
+    def _count_request(self, exchange: Exchange) -> None:
+        statistics = self.statistics[exchange.model, exchange.version]
+        if exchange.problem:
+            statistics.count_failure(exchange.seconds)
+        elif stages := exchange.stages:
+            statistics.count_answer(exchange.seconds, stages.queue, stages.decode, stages.run, stages.encode)
+
+    def see_cancelled(self, model: str, where: Where) -> None:
+        """Count a request that nobody waits for any more."""
+        self.of(model).cancelled[where] += 1
+
+    def see_closed(self, why: Closed) -> None:
+        """Count a connection that was closed to make room."""
+        self.closed[why] += 1
+
+    def see_hang_up(self, exchange: Exchange) -> None:
+        """Note that a request's client hung up; count it, unless the engine has."""
+        if exchange.problem is None:
+            self.see_cancelled(exchange.model, "body" if exchange.status == UNANSWERED else "answer")
+        exchange.problem = HUNG_UP
+
+    def see_change(self, model: str, change: Change) -> None:
+        """Count an artifact that came, went, or was refused."""
+        self.of(model).changes[change] += 1
+
+    async def time_loop(self) -> None:
+        """See how late the event loop is, again and again until it is cancelled."""
+        while True:
+            due = time.perf_counter() + TICK_SECONDS
+            await asyncio.sleep(TICK_SECONDS)
+            self.loop_lag.observe(max(0.0, time.perf_counter() - due))

@@ -1,0 +1,266 @@
+"""The service's figures as Prometheus reads them: base units, labelled with the model where they are of one."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector, CollectorRegistry
+
+from service.observing.counts import Histogram, Telemetry
+
+
+class Gauges(NamedTuple):
+    """What is looked up of a model when it is asked for, since nobody counts it."""
+
+    queue_sequences: int
+    queue_steps: int
+    queue_drain_seconds: float
+    cost_error_ratio: float
+    build: Mapping[str, str]
+
+
+class Holdings(NamedTuple):
+    """What is looked up of the process."""
+
+    connections: int
+    unread_bytes: int
+
+
+class Snapshot(Collector):
+    """All metrics at one moment."""
+
+    def __init__(
+        self,
+        telemetry: Telemetry,
+        gauges: Iterable[tuple[str, Gauges]],
+        holdings: Holdings,
+        seconds_since_progress: float,
+        *,
+        is_asked: bool = True,
+    ) -> None:
+        """Take what there is to tell.
+
+        Args:
+            telemetry: what was counted.
+            gauges: what was looked up, by model.
+            holdings: what was looked up of the process.
+            seconds_since_progress: since a run began or ended.
+            is_asked: whether the request for it is one of those under way.
+        """
+        self._telemetry = telemetry
+        self._gauges = list(gauges)
+        self._holdings = holdings
+        self._seconds_since_progress = seconds_since_progress
+        self._own_requests = int(is_asked)
+
+    def collect(self) -> Iterator[Metric]:
+        """Write each metric down."""
+        seen = self._telemetry
+        models = seen.models.items()
+        served = [(name, counts) for name, counts in models if name]
+        yield _count(
+            "requests",
+            "Requests that are over; 499 if nobody was left to answer.",
+            [((model, route, str(code)), count) for (model, route, code), count in seen.requests.items()],
+            ["route", "code"],
+        )
+        yield _count(
+            "rejected",
+            "Requests answered with a problem, by its kind.",
+            [((name, reason), count) for name, counts in models for reason, count in counts.rejected.items()],
+            ["reason"],
+        )
+        yield _count(
+            "cancelled",
+            "Requests whose client hung up: while their body was read, while they waited, or while they ran.",
+            [((name, where), count) for name, counts in models for where, count in counts.cancelled.items()],
+            ["where"],
+        )
+        yield _count(
+            "artifacts",
+            "Artifacts that were loaded, refused or unloaded.",
+            [((name, change), count) for name, counts in served for change, count in counts.changes.items()],
+            ["change"],
+        )
+        yield _count(
+            "steps",
+            "Steps of batches: valid ones, and all that were computed, padding included.",
+            [
+                ((name, kind), count)
+                for name, counts in served
+                for kind, count in (("valid", counts.valid_steps), ("padded", counts.padded_steps))
+            ],
+            ["kind"],
+        )
+        yield _count(
+            "run_seconds",
+            "Seconds that runners were at work on batches.",
+            [((name,), counts.run_seconds) for name, counts in served],
+        )
+        yield _count(
+            "nonfinite",
+            "Sequences whose embedding was not finite.",
+            [((name,), counts.nonfinite) for name, counts in served],
+        )
+        yield _count(
+            "text_tokens",
+            "Tokens of texts, by whether the tokenizer knows them.",
+            [
+                ((name, kind), count)
+                for name, counts in served
+                for kind, count in (("known", counts.known_tokens), ("unknown", counts.unknown_tokens))
+            ],
+            ["kind"],
+        )
+        yield _distribute(
+            "request_duration_seconds",
+            "From a request's arrival to the end of its answer, of those that were encoded.",
+            [((name,), counts.request_seconds) for name, counts in served],
+        )
+        yield _distribute(
+            "stage_duration_seconds",
+            "Stages of the same requests: from bytes to sequences, until the first run, until the last embedding, to "
+            "bytes.",
+            [((name, stage), seconds) for name, counts in served for stage, seconds in counts.stage_seconds.items()],
+            ["stage"],
+        )
+        yield _distribute(
+            "batch_sequences", "Sequences of a batch.", [((name,), counts.batch_sequences) for name, counts in served]
+        )
+        yield _distribute(
+            "batch_steps", "Padded steps of a batch.", [((name,), counts.batch_steps) for name, counts in served]
+        )
+        for field, text in (
+            ("queue_sequences", "Sequences that wait."),
+            ("queue_steps", "Steps of the sequences that wait."),
+            ("queue_drain_seconds", "Predicted seconds until all that waits has its runner."),
+            ("cost_error_ratio", "Usual distance of a run's time from its prediction, in parts of it."),
+        ):
+            yield _show(field, text, [((name,), getattr(gauges, field)) for name, gauges in self._gauges])
+        info = InfoMetricFamily("lengthwise_build", "What is served, by what.", labels=["model"])
+        for name, gauges in self._gauges:
+            info.add_metric([name], dict(gauges.build))
+        yield info
+        yield _distribute(
+            "event_loop_lag_seconds", "How late the event loop was for a timer, once a second.", [((), seen.loop_lag)]
+        )
+        yield _show(
+            "inflight_requests", "Requests under way, this one left out.", [((), seen.inflight - self._own_requests)]
+        )
+        closed = CounterMetricFamily(
+            "lengthwise_closed_connections",
+            "Connections closed to make room: idle ones where there were too many, and those of the slowest readers.",
+            labels=["why"],
+        )
+        for why, count in seen.closed.items():
+            closed.add_metric([why], count)
+        yield closed
+        yield _show("connections", "Open connections.", [((), self._holdings.connections)])
+        yield _show(
+            "unread_bytes",
+            "Bytes of large answers that are under way, and of any that wait for their readers.",
+            [((), self._holdings.unread_bytes)],
+        )
+        yield _show(
+            "runner_last_progress_seconds",
+            "Since a run last began or ended; 0 if none is under way.",
+            [((), self._seconds_since_progress)],
+        )
+
+
+class _Collected(Collector):
+    """Metrics that were collected before."""
+
+    def __init__(self, families: Iterable[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterable[Metric]:
+        """Return them."""
+        return self._families
+
+
+def collect(snapshot: Snapshot) -> list[Metric]:
+    """Return the metrics of a snapshot, and what the kernel knows of the process."""
+    return [*snapshot.collect(), *ProcessCollector(registry=None).collect()]
+
+
+def join(processes: Mapping[int, Iterable[Metric]]) -> list[Metric]:
+    """Put the metrics of several processes together, each labelled with its number."""
+    joined: dict[str, Metric] = {}
+    for number, families in sorted(processes.items()):
+        for family in families:
+            whole = joined.setdefault(family.name, Metric(family.name, family.documentation, family.type, family.unit))
+            for name, labels, value, *_ in family.samples:
+                whole.add_sample(name, {**labels, "process": str(number)}, value)
+    return [*joined.values()]
+
+
+def pack(families: Iterable[Metric]) -> list[Any]:
+    """Take metrics apart into what JSON holds, for another process."""
+    return [
+        (one.name, one.documentation, one.type, one.unit, [sample[:3] for sample in one.samples]) for one in families
+    ]
+
+
+def unpack(packed: Iterable[Any]) -> list[Metric]:
+    """Put together what `pack` took apart."""
+    families = []
+    for *described, samples in packed:
+        family = Metric(*described)
+        for sample in samples:
+            family.add_sample(*sample)
+        families.append(family)
+    return families
+
+
+def write(families: Iterable[Metric], accept: str) -> tuple[bytes, str]:
+    """Write metrics as they are scraped.
+
+    Args:
+        families: collected now.
+        accept: the header by which Prometheus chooses a format.
+
+    Returns:
+        The body and its media type.
+    """
+    registry = CollectorRegistry()
+    registry.register(_Collected(families))
+    encode, media_type = choose_encoder(accept)
+    return encode(registry), media_type
+
+
+Values: TypeAlias = Sequence[str]  # of the labels; the first is the model, where there is any
+
+
+def _count(name: str, text: str, counts: Sequence[tuple[Values, float]], labels: Sequence[str] = ()) -> Metric:
+    family = CounterMetricFamily(f"lengthwise_{name}", text, labels=["model", *labels])
+    for values, count in counts:
+        family.add_metric(values, count)
+    return family
+
+
+def _distribute(name: str, text: str, seen: Sequence[tuple[Values, Histogram]], labels: Sequence[str] = ()) -> Metric:
+    family = HistogramMetricFamily(f"lengthwise_{name}", text, labels=_label(seen, labels))
+    for values, histogram in seen:
+        family.add_metric(values, histogram.buckets(), histogram.sum)
+    return family
+
+
+def _show(name: str, text: str, seen: Sequence[tuple[Values, float]]) -> Metric:
+    family = GaugeMetricFamily(f"lengthwise_{name}", text, labels=_label(seen, ()))
+    for values, value in seen:
+        family.add_metric(values, value)
+    return family
+
+
+def _label(seen: Sequence[tuple[Values, object]], labels: Sequence[str]) -> list[str]:
+    """Return the names of the labels; what is of the whole process has none."""
+    return [] if any(not values for values, _ in seen) else ["model", *labels]

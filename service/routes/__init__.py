@@ -1,1 +1,0 @@
-"""HTTP: from a request to the engine and back."""

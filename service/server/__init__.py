@@ -1,0 +1,8 @@
+"""Behind the port: uvicorn, its connections, and the processes that share them.
+
+- `serve`: from the command line to a service that listens, in one process or several.
+- `workers`: several processes behind one port, each replaced when it dies or hangs.
+- `transport`: uvicorn's HTTP protocol, with answers gathered and readers waited for.
+- `framing`: where a request ends, whatever it offers.
+- `check`: whether the service that runs here takes requests.
+"""

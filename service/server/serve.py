@@ -1,0 +1,158 @@
+"""Reads the settings, loads the encoder, and serves until a signal says stop."""
+
+import asyncio
+import gc
+import logging
+import signal
+import socket
+import ssl
+import sys
+from contextlib import suppress
+from functools import partial
+from logging.config import dictConfig
+from types import FrameType
+from typing import cast
+
+import uvicorn
+from fastapi import FastAPI
+from pydantic import ValidationError
+from pydantic_settings import CliApp
+
+from service.api.crowd import SPARE, allow_files
+from service.api.worker import Worker
+from service.app import create_app
+from service.errors import LengthwiseError, StartupError
+from service.observing import logs
+from service.server import check
+from service.server.transport import GatheringProtocol
+from service.server.workers import supervise
+from service.settings import Settings, find_log_format, unknown_variables
+
+# How long a thread that needs the interpreter waits for one that has it; the default, 5 ms, is many runs long.
+SWITCH_SECONDS = 0.00005
+FILES = 100  # that a process has open beside its connections, at most
+
+
+class DrainingServer(uvicorn.Server):
+    """On a signal, refuse new requests before the ones in flight are awaited and the listener closes."""
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI, worker: Worker | None) -> None:
+        super().__init__(config)
+        self._service = app.state.service
+        self._worker = worker
+        self._changed = asyncio.Event()  # fewer connections
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen as uvicorn does; one of several processes takes connections from the first one instead."""
+        if not self._worker and check.can_be_asked():
+            checked = check.listen()
+            asyncio.get_running_loop().add_reader(checked, check.answer, checked, self._tell)
+        await super().startup([] if self._worker else sockets)
+        if self._worker:
+            leave = partial(self.handle_exit, signal.SIGTERM, None)
+            attending = self._worker.attend(self._adopt, self._count, self._changed, leave)
+            self._attending = asyncio.create_task(attending)
+
+    def _tell(self) -> str:
+        """Say whether this process takes requests."""
+        if not self.started:
+            return "it is starting."
+        try:
+            self._service.require_ready()
+        except LengthwiseError as error:
+            return str(error)
+        return check.READY
+
+    def _count(self) -> int | None:
+        return None if self._service.is_draining else len(self.server_state.connections)
+
+    async def _adopt(self, connection: socket.socket) -> None:
+        """Serve a connection that was accepted elsewhere."""
+        protocol = cast("type[GatheringProtocol]", self.config.http_protocol_class)
+        make = partial(protocol, self.config, self.server_state, self.lifespan.state)
+        with suppress(OSError):  # it hung up, or speaks no TLS
+            await asyncio.get_running_loop().connect_accepted_socket(
+                partial(make, on_lost=self._changed.set), connection, ssl=self.config.ssl
+            )
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Mark the service as draining, then shut down as uvicorn does."""
+        self._service.is_draining = True
+        super().handle_exit(sig, frame)
+
+
+def main(arguments: list[str]) -> None:
+    """Run the service; exit with one sentence if it cannot start.
+
+    Args:
+        arguments: the flags of the command line.
+    """
+    try:
+        settings = CliApp.run(Settings, cli_args=arguments)
+        dictConfig(logs.configure(settings.log_level, settings.log_format))
+        for variable in unknown_variables():
+            logging.getLogger("lengthwise").warning("%s is set, and there is no such setting", variable)
+        sys.setswitchinterval(SWITCH_SECONDS)
+        wanted = settings.connections + SPARE + FILES
+        if (allowed := allow_files(wanted)) < wanted:
+            logging.getLogger("lengthwise").warning(
+                "The system lets a process open %d files (ulimit -n), too few for LENGTHWISE_MAX_CONNECTIONS=%d",
+                allowed,
+                settings.max_connections,
+            )
+        if settings.processes > 1:
+            gc.collect()
+            gc.freeze()  # what is there stays shared
+            supervise(settings, partial(serve, settings))
+        else:
+            serve(settings)
+    except StartupError as error:
+        sys.exit(logs.write_ending(str(error), settings.log_format))
+    except ValidationError as error:
+        faults = (f"{'.'.join(map(str, fault['loc']))} {fault['msg']}".strip() for fault in error.errors())
+        sys.exit(logs.write_ending("; ".join(faults), find_log_format(arguments)))
+    except Exception:
+        logging.getLogger("lengthwise").exception("The service ended by what nobody foresaw")
+        sys.exit(1)
+
+
+def serve(settings: Settings, worker: Worker | None = None) -> None:
+    """Serve until a signal says stop.
+
+    Args:
+        settings: of the service.
+        worker: what this process is, if it is one of several.
+
+    Raises:
+        SystemExit: it cannot start; one sentence says why.
+    """
+    try:
+        app = create_app(settings, worker)
+    except StartupError as error:
+        sys.exit(logs.write_ending(str(error), settings.log_format))
+    service = app.state.service
+    config = uvicorn.Config(
+        app,
+        http=partial(GatheringProtocol, crowd=service.crowd, unread=service.unread),  # type: ignore[arg-type]
+        host=settings.host,
+        port=settings.port,
+        log_config=None,  # it is configured
+        access_log=False,
+        ssl_certfile=settings.ssl_certfile,
+        ssl_keyfile=settings.ssl_keyfile,
+        timeout_keep_alive=settings.keep_alive_seconds,
+        timeout_graceful_shutdown=settings.drain_seconds,
+        server_header=False,
+        proxy_headers=False,
+    )
+    try:
+        config.load()
+    except OSError as error:  # ssl.SSLError is one
+        sentence = f"TLS cannot be spoken with {settings.ssl_certfile}: {error}"
+        sys.exit(logs.write_ending(sentence, settings.log_format))
+    if config.ssl:
+        # Some builds of Python leave older ones on; OpenSSL's configuration may ask for newer ones only.
+        config.ssl.minimum_version = max(ssl.TLSVersion.TLSv1_2, config.ssl.minimum_version)
+    gc.collect()
+    gc.freeze()  # what is there now stays, and need not be looked through again
+    DrainingServer(config, app, worker).run()

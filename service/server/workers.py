@@ -1,0 +1,331 @@
+"""Several processes behind one port, since one does its Python on little more than one CPU, whatever its threads do.
+
+The first process accepts connections, hands each to the one that has fewest, and starts anew whichever ends. The others
+are whole services, each with its own models, queue and runners. They are forked, and share memory until they write it.
+"""
+
+import logging
+import os
+import secrets
+import selectors
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from math import inf
+
+from service.api.worker import REPORT, REPORT_SECONDS, TAKES_NONE, Worker
+from service.errors import StartupError
+from service.server import check
+from service.settings import Settings
+
+logger = logging.getLogger("lengthwise")
+
+LATE_SECONDS = 1.0  # without any, before others are preferred
+HUNG_SECONDS = 30.0  # and before a process is ended: its event loop stands still
+AGAIN_SECONDS = 1.0  # before a process is started anew that could not be, or ended while it started
+END_SECONDS = 15.0  # after the time to drain, before what is left is ended
+MOST_HANDED = 200  # connections on their way to a process; a channel holds some more
+STOPPING = (signal.SIGTERM, signal.SIGINT)
+HANDLED = (*STOPPING, signal.SIGHUP)
+
+
+@dataclass(slots=True, eq=False)
+class _Process:
+    """A process as the first one knows it.
+
+    Attributes:
+        number: of its worker.
+        pid: of the process.
+        channel: to it.
+        heard: when it last was.
+        is_ready: whether it takes connections.
+        is_leaving: whether it takes none any more.
+        counted: connections that it had when it was last heard.
+        taken: that had reached it by then, of all that it was ever handed.
+        handed: those.
+    """
+
+    number: int
+    pid: int
+    channel: socket.socket
+    heard: float
+    is_ready: bool = False
+    is_leaving: bool = False
+    counted: int = 0
+    taken: int = 0
+    handed: int = 0
+
+    @property
+    def on_their_way(self) -> int:
+        """Connections that it was handed and has not told of yet."""
+        return self.handed - self.taken
+
+    @property
+    def connections(self) -> int:
+        """Connections that it has, or will have."""
+        return self.counted + self.on_their_way
+
+
+@dataclass(slots=True)
+class _Supervisor:
+    """Starts processes, hands them connections, and ends them.
+
+    Attributes:
+        settings: say how many.
+        listeners: bound, and not listening yet.
+        serve: serves as that worker until a signal says stop.
+    """
+
+    settings: Settings
+    listeners: list[socket.socket]
+    serve: Callable[[Worker], None]
+    _name: str = field(default_factory=secrets.token_hex)
+    _secret: bytes = field(default_factory=secrets.token_bytes)
+    _processes: dict[int, _Process] = field(default_factory=dict)  # by their numbers
+    _due: dict[int, float] = field(default_factory=dict)  # seats that are empty, and when they are taken again
+    _selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
+    _is_listening: bool = False
+    _checked: socket.socket = field(default_factory=check.listen)
+    _ended_by: signal.Signals | None = None
+    _told: socket.socket = field(init=False)  # signals, by number
+    _telling: socket.socket = field(init=False)  # where the interpreter writes them
+
+    def run(self) -> signal.Signals:
+        """Serve until a signal says stop and all processes have ended.
+
+        Returns:
+            That signal.
+
+        Raises:
+            StartupError: others listen there, or the first process was killed.
+            SystemExit: none could be started; why has been said.
+        """
+        self._told, self._telling = socket.socketpair()
+        self._telling.setblocking(False)
+        signal.set_wakeup_fd(self._telling.fileno())
+        for known in HANDLED:
+            signal.signal(known, lambda *_: None)  # the number comes by the socket
+        self._selector.register(self._told, selectors.EVENT_READ, self._obey)
+        self._selector.register(self._checked, selectors.EVENT_READ, lambda asked: check.answer(asked, self._tell))
+        self._start(0)  # alone, since it measures what the others then find measured
+        end = 0.0
+        while self._ended_by is None or self._processes:
+            before = time.monotonic()
+            for key, _ in self._selector.select(AGAIN_SECONDS):
+                key.data(key.fileobj)
+            now = time.monotonic()
+            if now - before > HUNG_SECONDS / 2:  # this process stood still itself, and maybe all of them did
+                for process in self._processes.values():
+                    process.heard = now
+            self._end_hung(now)
+            self._take_seats(now)
+            if self._ended_by is not None:
+                end = end or now + self.settings.drain_seconds + END_SECONDS
+                if now > end:
+                    self._signal(signal.SIGKILL)
+        return self._ended_by
+
+    def _end_hung(self, now: float) -> None:
+        for process in self._processes.values():
+            if process.is_ready and now - process.heard > HUNG_SECONDS:
+                logger.error("Process %d was not heard of for %g s, and is ended", process.pid, HUNG_SECONDS)
+                process.heard, process.is_leaving = inf, True
+                os.kill(process.pid, signal.SIGKILL)
+
+    def _take_seats(self, now: float) -> None:
+        for number in [number for number, due in self._due.items() if due <= now]:
+            try:
+                self._start(number)
+            except OSError as error:
+                logger.error("A process cannot be started: %s", error)  # noqa: TRY400 - the machine's fault
+                self._due[number] = now + AGAIN_SECONDS
+            else:
+                del self._due[number]
+
+    def _start(self, number: int) -> None:
+        """Fork a process."""
+        ours, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
+        signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)  # what comes in between is for the right one of the two
+        try:
+            pid = os.fork()
+            if not pid:
+                ours.close()
+                self._serve(Worker(number, self.settings.processes, theirs, self._name, self._secret))
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
+        ours.setblocking(False)
+        self._processes[number] = process = _Process(number, pid, ours, time.monotonic())
+        self._selector.register(ours, selectors.EVENT_READ, lambda _: self._hear(process))
+
+    def _serve(self, worker: Worker) -> None:
+        """Serve as a worker, in the process that was forked for it, and end that."""
+        code = 1
+        try:
+            signal.set_wakeup_fd(-1)  # asyncio has done so from Python 3.12 on, and returns nothing to close
+            signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # what a terminal may send who writes to it in the background
+            for known in HANDLED:
+                signal.signal(known, lambda number, _: sys.exit(128 + number))
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
+            os.setpgid(0, 0)  # what a terminal sends, the first process passes on
+            for opened in self._opened():
+                opened.close()
+            self._selector.close()
+            worker.channel.setblocking(False)
+            self.serve(worker)
+            code = 0
+        except SystemExit as exit_:
+            code = exit_.code if isinstance(exit_.code, int) else 1
+            if isinstance(exit_.code, str):
+                sys.stderr.write(exit_.code + "\n")
+        except BaseException:
+            logger.exception("A process ended by what nobody foresaw")
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+
+    def _opened(self) -> Iterator[socket.socket]:
+        """Yield what only this process needs."""
+        yield self._told
+        yield self._telling
+        yield self._checked
+        yield from self.listeners
+        yield from (process.channel for process in self._processes.values())
+
+    def _hear(self, process: _Process) -> None:
+        """Learn how many connections a process has, or that it ended."""
+        try:
+            told = process.channel.recv(REPORT.size)
+        except OSError:
+            told = b""
+        if not told:
+            self._end(process)
+            return
+        process.heard, process.is_ready = time.monotonic(), True
+        process.counted, process.taken = REPORT.unpack(told)
+        process.is_leaving = process.counted == TAKES_NONE
+        if not self._is_listening and self._ended_by is None:
+            self._listen()
+
+    def _listen(self) -> None:
+        """Listen, since there is one to serve, and start the others, since that one has measured."""
+        for listener in self.listeners:
+            try:
+                listener.listen(2**11)
+            except OSError as error:
+                raise _cannot_listen(self.settings, error) from error
+            listener.setblocking(False)
+            self._selector.register(listener, selectors.EVENT_READ, self._accept)
+            host, port, *_ = listener.getsockname()
+            scheme = "https" if self.settings.ssl_certfile else "http"
+            named = f"[{host}]" if ":" in host else host
+            number = self.settings.processes
+            logger.info("%d processes running on %s://%s:%d (Press CTRL+C to quit)", number, scheme, named, port)
+        self._is_listening = True
+        self._due |= dict.fromkeys(range(1, self.settings.processes), 0.0)
+
+    def _end(self, process: _Process) -> None:
+        """Take leave of a process, and see that another takes its place."""
+        self._selector.unregister(process.channel)
+        process.channel.close()
+        del self._processes[process.number]
+        code = os.waitstatus_to_exitcode(os.waitpid(process.pid, 0)[1])
+        if self._ended_by is not None:
+            return
+        is_last = not self._processes and not process.is_ready
+        if not self._is_listening or is_last:  # there is none left, and it could not even start
+            if code > 0:
+                sys.exit(code)  # it has said why
+            raise StartupError(f"The first process ended by signal {-code} while it started.")
+        logger.error("Process %d ended with code %d, and is started anew", process.pid, code)
+        self._due[process.number] = 0.0 if process.is_ready else time.monotonic() + AGAIN_SECONDS
+
+    def _accept(self, listener: socket.socket) -> None:
+        """Hand a connection to the process that has fewest, of those that were heard of lately."""
+        late = time.monotonic() - LATE_SECONDS
+        able = [one for one in self._processes.values() if one.is_ready and not one.is_leaving]
+        able = [one for one in able if one.on_their_way < MOST_HANDED]
+        if not able:
+            time.sleep(REPORT_SECONDS / 10)  # they are on their way, and connections wait meanwhile
+            return
+        try:
+            connection, _ = listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):  # it hung up already
+            return
+        except OSError as error:
+            logger.error("No connection can be accepted: %s", error)  # noqa: TRY400 - the machine's fault
+            time.sleep(REPORT_SECONDS)
+            return
+        with connection:
+            for process in sorted(able, key=lambda one: (one.heard < late, one.connections)):
+                try:
+                    socket.send_fds(process.channel, [b"c"], [connection.fileno()])
+                except OSError:  # it has just ended
+                    continue
+                process.handed += 1
+                return
+
+    def _tell(self) -> str:
+        """Say whether any process takes requests."""
+        if self._ended_by is not None:
+            return "it is shutting down."
+        late = time.monotonic() - LATE_SECONDS
+        if any(one.is_ready and not one.is_leaving and one.heard > late for one in self._processes.values()):
+            return check.READY
+        return "none of its processes takes requests now." if self._is_listening else "it is starting."
+
+    def _obey(self, _: object) -> None:
+        """Do what signals say."""
+        for number in self._told.recv(2**6):
+            wanted = signal.Signals(number)
+            if wanted in STOPPING and self._ended_by is None:
+                self._ended_by, wanted = wanted, signal.SIGTERM
+                self._due.clear()
+                for listener in self.listeners:
+                    if self._is_listening:
+                        self._selector.unregister(listener)
+                    listener.close()
+            self._signal(wanted)
+
+    def _signal(self, wanted: signal.Signals) -> None:
+        """Pass a signal on; what a change of the artifacts means, one that only starts need not be told."""
+        for process in self._processes.values():
+            if process.is_ready or wanted != signal.SIGHUP:
+                os.kill(process.pid, wanted)
+
+
+def supervise(settings: Settings, serve: Callable[[Worker], None]) -> None:
+    """Serve by several processes until a signal says stop, and end by that signal, as a single one does.
+
+    Args:
+        settings: say how many, and where to listen.
+        serve: serves as that worker until a signal says stop; called in each process.
+
+    Raises:
+        StartupError: this is not Linux, or the address cannot be listened on.
+    """
+    if not sys.platform.startswith("linux"):
+        raise StartupError("Several processes need Linux; elsewhere LENGTHWISE_PROCESSES is 1.")
+    listeners = []
+    try:
+        for family, kind, *_, address in socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM):
+            listeners.append(listener := socket.socket(family, kind))
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            listener.bind(address)
+    except OSError as error:
+        raise _cannot_listen(settings, error) from error
+    ended_by = _Supervisor(settings, listeners, serve).run()
+    signal.signal(ended_by, signal.SIG_DFL)
+    signal.raise_signal(ended_by)
+
+
+def _cannot_listen(settings: Settings, error: OSError) -> StartupError:
+    return StartupError(f"{settings.host}:{settings.port} cannot be listened on: {error.strerror}.")

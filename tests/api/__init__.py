@@ -1,0 +1,1 @@
+"""Requests over HTTP, in process or over sockets."""

@@ -1,0 +1,1 @@
+"""Bytes to questions and answers to bytes, well formed or not."""

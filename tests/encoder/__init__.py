@@ -1,0 +1,1 @@
+"""Sequences, the manifest, and sessions."""

@@ -1,0 +1,1 @@
+"""The export, its proof, and what came of it."""

@@ -1,0 +1,216 @@
+"""The export and its proof: right graphs pass, subtly wrong ones are refused."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+import export.artifact
+from export.__main__ import main
+from export.artifact import ProofFailed, export_run, prove
+from export.graph import GraphOptions, build_graph, hash_weights
+from model.checkpoint import BrokenRun, read_model, read_samples
+from model.encoder import EncoderConfig, SequenceEncoder
+from service.encoder.sequences import pad_batch
+from service.encoder.session import open_session
+from tests import oracle
+from tests.conftest import MADE, draw_sequences
+from tests.made import make_run
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        EncoderConfig(features=1, hidden=1, standardize=False),
+        EncoderConfig(features=12, hidden=5, layers=1),
+        EncoderConfig(features=3, hidden=16, layers=3, dropout=0.5),
+    ],
+    ids=["smallest", "one-layer", "three-layers"],
+)
+def test_the_proof_holds_for_encoders_of_any_size(config: EncoderConfig, tmp_path: Path) -> None:
+    """Each claim holds, the exact ones with a difference of zero, and the file says so."""
+    make_run(tmp_path / "run", config)
+    manifest = export_run(tmp_path / "run", tmp_path / "model.onnx")
+    assert manifest == open_session(tmp_path / "model.onnx").manifest
+    assert all(check.holds for check in manifest.parity)
+    exact = [check for check in manifest.parity if check.tolerance == 0]
+    assert len(exact) == 4
+    assert all(check.max_difference == 0 and check.cases > 40 for check in exact)
+
+
+def test_the_artifact_equals_the_independent_oracle(artifact: Path) -> None:
+    """A numpy loop over the file's own weights gives the embeddings its session gives."""
+    session, weights = open_session(artifact), oracle.read_weights(artifact)
+    sequences = draw_sequences([1, 7, 0, 30])
+    found = session.run(pad_batch(sequences))
+    expected = [oracle.encode(weights, steps) for steps in sequences]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=5e-6)  # float32 against float64, see export.verify
+
+
+def test_the_artifact_that_is_checked_in_is_what_is_exported_today(run: Path, tmp_path: Path) -> None:
+    """It has the graph and the kinds of claims that an export writes now; `python -m tests.made` writes it anew."""
+    manifest = export_run(run, tmp_path / "made.onnx")
+    checked_in = open_session(MADE).manifest
+    assert checked_in is not None
+    assert checked_in.weights_sha256 == manifest.weights_sha256
+    assert [check.claim for check in checked_in.parity] == [check.claim for check in manifest.parity]
+    assert checked_in.model_dump().keys() == manifest.model_dump().keys()
+    assert onnx.load(MADE).graph == onnx.load(tmp_path / "made.onnx").graph
+
+
+def find(model: onnx.ModelProto, operator: str) -> onnx.NodeProto:
+    """Return the first node of a kind."""
+    found: onnx.NodeProto = next(node for node in model.graph.node if node.op_type == operator)
+    return found
+
+
+def replace_weights(model: onnx.ModelProto, name: str, change: Callable[[npt.NDArray[np.float32]], object]) -> None:
+    """Change an initializer."""
+    tensor = next(tensor for tensor in model.graph.initializer if tensor.name == name)
+    tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(change(numpy_helper.to_array(tensor))), name))
+
+
+def permute_gates(model: onnx.ModelProto) -> None:
+    """Leave the gates in PyTorch's order."""
+    replace_weights(model, "layer0.W", lambda w: np.concatenate(np.split(w, 4, axis=1)[::-1], axis=1))
+
+
+def drop_lengths(model: onnx.ModelProto) -> None:
+    """Run the LSTM over the padding, as an exporter that leaves `sequence_lens` unset does."""
+    for node in model.graph.node:
+        if node.op_type == "LSTM":
+            del node.input[4:]
+
+
+def average_padded_time(model: onnx.ModelProto) -> None:
+    """Divide by the padded time instead of the length."""
+    reduce = find(model, "ReduceSum")
+    reduce.op_type = "ReduceMean"
+    axes = reduce.input.pop()
+    reduce.attribute.append(helper.make_attribute("axes", [0]))
+    nothing = helper.make_node("Sub", ["lengths", "lengths"], ["nothing"])
+    model.graph.node.insert(0, nothing)
+    find(model, "Max").input[0] = "nothing"
+    keep = [tensor for tensor in model.graph.initializer if tensor.name != axes]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(keep)
+
+
+def swap_directions(model: onnx.ModelProto) -> None:
+    """Give each direction the other's weights."""
+    for letter in "WRB":
+        replace_weights(model, f"layer0.{letter}", lambda weights: weights[::-1])
+
+
+def forget_standardization(model: onnx.ModelProto) -> None:
+    """Read features as they come."""
+    replace_weights(model, "standardization.mean", np.zeros_like)
+    replace_weights(model, "standardization.std", np.ones_like)
+
+
+def let_padding_in(model: onnx.ModelProto) -> None:
+    """Standardise by the batch's own largest number, so that mates and padding change a row."""
+    peak = helper.make_node("ReduceMax", ["sequences"], ["peak"], keepdims=0)
+    scaled = helper.make_node("Div", ["sequences", "peak"], ["scaled"])
+    times = helper.make_node("Mul", ["scaled", "peak"], ["again"])
+    find(model, "Sub").input[0] = "again"
+    nodes = [peak, scaled, times, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+
+
+def drop_the_floor(model: onnx.ModelProto) -> None:
+    """Divide an empty sequence by zero."""
+    replace_weights(model, "integer_1", np.zeros_like)
+
+
+BREAKAGES: dict[Callable[[onnx.ModelProto], None], str] = {
+    permute_gates: "equals torch over a grid",
+    drop_lengths: "is the same with more padding",
+    average_padded_time: "is the same alone and in any batch",
+    swap_directions: "equals a numpy oracle",
+    forget_standardization: "equals torch on real sequences, alone",
+    let_padding_in: "is the same with more padding",
+    drop_the_floor: "embedding is zero for an empty sequence",
+}
+
+
+@pytest.mark.parametrize(("breakage", "claim"), BREAKAGES.items(), ids=lambda value: getattr(value, "__name__", None))
+def test_a_broken_graph_is_refused(
+    breakage: Callable[[onnx.ModelProto], None],
+    claim: str,
+    run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each breakage fails its claim, and leaves an existing file as it was."""
+
+    def build_broken(encoder: SequenceEncoder, options: GraphOptions | None) -> onnx.ModelProto:
+        model = build_graph(encoder, options)
+        breakage(model)
+        return model
+
+    monkeypatch.setattr(export.artifact, "build_graph", build_broken)
+    output = tmp_path / "model.onnx"
+    output.write_bytes(b"before")
+    with pytest.raises(ProofFailed, match="nothing was written") as caught:
+        export_run(run, output)
+    assert any(claim in check.claim for check in caught.value.checks if not check.holds)
+    assert output.read_bytes() == b"before"
+    assert list(tmp_path.iterdir()) == [output]
+
+
+def test_an_unbroken_graph_is_not_refused(run: Path) -> None:
+    """The same proof, on the graph as it is built, holds: the refusals above are for the breakage."""
+    encoder = read_model(run).encoder
+    assert prove(encoder, build_graph(encoder), read_samples(run).sequences)
+
+
+def test_the_weights_hash_follows_the_weights(run: Path) -> None:
+    """Equal weights hash alike, and one changed number shows."""
+    encoder = read_model(run).encoder
+    before = hash_weights(build_graph(encoder))
+    assert before == hash_weights(build_graph(read_model(run).encoder))
+    next(encoder.parameters()).data[0, 0] += 1
+    assert hash_weights(build_graph(encoder)) != before
+
+
+def test_the_command_prints_its_proof(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`python -m export` reports each claim, and what it wrote."""
+    main([str(run), "-o", str(tmp_path / "deep" / "m.onnx"), "--name", "mine", "--version", "7"])
+    printed = capsys.readouterr().out
+    assert printed.count(" ok\n") == 8
+    assert "mine 7, 16 numbers an embedding" in printed
+
+
+def test_the_command_exits_with_the_reason(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A failed proof, a broken run and a bad name end in one sentence, and no file."""
+    with pytest.raises(SystemExit, match=r"export: .* cannot be used: config\.json"):
+        main([str(tmp_path), "-o", str(tmp_path / "m.onnx")])
+    with pytest.raises(SystemExit):
+        main([str(run), "-o", str(tmp_path / "m.onnx"), "--name", "../etc"])
+    assert "'../etc' is no name" in capsys.readouterr().err
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(SystemExit, match=r"export: .*Is a directory"):
+        main([str(run), "-o", str(tmp_path / "folder")])
+    (tmp_path / "folder").rmdir()
+    monkeypatch.setattr("export.verify.TOLERANCE", 0.0)
+    with pytest.raises(SystemExit, match="export: the exported graph fails its proof"):
+        main([str(run), "-o", str(tmp_path / "m.onnx")])
+    assert "FAILED" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("missing", ["config.json", "weights.safetensors", "samples.safetensors", "results.json"])
+def test_an_unfinished_run_is_refused_by_file(missing: str, tmp_path: Path) -> None:
+    """The sentence names what the run directory lacks."""
+    make_run(tmp_path, EncoderConfig(features=2, hidden=2))
+    (tmp_path / missing).unlink()
+    with pytest.raises(BrokenRun, match=f"cannot be used: {missing}"):
+        export_run(tmp_path, tmp_path / "m.onnx")

@@ -1,0 +1,1 @@
+"""Data, encoders and training."""

@@ -1,0 +1,406 @@
+"""Training: the run directory, resuming, and what the commands say."""
+
+import dataclasses
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from export.artifact import export_run
+from model import train as train_module
+from model.catalogue import DATASETS, TASKS
+from model.checkpoint import BrokenRun, read_config, read_model, read_results, read_samples
+from model.config import Recipe, TrainConfig, read_recipe
+from model.data import split
+from model.datasets import Dataset, LabelledSequences
+from model.encoder import EncoderConfig
+from model.evaluate import evaluate
+from model.evaluate import main as evaluate_main
+from model.files import load_dataset
+from model.fit import Training, train
+from model.tasks import SequenceClassifier, WrongLabels
+from model.train import main as train_main
+
+# Lightning's own chatter: it warns of few workers and few batches, and its dependencies of their own deprecations.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+ENCODER = EncoderConfig(features=2, hidden=6, dropout=0.2)
+TRAINING = TrainConfig(epochs=4, batch_size=8, noise=0.1, validation_share=0.2, learning_rate=0.05)
+RECIPE = Recipe(encoder=ENCODER, training=TRAINING)
+
+
+def vary(**changes: Any) -> Recipe:
+    """Return the recipe with other training fields."""
+    return dataclasses.replace(RECIPE, training=dataclasses.replace(TRAINING, **changes))
+
+
+def make_dataset() -> Dataset:
+    """Make a task that is easy to learn: whether the first feature is mostly positive."""
+    draw = np.random.default_rng(0)
+
+    def make(count: int) -> LabelledSequences:
+        labels = np.arange(count) % 2
+        sequences = [draw.normal(0, 0.5, (draw.integers(1, 9), 2)).astype(np.float32) for _ in labels]
+        for steps, label in zip(sequences, labels, strict=True):
+            steps[:, 0] += 2 * label - 1
+        return LabelledSequences(sequences, labels)
+
+    return Dataset("easy", make(60), make(40), ("no", "yes"), "made", "Apache-2.0")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, float]]:
+    """A finished run and its metrics."""
+    run = tmp_path_factory.mktemp("runs") / "easy"
+    return run, train(run, make_dataset(), RECIPE)
+
+
+def test_a_run_directory_holds_everything(finished: tuple[Path, dict[str, float]]) -> None:
+    """Config as JSON, weights as safetensors, metrics as CSV, samples and results: an export needs no more."""
+    run, results = finished
+    config = read_config(run)
+    assert (config.encoder, config.training) == (ENCODER, TRAINING)
+    assert config.data.classes == ["no", "yes"]
+    assert config.data.longest_training_sequence == 8
+    assert read_results(run) == results
+    assert len(read_samples(run)) == 40
+    header, *rows = (run / "metrics.csv").read_text().splitlines()
+    assert header == "epoch,train_loss,val_loss,val_accuracy"
+    assert [row.split(",")[0] for row in rows] == ["0", "1", "2", "3"]
+    assert float(rows[3].split(",")[1]) < float(rows[0].split(",")[1])
+
+
+def test_the_easy_task_is_learned(finished: tuple[Path, dict[str, float]]) -> None:
+    """Head, nearest neighbour and probe are right nearly always, where a coin is half the time."""
+    _, results = finished
+    assert set(results) == {"accuracy", "nearest_neighbour", "linear_probe", "validation_accuracy"}
+    assert all(value >= 0.9 for value in results.values()), results
+
+
+def test_the_saved_model_is_the_evaluated_one(finished: tuple[Path, dict[str, float]]) -> None:
+    """Weights read back score what was recorded."""
+    run, results = finished
+    found = evaluate(read_model(run), make_dataset())
+    assert found == {name: results[name] for name in found}
+
+
+def test_standardization_is_fitted_on_training_sequences_only(finished: tuple[Path, dict[str, float]]) -> None:
+    """Neither validation nor test sequences enter the mean."""
+    run, _ = finished
+    fitting, _ = split(make_dataset().train, TRAINING.validation_share, TRAINING.seed)
+    standardization = read_model(run).encoder.standardization
+    assert standardization is not None
+    mean = torch.from_numpy(np.concatenate(fitting.sequences)).double().mean(dim=0).float()
+    assert torch.equal(standardization.mean, mean)
+
+
+def test_the_same_seed_gives_the_same_weights(finished: tuple[Path, dict[str, float]], tmp_path: Path) -> None:
+    """Training is repeatable; another seed differs."""
+    run, _ = finished
+    train(tmp_path / "again", make_dataset(), RECIPE)
+    train(tmp_path / "other", make_dataset(), vary(seed=1))
+    weights = [(path / "weights.safetensors").read_bytes() for path in (run, tmp_path / "again", tmp_path / "other")]
+    assert weights[0] == weights[1] != weights[2]
+
+
+def test_a_broken_off_training_resumes_to_the_same_weights(
+    finished: tuple[Path, dict[str, float]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken off in its third epoch and resumed, a training ends where an unbroken one does."""
+
+    class Break(Exception):
+        pass
+
+    def break_off(module: Training) -> None:
+        if module.current_epoch == 2:
+            raise Break
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "on_train_epoch_end", break_off, raising=False)
+        with pytest.raises(Break):
+            train(tmp_path, make_dataset(), RECIPE)
+    results = train(tmp_path, make_dataset(), RECIPE, resume=True)
+    run, expected = finished
+    assert results == expected
+    for name in ("weights.safetensors", "metrics.csv", "config.json"):
+        assert (tmp_path / name).read_bytes() == (run / name).read_bytes(), name
+
+
+KILLED_IN_ITS_THIRD_EPOCH = """
+import os, signal, sys
+from pathlib import Path
+from model.fit import Training, train
+from tests.model.test_train import RECIPE, make_dataset
+
+step = Training.training_step
+
+def step_or_die(module, batch, index):
+    if module.current_epoch == 2 and index == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(module, batch, index)
+
+Training.training_step = step_or_die
+train(Path(sys.argv[1]), make_dataset(), RECIPE)
+"""
+
+
+def test_a_killed_training_resumes_to_the_same_weights(finished: tuple[Path, dict[str, float]], tmp_path: Path) -> None:
+    """A process killed with SIGKILL amid an epoch, resumed in another, ends with the bytes of an unbroken one."""
+    ran = subprocess.run([sys.executable, "-W", "ignore", "-c", KILLED_IN_ITS_THIRD_EPOCH, tmp_path], check=False)
+    assert ran.returncode == -signal.SIGKILL
+    assert not (tmp_path / "weights.safetensors").exists()
+    results = train(tmp_path, make_dataset(), RECIPE, resume=True)
+    run, expected = finished
+    assert results == expected
+    for name in ("weights.safetensors", "metrics.csv", "results.json"):
+        assert (tmp_path / name).read_bytes() == (run / name).read_bytes(), name
+
+
+def test_a_resumed_training_goes_on_from_its_last_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the last epoch was no improvement, none before it is trained again."""
+    measured = iter([1.0, 2.0, 3.0])
+    monkeypatch.setattr(SequenceClassifier, "measure", lambda *_: {"loss": next(measured), "accuracy": 0.0})
+    with pytest.raises(StopIteration):  # the fourth measurement breaks the training off
+        train(tmp_path, make_dataset(), RECIPE)
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["epoch"] == 2
+    assert torch.load(tmp_path / "best.ckpt", weights_only=True)["epoch"] == 0
+
+
+def test_the_best_epoch_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The saved weights are those of the epoch with the best validation metric, not the last."""
+    measured = iter([3.0, 1.0, 2.0, 2.0, 0.0, 0.0])
+    monkeypatch.setattr(SequenceClassifier, "measure", lambda *_: {"loss": next(measured), "accuracy": 0.0})
+    train(tmp_path, make_dataset(), RECIPE)
+    best = torch.load(tmp_path / "best.ckpt", weights_only=True)
+    assert best["epoch"] == 1
+    kept = read_model(tmp_path).state_dict()
+    assert all(torch.equal(kept[name.removeprefix("task.")], found) for name, found in best["state_dict"].items())
+
+
+def test_token_ids_are_learned_from(tmp_path: Path) -> None:
+    """A file of token ids trains, is evaluated and exported as one of numbers is."""
+    data, draw = tmp_path / "ids.jsonl", np.random.default_rng(0)
+    with data.open("w") as file:
+        for _ in range(80):
+            ids = draw.integers(1, 4, draw.integers(1, 6)).tolist()
+            file.write(json.dumps({"sequence": ids, "label": sum(ids)}) + "\n")
+    run = tmp_path / "run"
+    train_main(["--data", str(data), "--task", "regression", "--out", str(run), "--epochs", "2"])
+    assert read_config(run).encoder.vocabulary == 4
+    assert all(steps.dtype == np.int64 for steps in read_samples(run).sequences)
+    assert (run / "report.html").exists()
+    assert export_run(run, tmp_path / "ids.onnx").dim == read_config(run).encoder.dim
+
+
+def test_training_in_mixed_precision_leaves_float32_weights(
+    finished: tuple[Path, dict[str, float]], tmp_path: Path
+) -> None:
+    """The easy task is learned in half precision too; the weights differ from a float32 run's, and are float32."""
+    results = train(tmp_path, make_dataset(), vary(precision="bf16-mixed"))
+    assert results["accuracy"] >= 0.9
+    assert (tmp_path / "weights.safetensors").read_bytes() != (finished[0] / "weights.safetensors").read_bytes()
+    assert {tensor.dtype for tensor in read_model(tmp_path).state_dict().values()} == {torch.float32}
+
+
+def test_a_regression_is_learned(tmp_path: Path) -> None:
+    """Most of the variance of a sum over steps is explained; the run says which task it was."""
+    draw = np.random.default_rng(0)
+
+    def make(count: int, longest: int) -> LabelledSequences:
+        sequences = [draw.normal(0, 1, (draw.integers(1, longest), 2)).astype(np.float32) for _ in range(count)]
+        return LabelledSequences(
+            sequences, np.array([100 + 10 * steps[:, 0].mean() for steps in sequences], np.float32)
+        )
+
+    dataset = Dataset("means", make(200, 6), make(50, 6), (), "made", "Apache-2.0", longer=make(20, 12))
+    results = train(tmp_path, dataset, dataclasses.replace(vary(epochs=15), task="regression"))
+    assert list(results)[:6] == ["mse", "mae", "r2", "longer_mse", "longer_mae", "longer_r2"]
+    assert results["r2"] > 0.8
+    assert read_config(tmp_path).task == "regression"
+    assert evaluate(read_model(tmp_path), dataset) == {name: results[name] for name in list(results)[:6]}
+
+
+def test_a_task_refuses_labels_it_cannot_learn_from(tmp_path: Path) -> None:
+    """Classes are no numbers to regress on, and the sentence says what was found."""
+    with pytest.raises(WrongLabels, match="the task regression learns from numbers, and easy is labelled with classes"):
+        train(tmp_path, make_dataset(), dataclasses.replace(RECIPE, task="regression"))
+
+
+def test_there_must_be_something_to_resume(tmp_path: Path) -> None:
+    """An empty directory cannot be resumed, and the sentence says so."""
+    with pytest.raises(BrokenRun, match=r"there is no last\.ckpt to resume from"):
+        train(tmp_path, make_dataset(), RECIPE, resume=True)
+
+
+def test_a_run_is_resumed_with_its_own_config_only(finished: tuple[Path, dict[str, float]]) -> None:
+    """Another seed would train on sequences that were held out; the run stays as it was."""
+    run, _ = finished
+    with pytest.raises(BrokenRun, match="started with another config"):
+        train(run, make_dataset(), vary(seed=9), resume=True)
+    assert read_config(run).training == TRAINING
+
+
+def test_nothing_of_two_runs_is_mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training that starts over and breaks off leaves no older weights beside its config."""
+    train(tmp_path, make_dataset(), vary(epochs=1))
+    monkeypatch.setattr(Training, "training_step", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train(tmp_path, make_dataset(), vary(epochs=1, seed=9))
+    with pytest.raises(BrokenRun, match=r"weights\.safetensors"):
+        read_model(tmp_path)
+
+
+def test_training_stops_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once the validation loss has not improved for `patience` epochs, training ends."""
+    monkeypatch.setattr(SequenceClassifier, "measure", lambda *_: {"loss": 1.0, "accuracy": 0.0})
+    train(tmp_path, make_dataset(), vary(epochs=50, patience=2))
+    epochs = {row.split(",")[0] for row in (tmp_path / "metrics.csv").read_text().splitlines()[1:]}
+    assert epochs == {"0", "1", "2"}
+
+
+@pytest.fixture
+def easy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Make the easy task known to the commands, and return its recipe."""
+    monkeypatch.setitem(DATASETS, "easy", make_dataset)
+    recipe = tmp_path / "easy.json"
+    recipe.write_text(json.dumps({"encoder": {"hidden": 4}, "training": {"epochs": 2, "learning_rate": 0.05}}))
+    return recipe
+
+
+def test_the_commands_train_and_evaluate_over_seeds(
+    easy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One run a seed, a line each, then mean and standard deviation over them."""
+    out = tmp_path / "runs"
+    train_main(["--dataset", "easy", "--recipe", str(easy), "--out", str(out), "--seeds", "2", "--seed", "5"])
+    assert [read_config(run).training.seed for run in sorted(out.iterdir())] == [5, 6]
+    capsys.readouterr()
+    evaluate_main([str(out / "seed-5"), str(out / "seed-6")])
+    header, first, second, mean, deviation = capsys.readouterr().out.splitlines()
+    assert header.split() == ["run", "accuracy", "nearest_neighbour", "linear_probe"]
+    accuracies = [float(line.split()[1]) for line in (first, second)]
+    assert float(mean.split()[1]) == pytest.approx(np.mean(accuracies), abs=1e-4)  # four digits are printed
+    assert float(deviation.split()[1]) == pytest.approx(np.std(accuracies, ddof=1), abs=1e-4)
+
+
+def test_the_shuffled_control_is_trained_and_judged_on_shuffled_frames(easy: Path, tmp_path: Path) -> None:
+    """The run remembers that it is a control, and its samples are permuted ones."""
+    train_main(["--dataset", "easy", "--recipe", str(easy), "--out", str(tmp_path / "c"), "--shuffle-frames"])
+    assert read_config(tmp_path / "c").training.shuffle_frames
+    shuffled, plain = read_samples(tmp_path / "c").sequences, load_dataset("easy").test.sequences
+    assert any(not np.array_equal(one, other) for one, other in zip(shuffled, plain, strict=True))
+    assert all(
+        np.array_equal(np.sort(one, axis=0), np.sort(other, axis=0)) for one, other in zip(shuffled, plain, strict=True)
+    )
+
+
+@pytest.mark.usefixtures("easy")
+@pytest.mark.parametrize(
+    ("recipe", "reason"),
+    [
+        ({"training": {"epoch": 3}}, "epoch"),
+        ({"encoder": {"hidden": 0}}, "hidden is 0"),
+        ({"task": "guessing"}, "guessing"),
+        ([], "no JSON object"),
+        (None, "No such"),
+    ],
+)
+def test_a_bad_recipe_is_refused_by_file(recipe: Any, reason: str, tmp_path: Path) -> None:
+    """The sentence names the file and what is wrong in it."""
+    path = tmp_path / "bad.json"
+    if recipe is not None:
+        path.write_text(json.dumps(recipe))
+    with pytest.raises(SystemExit, match=rf"train: .*bad\.json is not a recipe: .*{reason}"):
+        train_main(["--dataset", "easy", "--recipe", str(path), "--out", str(tmp_path / "run")])
+
+
+@pytest.mark.parametrize("name", sorted(DATASETS))
+def test_every_data_set_has_a_recipe(name: str) -> None:
+    """`--dataset NAME` alone is enough to train."""
+    dataset = DATASETS[name]()
+    recipe = read_recipe(train_module.RECIPES / f"{name}.json", dataset, epochs=None, seed=4)
+    assert (recipe.encoder.features, recipe.encoder.vocabulary) == (dataset.features, dataset.vocabulary)
+    assert recipe.training.seed == 4
+    assert recipe.task in TASKS
+
+
+def test_evaluating_what_is_no_run_is_one_sentence(tmp_path: Path) -> None:
+    """The command names the directory."""
+    with pytest.raises(SystemExit, match=r"evaluate: .* cannot be used"):
+        evaluate_main([str(tmp_path)])
+
+
+def test_a_file_is_trained_on_evaluated_and_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """From a JSONL file to a proven artifact by three commands; the run remembers the file."""
+    data, dataset = tmp_path / "easy.jsonl", make_dataset()
+    with data.open("w") as file:
+        for steps, label in zip(dataset.train.sequences, dataset.train.labels, strict=True):
+            file.write(json.dumps({"sequence": steps.tolist(), "label": dataset.classes[label]}) + "\n")
+    run = tmp_path / "run"
+    flags = [
+        "--epochs",
+        "2",
+        "--licence",
+        "mine",
+        "--accelerator",
+        "cpu",
+        "--devices",
+        "1",
+        "--precision",
+        "bf16-mixed",
+    ]
+    train_main(["--data", str(data), "--out", str(run), *flags])
+    assert "held-out sequence" in capsys.readouterr().out
+    config = read_config(run)
+    assert (config.task, config.data.name, config.data.classes) == ("classification", "easy", ["no", "yes"])
+    assert config.data.licence == "mine"
+    assert config.training.precision == "bf16-mixed"
+    assert config.data.file is not None
+    assert config.data.file.path == str(data)
+    assert (run / "report.html").exists()
+    evaluate_main([str(run)])
+    accuracy = float(capsys.readouterr().out.splitlines()[1].split()[1])
+    assert accuracy == pytest.approx(read_results(run)["accuracy"], abs=1e-4)  # four digits are printed
+    task = export_run(run, tmp_path / "easy.onnx").task
+    assert task is not None
+    assert task.dataset == "easy"
+
+
+def test_a_bad_file_ends_training_in_one_sentence(tmp_path: Path) -> None:
+    """The command names file, line and fault, without a traceback."""
+    (tmp_path / "bad.jsonl").write_text('{"sequence": [[1.0]], "label": "a"}\n{"sequence": [], "label": "a"}\n')
+    with pytest.raises(SystemExit, match=r"^train: .*bad\.jsonl, line 2: the sequence is empty$"):
+        train_main(["--data", str(tmp_path / "bad.jsonl"), "--out", str(tmp_path / "run")])
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("epochs", 0), ("batch_size", 0), ("validation_share", 1.0), ("class_weights", "some"), ("patience", -1)],
+)
+def test_trainings_that_cannot_be_are_refused(field: str, value: Any) -> None:
+    """The sentence names the field."""
+    with pytest.raises(ValueError, match=f"training {field} is {value!r}"):
+        vary(**{field: value})
+
+
+def test_the_test_share_is_a_share(capsys: pytest.CaptureFixture[str]) -> None:
+    """The command refuses to hold out everything."""
+    with pytest.raises(SystemExit):
+        train_main(["--data", "a.jsonl", "--test-share", "1"])
+    assert "argument --test-share: invalid share value: '1'" in capsys.readouterr().err
+
+
+def test_runs_of_different_tasks_are_not_averaged(easy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their metrics have no mean."""
+    train_main(["--dataset", "easy", "--recipe", str(easy), "--out", str(tmp_path / "a"), "--epochs", "1"])
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    results = iter([{"accuracy": 1.0}, {"mse": 1.0}])
+    monkeypatch.setattr("model.evaluate.evaluate", lambda *_: next(results))
+    with pytest.raises(SystemExit, match="evaluate: these runs are measured differently"):
+        evaluate_main([str(tmp_path / "a"), str(tmp_path / "b")])

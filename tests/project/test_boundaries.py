@@ -1,0 +1,140 @@
+"""What may import what, and what never lands anywhere else."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+# Folder, or a file that differs from its folder: the project's own top-level modules it may import.
+ALLOWED = {
+    "service": {"service"},
+    "model": {"model"},
+    "export": {"export", "model", "service"},
+    "bench": {"bench", "model", "service"},
+    "bench/load/models.py": {"bench", "model", "export"},
+    "client": {"lengthwise_client"},
+}
+OURS = {"service", "model", "export", "bench", "lengthwise_client", "tests"}
+NEVER_IN_SERVICE = {"torch", "onnx", "pytorch_lightning", "sklearn", "sktime"}
+
+
+def imports_of(path: Path) -> set[str]:
+    """Return the top-level modules a file imports, wherever in it."""
+    modules: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            modules |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            modules.add((node.module or "").partition(".")[0])
+    return modules
+
+
+@pytest.mark.parametrize("folder", ALLOWED)
+def test_folders_import_one_way(folder: str) -> None:
+    """Each folder imports only what its row of the table allows."""
+    files = list(Path(folder).rglob("*.py")) or [Path(folder)]
+    for path in files:
+        if str(path) in ALLOWED and str(path) != folder:
+            continue  # it has a row of its own
+        found = imports_of(path)
+        assert found & OURS <= ALLOWED[folder], path
+        assert folder != "service" or not found & NEVER_IN_SERVICE, path
+
+
+def test_what_runs_on_another_python_needs_no_torch() -> None:
+    """The tests that `.ci/another-python` names are imported where there is no torch, which not every Python has."""
+    script = Path(".ci/another-python").read_text(encoding="utf-8")
+    named = [Path(name) for name in re.findall(r"tests/[\w/.]+", script)]
+    files = [file for path in named for file in ([path] if path.suffix else sorted(path.glob("test_*.py")))]
+    modules = [".".join(file.with_suffix("").parts) for file in files]
+    assert "tests.server.test_processes" in modules
+    imported = "import sys; sys.modules['torch'] = None; import pytest, " + ", ".join(modules)
+    subprocess.run([sys.executable, "-c", imported], check=True)
+
+
+SERVE_WITHOUT_TORCH = """
+import sys
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {forbidden}:
+            raise ImportError(f"the service imported {{name}}")
+
+sys.meta_path.insert(0, Refuse())
+from starlette.testclient import TestClient
+from service.app import create_app
+from service.settings import Settings
+
+with TestClient(create_app(Settings())) as client:
+    features = client.get("/info").json()["models"][0]["features"]
+    response = client.post("/encode", json={{"sequences": [[[0.5] * features]]}})
+    assert response.status_code == 200, response.text
+print("encoded")
+"""
+
+
+def test_the_service_runs_where_torch_cannot_be_imported() -> None:
+    """It starts, replays its golden vectors and encodes with torch and onnx out of reach."""
+    script = SERVE_WITHOUT_TORCH.format(forbidden=NEVER_IN_SERVICE | {"model", "export"})
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert ran.stdout == "encoded\n", ran.stderr
+
+
+def test_telemetry_is_off_before_onnxruntime_is_imported() -> None:
+    """Whatever the environment says, importing the session leaves ONNX Runtime's telemetry disabled."""
+    script = "import service.encoder.session, os; print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    environment = {**os.environ, "ORT_DISABLE_TELEMETRY": "0"}
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment)
+    assert ran.stdout == "1\n"
+
+
+def test_installing_the_project_installs_no_module(tmp_path: Path) -> None:
+    """The wheel that `pip install .` builds holds metadata only: no `service`, `model` or `export` for anyone."""
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(command, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("lengthwise-*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {Path(name).parts[0].rpartition(".")[2] for name in names} == {"dist-info"}
+
+
+def test_the_client_is_a_distribution_of_its_own(tmp_path: Path) -> None:
+    """Its wheel holds its module, marked as typed, and the licence; it asks for httpx and numpy only."""
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(command, check=True, capture_output=True, cwd="client")
+    (wheel,) = tmp_path.glob("lengthwise_client-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        (info,) = {name.partition("/")[0] for name in archive.namelist() if ".dist-info/" in name}
+        names = {name for name in archive.namelist() if not name.startswith(info)}
+        metadata = archive.read(f"{info}/METADATA").decode()
+        assert archive.read(f"{info}/licenses/LICENSE") == Path("LICENSE").read_bytes()
+    modules = {f"lengthwise_client/{path.name}" for path in Path("client/lengthwise_client").glob("*.py")}
+    assert names == modules | {"lengthwise_client/py.typed"}
+    needed = re.findall(r"^Requires-Dist: ([a-z]+)", metadata, re.MULTILINE)
+    assert sorted(needed) == ["httpx", "numpy"]
+
+
+def test_the_installed_project_left_no_module_here() -> None:
+    """This environment was made by `pip install .`, and outside the checkout our folders cannot be imported."""
+    script = "import importlib.util as u; print([m for m in ('service', 'model', 'export') if u.find_spec(m)])"
+    command = [sys.executable, "-P", "-c", script]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True, cwd="/")
+    assert ran.stdout == "[]\n"
+
+
+def test_the_lock_pins_what_the_project_asks_for() -> None:
+    """Every serving dependency is pinned with a hash, torch is not among them, and no registry is named."""
+    for file in ("requirements.lock", "requirements-gpu.lock"):
+        lock = Path(file).read_text(encoding="utf-8")
+        pinned = {line.partition("==")[0] for line in lock.splitlines() if "==" in line and not line.startswith(" ")}
+        needed = {"fastapi", "httptools", "numpy", "orjson", "protobuf", "pydantic", "pydantic-settings", "pysimdjson"}
+        assert needed | {"uvicorn"} <= pinned
+        assert any(name.startswith("onnxruntime") for name in pinned)
+        assert "torch" not in pinned
+        assert "://" not in lock
+        assert lock.count("--hash=sha256:") >= len(pinned)

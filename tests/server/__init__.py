@@ -1,0 +1,1 @@
+"""The process: settings, connections, where a request ends, and several processes."""

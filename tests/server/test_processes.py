@@ -1,0 +1,357 @@
+"""Several processes behind one port: who gets which connection, what becomes of one that ends, and their metrics."""
+
+import asyncio
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from types import SimpleNamespace
+from typing import IO, Any, cast
+
+import httpx
+import numpy as np
+import orjson
+import pytest
+from prometheus_client import Metric
+from prometheus_client.parser import text_string_to_metric_families
+from pydantic import ValidationError
+
+from bench.load.launch import start_service
+from bench.load.servers import find_family
+from service import upkeep
+from service.api.routing import Service
+from service.costs.cpus import share_cpus
+from service.encoder.sequences import pad_batch
+from service.encoder.session import open_session
+from service.observing import prometheus
+from service.settings import Settings
+from tests.conftest import draw_sequences
+from tests.server.test_server import same_bits
+
+TWO = ("--processes", "2")
+BODY = {"sequences": [steps.tolist() for steps in draw_sequences([3, 1])]}
+
+
+def wait_until(is_so: Callable[[], bool], seconds: float = 60.0) -> None:
+    """Wait until something is so."""
+    end = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def children_of(process: subprocess.Popen[str]) -> list[int]:
+    """Return the processes that serve."""
+    return find_family(process.pid)[1:]
+
+
+def wait_for_both(process: subprocess.Popen[str], url: str) -> None:
+    """Wait until two processes tell their metrics."""
+    wait_until(lambda: len(children_of(process)) == 2 and len(count_requests(url)) == 2)
+
+
+def count_requests(url: str) -> dict[str, float]:
+    """Return the answers of each process by their metrics; a process that tells any has a part."""
+    counts = Counter[str]()
+    for family in text_string_to_metric_families(httpx.get(f"{url}/metrics").text):
+        for sample in family.samples:
+            if family.name == "lengthwise_inflight_requests":
+                counts[sample.labels["process"]] += 0
+            if sample.name == "lengthwise_requests_total" and sample.labels["route"] == "/encode":
+                counts[sample.labels["process"]] += int(sample.value)
+    return dict(counts)
+
+
+def test_connections_are_shared_out_evenly(artifact: Path) -> None:
+    """Of four connections each process has two, whatever is scraped beside them; and each answer has its own bits."""
+    alone = [open_session(artifact).run(pad_batch([steps])) for steps in draw_sequences([3, 1])]
+    with start_service("--model", str(artifact), *TWO) as (process, url), ExitStack() as opened:
+        wait_for_both(process, url)
+        time.sleep(0.3)  # until what asked for the metrics is known to be closed
+        clients = [opened.enter_context(httpx.Client(base_url=url)) for _ in range(4)]
+        for client in clients * 3:
+            assert same_bits(client.post("/encode", json=BODY).json()["embeddings"], np.concatenate(alone))
+        assert count_requests(url) == {"0": 6, "1": 6}
+        scraped = httpx.get(f"{url}/metrics").text
+        assert set(re.findall(r"^lengthwise_inflight_requests\{.*\} (.*)$", scraped, re.MULTILINE)) == {"0.0"}
+        described = clients[0].get("/info").json()
+        assert described["settings"]["processes"] == 2
+
+
+def test_processes_tell_only_each_other(artifact: Path) -> None:
+    """Any user of the machine can find the sockets by which they ask, and learns nothing there."""
+    with start_service("--model", str(artifact), *TWO) as (process, url):
+        wait_for_both(process, url)
+        names = re.findall(r"@(lengthwise-\w+-[01])$", Path("/proc/net/unix").read_text(), re.MULTILINE)
+        assert len(names) >= 2
+        for name in names:
+            with closing(socket.socket(socket.AF_UNIX)) as stranger:
+                stranger.settimeout(20)
+                stranger.connect(f"\0{name}")
+                stranger.sendall(bytes(32))
+                with suppress(ConnectionResetError):  # it hung up with what we said unread
+                    assert stranger.recv(1) == b""
+
+
+def test_a_process_that_is_killed_is_replaced(artifact: Path) -> None:
+    """Its connections break; those of the other go on, and new ones are served."""
+    with start_service("--model", str(artifact), *TWO) as (process, url), ExitStack() as opened:
+        wait_for_both(process, url)
+        host = url.removeprefix("http://")
+        clients = [opened.enter_context(closing(HTTPConnection(host, timeout=60))) for _ in range(4)]
+
+        def is_answered(client: HTTPConnection) -> bool:
+            with suppress(OSError, HTTPException):  # it does not connect again by itself, as httpx does
+                client.request("POST", "/encode", json.dumps(BODY), {"Content-Type": "application/json"})
+                response = client.getresponse()
+                response.read()
+                return response.status == 200
+            return False
+
+        assert all(map(is_answered, clients))
+        victim, other = children_of(process)
+        os.kill(victim, signal.SIGKILL)
+        wait_until(lambda: not is_there(victim))
+        broken = sum(not is_answered(client) for client in clients)
+        assert 0 < broken < len(clients)
+        wait_until(lambda: len(children_of(process)) == 2)
+        assert other in children_of(process)
+        assert victim not in children_of(process)
+        wait_for_both(process, url)
+        assert httpx.post(f"{url}/encode", json=BODY).status_code == 200
+
+
+@contextmanager
+def start_patched(patch: str, artifact: Path) -> Iterator[tuple[subprocess.Popen[str], IO[str]]]:
+    """Start the service in two processes, one line of Python changed; its log is read up to the last start."""
+    program = f"import os; from service.server import workers; {patch}; from service.__main__ import main; main()"
+    command = [sys.executable, "-c", program, "--port", "0", "--model", str(artifact), *TWO]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        log = process.stderr
+        assert log is not None
+        for awaited in ("running on", "Application startup complete"):
+            assert any(awaited in line for line in log)
+        try:
+            yield process, log
+        finally:
+            process.terminate()
+        log.read()
+        assert process.wait(20) == -signal.SIGTERM
+
+
+def test_one_that_stands_still_is_replaced(artifact: Path) -> None:
+    """One that is not heard of is ended."""
+    with start_patched("workers.HUNG_SECONDS = 1.0", artifact) as (process, log):
+        victim = children_of(process)[0]
+        os.kill(victim, signal.SIGSTOP)
+        assert any(f"Process {victim} was not heard of" in line for line in log)
+        assert any("started anew" in line for line in log)
+        wait_until(lambda: len(children_of(process)) == 2 and victim not in children_of(process))
+
+
+def test_where_all_stand_still_all_are_replaced(artifact: Path) -> None:
+    """None of them is taken for one that could not start."""
+    with start_patched("workers.HUNG_SECONDS = 3.0", artifact) as (process, _):
+        victims = children_of(process)
+        for victim in victims:
+            os.kill(victim, signal.SIGSTOP)
+        wait_until(lambda: len(children_of(process)) == 2 and not set(victims) & set(children_of(process)))
+
+
+def test_where_the_first_stands_still_nobody_is_ended(artifact: Path) -> None:
+    """A debugger, or Ctrl-Z, stops it alone: nobody hears the others, and afterwards they are there as before."""
+    patch = "from service.api import worker; worker.REPORT_SECONDS, workers.HUNG_SECONDS = 0.001, 0.8"
+    with start_patched(patch, artifact) as (process, _):
+        children = children_of(process)
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(1.5)
+        process.send_signal(signal.SIGCONT)
+        time.sleep(0.5)
+        assert children_of(process) == children
+
+
+def test_a_process_that_cannot_be_started_is_tried_again(artifact: Path) -> None:
+    """The machine may have no room for it, and the other serves meanwhile."""
+    patch = (
+        "fork, answers = os.fork, iter([0, 0, 1]); "
+        "os.fork = lambda: fork() if not next(answers, 0) else os.stat('/nowhere')"
+    )
+    with start_patched(patch, artifact) as (process, log):
+        victim, other = children_of(process)
+        os.kill(victim, signal.SIGKILL)
+        assert any("A process cannot be started" in line for line in log)
+        wait_until(lambda: len(children_of(process)) == 2)
+        assert other in children_of(process)
+
+
+def test_one_that_drains_gets_no_connection(artifact: Path) -> None:
+    """It has the fewest of all, and would refuse what comes."""
+    with start_service("--model", str(artifact), *TWO) as (process, url), ExitStack() as opened:
+        wait_for_both(process, url)
+        time.sleep(0.3)
+        for _ in range(2):  # one on each
+            connection = HTTPConnection(url.removeprefix("http://"), timeout=60)
+            opened.callback(connection.close)
+            connection.putrequest("POST", "/encode")
+            connection.putheader("Content-Length", "9")
+            connection.endheaders(b"{")
+        time.sleep(0.3)
+        leaving = children_of(process)[0]
+        os.kill(leaving, signal.SIGTERM)
+        time.sleep(0.5)
+        assert is_there(leaving)
+        assert [httpx.post(f"{url}/encode", json=BODY).status_code for _ in range(12)] == [200] * 12
+
+
+def is_there(pid: int) -> bool:
+    """Whether a process runs."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+def test_none_outlives_the_first(artifact: Path) -> None:
+    """Where the first process is killed, the others end by themselves; one that SIGHUP comes to goes on."""
+    with start_service("--model", str(artifact), *TWO) as (process, url):
+        wait_for_both(process, url)
+        process.send_signal(signal.SIGHUP)
+        assert httpx.post(f"{url}/encode", json=BODY).status_code == 200
+        children = children_of(process)
+        process.kill()
+        process.wait()
+        wait_until(lambda: not any(is_there(child) for child in children))
+
+
+def fail(
+    *flags: str, hinder: Callable[[subprocess.Popen[str]], None] = lambda _: None, serve: str = "main.serve"
+) -> tuple[int, str]:
+    """Start what cannot start, and return how it ended and the one sentence that it said; `serve` is Python."""
+    program = "import os, signal, time; import sys; from service.server import serve as main; "
+    program += f"main.serve = {serve}; main.main(sys.argv[1:])"
+    command = [sys.executable, "-c", program, *TWO, *flags]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            hinder(process)
+        except BaseException:
+            process.kill()  # or nobody would see why
+            raise
+        assert process.stderr is not None
+        said = process.stderr.read()
+    assert "Traceback" not in said
+    lines = [json.loads(line) for line in said.splitlines()]  # all of it is the log's JSON
+    (sentence,) = (line["event"] for line in lines if line["level"] == "error")
+    return process.returncode, sentence
+
+
+def test_what_hinders_the_start_is_one_sentence(artifact: Path, tmp_path: Path) -> None:
+    """A model that is none, a port that is taken before or meanwhile, a process that dies of it."""
+    nothing = tmp_path / "nothing.onnx"
+    nothing.write_bytes(b"nothing")
+    code, said = fail("--port", "0", "--model", str(nothing))
+    assert code == 1
+    assert str(nothing) in said
+    with closing(socket.socket()) as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+
+        listening = tmp_path / "listening"
+        late = f"iter(lambda: os.path.exists({str(listening)!r}), True)"  # or it might listen first
+        late = f"(lambda go: lambda *given: [time.sleep(0.01) for _ in {late}] and None or go(*given))(main.serve)"
+
+        def listen_first(process: subprocess.Popen[str]) -> None:
+            wait_until(lambda: len(children_of(process)) > 0)
+            taken.listen()
+            listening.touch()
+
+        expected = (1, f"127.0.0.1:{port} cannot be listened on: Address already in use.")
+        assert fail("--port", str(port), "--model", str(artifact), hinder=listen_first, serve=late) == expected
+        assert fail("--port", str(port), "--model", str(artifact)) == expected
+
+    def kill_first(process: subprocess.Popen[str]) -> None:
+        wait_until(lambda: len(children_of(process)) > 0)
+        os.kill(children_of(process)[0], signal.SIGKILL)
+
+    endless = "lambda *_: signal.pause()"  # or it might be ready before it is killed
+    code, said = fail("--port", "0", "--model", str(artifact), hinder=kill_first, serve=endless)
+    assert (code, said) == (1, "The first process ended by signal 9 while it started.")
+
+
+def test_where_none_can_be_started_any_more_all_ends(artifact: Path, tmp_path: Path) -> None:
+    """The artifact has gone, and all processes with it: whoever started the service is to know."""
+    model = tmp_path / "model.onnx"
+    model.write_bytes(artifact.read_bytes())
+    with start_service("--model", str(model), *TWO) as (process, url):
+        wait_for_both(process, url)
+        model.unlink()
+        for child in children_of(process):
+            os.kill(child, signal.SIGKILL)
+        assert process.wait(20) == 1
+
+
+@pytest.mark.parametrize("setting", [{"admin_key": "k" * 16}, {"steps_per_second": 9, "api_keys": "key"}])
+def test_what_one_process_counts_or_changes_goes_without_others(setting: dict[str, Any]) -> None:
+    """The admin's requests and rates reach one process, and would seem to hold for all."""
+    Settings(processes=1, **setting)
+    with pytest.raises(ValidationError, match="processes is over 1"):
+        Settings(processes=2, **setting)
+
+
+def test_each_process_has_its_share_of_the_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And never less than one."""
+    monkeypatch.setattr("service.costs.cpus.available_cpus", lambda: 5)
+    assert [share_cpus(number) for number in (1, 2, 5, 9)] == [5, 2, 1, 1]
+
+
+def test_a_process_whose_requests_wait_in_vain_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the signal that lets others drain."""
+    monkeypatch.setattr(upkeep, "IDLE_SECONDS", 0.01)
+    looks = iter([False, True])
+    service = SimpleNamespace(engine=SimpleNamespace(is_stuck=lambda _: next(looks)))
+
+    async def leave() -> None:
+        signalled = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, signalled.set)
+        await upkeep.leave_when_stuck(cast("Service", service))
+        async with asyncio.timeout(10):
+            await signalled.wait()
+
+    asyncio.run(leave())
+
+
+def test_metrics_of_several_processes_stand_side_by_side() -> None:
+    """Packed, sent and joined, every sample is there with the number of its process, one family of each name."""
+
+    def made(value: float) -> list[Metric]:
+        counted = Metric("lengthwise_requests", "Requests.", "counter")
+        counted.add_sample("lengthwise_requests_total", {"model": "m"}, value)
+        return [counted]
+
+    joined = prometheus.join({1: prometheus.unpack(orjson.loads(orjson.dumps(prometheus.pack(made(2))))), 0: made(1)})
+    body, _ = prometheus.write(joined, "")
+    (family,) = text_string_to_metric_families(body.decode())
+    assert [(sample.labels, sample.value) for sample in family.samples] == [
+        ({"model": "m", "process": "0"}, 1),
+        ({"model": "m", "process": "1"}, 2),
+    ]
+
+
+def test_a_connection_that_hangs_up_at_once_disturbs_nobody(artifact: Path) -> None:
+    """Accepted or not, it is forgotten."""
+    with start_service("--model", str(artifact), *TWO) as (_, url):
+        host, port = url.removeprefix("http://").split(":")
+        for _ in range(20):
+            socket.create_connection((host, int(port))).close()
+        connection = HTTPConnection(host, int(port), timeout=20)
+        with closing(connection), suppress(HTTPException):
+            connection.request("GET", "/health/ready")
+            assert connection.getresponse().status == 200
