@@ -309,7 +309,7 @@ def test_each_threat_has_a_test_that_exists() -> None:
     """The threat model names real tests, and every row of it at least one."""
     there = {
         name
-        for path in Path("tests").glob("test_*.py")
+        for path in Path("tests").rglob("test_*.py")
         for name in re.findall(r"^def (test_\w+)\(", path.read_text(encoding="utf-8"), re.MULTILINE)
     }
     assert THREATS

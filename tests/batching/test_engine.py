@@ -568,7 +568,7 @@ def test_memory_is_released_once_requests_have_ended(
     serve: Callable[..., TestClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Once each time, and not while they go on."""
-    monkeypatch.setattr("service.app.IDLE_SECONDS", 0.01)
+    monkeypatch.setattr("service.upkeep.IDLE_SECONDS", 0.01)
     client = serve()
     released = threading.Semaphore(0)
     session = client.app.state.service.models.find(None).session  # type: ignore[attr-defined]

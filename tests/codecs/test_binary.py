@@ -480,7 +480,7 @@ def test_without_pyarrow_arrow_is_refused_by_name(client: TestClient, monkeypatc
 WITHOUT_ARROW = """
 import sys
 sys.modules["pyarrow"] = None  # as if it were not installed
-import service.app, service.codecs.arrow as arrow
+import service.app, service.codecs.binary.arrow as arrow
 print(arrow.is_installed())
 """
 

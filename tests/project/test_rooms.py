@@ -3,6 +3,8 @@
 import ast
 import importlib
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,3 +66,10 @@ def test_what_waits_is_written_by_its_owner_alone() -> None:
     assert found.pop(BATCHING / "lanes.py") == {"job.cut"}
     assert found.pop(BATCHING / "engine.py") == {"job.delivery"}
     assert not {path: writes for path, writes in found.items() if writes}
+
+
+def test_settings_are_a_leaf() -> None:
+    """Whoever reads them loads neither ONNX Runtime nor numpy."""
+    script = "import sys, service.settings; print({'onnxruntime', 'numpy'} & set(sys.modules))"
+    read = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert read.stdout == "set()\n"
