@@ -1,21 +1,78 @@
-"""The tasks beside requests: artifacts watched, idle time used to measure, memory given back."""
+"""What goes on beside requests, from the start of the event loop to its end.
+
+Artifacts are watched, idle time is used to measure, memory is given back.
+"""
 
 import asyncio
 import logging
 import signal
 import threading
 import time
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from importlib import import_module
 from pathlib import Path
 
+from service.api.endpoints.monitoring import tell_others
 from service.api.routing import Service
+from service.batching.engine import Engine, Observer
 from service.batching.refining import IDLE_SECONDS, refine
+from service.catalogue.loading import Loader
 from service.costs.memory import trim_heap
+from service.settings import traces_are_wanted
 
 logger = logging.getLogger("lengthwise")
 
 WATCH_AGAIN_SECONDS = 5.0  # before a folder that was lost is looked for again
 REFINE_SECONDS = 10.0  # between two looks for models that have something left to measure
+
+
+@asynccontextmanager
+async def attend(service: Service, loader: Loader) -> AsyncIterator[None]:
+    """Start what encodes and the tasks beside it, and end them with the service."""
+    async with _trace(service) as observers:
+        queues, most = loader.queues, service.settings.max_run_seconds
+        service.engine = Engine(queues, observers, max_run_seconds=most)
+        service.tokenizer = ThreadPoolExecutor(1, "tokenizer")
+        tasks = [refine_idly(service), release_memory(service), watch(service), service.telemetry.time_loop()]
+        if service.worker:
+            tasks += [leave_when_stuck(service), tell_others(service, service.worker)]
+        aside = [asyncio.create_task(task) for task in tasks]
+        yield
+        for task in aside:
+            task.cancel()
+        await asyncio.to_thread(loader.close)
+        await asyncio.to_thread(service.engine.close)
+        service.tokenizer.shutdown(wait=False, cancel_futures=True)
+        service.telemetry.settle()
+
+
+@asynccontextmanager
+async def _trace(service: Service) -> AsyncIterator[list[Observer]]:
+    """Trace requests and batches if OpenTelemetry's variables ask for it.
+
+    Yields:
+        What is to be told of batches.
+    """
+    telemetry = service.telemetry
+    if not traces_are_wanted():
+        yield [telemetry]
+        return
+    try:
+        tracing = import_module("service.observing.tracing").open_tracing()
+    except ImportError:
+        logger.warning(
+            "Nothing is traced, though a variable asks for it: install the extra otel, pip install '.[otel]'"
+        )
+        yield [telemetry]
+        return
+    service.tracing = tracing
+    telemetry.witnesses.append(tracing.end)
+    yield [telemetry, tracing]
+    telemetry.witnesses.remove(tracing.end)
+    service.tracing = None
+    await asyncio.to_thread(tracing.close)
 
 
 async def watch(service: Service) -> None:
@@ -37,7 +94,7 @@ async def watch(service: Service) -> None:
 
 
 async def _tell_changes(folder: Path, changed: asyncio.Event) -> None:
-    """Set an event whenever a folder changes; where it is lost, look for it again."""
+    """Set an event whenever a folder changes; if it is lost, look for it again."""
     watchfiles = import_module("watchfiles")
     while True:
         try:
@@ -50,7 +107,7 @@ async def _tell_changes(folder: Path, changed: asyncio.Event) -> None:
 
 
 async def leave_when_stuck(service: Service) -> None:
-    """End this process where its requests wait in vain: it is one of several, and another takes its place."""
+    """End this process if its requests wait in vain: it is one of several, and another takes its place."""
     while True:
         await asyncio.sleep(IDLE_SECONDS)
         if service.engine.is_stuck(time.perf_counter()):

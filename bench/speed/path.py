@@ -91,7 +91,7 @@ async def trace_request() -> Trace:
     async def send(message: Any) -> None:
         messages.append(message)
 
-    async with app.router.lifespan_context(app):
+    async with app.fallback.router.lifespan_context(app.fallback):
         for _ in range(20):
             await app(dict(SCOPE), receive, send)
         gc.collect()

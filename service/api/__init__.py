@@ -1,7 +1,8 @@
 """A request, from its head to its answer, and who may ask.
 
-- `routing`: what the routes share: the loaded service, bodies within bounds, and routes that FastAPI only documents.
-- `access`: which key opens which route.
+- `front`: where every request comes in: it has its route found, is let in or not, answered and counted.
+- `routing`: what a route is, and what all routes share: the loaded service, the request, and its body within bounds.
+- `access`: what a request needs to be let in: a connection within the limit, one host, the key its route asks for.
 - `keys`: the API keys.
 - `meter`: how many steps a second each key may send.
 - `crowd`: how many connections there may be.
@@ -11,6 +12,7 @@
 - `encoding`: the one path of a request that encodes.
 - `tokenizing`: texts of a request, tokenised in groups within its limits.
 - `problems`: what is answered if something is wrong.
+- `fallback`: FastAPI, built from the routes: it documents them, and answers what no route matches.
 - `document`: the OpenAPI document, as the loaded models make it.
 - `examples`: examples in it, made of what the models read.
 - `endpoints/`: the routes.

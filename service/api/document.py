@@ -1,7 +1,8 @@
 """The OpenAPI document of what is served: its examples work as they stand, and its steps are as wide as the models'."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import orjson
@@ -19,31 +20,38 @@ MAX_SHOWN = 10  # models that have examples
 class ServedDocument:
     """Writes the document anew when other models are served, and keeps what it wrote."""
 
-    def __init__(self, models: Models, limits: Limits) -> None:
+    def __init__(self, models: Models, limits: Limits, describe: Callable[[], Schema]) -> None:
         """Write nothing yet.
 
         Args:
-            models: what is served.
+            models: the models that are served.
             limits: what a request may hold.
+            describe: returns the document without what the models add to it; called once, when it is first asked for.
         """
         self._models = models
         self._limits = limits
+        self._describe = describe
         self._state: object = None
         self._written = b""
 
-    def write(self, plain: Schema) -> bytes:
-        """Return the document as JSON.
+    @cached_property
+    def plain(self) -> Schema:
+        """The document without what the models add to it; it stays as it is."""
+        return self._describe()
 
-        Args:
-            plain: the document without anything of the models; it stays as it is.
-        """
+    def write(self) -> bytes:
+        """Return the document as JSON, with what the models add to it."""
         state = ([*self._models], self._models.default_name)
         if state != self._state:
-            document = deepcopy(plain)
+            document = deepcopy(self.plain)
             if state[0]:
                 self._fill(document)
             self._state, self._written = state, orjson.dumps(document)
         return self._written
+
+    def write_plain(self) -> bytes:
+        """Return it as JSON for strangers, who are told of no model."""
+        return orjson.dumps(self.plain)
 
     def _fill(self, document: Schema) -> None:
         named = self._models.names()

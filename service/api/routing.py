@@ -1,4 +1,4 @@
-"""What the routes share: the loaded service, bodies within bounds, and routes without FastAPI's own path."""
+"""What a route is, and what all of them share: the loaded service, the request, and its body within bounds."""
 
 import asyncio
 import time
@@ -6,14 +6,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from math import inf
-from re import Pattern
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
-from fastapi import APIRouter
-from fastapi.routing import APIRoute
+from pydantic import BaseModel
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
-from starlette.types import Receive, Scope
+from starlette.types import ASGIApp, Receive, Scope
 
 from service.api.crowd import Crowd
 from service.api.document import ServedDocument
@@ -25,39 +22,73 @@ from service.batching.engine import Engine
 from service.catalogue.models import Choice, Models
 from service.catalogue.repository import Repository
 from service.codecs import large
-from service.errors import BodyTooLarge, BodyTooSlow, Draining, InvalidField, InvalidHost, Stuck
+from service.errors import BodyTooLarge, BodyTooSlow, Draining, InvalidField, Stuck
 from service.observing.counts import Exchange, Telemetry
 from service.settings import Settings
 
 if TYPE_CHECKING:  # it needs the extra `otel`
     from service.observing.tracing import Tracing
 
-Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
-Template: TypeAlias = tuple[str, Pattern[str], str, Endpoint]  # a method, what a path matches, its route and endpoint
+Endpoint: TypeAlias = Callable[[Request], Awaitable[ASGIApp]]  # returns what sends the answer, most often a response
+Access: TypeAlias = Literal["open", "key", "admin"]  # for anyone, for a caller's key or the admin's, for the admin's
 
-# Where the scope of a request holds what comes of it, and who answers it; and that its client hung up before its turn.
+# Keys of a request's scope: what comes of it, the service, and whether its client hung up before its turn.
 EXCHANGE, SERVICE, GONE = "lengthwise.exchange", "lengthwise.service", "lengthwise.gone"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """What is answered under a method and a path, who may ask, and what the OpenAPI document says of it.
+
+    Attributes:
+        method: the method of HTTP.
+        path: the path as the document has it, its parameters in braces.
+        endpoint: the function that answers; its docstring is the document's description.
+        access: who may ask.
+        is_probe: whether monitors ask it again and again. It is answered however many connections there are; it is not
+            traced, and a log has it at the level debug only.
+        operation_id: its name in the document; without one the document leaves it out.
+        tag: its group in the document.
+        summary: what it is for, in some words.
+        responses: what it may answer by status, as FastAPI takes it.
+        extra: its parameters and bodies, as OpenAPI has them.
+        body: the schema of its JSON body, if it has one.
+    """
+
+    method: Literal["GET", "POST"]
+    path: str
+    endpoint: Endpoint
+    access: Access = "key"
+    is_probe: bool = False
+    operation_id: str | None = None
+    tag: str = "operations"
+    summary: str | None = None
+    responses: Mapping[int | str, dict[str, Any]] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    body: type[BaseModel] | None = None
 
 
 @dataclass(slots=True)
 class Service:
-    """What `create_app` loads and the routes use.
+    """What `create_app` loads, and the routes use.
 
     Attributes:
+        settings: the service's settings.
         models: the encoders that are served.
-        repository: where they come from.
+        repository: the files they come from.
         telemetry: what is counted.
         unread: the answers that their readers have not taken.
-        crowd: the connections.
-        tokenizer: likewise; the one thread that tokenises, so that this takes the memory of one group of texts.
-        tracing: makes spans, while the app's lifespan lasts, where that was asked for.
-        document: the OpenAPI document, as it tells of the models.
-        engine: there while the app's lifespan lasts, and its threads with it.
-        keys: that let a request in; None where all are let in.
-        admin_keys: that let admins in; None where there are no admins.
-        meter: what each key may send; None where that is any number of steps.
+        crowd: the open connections.
+        keys: the keys that let a request in; None if it needs none.
+        admin_keys: the keys that let admins in; None if there are no admins.
+        meter: the steps that each key may send; None if that is any number.
         worker: what this process is, if it is one of several.
-        is_draining: set on SIGTERM; new requests are refused from then on.
+        engine: what encodes; there while the app's lifespan lasts.
+        tokenizer: the one thread that tokenises, so that no more than one group of texts is in memory; it is there as
+            long as the engine.
+        document: the OpenAPI document, with what the models add to it.
+        is_draining: whether SIGTERM has come; new requests are refused from then on.
+        tracing: what makes spans, if they were asked for.
     """
 
     settings: Settings
@@ -76,15 +107,11 @@ class Service:
     is_draining: bool = False
     tracing: "Tracing | None" = None
 
-    def __post_init__(self) -> None:
-        """Prepare what is made of the other parts."""
-        self.document = ServedDocument(self.models, self.settings.limits)
-
     def require_progress(self) -> None:
         """See that requests do not wait in vain.
 
         Raises:
-            Stuck: they do; the process should be started anew.
+            Stuck: they do, and the process should be started anew.
         """
         if self.engine.is_stuck(time.perf_counter()):
             raise Stuck
@@ -115,35 +142,6 @@ class DirectRequest(Request):
         return self._by_name
 
 
-class DirectRoute(APIRoute):
-    """A route FastAPI documents but does not run: its endpoint takes the request and returns the response."""
-
-    def get_route_handler(self) -> Endpoint:  # type: ignore[override]
-        """Return the endpoint itself."""
-        return cast("Endpoint", self.endpoint)
-
-
-def find_endpoints(router: APIRouter) -> dict[tuple[str, str], Endpoint]:
-    """Return the endpoints of a router's direct routes whose paths have no parameters, by method and path."""
-    return {
-        (method, route.path): route.endpoint for route, method in _list_direct(router) if not route.param_convertors
-    }
-
-
-def find_templates(router: APIRouter) -> list[Template]:
-    """Return the direct routes of a router whose paths have parameters."""
-    return [
-        (method, route.path_regex, route.path, route.endpoint)
-        for route, method in _list_direct(router)
-        if route.param_convertors
-    ]
-
-
-def _list_direct(router: APIRouter) -> list[tuple[DirectRoute, str]]:
-    routes = [route for route in router.routes if isinstance(route, DirectRoute)]
-    return [(route, method) for route in routes for method in route.methods or ()]
-
-
 def service_of(request: Request) -> Service:
     """Return the service behind the app that got the request."""
     return cast("Service", request.scope[SERVICE])
@@ -159,30 +157,6 @@ def choose_model(request: Request) -> Choice:
     return Choice(service_of(request).models, exchange_of(request), request.headers.get("x-expect-model"))
 
 
-def require_client(request: Request) -> None:
-    """See that somebody waits for the answer.
-
-    Raises:
-        ClientDisconnect: the client hung up before the request had its turn.
-    """
-    if GONE in request.scope:
-        raise ClientDisconnect
-
-
-def require_host(request: Request) -> None:
-    """See that a request names its host once, so that nobody before the service took it for another's.
-
-    Raises:
-        InvalidHost: it names several, or none, which HTTP/1.0 allows.
-    """
-    pairs = request.scope["headers"]
-    if "host" in request.headers and len(request.headers) == len(pairs):
-        return  # no header comes twice
-    found = sum(name == b"host" for name, _ in pairs)
-    if found > 1 or (found == 0 and request.scope.get("http_version") == "1.1"):
-        raise InvalidHost(found)
-
-
 async def read_body(request: Request, limit: int, seconds: int) -> bytes:
     """Read a body of at most `limit` bytes, within so many seconds.
 
@@ -190,7 +164,7 @@ async def read_body(request: Request, limit: int, seconds: int) -> bytes:
     timer for each request would take 3 us and more, and most bodies are there at once.
 
     Raises:
-        BodyTooLarge: at once where the length is declared, else as soon as it is met.
+        BodyTooLarge: the body has more bytes; if it declares its length, nothing of it is read.
         BodyTooSlow: its end did not come in time.
         ClientDisconnect: the client hung up before its end.
     """
@@ -221,10 +195,10 @@ async def read_body(request: Request, limit: int, seconds: int) -> bytes:
 
 
 def read_timeout(request: Request, default_ms: int) -> float:
-    """Return the seconds a request allows, without end where neither it nor the default says.
+    """Return the seconds a request allows; without end if neither its header nor the default says how many.
 
     Raises:
-        InvalidField: the header is no whole number of milliseconds over 0.
+        InvalidField: the header is not a whole number of milliseconds over 0.
     """
     text = request.headers.get("x-request-timeout-ms")
     if text is None:

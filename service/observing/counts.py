@@ -35,9 +35,6 @@ NOTED_SECONDS = 0.1  # and before they are counted all the same
 TICK_SECONDS = 1.0  # between two looks at how late the event loop is
 UNANSWERED = 499  # the status where nobody was left to send one to; nginx calls it so
 HUNG_UP = "hung-up"  # the problem of a request whose client did so
-# Asked again and again, and always answered alike: they are neither traced nor, above the level debug, logged.
-PROBES = {"/metrics", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"}
-
 FIRST_ERROR = 400  # of the statuses
 OTHER = "other"  # the route of paths that are not in the document: there is no end of them
 
@@ -75,6 +72,7 @@ class Exchange:
         version: likewise, of the model.
         method: of HTTP.
         route: the path as the document has it.
+        is_probe: whether monitors ask it again and again: it is not traced, and logged at the level debug only.
         status: that was sent.
         problem: the name of what there was in place of an answer.
         stages: where it was encoded.
@@ -100,6 +98,7 @@ class Exchange:
     span: object = None
     origin: object = None
     key: bytes = b""
+    is_probe: bool = False
 
     @property
     def outcome(self) -> str:

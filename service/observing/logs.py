@@ -16,7 +16,7 @@ import orjson
 import structlog
 from structlog.typing import Processor
 
-from service.observing.counts import FIRST_ERROR, HUNG_UP, PROBES, Exchange
+from service.observing.counts import FIRST_ERROR, HUNG_UP, Exchange
 from service.settings import Form
 
 STAMP: list[Processor] = [
@@ -112,7 +112,7 @@ def configure(level: str, form: Form) -> dict[str, Any]:
 def _level_of(exchange: Exchange) -> int:
     if exchange.problem == HUNG_UP:
         return logging.DEBUG  # nobody is told anything, and nothing is wrong
-    if exchange.route in PROBES and exchange.status < FIRST_ERROR:
+    if exchange.is_probe and exchange.status < FIRST_ERROR:
         return logging.DEBUG
     return logging.WARNING if exchange.status >= HTTPStatus.INTERNAL_SERVER_ERROR else logging.INFO
 

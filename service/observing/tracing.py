@@ -16,7 +16,7 @@ from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, SpanKind, S
 from service import __version__
 from service.batching.batches import Target
 from service.batching.jobs import Run, Where
-from service.observing.counts import PROBES, Exchange
+from service.observing.counts import Exchange
 
 NANOSECONDS = 10**9
 
@@ -31,7 +31,7 @@ class Tracing:
 
     def begin(self, exchange: Exchange, headers: Mapping[str, str]) -> None:
         """Begin the span of a request, as part of the trace that its headers name, if any."""
-        if exchange.route in PROBES:
+        if exchange.is_probe:
             return
         span = self._tracer.start_span(
             f"{exchange.method} {exchange.route}",

@@ -14,11 +14,11 @@ from types import FrameType
 from typing import cast
 
 import uvicorn
-from fastapi import FastAPI
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
 from service.api.crowd import SPARE, allow_files
+from service.api.front import Front
 from service.api.worker import Worker
 from service.app import create_app
 from service.errors import LengthwiseError, StartupError
@@ -36,7 +36,7 @@ FILES = 100  # that a process has open beside its connections, at most
 class DrainingServer(uvicorn.Server):
     """On a signal, refuse new requests before the ones in flight are awaited and the listener closes."""
 
-    def __init__(self, config: uvicorn.Config, app: FastAPI, worker: Worker | None) -> None:
+    def __init__(self, config: uvicorn.Config, app: Front, worker: Worker | None) -> None:
         super().__init__(config)
         self._service = app.state.service
         self._worker = worker

@@ -12,11 +12,11 @@ from typing import Any
 
 import httpx
 import pytest
-from fastapi import FastAPI
 from prometheus_client.parser import text_string_to_metric_families
 
 from bench.load.launch import start_service
 from service.api.crowd import SPARE, Crowd, allow_files
+from service.api.front import Front
 from service.app import create_app
 from service.server.transport import GatheringProtocol
 from service.settings import Settings
@@ -138,7 +138,7 @@ def test_idle_connections_keep_nobody_out(artifact: Path, processes: str, sent: 
 
 
 @contextmanager
-def listen_to(app: FastAPI) -> Iterator[str]:
+def listen_to(app: Front) -> Iterator[str]:
     """Serve an app as `python -m service` does."""
     service = app.state.service
     with listen(app, http=partial(GatheringProtocol, crowd=service.crowd, unread=service.unread)) as address:

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from service.api import keys
-from service.api.access import ADMIN_PATHS, OPEN_PATHS
 from service.api.keys import LOOK_SECONDS, KeyRing
 from service.errors import InvalidKey, KeysUnusable
 from tests.api.test_encode import PAIR, Serve
 
+OPEN_PATHS = {"/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready", "/docs", "/openapi.json"}
+ADMIN_PATHS = {"/debug/batches", "/v2/repository/models/{model}/load", "/v2/repository/models/{model}/unload"}
 FIRST, SECOND = "a-first-key-for-tests", "a-second-key-for-tests"
 GUARDED = [
     ("POST", "/encode"),

@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 import openai
 import pytest
-from fastapi import FastAPI
 from openai import AsyncOpenAI, OpenAI
 from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 
 from model.encoder import EncoderConfig
+from service.api.front import Front
 from service.app import create_app
 from service.batching.jobs import Job
 from service.codecs.json import openai as codec
@@ -35,7 +35,7 @@ class Counted:
     """An app that counts what it is sent."""
 
     def __init__(self, settings: Settings) -> None:
-        self.app: FastAPI = create_app(settings)
+        self.app: Front = create_app(settings)
         self.requests: list[str] = []
 
     @property

@@ -103,7 +103,7 @@ def test_the_docs_page_loads_and_reaches_only_what_it_needs(serve: Serve) -> Non
         ("POST", "/v1/embeddings", "service.api.endpoints.openai.openai.decode"),
         ("POST", "/v2/models/made/infer", "service.api.encoding.decompress"),
         ("GET", "/info", "service.api.endpoints.operations.platform.python_version"),
-        ("GET", "/openapi.json", "service.app.get_openapi"),
+        ("GET", "/openapi.json", "service.api.fallback.get_openapi"),
     ],
 )
 def test_no_answer_tells_of_the_insides(

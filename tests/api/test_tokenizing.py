@@ -257,7 +257,7 @@ def run_served(artifact: Path, check: Callable[[httpx.AsyncClient], Any], **sett
         app = create_app(Settings(model=artifact, **settings))
         transport = httpx.ASGITransport(app)
         async with (
-            app.router.lifespan_context(app),
+            app.fallback.router.lifespan_context(app.fallback),
             httpx.AsyncClient(transport=transport, base_url="http://t") as http,
         ):
             await check(http)

@@ -13,7 +13,6 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
@@ -24,6 +23,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from bench.load.launch import start_service
 from export.graph import GraphOptions
 from model.encoder import EncoderConfig
+from service.api.front import Front
 from service.api.unread import COUNTED_BYTES, PATIENCE_BYTES, PATIENCE_SECONDS, READER, Reader, Unread
 from service.app import create_app
 from service.codecs.binary import arrow
@@ -126,7 +126,7 @@ class Choked(GatheringProtocol):
 
 
 @contextmanager
-def listen_to(app: FastAPI) -> Iterator[str]:
+def listen_to(app: Front) -> Iterator[str]:
     """Serve an app as `python -m service` does, with a kernel that holds little."""
     service = app.state.service
     with listen(app, http=partial(Choked, crowd=service.crowd, unread=service.unread)) as address:

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 import torch
 import uvicorn
-from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from bench.load.launch import start_service
@@ -24,6 +23,7 @@ from export.graph import build_graph
 from lengthwise_client import Client, DeadlineExceeded, ModelChanged, NotUnderstood, Refused, Unreachable, calls
 from lengthwise_client.retries import read_retry_after
 from model.encoder import EncoderConfig, SequenceEncoder
+from service.api.front import Front
 from service.app import create_app
 from service.batching.jobs import Forecast, Job
 from service.settings import Settings
@@ -293,7 +293,7 @@ def test_a_failed_call_leaves_no_part_trying(relay: Relay) -> None:
 
 
 @contextmanager
-def listen(app: FastAPI, listener: socket.socket | None = None) -> Iterator[str]:
+def listen(app: Front, listener: socket.socket | None = None) -> Iterator[str]:
     """Serve an app of this process on a real socket."""
     listener = listener or socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))

@@ -3,7 +3,6 @@
 from typing import Any, Literal
 
 import orjson
-from fastapi import APIRouter
 from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import Response
@@ -11,15 +10,11 @@ from starlette.responses import Response
 from service import __version__, errors
 from service.api import encoding, problems
 from service.api.negotiation import require_media_type
-from service.api.routing import DirectRoute, choose_model, service_of
+from service.api.routing import Route, choose_model, service_of
 from service.catalogue.models import Choice
 from service.codecs.kserve import inference, schemas
 from service.codecs.kserve.tensors import HEADER_LENGTH
 from service.codecs.question import Question
-
-SCHEMAS: tuple[type[BaseModel], ...] = (schemas.InferRequest,)
-
-router = APIRouter(route_class=DirectRoute, tags=["kserve"])
 
 PATH = {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}
 VERSION = {"name": "version", "in": "path", "required": True, "schema": {"type": "string"}}
@@ -74,39 +69,23 @@ class ModelReady(BaseModel):
     ready: Literal[True]
 
 
-@router.get(
-    "/v2/health/live",
-    operation_id="v2_live",
-    summary="Is it alive",
-    responses={200: {"model": Live}, **problems.document(errors.Stuck, dialect=problems.KSERVE)},
-)
 async def live(request: Request) -> Response:
     """Answer 200 while the event loop turns, and runs end where requests wait."""
     service_of(request).require_progress()
     return _json({"live": True})
 
 
-@router.get(
-    "/v2/health/ready",
-    operation_id="v2_ready",
-    summary="May requests be sent here",
-    responses={200: {"model": Ready}, **problems.document(errors.Draining, errors.Stuck, dialect=problems.KSERVE)},
-)
 async def ready(request: Request) -> Response:
     """Answer 200 until the service drains."""
-    if service_of(request).is_draining:
-        raise errors.Draining
-    service_of(request).require_progress()
+    service_of(request).require_ready()
     return _json({"ready": True})
 
 
-@router.get("/v2", operation_id="v2_server", summary="What answers here", responses={200: {"model": Server}})
 async def describe_server(_request: Request) -> Response:
     """Name the service and its extensions of the protocol."""
     return _json({"name": "lengthwise", "version": __version__, "extensions": ["binary_tensor_data", "statistics"]})
 
 
-@router.get("/v2/models", operation_id="v2_models", summary="List the encoders", responses={200: {"model": ModelNames}})
 async def list_models(request: Request) -> Response:
     """List the encoders that are served."""
     return _json({"models": sorted({model.name for model in service_of(request).models})})
@@ -151,58 +130,6 @@ async def infer(request: Request) -> Response:
     return await encoding.answer(request, choice, read)
 
 
-# Each of these has two paths: with a version, and without one, which means the newest.
-for path, parameters, suffix in (
-    ("/v2/models/{model}", [PATH], ""),
-    ("/v2/models/{model}/versions/{version}", [PATH, VERSION], "_version"),
-):
-    router.add_api_route(
-        path,
-        describe_model,
-        operation_id=f"v2_model{suffix}",
-        summary="Describe the encoder's tensors",
-        responses={200: {"model": ModelMetadata}, **problems.document(errors.UnknownModel, dialect=problems.KSERVE)},
-        openapi_extra={"parameters": parameters},
-    )
-    router.add_api_route(
-        f"{path}/ready",
-        is_model_ready,
-        operation_id=f"v2_model_ready{suffix}",
-        summary="May the encoder be sent requests",
-        responses={
-            200: {"model": ModelReady},
-            **problems.document(errors.UnknownModel, errors.Draining, dialect=problems.KSERVE),
-        },
-        openapi_extra={"parameters": parameters},
-    )
-    router.add_api_route(
-        f"{path}/infer",
-        infer,
-        methods=["POST"],
-        operation_id=f"v2_infer{suffix}",
-        summary="Encode sequences in tensors",
-        response_model=None,
-        responses={
-            200: {
-                "model": schemas.InferResponse,
-                "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
-                "headers": encoding.RESPONSE_HEADERS,
-            },
-            **problems.document(*encoding.FAILURES, dialect=problems.KSERVE),
-        },
-        openapi_extra={
-            "parameters": [*parameters, LENGTH, encoding.TIMEOUT_HEADER, encoding.EXPECT_HEADER],
-            "requestBody": {
-                "required": True,
-                "content": {
-                    "application/json": {"schema": {"$ref": "#/components/schemas/InferRequest"}},
-                    "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
-                },
-            },
-        },
-    )
-
-
 def _choose(request: Request) -> Choice:
     """Choose the model that the path names, with its version if any."""
     name, version = request.path_params["model"], request.path_params.get("version")
@@ -222,3 +149,109 @@ def _read_header_length(request: Request) -> int | None:
 
 def _json(content: dict[str, Any]) -> Response:
     return Response(orjson.dumps(content), media_type="application/json")
+
+
+def _route_model(path: str, parameters: list[dict[str, Any]], suffix: str = "") -> list[Route]:
+    """Return the routes of one model, which the path names."""
+    return [
+        Route(
+            "GET",
+            path,
+            describe_model,
+            tag="kserve",
+            operation_id=f"v2_model{suffix}",
+            summary="Describe the encoder's tensors",
+            responses={
+                200: {"model": ModelMetadata},
+                **problems.document(errors.UnknownModel, dialect=problems.KSERVE),
+            },
+            extra={"parameters": parameters},
+        ),
+        Route(
+            "GET",
+            f"{path}/ready",
+            is_model_ready,
+            tag="kserve",
+            operation_id=f"v2_model_ready{suffix}",
+            summary="May the encoder be sent requests",
+            responses={
+                200: {"model": ModelReady},
+                **problems.document(errors.UnknownModel, errors.Draining, dialect=problems.KSERVE),
+            },
+            extra={"parameters": parameters},
+        ),
+        Route(
+            "POST",
+            f"{path}/infer",
+            infer,
+            tag="kserve",
+            operation_id=f"v2_infer{suffix}",
+            summary="Encode sequences in tensors",
+            responses={
+                200: {
+                    "model": schemas.InferResponse,
+                    "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+                    "headers": encoding.RESPONSE_HEADERS,
+                },
+                **problems.document(*encoding.FAILURES, dialect=problems.KSERVE),
+            },
+            extra={
+                "parameters": [*parameters, LENGTH, encoding.TIMEOUT_HEADER, encoding.EXPECT_HEADER],
+                "requestBody": {
+                    "required": True,
+                    "content": {
+                        "application/json": {"schema": {"$ref": "#/components/schemas/InferRequest"}},
+                        "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+                    },
+                },
+            },
+            body=schemas.InferRequest,
+        ),
+    ]
+
+
+ROUTES = [
+    Route(
+        "GET",
+        "/v2/health/live",
+        live,
+        access="open",
+        is_probe=True,
+        tag="kserve",
+        operation_id="v2_live",
+        summary="Is it alive",
+        responses={200: {"model": Live}, **problems.document(errors.Stuck, dialect=problems.KSERVE)},
+    ),
+    Route(
+        "GET",
+        "/v2/health/ready",
+        ready,
+        access="open",
+        is_probe=True,
+        tag="kserve",
+        operation_id="v2_ready",
+        summary="May requests be sent here",
+        responses={200: {"model": Ready}, **problems.document(errors.Draining, errors.Stuck, dialect=problems.KSERVE)},
+    ),
+    Route(
+        "GET",
+        "/v2",
+        describe_server,
+        tag="kserve",
+        operation_id="v2_server",
+        summary="What answers here",
+        responses={200: {"model": Server}},
+    ),
+    Route(
+        "GET",
+        "/v2/models",
+        list_models,
+        tag="kserve",
+        operation_id="v2_models",
+        summary="List the encoders",
+        responses={200: {"model": ModelNames}},
+    ),
+    # Without a version, a path means the newest.
+    *_route_model("/v2/models/{model}", [PATH]),
+    *_route_model("/v2/models/{model}/versions/{version}", [PATH, VERSION], "_version"),
+]

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import onnxruntime
 import orjson
-from fastapi import APIRouter
 from prometheus_client import Metric
 from pydantic import BaseModel, Field
 from starlette.requests import Request
@@ -18,18 +17,14 @@ from starlette.responses import Response
 
 from service import __version__
 from service.api import problems
-from service.api.routing import DirectRoute, Service, service_of
+from service.api.routing import Route, Service, service_of
 from service.api.worker import Worker
 from service.batching.jobs import Forecast, Why
 from service.catalogue.models import ServedModel
 from service.observing import prometheus
 from service.observing.counts import Ran
 
-SCHEMAS: tuple[type[BaseModel], ...] = ()
-
 ASK_SECONDS = 1.0  # for the metrics of another process
-
-router = APIRouter(route_class=DirectRoute, tags=["operations"])
 
 
 class Told(NamedTuple):
@@ -62,12 +57,6 @@ class LastBatches(BaseModel):
     batches: list[BatchRecord]
 
 
-@router.get(
-    "/metrics",
-    operation_id="metrics",
-    summary="Figures for Prometheus",
-    responses={200: {"description": "In its text format, or in OpenMetrics.", "content": {"text/plain": {}}}},
-)
 async def expose(request: Request) -> Response:
     """Write down every metric as it stands."""
     service = service_of(request)
@@ -141,15 +130,6 @@ def _take_snapshot(service: Service, *, is_asked: bool) -> list[Metric]:
     return prometheus.collect(snapshot)
 
 
-@router.get(
-    "/debug/batches",
-    operation_id="debug_batches",
-    summary="The last hundred batches, for admins",
-    responses={
-        200: {"model": LastBatches},
-        404: problems.document_status("No admin key is set."),
-    },
-)
 async def list_batches(request: Request) -> Response:
     """Tell of the last batches how they were cut, and what they should have taken and took."""
     service = service_of(request)
@@ -186,3 +166,28 @@ def _describe_batch(ran: Ran) -> dict[str, Any]:
         seconds=round(ran.seconds, 6),
         failed=ran.failed,
     ).model_dump(mode="json")
+
+
+ROUTES = [
+    Route(
+        "GET",
+        "/metrics",
+        expose,
+        is_probe=True,
+        operation_id="metrics",
+        summary="Figures for Prometheus",
+        responses={200: {"description": "In its text format, or in OpenMetrics.", "content": {"text/plain": {}}}},
+    ),
+    Route(
+        "GET",
+        "/debug/batches",
+        list_batches,
+        access="admin",
+        operation_id="debug_batches",
+        summary="The last hundred batches, for admins",
+        responses={
+            200: {"model": LastBatches},
+            404: problems.document_status("No admin key is set."),
+        },
+    ),
+]

@@ -5,14 +5,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeAlias
 
-from fastapi import APIRouter
-from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
 from service.api import encoding, negotiation, problems
 from service.api.endpoints.streams import LineStream
-from service.api.routing import DirectRoute, Service, choose_model, service_of
+from service.api.routing import Route, Service, choose_model, service_of
 from service.catalogue.models import Choice
 from service.codecs.binary import arrow, npy, npz
 from service.codecs.json import ndjson, ragged
@@ -21,10 +19,6 @@ from service.codecs.question import NUMBER_BYTES, RAW_BYTES, Content, Question, 
 from service.encoder.sequences import InputSpec, Sequences
 from service.encoder.tokenizer import Texts
 from service.errors import ExtraMissing, LineTooLong, NotAcceptable, NotOffered, ReaderStalled, UnsupportedMediaType
-
-SCHEMAS: tuple[type[BaseModel], ...] = (ragged.EncodeRequest,)
-
-router = APIRouter(route_class=DirectRoute, tags=["encode"])
 
 Read: TypeAlias = Callable[[bytes, InputSpec, int], Sequences]  # the body, what the model reads, bytes it may open to
 Write: TypeAlias = Callable[[Reply, AnswerOptions], Content]
@@ -78,24 +72,6 @@ QUERY: list[dict[str, Any]] = [
 FORMAT_FAILURES = (NotAcceptable, ReaderStalled, ExtraMissing, LineTooLong)
 
 
-@router.post(
-    "/encode",
-    operation_id="encode",
-    summary="Encode sequences of any length",
-    response_model=None,
-    responses={
-        200: {
-            "model": ragged.EncodeResponse,
-            "content": _document(ANSWERS),
-            "headers": encoding.RESPONSE_HEADERS,
-        },
-        **problems.document(*encoding.FAILURES, *FORMAT_FAILURES),
-    },
-    openapi_extra={
-        "parameters": [encoding.TIMEOUT_HEADER, encoding.EXPECT_HEADER, *QUERY],
-        "requestBody": {"required": True, "content": _document(BODIES)},
-    },
-)
 async def encode(request: Request) -> Response:
     """Return one embedding for each sequence: the average of the encoder's outputs over its valid steps.
 
@@ -145,3 +121,28 @@ def _ask(sequences: Sequences | Texts, options: AnswerOptions, wanted: str) -> Q
 
 def _write(write: Write, options: AnswerOptions, reply: Reply) -> Content:
     return write(reply, options)
+
+
+ROUTES = [
+    Route(
+        "POST",
+        "/encode",
+        encode,
+        tag="encode",
+        operation_id="encode",
+        summary="Encode sequences of any length",
+        responses={
+            200: {
+                "model": ragged.EncodeResponse,
+                "content": _document(ANSWERS),
+                "headers": encoding.RESPONSE_HEADERS,
+            },
+            **problems.document(*encoding.FAILURES, *FORMAT_FAILURES),
+        },
+        extra={
+            "parameters": [encoding.TIMEOUT_HEADER, encoding.EXPECT_HEADER, *QUERY],
+            "requestBody": {"required": True, "content": _document(BODIES)},
+        },
+        body=ragged.EncodeRequest,
+    ),
+]

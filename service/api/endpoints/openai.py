@@ -5,7 +5,6 @@ from functools import partial
 from typing import Any, Literal
 
 import orjson
-from fastapi import APIRouter
 from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import Response
@@ -13,14 +12,10 @@ from starlette.responses import Response
 from service import errors
 from service.api import encoding, problems
 from service.api.negotiation import require_media_type
-from service.api.routing import DirectRoute, Service, choose_model, service_of
+from service.api.routing import Route, Service, choose_model, service_of
 from service.catalogue.models import Choice, ServedModel
 from service.codecs.json import openai
 from service.codecs.question import Question
-
-SCHEMAS: tuple[type[BaseModel], ...] = (openai.EmbeddingsRequest,)
-
-router = APIRouter(route_class=DirectRoute, tags=["openai"])
 
 # Lengths never come apart from their sequences here.
 FAILURES = tuple(kind for kind in encoding.FAILURES if kind is not errors.InvalidLengths)
@@ -42,23 +37,6 @@ class ModelList(BaseModel):
     data: list[Model]
 
 
-@router.post(
-    "/v1/embeddings",
-    operation_id="create_embeddings",
-    summary="Encode texts, token ids or sequences, as OpenAI's clients ask for it",
-    response_model=None,
-    responses={
-        200: {"model": openai.EmbeddingsResponse, "headers": encoding.RESPONSE_HEADERS},
-        **problems.document(*FAILURES, dialect=problems.OPENAI),
-    },
-    openapi_extra={
-        "parameters": [encoding.TIMEOUT_HEADER, encoding.EXPECT_HEADER],
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/EmbeddingsRequest"}}},
-        },
-    },
-)
 async def create_embeddings(request: Request) -> Response:
     """Return one embedding for each sequence of the input, as `/encode` does.
 
@@ -70,25 +48,12 @@ async def create_embeddings(request: Request) -> Response:
     return await encoding.answer(request, choice, partial(_read_json, service_of(request), choice))
 
 
-@router.get(
-    "/v1/models",
-    operation_id="list_models",
-    summary="List the encoders, as OpenAI's clients list models",
-    responses={200: {"model": ModelList}},
-)
 async def list_models(request: Request) -> Response:
     """List the encoders that are served."""
     named = service_of(request).models.names()
     return _json({"object": "list", "data": [_describe(name, model) for name, model in named.items()]})
 
 
-@router.get(
-    "/v1/models/{model}",  # noqa: FAST003 - direct routes take the request only
-    operation_id="get_model",
-    summary="Describe an encoder, as OpenAI's clients ask for it",
-    responses={200: {"model": Model}, **problems.document(errors.UnknownModel, dialect=problems.OPENAI)},
-    openapi_extra={"parameters": [{"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}]},
-)
 async def get_model(request: Request) -> Response:
     """Describe an encoder under its name."""
     name = request.path_params["model"]
@@ -111,3 +76,46 @@ def _describe(name: str, model: ServedModel) -> dict[str, Any]:
 
 def _json(content: dict[str, Any]) -> Response:
     return Response(orjson.dumps(content), media_type="application/json")
+
+
+ROUTES = [
+    Route(
+        "POST",
+        "/v1/embeddings",
+        create_embeddings,
+        tag="openai",
+        operation_id="create_embeddings",
+        summary="Encode texts, token ids or sequences, as OpenAI's clients ask for it",
+        responses={
+            200: {"model": openai.EmbeddingsResponse, "headers": encoding.RESPONSE_HEADERS},
+            **problems.document(*FAILURES, dialect=problems.OPENAI),
+        },
+        extra={
+            "parameters": [encoding.TIMEOUT_HEADER, encoding.EXPECT_HEADER],
+            "requestBody": {
+                "required": True,
+                "content": {"application/json": {"schema": {"$ref": "#/components/schemas/EmbeddingsRequest"}}},
+            },
+        },
+        body=openai.EmbeddingsRequest,
+    ),
+    Route(
+        "GET",
+        "/v1/models",
+        list_models,
+        tag="openai",
+        operation_id="list_models",
+        summary="List the encoders, as OpenAI's clients list models",
+        responses={200: {"model": ModelList}},
+    ),
+    Route(
+        "GET",
+        "/v1/models/{model}",
+        get_model,
+        tag="openai",
+        operation_id="get_model",
+        summary="Describe an encoder, as OpenAI's clients ask for it",
+        responses={200: {"model": Model}, **problems.document(errors.UnknownModel, dialect=problems.OPENAI)},
+        extra={"parameters": [{"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}]},
+    ),
+]

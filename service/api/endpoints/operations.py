@@ -8,21 +8,16 @@ import fastapi
 import numpy as np
 import onnxruntime
 import orjson
-from fastapi import APIRouter
 from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
 from service import __version__, errors
 from service.api import problems
-from service.api.routing import DirectRoute, service_of
+from service.api.routing import Route, service_of
 from service.batching.jobs import Forecast
 from service.catalogue.models import ServedModel
 from service.costs.measure import Arrangement
-
-SCHEMAS: tuple[type[BaseModel], ...] = ()
-
-router = APIRouter(route_class=DirectRoute, tags=["operations"])
 
 
 class Health(BaseModel):
@@ -87,31 +82,18 @@ class Info(BaseModel):
     versions: dict[str, str] = Field(description="Of Python and the libraries that matter.")
 
 
-@router.get(
-    "/health/live",
-    operation_id="live",
-    summary="Is the process alive",
-    responses={200: {"model": Health}, **problems.document(errors.Stuck)},
-)
 async def live(request: Request) -> Response:
     """Answer 200 while the event loop turns, and runs end where requests wait."""
     service_of(request).require_progress()
     return _json(Health(status="live"))
 
 
-@router.get(
-    "/health/ready",
-    operation_id="ready",
-    summary="May requests be sent here",
-    responses={200: {"model": Health}, **problems.document(errors.Draining, errors.Stuck)},
-)
 async def ready(request: Request) -> Response:
     """Answer 200 once the golden vectors were replayed, until the service drains."""
     service_of(request).require_ready()
     return _json(Health(status="ready"))
 
 
-@router.get("/info", operation_id="info", summary="What is served, and its limits", responses={200: {"model": Info}})
 async def info(request: Request) -> Response:
     """Describe the models and their proofs, the versions and every setting in force."""
     service = service_of(request)
@@ -181,3 +163,35 @@ def _describe_performance(model: ServedModel, forecast: Forecast) -> Performance
 
 def _json(content: BaseModel) -> Response:
     return Response(orjson.dumps(content.model_dump(mode="json")), media_type="application/json")
+
+
+ROUTES = [
+    Route(
+        "GET",
+        "/health/live",
+        live,
+        access="open",
+        is_probe=True,
+        operation_id="live",
+        summary="Is the process alive",
+        responses={200: {"model": Health}, **problems.document(errors.Stuck)},
+    ),
+    Route(
+        "GET",
+        "/health/ready",
+        ready,
+        access="open",
+        is_probe=True,
+        operation_id="ready",
+        summary="May requests be sent here",
+        responses={200: {"model": Health}, **problems.document(errors.Draining, errors.Stuck)},
+    ),
+    Route(
+        "GET",
+        "/info",
+        info,
+        operation_id="info",
+        summary="What is served, and its limits",
+        responses={200: {"model": Info}},
+    ),
+]

@@ -5,33 +5,24 @@ import hashlib
 import re
 from functools import cache
 
-import orjson
-from fastapi import APIRouter
 from fastapi.openapi.docs import get_swagger_ui_html
-from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
 from service.api import access
-from service.api.routing import DirectRoute, service_of
-
-SCHEMAS: tuple[type[BaseModel], ...] = ()
-
-router = APIRouter(route_class=DirectRoute)
+from service.api.routing import Route, service_of
 
 # One release, whose files never change; it weighs 1.5 MB, too much to carry for a page.
 ASSETS = "https://cdn.jsdelivr.net/npm/swagger-ui-dist@5.17.14/"
 
 
-@router.get("/openapi.json", include_in_schema=False)
 async def describe(request: Request) -> Response:
-    """Answer with the document; only who may ask the models anything is told of them."""
-    plain = request.app.openapi()
-    written = service_of(request).document.write(plain) if access.is_known(request) else orjson.dumps(plain)
+    """Answer with the document; only a client that may ask the models anything is told of them."""
+    document = service_of(request).document
+    written = document.write() if access.is_known(request) else document.write_plain()
     return Response(written, headers={"Vary": "Authorization"}, media_type="application/json")
 
 
-@router.get("/docs", include_in_schema=False)
 async def show(_request: Request) -> Response:
     """Show Swagger UI, which reads the document from beside it."""
     page, headers = _write_page()
@@ -61,3 +52,10 @@ def _write_page() -> tuple[bytes, dict[str, str]]:
         "X-Content-Type-Options": "nosniff",
         "Referrer-Policy": "no-referrer",
     }
+
+
+# Without a key, both say what anyone can read in the source.
+ROUTES = [
+    Route("GET", "/openapi.json", describe, access="open"),
+    Route("GET", "/docs", show, access="open"),
+]

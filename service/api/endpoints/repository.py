@@ -3,18 +3,15 @@
 from typing import Any, Literal
 
 import orjson
-from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, RootModel
 from starlette.requests import Request
 from starlette.responses import Response
 
 from service import errors
 from service.api import problems
-from service.api.routing import DirectRoute, read_body, service_of
+from service.api.routing import Route, read_body, service_of
 from service.codecs.json import exact
 from service.codecs.options import validate
-
-router = APIRouter(route_class=DirectRoute, tags=["kserve"])
 
 PATH = {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}
 MAX_BODY_BYTES = 2**16
@@ -61,8 +58,6 @@ class Done(BaseModel):
     """It is done."""
 
 
-SCHEMAS: tuple[type[BaseModel], ...] = (IndexRequest, ChangeRequest)
-
 FAILURES = (
     errors.MalformedJson,
     errors.InvalidField,
@@ -77,13 +72,6 @@ def _document(schema: type[BaseModel], *parameters: dict[str, Any]) -> dict[str,
     return {"parameters": list(parameters), "requestBody": {"required": False, "content": content}}
 
 
-@router.post(
-    "/v2/repository/index",
-    operation_id="v2_repository_index",
-    summary="List the artifacts, served or not",
-    responses={200: {"model": ModelStates}, **problems.document(*FAILURES[:-1], dialect=problems.KSERVE)},
-    openapi_extra=_document(IndexRequest),
-)
 async def list_states(request: Request) -> Response:
     """List every artifact, and why it is not served where it is not; of a newer version that is refused, too."""
     wanted = validate(IndexRequest, await _read_fields(request), IndexRequest.model_fields)
@@ -97,16 +85,6 @@ async def list_states(request: Request) -> Response:
     return Response(orjson.dumps(states), media_type="application/json")
 
 
-@router.post(
-    "/v2/repository/models/{model}/load",  # noqa: FAST003 - direct routes take the request only
-    operation_id="v2_repository_load",
-    summary="Load a model, or the newer version of its file",
-    responses={
-        200: {"model": Done},
-        **problems.document(*FAILURES, errors.ModelRefused, dialect=problems.KSERVE),
-    },
-    openapi_extra=_document(ChangeRequest, PATH),
-)
 async def load(request: Request) -> Response:
     """Answer once the model is served as its file has it; where that is refused, what was served before still is."""
     validate(ChangeRequest, await _read_fields(request), ChangeRequest.model_fields)
@@ -114,13 +92,6 @@ async def load(request: Request) -> Response:
     return Response(b"{}", media_type="application/json")
 
 
-@router.post(
-    "/v2/repository/models/{model}/unload",  # noqa: FAST003 - direct routes take the request only
-    operation_id="v2_repository_unload",
-    summary="Serve a model no more, until it is loaded again",
-    responses={200: {"model": Done}, **problems.document(*FAILURES, dialect=problems.KSERVE)},
-    openapi_extra=_document(ChangeRequest, PATH),
-)
 async def unload(request: Request) -> Response:
     """Answer once the model takes no more requests; those under way are answered by it."""
     validate(ChangeRequest, await _read_fields(request), ChangeRequest.model_fields)
@@ -133,3 +104,45 @@ async def _read_fields(request: Request) -> dict[str, Any]:
     settings = service_of(request).settings
     body = await read_body(request, min(MAX_BODY_BYTES, settings.max_body_bytes), settings.body_timeout_seconds)
     return exact.read_document(body) if body else {}
+
+
+ROUTES = [
+    Route(
+        "POST",
+        "/v2/repository/index",
+        list_states,
+        tag="kserve",
+        operation_id="v2_repository_index",
+        summary="List the artifacts, served or not",
+        responses={200: {"model": ModelStates}, **problems.document(*FAILURES[:-1], dialect=problems.KSERVE)},
+        extra=_document(IndexRequest),
+        body=IndexRequest,
+    ),
+    Route(
+        "POST",
+        "/v2/repository/models/{model}/load",
+        load,
+        access="admin",
+        tag="kserve",
+        operation_id="v2_repository_load",
+        summary="Load a model, or the newer version of its file",
+        responses={
+            200: {"model": Done},
+            **problems.document(*FAILURES, errors.ModelRefused, dialect=problems.KSERVE),
+        },
+        extra=_document(ChangeRequest, PATH),
+        body=ChangeRequest,
+    ),
+    Route(
+        "POST",
+        "/v2/repository/models/{model}/unload",
+        unload,
+        access="admin",
+        tag="kserve",
+        operation_id="v2_repository_unload",
+        summary="Serve a model no more, until it is loaded again",
+        responses={200: {"model": Done}, **problems.document(*FAILURES, dialect=problems.KSERVE)},
+        extra=_document(ChangeRequest, PATH),
+        body=ChangeRequest,
+    ),
+]

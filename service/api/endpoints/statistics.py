@@ -5,7 +5,6 @@ from http import HTTPStatus
 from typing import Any
 
 import orjson
-from fastapi import APIRouter
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -15,12 +14,8 @@ from service import errors
 from service.api import problems
 from service.api.endpoints import monitoring
 from service.api.endpoints.kserve import PATH, VERSION
-from service.api.routing import DirectRoute, service_of
+from service.api.routing import Route, service_of
 from service.observing import statistics
-
-SCHEMAS: tuple[type[BaseModel], ...] = ()
-
-router = APIRouter(route_class=DirectRoute, tags=["kserve"])
 
 
 class Spent(BaseModel):
@@ -70,12 +65,6 @@ class Stats(BaseModel):
     model_stats: list[ModelStats]
 
 
-@router.get(
-    "/v2/models/stats",
-    operation_id="v2_stats",
-    summary="What all models were asked, and what that took",
-    responses={200: {"model": Stats}},
-)
 async def describe_all(request: Request) -> Response:
     """Tell of each version of each model that is served."""
     return await _describe(request, None)
@@ -96,21 +85,6 @@ async def refuse_config(_request: Request) -> Response:
     raise HTTPException(HTTPStatus.NOT_FOUND, detail)
 
 
-for path, parameters, suffix in (
-    ("/v2/models/{model}", [PATH], ""),
-    ("/v2/models/{model}/versions/{version}", [PATH, VERSION], "_version"),
-):
-    router.add_api_route(
-        f"{path}/stats",
-        describe_one,
-        operation_id=f"v2_model_stats{suffix}",
-        summary="What a model was asked, and what that took",
-        responses={200: {"model": Stats}, **problems.document(errors.UnknownModel, dialect=problems.KSERVE)},
-        openapi_extra={"parameters": parameters},
-    )
-    router.add_api_route(f"{path}/config", refuse_config, include_in_schema=False)
-
-
 async def _describe(request: Request, asked: str | None) -> Response:
     """Tell of the models of a name, or of all, whichever process they were asked of."""
     service = service_of(request)
@@ -127,3 +101,33 @@ async def _describe(request: Request, asked: str | None) -> Response:
     ]
     described = [statistics.join(model, others[model["name"], model["version"]]) for model in own]
     return Response(orjson.dumps({"model_stats": described}), media_type="application/json")
+
+
+def _route_model(path: str, parameters: list[dict[str, Any]], suffix: str = "") -> list[Route]:
+    """Return the routes of one model, which the path names."""
+    stats = Route(
+        "GET",
+        f"{path}/stats",
+        describe_one,
+        tag="kserve",
+        operation_id=f"v2_model_stats{suffix}",
+        summary="What a model was asked, and what that took",
+        responses={200: {"model": Stats}, **problems.document(errors.UnknownModel, dialect=problems.KSERVE)},
+        extra={"parameters": parameters},
+    )
+    return [stats, Route("GET", f"{path}/config", refuse_config)]
+
+
+ROUTES = [
+    Route(
+        "GET",
+        "/v2/models/stats",
+        describe_all,
+        tag="kserve",
+        operation_id="v2_stats",
+        summary="What all models were asked, and what that took",
+        responses={200: {"model": Stats}},
+    ),
+    *_route_model("/v2/models/{model}", [PATH]),
+    *_route_model("/v2/models/{model}/versions/{version}", [PATH, VERSION], "_version"),
+]

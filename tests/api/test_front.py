@@ -1,0 +1,61 @@
+"""The front: which route a request is given to, and who may ask it."""
+
+from functools import partial
+
+import pytest
+
+from service.app import PARTS
+from tests.api.test_encode import PAIR, Serve
+from tests.api.test_keys import ADMIN_PATHS, FIRST, OPEN_PATHS, SECOND, bearing
+
+PROBES = {"/metrics", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"}
+ROUTES = [route for part in PARTS for route in part.ROUTES]
+
+
+def test_each_route_says_who_may_ask_it() -> None:
+    """Health and the document are open, what changes or shows the insides is the admin's, all else needs a key."""
+    assert {route.path for route in ROUTES if route.access == "open"} == OPEN_PATHS
+    assert {route.path for route in ROUTES if route.access == "admin"} == ADMIN_PATHS
+    assert {route.path for route in ROUTES if route.is_probe} == PROBES
+    assert len({(route.method, route.path) for route in ROUTES}) == len(ROUTES)
+
+
+@pytest.mark.parametrize("keys", [{}, {"api_keys": FIRST}, {"api_keys": FIRST, "admin_key": SECOND}])
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/debug/batches%0A"),
+        ("POST", "/v2/repository/models/made/unload%0A"),
+        ("GET", "/info%0A"),
+        ("POST", "/encode%0A"),
+    ],
+)
+def test_a_line_break_after_a_path_opens_nothing(method: str, path: str, keys: dict[str, str], serve: Serve) -> None:
+    """A pattern that ends in `$` matches before a line break, too: no route may be reached past its check."""
+    client = serve(**keys)
+    assert client.request(method, path, headers=bearing(FIRST)).status_code == 404
+    if keys:
+        assert client.request(method, path).status_code == 401
+    assert client.post("/encode", json={"sequences": PAIR}, headers=bearing(FIRST)).status_code == 200
+
+
+def test_a_wrong_method_needs_the_key_of_its_path(serve: Serve) -> None:
+    """On an open path it is 405 for anyone, elsewhere 401 without a key; nothing is answered to HEAD or OPTIONS."""
+    client = serve(api_keys=FIRST)
+    for method in ("HEAD", "OPTIONS", "DELETE"):
+        ask = partial(client.request, method)
+        assert [ask(path).status_code for path in sorted(OPEN_PATHS)] == [405] * len(OPEN_PATHS)
+        assert ask("/encode").status_code == 401
+        known = ask("/encode", headers=bearing(FIRST))
+        assert (known.status_code, known.headers["allow"]) == (405, "POST")
+
+
+def test_what_is_for_admins_is_not_there_without_any(serve: Serve) -> None:
+    """Whatever the method, and it is counted like any path that does not exist."""
+    client = serve()
+    for path in ADMIN_PATHS:
+        for method in ("GET", "POST", "PUT"):
+            assert client.request(method, path.format(model="made")).status_code == 404
+    counted = client.get("/metrics").text
+    assert 'route="other"' in counted
+    assert "/debug/batches" not in counted
