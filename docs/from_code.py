@@ -16,7 +16,7 @@ from docs.tables import describe_type, read_attributes, sentence, table
 from model import checkpoint
 from model.catalogue import DATASETS, TASKS
 from service.encoder.manifest import Manifest
-from service.settings import Settings
+from service.settings import Settings, variable_of
 
 PROGRAMS = ("service", "model", "export", "bench")  # the folders whose modules may be commands
 
@@ -24,7 +24,7 @@ PROGRAMS = ("service", "model", "export", "bench")  # the folders whose modules 
 def write_settings() -> str:
     """Write each setting with its default and what it sets."""
     rows = [
-        (f"`LENGTHWISE_{name.upper()}`", "none" if field.default is None else f"`{field.default}`", field.description)
+        (f"`{variable_of(name)}`", "none" if field.default is None else f"`{field.default}`", field.description)
         for name, field in Settings.model_fields.items()
     ]
     return table(["variable", "default", "what it sets"], rows)

@@ -36,7 +36,7 @@ def create_app(settings: Settings, worker: Worker | None = None) -> Front:
         StartupError: the artifact, its golden vectors, the provider or the API keys are not as they must be.
     """
     keys, admin_keys = access.read_keys(settings)
-    telemetry = Telemetry(map(problems.name_problem, problems.ANSWERS))
+    telemetry = Telemetry(map(problems.name_problem, problems.REFUSALS))
     if settings.log_requests:
         telemetry.witnesses.append(RequestLog(settings.log_level, settings.log_format).write)
     models, loader = Models(settings.default_model), Loader(settings)

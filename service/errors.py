@@ -1,8 +1,9 @@
 """What can go wrong, in the domain's words. Each error carries its data and builds its own sentence.
 
-Status codes belong to the routes: `service.api.problems` maps each of these to its answer.
+Nothing here is of HTTP or of the environment: `service.api.problems` maps each error to its answer.
 """
 
+from collections.abc import Callable
 from math import ceil
 from typing import Literal
 
@@ -11,21 +12,28 @@ class LengthwiseError(Exception):
     """The base of every error the service raises on purpose.
 
     Attributes:
-        path: the place in the request that is at fault, as `sequences[3][17]`, where there is one.
+        path: the place in the request that is at fault, as `sequences[3][17]`, if there is one.
         limit: the bound that was met, in the unit its setting names.
-        setting: the environment variable that changes that bound or behaviour.
-        retry_after_ms: when trying again may succeed, where it may.
+        setting: the name of the setting that changes that bound or behaviour; the sentence has it between backticks.
+        retry_after_ms: the milliseconds after which trying again may succeed, if it ever may.
     """
 
-    path: str | None = None
-    limit: float | None = None
     setting: str | None = None
     retry_after_ms: int | None = None
 
+    def __init__(self, sentence: str, path: str | None = None, limit: float | None = None) -> None:
+        super().__init__(sentence)
+        self.path = path
+        self.limit = limit
+
     @property
     def retry_after_seconds(self) -> int | None:
-        """The same in whole seconds, 1 at least, as `Retry-After` has it."""
+        """The same in whole seconds, at least 1."""
         return None if self.retry_after_ms is None else max(1, ceil(self.retry_after_ms / 1000))
+
+    def tell(self, spell: Callable[[str], str]) -> str:
+        """Return the sentence with its setting spelt as whoever reads it writes it, by a function from its name."""
+        return str(self) if self.setting is None else str(self).replace(f"`{self.setting}`", spell(self.setting))
 
 
 class InvalidRequest(LengthwiseError):
@@ -47,42 +55,39 @@ class MalformedBody(InvalidRequest):
 
 
 class InvalidHost(LengthwiseError):
-    """The request does not name its host once, as HTTP/1.1 demands."""
+    """The request does not name its host exactly once, as HTTP/1.1 demands."""
 
     def __init__(self, found: int) -> None:
-        self.path = "Host"
-        super().__init__(f"The request has {found or 'no'} headers Host: HTTP/1.1 expects one (RFC 9112, 3.2).")
+        super().__init__(f"The request names {found or 'no'} hosts: HTTP/1.1 expects one (RFC 9112, 3.2).")
 
 
 class InvalidField(InvalidRequest):
     """A field of the request is missing, unknown or of the wrong kind."""
 
     def __init__(self, path: str, found: str, expected: str) -> None:
-        self.path = path
-        super().__init__(f"{path} is {found}: expected {expected}.")
+        super().__init__(f"{path} is {found}: expected {expected}.", path)
 
 
 class NotANumber(InvalidRequest):
     """A string, null, boolean, list or object stands where a number belongs."""
 
     def __init__(self, path: str, found: str) -> None:
-        self.path = path
-        super().__init__(f"{path} is {found}: expected a number.")
+        super().__init__(f"{path} is {found}: expected a number.", path)
 
 
 class NonFiniteValue(InvalidRequest):
     """A number is NaN or infinite, or beyond the range of float32."""
 
     def __init__(self, path: str) -> None:
-        self.path = path
-        super().__init__(f"{path} is not finite as float32: NaN, infinities and magnitudes over 3.4e38 are refused.")
+        super().__init__(
+            f"{path} is not finite as float32: NaN, infinities and magnitudes over 3.4e38 are refused.", path
+        )
 
 
 class UnknownToken(InvalidRequest):
     """A token id is not one of the model's vocabulary."""
 
     def __init__(self, path: str, found: int, vocabulary: int | None) -> None:
-        self.path = path
         known = "1 and above" if vocabulary is None else f"1 to {vocabulary - 1}"
         padding = "; 0 is padding, which may only follow the last token" if found == 0 else ""
         sentence = f"{path} is the token id {found}: the model knows {known}{padding}."
@@ -91,41 +96,38 @@ class UnknownToken(InvalidRequest):
                 " If texts were sent, the client made these ids by a tokenizer that is not the model's: "
                 "have it send the texts (LangChain: check_embedding_ctx_length=False)."
             )
-        super().__init__(sentence)
+        super().__init__(sentence, path)
 
 
 class NotOffered(InvalidRequest):
     """The request asks for, or brings, what the loaded model does not have."""
 
     def __init__(self, path: str, reason: str) -> None:
-        self.path = path
-        super().__init__(f"{path} {reason}.")
+        super().__init__(f"{path} {reason}.", path)
 
 
 class FeatureMismatch(InvalidRequest):
     """A step has another number of features than the model reads."""
 
     def __init__(self, path: str, found: int, expected: int) -> None:
-        self.path = path
-        super().__init__(f"{path} has {found} features: the model reads {expected} in each step.")
+        super().__init__(f"{path} has {found} features: the model reads {expected} in each step.", path)
 
 
 class EmptyRequest(InvalidRequest):
     """The request holds no sequence."""
 
     def __init__(self, field: str = "sequences") -> None:
-        self.path = field
-        super().__init__(f"{field} is empty: expected at least one sequence.")
+        super().__init__(f"{field} is empty: expected at least one sequence.", field)
 
 
 class EmptySequence(InvalidRequest):
     """A sequence holds no step."""
 
+    setting = "empty_sequences"
+
     def __init__(self, path: str) -> None:
-        self.path = path
-        self.setting = "LENGTHWISE_EMPTY_SEQUENCES"
         super().__init__(
-            f"{self.path} has no steps, and no average: set {self.setting}=zero to answer the zero vector instead."
+            f"{path} has no steps, and no average: set `{self.setting}`=zero to answer the zero vector instead.", path
         )
 
 
@@ -133,8 +135,7 @@ class InvalidLengths(InvalidRequest):
     """`lengths` does not fit the padded sequences it came with."""
 
     def __init__(self, path: str, reason: str) -> None:
-        self.path = path
-        super().__init__(f"{path} {reason}.")
+        super().__init__(f"{path} {reason}.", path)
 
 
 class TooLarge(LengthwiseError):
@@ -144,92 +145,101 @@ class TooLarge(LengthwiseError):
 class BodyTooLarge(TooLarge):
     """The body has more bytes than the service reads."""
 
+    setting = "max_body_bytes"
+
     def __init__(self, limit: int) -> None:
-        self.limit, self.setting = limit, "LENGTHWISE_MAX_BODY_BYTES"
-        super().__init__(f"The body is over {limit} bytes, the limit set by {self.setting}: send fewer sequences.")
+        super().__init__(
+            f"The body is over {limit} bytes, the limit set by `{self.setting}`: send fewer sequences.", limit=limit
+        )
 
 
 class LineTooLong(TooLarge):
     """A line of a stream has more bytes than the service reads at once."""
 
+    setting = "max_body_bytes"
+
     def __init__(self, limit: int) -> None:
-        self.limit, self.setting = limit, "LENGTHWISE_MAX_BODY_BYTES"
-        super().__init__(f"The line is over {limit} bytes, the limit set by {self.setting}.")
+        super().__init__(f"The line is over {limit} bytes, the limit set by `{self.setting}`.", limit=limit)
 
 
 class SequenceTooLong(TooLarge):
     """One sequence has more steps than any may have."""
 
+    setting = "max_sequence_steps"
+
     def __init__(self, path: str, steps: int, limit: int) -> None:
-        self.path = path
-        self.limit, self.setting = limit, "LENGTHWISE_MAX_SEQUENCE_STEPS"
-        super().__init__(f"{self.path} has {steps} steps: the limit is {limit}, set by {self.setting}.")
+        super().__init__(f"{path} has {steps} steps: the limit is {limit}, set by `{self.setting}`.", path, limit=limit)
 
 
 class RequestTooLong(TooLarge):
     """The sequences of a request have more steps in all than one request may."""
 
+    setting = "max_request_steps"
+
     def __init__(self, limit: int, field: str = "sequences") -> None:
-        self.path = field
-        self.limit, self.setting = limit, "LENGTHWISE_MAX_REQUEST_STEPS"
         super().__init__(
-            f"The sequences have more than {limit} steps in all, the limit set by {self.setting}: send them in parts."
+            f"The sequences have more than {limit} steps in all, the limit of `{self.setting}`: send them in parts.",
+            field,
+            limit=limit,
         )
 
 
 class AnswerTooLarge(TooLarge):
     """The answer would have more bytes than all that may be unread."""
 
+    setting = "max_unread_bytes"
+
     def __init__(self, size: int, limit: float) -> None:
-        self.limit, self.setting = limit, "LENGTHWISE_MAX_UNREAD_BYTES"
         super().__init__(
-            f"The answer would have some {size} bytes: the limit is {limit:.0f}, set by {self.setting}. "
-            "Send fewer sequences, or ask for a smaller form: base64 in place of numbers, or a binary one."
+            f"The answer would have some {size} bytes: the limit is {limit:.0f}, set by `{self.setting}`. "
+            "Send fewer sequences, or ask for a smaller form: base64 in place of numbers, or a binary one.",
+            limit=limit,
         )
 
 
 class TextTooLong(TooLarge):
     """One text has more characters than any may have."""
 
+    setting = "max_text_characters"
+
     def __init__(self, path: str, characters: int, limit: int) -> None:
-        self.path = path
-        self.limit, self.setting = limit, "LENGTHWISE_MAX_TEXT_CHARACTERS"
-        super().__init__(f"{self.path} has {characters} characters: the limit is {limit}, set by {self.setting}.")
+        super().__init__(
+            f"{path} has {characters} characters: the limit is {limit}, set by `{self.setting}`.", path, limit=limit
+        )
 
 
 class TextsTooLong(TooLarge):
     """The texts of a request have more characters in all than one request may."""
 
+    setting = "max_request_characters"
+
     def __init__(self, limit: int, field: str) -> None:
-        self.path = field
-        self.limit, self.setting = limit, "LENGTHWISE_MAX_REQUEST_CHARACTERS"
         super().__init__(
-            f"The texts have more than {limit} characters in all, the limit set by {self.setting}: send them in parts."
+            f"The texts have more than {limit} characters in all, the limit of `{self.setting}`: send them in parts.",
+            field,
+            limit=limit,
         )
 
 
 class UnknownModel(LengthwiseError):
-    """The request names a model that is not loaded, or none where it must."""
+    """The request names a model that is not loaded, or names none although there is no default."""
 
     def __init__(self, name: str | None, known: list[str]) -> None:
-        self.path = "model"
         what = "No model is named, and there is no default" if name is None else f"There is no model {name[:99]!r} here"
-        super().__init__(f"{what}: the models are {', '.join(map(repr, known)) or 'none'}.")
+        super().__init__(f"{what}: the models are {', '.join(map(repr, known)) or 'none'}.", "model")
 
 
 class ModelRefused(LengthwiseError):
     """The artifact cannot be served; what was served before still is."""
 
     def __init__(self, reason: str) -> None:
-        self.path = "model"
-        super().__init__(reason)
+        super().__init__(reason, "model")
 
 
 class UnexpectedModel(LengthwiseError):
     """The model is another than the request expects."""
 
     def __init__(self, name: str, sha256: str) -> None:
-        self.path = "X-Expect-Model"
         super().__init__(f"{name} is the artifact {sha256} now, and another one is expected.")
 
 
@@ -237,26 +247,23 @@ class InvalidKey(LengthwiseError):
     """The request brings no key, or none that is known."""
 
     def __init__(self) -> None:
-        self.path = "Authorization"
-        super().__init__("This needs a key that is known here: send the header `Authorization: Bearer KEY`.")
+        super().__init__("This needs a key that is known here.")
 
 
 class UnsupportedMediaType(LengthwiseError):
     """The body is of a kind the service does not read."""
 
-    def __init__(self, found: str, supported: str, header: str = "Content-Type") -> None:
-        self.path = header
-        super().__init__(f"The body is {found}: expected {supported}.")
+    def __init__(self, found: str, supported: str, path: str | None = None) -> None:
+        super().__init__(f"The body is {found}: expected {supported}.", path)
 
 
 class ExtraMissing(LengthwiseError):
     """The body is of a kind the service reads only with a package that is not installed."""
 
     def __init__(self, found: str, package: str, extra: str) -> None:
-        self.path = "Content-Type"
         super().__init__(
-            f"The body is {found}, which needs {package} where the service runs: "
-            f"install the extra {extra} there (pip install '.[{extra}]'), or send another kind."
+            f"The body is {found}, which needs the package {package}: "
+            f"install the service's extra {extra} (pip install '.[{extra}]'), or send another kind."
         )
 
 
@@ -264,7 +271,6 @@ class NotAcceptable(LengthwiseError):
     """The answer cannot be of any kind the request accepts."""
 
     def __init__(self, wanted: str, offered: str) -> None:
-        self.path = "Accept"
         super().__init__(f"The request accepts {wanted[:80]!r}: this answer can be {offered}.")
 
 
@@ -276,75 +282,86 @@ class QueueFull(Unavailable):
     """More work waits than the queue may hold."""
 
     def __init__(self, waiting: float, limit: float, unit: Literal["steps", "seconds"], wait_seconds: float) -> None:
-        self.limit, self.setting = limit, f"LENGTHWISE_MAX_QUEUE_{unit.upper()}"
+        self.setting = f"max_queue_{unit}"
         self.retry_after_ms = max(1, ceil(1000 * wait_seconds))
         what = "steps" if unit == "steps" else "seconds of work"
         super().__init__(
-            f"{round(waiting, 1)} {what} are waiting and the queue holds {limit} ({self.setting}): "
-            f"try again in {self.retry_after_seconds} s."
+            f"{round(waiting, 1)} {what} are waiting and the queue holds {limit} (`{self.setting}`): "
+            f"try again in {self.retry_after_seconds} s.",
+            limit=limit,
         )
 
 
 class AnswersUnread(Unavailable):
     """Answers that are computed, or not read yet, leave no room for another large one."""
 
+    setting = "max_unread_bytes"
+
     def __init__(self, held: int, limit: float, wait_seconds: float) -> None:
-        self.limit, self.setting = limit, "LENGTHWISE_MAX_UNREAD_BYTES"
         self.retry_after_ms = max(1, ceil(1000 * wait_seconds))
         super().__init__(
             f"Answers of {held} bytes are under way or not read yet, and there is room for {limit:.0f} "
-            f"({self.setting}): try again in {self.retry_after_seconds} s."
+            f"(`{self.setting}`): try again in {self.retry_after_seconds} s.",
+            limit=limit,
         )
 
 
 class TooManyConnections(Unavailable):
     """More connections are open than may be, and none of them is idle."""
 
+    setting = "max_connections"
+    retry_after_ms = 1000
+
     def __init__(self, limit: float) -> None:
-        self.limit, self.setting = limit, "LENGTHWISE_MAX_CONNECTIONS"
-        self.retry_after_ms = 1000
         super().__init__(
-            f"{limit:.0f} connections are open and in use, which is as many as may be ({self.setting}): "
-            f"try again in {self.retry_after_seconds} s, or on one of them."
+            f"{limit:.0f} connections are open and in use, which is as many as may be (`{self.setting}`): "
+            f"try again in {self.retry_after_seconds} s, or on one of them.",
+            limit=limit,
         )
 
 
 class RateExceeded(Unavailable):
     """The key has sent more steps than it may in that time."""
 
+    setting = "steps_per_second"
+
     def __init__(self, rate: int, wait_seconds: float) -> None:
-        self.limit, self.setting = rate, "LENGTHWISE_STEPS_PER_SECOND"
         self.retry_after_ms = max(1, ceil(1000 * wait_seconds))
         super().__init__(
-            f"This key may send {rate} steps a second ({self.setting}), and has sent more: "
-            f"try again in {self.retry_after_seconds} s."
+            f"This key may send {rate} steps a second (`{self.setting}`), and has sent more: "
+            f"try again in {self.retry_after_seconds} s.",
+            limit=rate,
         )
 
 
 class Draining(Unavailable):
     """The service is shutting down."""
 
+    retry_after_ms = 1000
+
     def __init__(self) -> None:
-        self.retry_after_ms = 1000
         super().__init__("The service is shutting down and takes no new requests: try another instance.")
 
 
 class BodyTooSlow(LengthwiseError):
     """The body did not come to its end in time."""
 
+    setting = "body_timeout_seconds"
+
     def __init__(self, seconds: int) -> None:
-        self.limit, self.setting = seconds, "LENGTHWISE_BODY_TIMEOUT_SECONDS"
-        super().__init__(f"The body was not complete after {seconds} s ({self.setting}).")
+        super().__init__(f"The body was not complete after {seconds} s (`{self.setting}`).", limit=seconds)
 
 
 class ReaderStalled(LengthwiseError):
     """The answers of a stream were not read, while more was sent; what was sent since was not encoded."""
 
+    setting = "keep_alive_seconds"
+
     def __init__(self, seconds: int) -> None:
-        self.limit, self.setting = seconds, "LENGTHWISE_KEEP_ALIVE_SECONDS"
         super().__init__(
-            f"No answer was read for {seconds} s ({self.setting}), and the lines from this one on were not encoded: "
-            "read while you send, or send fewer lines at a time."
+            f"No answer was read for {seconds} s (`{self.setting}`), and the lines from this one on were not encoded: "
+            "read while you send, or send fewer lines at a time.",
+            limit=seconds,
         )
 
 
@@ -356,7 +373,6 @@ class DeadlineUnreachable(DeadlineMissed):
     """The request would not be answered in time, and was refused at once."""
 
     def __init__(self, predicted_ms: int, allowed_ms: int) -> None:
-        self.path = "X-Request-Timeout-Ms"
         super().__init__(
             f"The answer should take {predicted_ms} ms and the request allows {allowed_ms} more: it was not begun."
         )
@@ -366,7 +382,6 @@ class DeadlinePassed(DeadlineMissed):
     """The time the request allows was over before its answer was complete."""
 
     def __init__(self) -> None:
-        self.path = "X-Request-Timeout-Ms"
         super().__init__("The time the request allows is over, and its answer was not complete.")
 
 
@@ -374,8 +389,8 @@ class RunFailed(LengthwiseError):
     """The model failed on an input that passed every check."""
 
     def __init__(self, index: int, reason: str, field: str = "sequences") -> None:
-        self.path = f"{field}[{index}]"
-        super().__init__(f"The model could not encode {self.path}: {reason}.")
+        path = f"{field}[{index}]"
+        super().__init__(f"The model could not encode {path}: {reason}.", path)
 
 
 class RunLost(LengthwiseError):
@@ -388,8 +403,9 @@ class RunLost(LengthwiseError):
 class Stuck(Unavailable):
     """Work waits and nothing moves: the process should be started anew."""
 
+    retry_after_ms = 5000
+
     def __init__(self) -> None:
-        self.retry_after_ms = 5000
         super().__init__("The model's runs do not end, and there is no runner left: start the service anew.")
 
 
@@ -415,9 +431,10 @@ class ArtifactError(StartupError):
 class ProviderUnavailable(StartupError):
     """The execution provider asked for is not there."""
 
+    setting = "provider"
+
     def __init__(self, provider: str, reason: str) -> None:
-        self.setting = "LENGTHWISE_PROVIDER"
-        super().__init__(f"The {provider} provider was asked for ({self.setting}={provider}), but {reason}.")
+        super().__init__(f"The {provider} provider was asked for (`{self.setting}`={provider}), but {reason}.")
 
 
 class GoldenMismatch(StartupError):

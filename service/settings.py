@@ -50,9 +50,14 @@ class Limits:
     max_request_characters: int = 2**20
 
 
+def variable_of(setting: str) -> str:
+    """Return the environment variable that sets a setting."""
+    return f"LENGTHWISE_{setting.upper()}"
+
+
 def unknown_variables() -> list[str]:
-    """Name the environment variables that look like settings and are none, misspelt ones above all."""
-    known = {f"LENGTHWISE_{name.upper()}" for name in Settings.model_fields}
+    """Name the environment variables that look like settings and are not, misspelt ones above all."""
+    known = set(map(variable_of, Settings.model_fields))
     return sorted(name for name in os.environ if name.startswith("LENGTHWISE_") and name not in known)
 
 

@@ -14,8 +14,10 @@ from starlette.responses import Response
 
 from service import errors
 from service.errors import LengthwiseError
+from service.settings import variable_of
 
 MEDIA_TYPE = "application/problem+json"
+INVALID = 422  # the status of a request that cannot be answered as it is written, unless its dialect has another
 TYPE_PREFIX = "urn:lengthwise:problem:"
 
 RETRY_HEADERS: dict[str, Any] = {
@@ -42,7 +44,7 @@ class OpenAIProblem(BaseModel):
     """Why a request was not answered, to clients of OpenAI."""
 
     message: str
-    type: str = Field(description="`invalid_request_error`, or `server_error` where the request is not at fault.")
+    type: str = Field(description="`invalid_request_error`, or `server_error` if the request is not at fault.")
     param: str | None = Field(None, description="The place in the request, as `input[3][17]`.")
     code: str | None = Field(None, description="Names the kind of problem; it does not change.")
 
@@ -76,11 +78,11 @@ class Dialect:
     media_type: str
     schema: type[BaseModel]
     write: Callable[[Problem], BaseModel]
-    invalid: HTTPStatus = HTTPStatus.BAD_REQUEST
+    invalid: int = 400
 
-    def status_of(self, answer: "Answer") -> HTTPStatus:
-        """Return the status this dialect gives an answer."""
-        return self.invalid if answer.status == HTTPStatus.UNPROCESSABLE_ENTITY else answer.status
+    def status_of(self, refusal: "Refusal") -> int:
+        """Return the status this dialect gives a refusal."""
+        return self.invalid if refusal.status == INVALID else refusal.status
 
 
 def _write_openai(problem: Problem) -> OpenAIError:
@@ -89,7 +91,7 @@ def _write_openai(problem: Problem) -> OpenAIError:
     return OpenAIError(error=OpenAIProblem(message=problem.detail, type=kind, param=problem.path, code=code))
 
 
-NATIVE = Dialect(MEDIA_TYPE, Problem, lambda problem: problem, HTTPStatus.UNPROCESSABLE_ENTITY)
+NATIVE = Dialect(MEDIA_TYPE, Problem, lambda problem: problem, INVALID)
 OPENAI = Dialect("application/json", OpenAIError, _write_openai)
 KSERVE = Dialect("application/json", KServeError, lambda problem: KServeError(error=problem.detail))
 
@@ -100,121 +102,101 @@ def dialect_of(path: str) -> Dialect:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Refusal:
     """How one kind of error is answered.
 
     Attributes:
         name: what the kind goes by in a problem's type, in metrics and in logs; it never changes.
         status: the HTTP status.
         title: what happened, the same words each time.
-        retry: what `x-should-retry` tells clients, where it differs from what they assume of the status.
+        retry: what `x-should-retry` tells clients, if it differs from what they assume of the status.
+        header: the header at fault, unless the error names a place.
+        remedy: a sentence that tells what to send instead, in the words of HTTP.
         is_overload: whether LENGTHWISE_OVERLOAD_STATUS may put another status in its place.
         closes: whether the connection is closed after it.
     """
 
     name: str
-    status: HTTPStatus
+    status: int
     title: str
     retry: bool | None = None
+    header: str | None = None
+    remedy: str = ""
     is_overload: bool = False
     closes: bool = False
 
 
-ANSWERS: dict[type[LengthwiseError], Answer] = {
-    errors.MalformedJson: Answer("malformed-json", HTTPStatus.UNPROCESSABLE_ENTITY, "The body is not JSON"),
-    errors.MalformedBody: Answer(
-        "malformed-body", HTTPStatus.UNPROCESSABLE_ENTITY, "The body is not in the format it claims"
+REFUSALS: dict[type[LengthwiseError], Refusal] = {
+    errors.MalformedJson: Refusal("malformed-json", 422, "The body is not JSON"),
+    errors.MalformedBody: Refusal("malformed-body", 422, "The body is not in the format it claims"),
+    errors.InvalidField: Refusal("invalid-field", 422, "A field is missing, unknown or of the wrong kind"),
+    errors.NotANumber: Refusal("not-a-number", 422, "Something else stands where a number belongs"),
+    errors.NonFiniteValue: Refusal("non-finite-value", 422, "A number is not finite"),
+    errors.FeatureMismatch: Refusal("feature-mismatch", 422, "A step has the wrong number of features"),
+    errors.UnknownToken: Refusal("unknown-token", 422, "A token id is not in the vocabulary"),
+    errors.NotOffered: Refusal("not-offered", 422, "The model does not have what was asked for"),
+    errors.EmptyRequest: Refusal("empty-request", 422, "There is no sequence"),
+    errors.EmptySequence: Refusal("empty-sequence", 422, "A sequence has no steps"),
+    errors.InvalidLengths: Refusal("invalid-lengths", 422, "The lengths do not fit the sequences"),
+    errors.InvalidHost: Refusal("invalid-host", 400, "The request names no host, or several", header="Host"),
+    errors.InvalidKey: Refusal(
+        "invalid-key",
+        401,
+        "The request lacks a valid key",
+        header="Authorization",
+        remedy="Send the header `Authorization: Bearer KEY`.",
     ),
-    errors.InvalidField: Answer(
-        "invalid-field", HTTPStatus.UNPROCESSABLE_ENTITY, "A field is missing, unknown or of the wrong kind"
+    errors.UnknownModel: Refusal("unknown-model", 404, "There is no such model"),
+    errors.ModelRefused: Refusal("model-refused", 422, "The artifact cannot be served", retry=False),
+    errors.UnexpectedModel: Refusal(
+        "unexpected-model", 412, "The model is another than expected", header="X-Expect-Model"
     ),
-    errors.NotANumber: Answer(
-        "not-a-number", HTTPStatus.UNPROCESSABLE_ENTITY, "Something else stands where a number belongs"
+    errors.BodyTooLarge: Refusal("body-too-large", 413, "The body is too large", retry=False),
+    errors.LineTooLong: Refusal("line-too-long", 413, "A line is too long", retry=False),
+    errors.AnswerTooLarge: Refusal("answer-too-large", 413, "The answer would be too large", retry=False),
+    errors.SequenceTooLong: Refusal("sequence-too-long", 413, "A sequence is too long", retry=False),
+    errors.RequestTooLong: Refusal("request-too-long", 413, "The request has too many steps", retry=False),
+    errors.TextTooLong: Refusal("text-too-long", 413, "A text is too long", retry=False),
+    errors.TextsTooLong: Refusal("texts-too-long", 413, "The texts are too long", retry=False),
+    errors.UnsupportedMediaType: Refusal(
+        "unsupported-media-type", 415, "The body is of an unsupported kind", header="Content-Type"
     ),
-    errors.NonFiniteValue: Answer("non-finite-value", HTTPStatus.UNPROCESSABLE_ENTITY, "A number is not finite"),
-    errors.FeatureMismatch: Answer(
-        "feature-mismatch", HTTPStatus.UNPROCESSABLE_ENTITY, "A step has the wrong number of features"
+    errors.ExtraMissing: Refusal(
+        "extra-missing", 415, "The body needs a package that is not installed", header="Content-Type"
     ),
-    errors.UnknownToken: Answer(
-        "unknown-token", HTTPStatus.UNPROCESSABLE_ENTITY, "A token id is not in the vocabulary"
+    errors.NotAcceptable: Refusal("not-acceptable", 406, "The answer cannot be of an accepted kind", header="Accept"),
+    errors.BodyTooSlow: Refusal("body-too-slow", 408, "The body came too slowly", closes=True),
+    errors.ReaderStalled: Refusal("reader-stalled", 408, "The answers were not read"),
+    errors.RateExceeded: Refusal("rate-exceeded", 429, "The key is over its rate"),
+    errors.QueueFull: Refusal("queue-full", 503, "The queue is full", is_overload=True),
+    errors.AnswersUnread: Refusal("answers-unread", 503, "Too much is unread"),
+    errors.TooManyConnections: Refusal("too-many-connections", 503, "There are too many connections", closes=True),
+    errors.Draining: Refusal("draining", 503, "The service is shutting down"),
+    errors.DeadlineUnreachable: Refusal(
+        "deadline-unreachable", 504, "The answer would be late", header="X-Request-Timeout-Ms"
     ),
-    errors.NotOffered: Answer(
-        "not-offered", HTTPStatus.UNPROCESSABLE_ENTITY, "The model does not have what was asked for"
-    ),
-    errors.EmptyRequest: Answer("empty-request", HTTPStatus.UNPROCESSABLE_ENTITY, "There is no sequence"),
-    errors.EmptySequence: Answer("empty-sequence", HTTPStatus.UNPROCESSABLE_ENTITY, "A sequence has no steps"),
-    errors.InvalidLengths: Answer(
-        "invalid-lengths", HTTPStatus.UNPROCESSABLE_ENTITY, "The lengths do not fit the sequences"
-    ),
-    errors.InvalidHost: Answer("invalid-host", HTTPStatus.BAD_REQUEST, "The request names no host, or several"),
-    errors.InvalidKey: Answer("invalid-key", HTTPStatus.UNAUTHORIZED, "The request lacks a valid key"),
-    errors.UnknownModel: Answer("unknown-model", HTTPStatus.NOT_FOUND, "There is no such model"),
-    errors.ModelRefused: Answer(
-        "model-refused", HTTPStatus.UNPROCESSABLE_ENTITY, "The artifact cannot be served", retry=False
-    ),
-    errors.UnexpectedModel: Answer(
-        "unexpected-model", HTTPStatus.PRECONDITION_FAILED, "The model is another than expected"
-    ),
-    errors.BodyTooLarge: Answer(
-        "body-too-large", HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The body is too large", retry=False
-    ),
-    errors.LineTooLong: Answer("line-too-long", HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "A line is too long", retry=False),
-    errors.AnswerTooLarge: Answer(
-        "answer-too-large", HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The answer would be too large", retry=False
-    ),
-    errors.SequenceTooLong: Answer(
-        "sequence-too-long", HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "A sequence is too long", retry=False
-    ),
-    errors.RequestTooLong: Answer(
-        "request-too-long", HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The request has too many steps", retry=False
-    ),
-    errors.TextTooLong: Answer("text-too-long", HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "A text is too long", retry=False),
-    errors.TextsTooLong: Answer(
-        "texts-too-long", HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The texts are too long", retry=False
-    ),
-    errors.UnsupportedMediaType: Answer(
-        "unsupported-media-type", HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The body is of an unsupported kind"
-    ),
-    errors.ExtraMissing: Answer(
-        "extra-missing", HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The body needs a package that is not installed"
-    ),
-    errors.NotAcceptable: Answer(
-        "not-acceptable", HTTPStatus.NOT_ACCEPTABLE, "The answer cannot be of an accepted kind"
-    ),
-    errors.BodyTooSlow: Answer("body-too-slow", HTTPStatus.REQUEST_TIMEOUT, "The body came too slowly", closes=True),
-    errors.ReaderStalled: Answer("reader-stalled", HTTPStatus.REQUEST_TIMEOUT, "The answers were not read"),
-    errors.RateExceeded: Answer("rate-exceeded", HTTPStatus.TOO_MANY_REQUESTS, "The key is over its rate"),
-    errors.QueueFull: Answer("queue-full", HTTPStatus.SERVICE_UNAVAILABLE, "The queue is full", is_overload=True),
-    errors.AnswersUnread: Answer("answers-unread", HTTPStatus.SERVICE_UNAVAILABLE, "Too much is unread"),
-    errors.TooManyConnections: Answer(
-        "too-many-connections", HTTPStatus.SERVICE_UNAVAILABLE, "There are too many connections", closes=True
-    ),
-    errors.Draining: Answer("draining", HTTPStatus.SERVICE_UNAVAILABLE, "The service is shutting down"),
-    errors.DeadlineUnreachable: Answer("deadline-unreachable", HTTPStatus.GATEWAY_TIMEOUT, "The answer would be late"),
-    errors.DeadlinePassed: Answer("deadline-passed", HTTPStatus.GATEWAY_TIMEOUT, "The time allowed is over"),
-    errors.RunLost: Answer("run-lost", HTTPStatus.INTERNAL_SERVER_ERROR, "The run was lost", retry=False),
-    errors.Stuck: Answer("stuck", HTTPStatus.SERVICE_UNAVAILABLE, "Nothing moves"),
-    errors.RunFailed: Answer(
-        "run-failed", HTTPStatus.INTERNAL_SERVER_ERROR, "The model failed on a sequence", retry=False
-    ),
+    errors.DeadlinePassed: Refusal("deadline-passed", 504, "The time allowed is over", header="X-Request-Timeout-Ms"),
+    errors.RunLost: Refusal("run-lost", 500, "The run was lost", retry=False),
+    errors.Stuck: Refusal("stuck", 503, "Nothing moves"),
+    errors.RunFailed: Refusal("run-failed", 500, "The model failed on a sequence", retry=False),
 }
 
 
 # What goes with a status, whatever the error.
-STATUS_HEADERS: dict[HTTPStatus, dict[str, str]] = {HTTPStatus.UNAUTHORIZED: {"WWW-Authenticate": "Bearer"}}
+STATUS_HEADERS: dict[int, dict[str, str]] = {401: {"WWW-Authenticate": "Bearer"}}
 
 
 def describe(error: LengthwiseError, request_id: str, dialect: Dialect = NATIVE, line: int | None = None) -> Problem:
     """Describe a domain error as the table says."""
-    answer = ANSWERS[type(error)]
+    refusal = REFUSALS[type(error)]
     return Problem(
         type=_type_of(type(error)),
-        title=answer.title,
-        status=dialect.status_of(answer),
-        detail=str(error),
-        path=error.path,
+        title=refusal.title,
+        status=dialect.status_of(refusal),
+        detail=" ".join(filter(None, (error.tell(variable_of), refusal.remedy))),
+        path=error.path or refusal.header,
         limit=error.limit,
-        setting=error.setting,
+        setting=error.setting and variable_of(error.setting),
         line=line,
         request_id=request_id,
     )
@@ -224,17 +206,17 @@ def answer_error(
     error: LengthwiseError, request_id: str, dialect: Dialect = NATIVE, overload_status: int = 503
 ) -> Response:
     """Answer a domain error as the table says, and one of overload as the setting does."""
-    answer, problem = ANSWERS[type(error)], describe(error, request_id, dialect)
-    headers = dict(STATUS_HEADERS.get(answer.status, {}))
-    if answer.is_overload:
+    refusal, problem = REFUSALS[type(error)], describe(error, request_id, dialect)
+    headers = dict(STATUS_HEADERS.get(refusal.status, {}))
+    if refusal.is_overload:
         problem.status = overload_status
-    if answer.closes:
+    if refusal.closes:
         headers["Connection"] = "close"
     if error.retry_after_ms is not None:
         headers["Retry-After"] = str(error.retry_after_seconds)
         headers["retry-after-ms"] = str(error.retry_after_ms)
-    if answer.retry is not None:
-        headers["x-should-retry"] = str(answer.retry).lower()
+    if refusal.retry is not None:
+        headers["x-should-retry"] = str(refusal.retry).lower()
     return _respond(problem, dialect, headers)
 
 
@@ -249,26 +231,26 @@ def answer_status(
 
 def name_problem(kind: type[LengthwiseError]) -> str:
     """Return the name a kind of error goes by, as `empty-sequence`."""
-    return ANSWERS[kind].name
+    return REFUSALS[kind].name
 
 
 def document(*kinds: type[LengthwiseError], dialect: Dialect = NATIVE) -> dict[int | str, dict[str, Any]]:
     """Write the OpenAPI responses of a route that can fail in these ways."""
     responses: dict[int | str, dict[str, Any]] = {}
     for kind in kinds:
-        answer = ANSWERS[kind]
-        for status in (dialect.status_of(answer), *([HTTPStatus.TOO_MANY_REQUESTS] if answer.is_overload else [])):
+        refusal = REFUSALS[kind]
+        for status in (dialect.status_of(refusal), *([429] if refusal.is_overload else [])):
             content = {dialect.media_type: _content(dialect)}
-            response = responses.setdefault(int(status), {"description": status.phrase, "content": content})
+            response = responses.setdefault(status, {"description": HTTPStatus(status).phrase, "content": content})
             example = Problem(
                 type=_type_of(kind),
-                title=answer.title,
+                title=refusal.title,
                 status=status,
                 detail=kind.__doc__ or "",
                 request_id="0d4f7c1b",
             )
             response["content"][dialect.media_type]["examples"][name_problem(kind)] = {
-                "summary": answer.title,
+                "summary": refusal.title,
                 "value": _dump(example, dialect),
             }
             if issubclass(kind, errors.Unavailable):

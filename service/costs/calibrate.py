@@ -24,7 +24,7 @@ from service.costs.memory import trim_heap
 from service.costs.model import CostModel, Shape
 from service.encoder.session import EncoderSession, open_session
 from service.errors import StartupError
-from service.settings import Settings
+from service.settings import Settings, variable_of
 
 logger = logging.getLogger("lengthwise")
 
@@ -206,7 +206,7 @@ def main(arguments: list[str]) -> None:
         settings = CliApp.run(Settings, cli_args=arguments)
         calibrator = load(settings)
     except StartupError as error:
-        sys.exit(f"lengthwise: {error}")
+        sys.exit(f"lengthwise: {error.tell(variable_of)}")
     while shape := calibrator.choose_shape():
         calibrator.costs.learn(shape, calibrator.measure(shape))
     calibrator.save()

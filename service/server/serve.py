@@ -26,7 +26,7 @@ from service.observing import logs
 from service.server import check
 from service.server.transport import GatheringProtocol
 from service.server.workers import supervise
-from service.settings import Settings, find_log_format, unknown_variables
+from service.settings import Settings, find_log_format, unknown_variables, variable_of
 
 # How long a thread that needs the interpreter waits for one that has it; the default, 5 ms, is many runs long.
 SWITCH_SECONDS = 0.00005
@@ -107,7 +107,7 @@ def main(arguments: list[str]) -> None:
         else:
             serve(settings)
     except StartupError as error:
-        sys.exit(logs.write_ending(str(error), settings.log_format))
+        sys.exit(logs.write_ending(error.tell(variable_of), settings.log_format))
     except ValidationError as error:
         faults = (f"{'.'.join(map(str, fault['loc']))} {fault['msg']}".strip() for fault in error.errors())
         sys.exit(logs.write_ending("; ".join(faults), find_log_format(arguments)))
@@ -129,7 +129,7 @@ def serve(settings: Settings, worker: Worker | None = None) -> None:
     try:
         app = create_app(settings, worker)
     except StartupError as error:
-        sys.exit(logs.write_ending(str(error), settings.log_format))
+        sys.exit(logs.write_ending(error.tell(variable_of), settings.log_format))
     service = app.state.service
     config = uvicorn.Config(
         app,

@@ -155,7 +155,7 @@ def test_every_problem_is_in_the_table_and_the_document(document: Any) -> None:
         return set().union(*map(leaves, below)) if below else {kind}
 
     request_errors = leaves(LengthwiseError) - leaves(StartupError)
-    assert set(problems.ANSWERS) == request_errors
+    assert set(problems.REFUSALS) == request_errors
     responses = document["paths"]["/encode"]["post"]["responses"]
     documented = {
         slug

@@ -128,7 +128,7 @@ def test_a_body_that_stalls_is_refused() -> None:
     async def receive() -> Any:
         return {"type": "http.request", "body": b"", "more_body": True}
 
-    with pytest.raises(BodyTooSlow, match="LENGTHWISE_BODY_TIMEOUT_SECONDS"):
+    with pytest.raises(BodyTooSlow, match="`body_timeout_seconds`"):
         asyncio.run(read_body(Request({"type": "http", "headers": []}, receive), 10, 0))
 
 

@@ -147,11 +147,11 @@ def client(artifact: Path, watched: list[Watched]) -> Iterator[TestClient]:
         (["so", "a " * 2501], "[1] has 5002 characters: the limit is 5000, set by LENGTHWISE_MAX_TEXT_CHARACTERS."),
         (
             ["a" * 4000, "b" * 4000, "c" * 1001],
-            "more than 9000 characters in all, the limit set by LENGTHWISE_MAX_REQUEST_CHARACTERS: send them in parts.",
+            "more than 9000 characters in all, the limit of LENGTHWISE_MAX_REQUEST_CHARACTERS: send them in parts.",
         ),
         (
             [""] * 3001,
-            "more than 3000 steps in all, the limit set by LENGTHWISE_MAX_REQUEST_STEPS: send them in parts.",
+            "more than 3000 steps in all, the limit of LENGTHWISE_MAX_REQUEST_STEPS: send them in parts.",
         ),
     ],
 )

@@ -76,7 +76,7 @@ def test_new_work_is_refused_until_a_slow_reader_may_go(clock: SimpleNamespace) 
         reader.expect(40)
         reader.stall()
     late = Reader(unread, Way())
-    with pytest.raises(AnswersUnread, match="LENGTHWISE_MAX_UNREAD_BYTES") as refused:
+    with pytest.raises(AnswersUnread, match="`max_unread_bytes`") as refused:
         late.expect(40)
     assert refused.value.retry_after_seconds == PATIENCE_SECONDS
     clock.now = PATIENCE_SECONDS

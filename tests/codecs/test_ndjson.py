@@ -167,7 +167,7 @@ def test_text_lines_are_left_to_the_tokenizer() -> None:
     limits = Limits(max_sequence_steps=5, max_request_steps=8, empty_allowed=False, max_text_characters=9)
     text, ids, refused = ndjson.decode(lines, spec, limits, 1000)
     assert (text, list(ids)) == ("a bcd", [7])  # type: ignore[arg-type]
-    assert str(refused) == "sequences[0] has 10 characters: the limit is 9, set by LENGTHWISE_MAX_TEXT_CHARACTERS."
+    assert str(refused) == "sequences[0] has 10 characters: the limit is 9, set by `max_text_characters`."
 
 
 def test_what_is_written_is_a_line_of_json() -> None:

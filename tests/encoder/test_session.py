@@ -204,7 +204,7 @@ def test_cuda_is_refused_where_it_is_not(artifact: Path) -> None:
     """Asking for CUDA on a runtime without it is one clear sentence, never a silent CPU."""
     if CUDA_PROVIDER in onnxruntime.get_available_providers():
         pytest.skip("this ONNX Runtime has the CUDA provider")
-    with pytest.raises(ProviderUnavailable, match=r"LENGTHWISE_PROVIDER=cuda.*install onnxruntime-gpu"):
+    with pytest.raises(ProviderUnavailable, match=r"`provider`=cuda.*install onnxruntime-gpu"):
         open_session(artifact, "cuda")
 
 

@@ -102,8 +102,8 @@ def test_surface_of_settings_stays(hold: Callable[[str, str], None]) -> None:
 def test_surface_of_problems_stays(hold: Callable[[str, str], None]) -> None:
     """Types, statuses and headers of problems are the ones that are held."""
     lines = [
-        f"{problems.name_problem(kind)} {answer.status.value} retry={answer.retry} overload={answer.is_overload}\n"
-        for kind, answer in problems.ANSWERS.items()
+        f"{problems.name_problem(kind)} {refusal.status} retry={refusal.retry} overload={refusal.is_overload}\n"
+        for kind, refusal in problems.REFUSALS.items()
     ]
     hold("problems.txt", "".join(sorted(lines)))
 
