@@ -70,7 +70,7 @@ def find_log_format(flags: list[str]) -> Form:
 
 
 def traces_are_wanted() -> bool:
-    """Whether OpenTelemetry's own variables say where traces go."""
+    """Whether OpenTelemetry's own variables name a place for traces."""
     endpoint = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
     is_off = os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
     return bool(endpoint) and not is_off and os.environ.get("OTEL_TRACES_EXPORTER", "otlp") != "none"
@@ -100,18 +100,18 @@ class Settings(BaseSettings):
         "name, loaded when it comes or changes, and given up when it goes.",
     )
     default_model: str | None = Field(
-        None, description="The one that is meant where a request names none; where there is only one, that one."
+        None, description="The encoder that is meant if a request names none; if there is only one, it is that one."
     )
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for every interface.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one and logs it.")
     processes: int = Field(
         1,
         ge=1,
-        description="Processes behind the port, each with models, a queue and runners of its own: where there are "
+        description="Processes behind the port, each with models, a queue and runners of its own, for a machine with "
         "more CPUs and memory than one Python process makes use of. Linux only.",
     )
-    provider: Provider = Field("auto", description="Where the encoder runs; auto takes CUDA where it works.")
-    cuda_device: int = Field(0, ge=0, description="Number of the GPU, where CUDA runs it.")
+    provider: Provider = Field("auto", description="Where the encoder runs; auto takes CUDA if it works.")
+    cuda_device: int = Field(0, ge=0, description="Number of the GPU, if CUDA runs the encoder.")
     cuda_memory_bytes: int = Field(
         0, ge=0, description="What ONNX Runtime may take of the GPU's memory; 0 is all of it."
     )
@@ -119,7 +119,7 @@ class Settings(BaseSettings):
     threads: int = Field(0, ge=0, description="Threads within one run; 0 measures how many are fastest.")
     cache_dir: Path = Field(
         Path("~/.cache/lengthwise"),
-        description="Where measurements are kept between starts; `$XDG_CACHE_HOME/lengthwise` where that is set.",
+        description="Where measurements are kept between starts; `$XDG_CACHE_HOME/lengthwise` if that variable is set.",
     )
     max_body_bytes: int = Field(
         32 * 2**20,
@@ -197,14 +197,14 @@ class Settings(BaseSettings):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="What is logged.")
     log_format: Form = Field(
-        "auto", description="`json`, a document a line, or `human`; auto is human where stderr is a terminal."
+        "auto", description="`json`, a document a line, or `human`; auto is human if stderr is a terminal."
     )
     log_requests: bool = Field(True, description="Log a line for each request.")
 
     @field_validator("port", mode="before")
     @classmethod
     def _ignore_service_link(cls, port: object) -> object:
-        """Take the default where Kubernetes describes a Service called lengthwise in LENGTHWISE_PORT."""
+        """Take the default if Kubernetes describes a Service called lengthwise in LENGTHWISE_PORT."""
         is_link = isinstance(port, str) and port.startswith("tcp://")
         return cls.model_fields["port"].default if is_link else port
 

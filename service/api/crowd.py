@@ -10,7 +10,8 @@ from collections.abc import Callable
 from math import inf
 from typing import Protocol
 
-CROWDED = "lengthwise.crowded"  # where the scope of a request holds the limit, if its connection is one too many
+# The key under which a request's scope holds the limit, if its connection is one too many.
+CROWDED = "lengthwise.crowded"
 IDLE_SECONDS = 1.0  # a connection that rests for less is in use: its next request may be on its way
 SPARE = 32  # connections beyond the limit, on which health is answered and others are refused
 
@@ -38,11 +39,11 @@ class Crowd:
     """
 
     def __init__(self, limit: float = inf, see_closed: Callable[[], None] = lambda: None) -> None:
-        """Begin with none.
+        """Begin without connections.
 
         Args:
-            limit: at least 1.
-            see_closed: is called when an idle one is closed.
+            limit: how many may be open, at least 1.
+            see_closed: a function to call when an idle connection is closed.
         """
         self.limit = limit
         self._see_closed = see_closed

@@ -1,4 +1,4 @@
-"""Requests that the models that are served answer as they stand, made of golden vectors where an artifact has them."""
+"""Requests that the models that are served answer as they stand, made of golden vectors if an artifact has them."""
 
 from collections.abc import Sequence
 from typing import Any, TypeAlias
@@ -13,14 +13,14 @@ from service.settings import Limits
 
 Named: TypeAlias = dict[str, Any]  # examples as OpenAPI has them, by their names
 
-LENGTHS = (3, 2)  # of the sequences in an example, where the limits allow them
+LENGTHS = (3, 2)  # of the sequences in an example, if the limits allow them
 MAX_NUMBERS = 200  # in all its sequences, unless a single step has more
 DIGITS = 4  # of a number of a golden vector; more would only be harder to read
 TEXTS = ("a text of several words", "and another")
 
 
 def show_native(models: Sequence[ServedModel], limits: Limits, default: str | None) -> Named:
-    """Write bodies of `/encode`; each names its model where there are several, or no default."""
+    """Write bodies of `/encode`; each names its model if there are several, or no default."""
     found: Named = {}
     for model in models:
         named = {} if len(models) == 1 and default == model.name else {"model": model.name}
@@ -44,7 +44,7 @@ def show_openai(models: Sequence[ServedModel], limits: Limits) -> Named:
 
 
 def show_v2(model: ServedModel, limits: Limits) -> Named:
-    """Write bodies of `/v2/models/{model}/infer`: padded, ragged and, where the model reads them, texts."""
+    """Write bodies of `/v2/models/{model}/infer`: padded, ragged and, if the model reads them, texts."""
     found: Named = {}
     datatype = "INT64" if model.spec.features is None else "FP32"
     if sequences := make_sequences(model, limits):
@@ -82,13 +82,13 @@ def make_sequences(model: ServedModel, limits: Limits) -> list[Steps]:
 
 
 def choose_texts(model: ServedModel, limits: Limits) -> list[str]:
-    """Return texts that a model reads; none if it does not read texts, or if these are nothing to it."""
+    """Return texts that a model reads; none if it does not read texts, or cannot read these."""
     if model.spec.tokenize is None:
         return []
     try:
         exact.read_texts([*TEXTS], "texts", model.spec).check(limits)
         join(model.spec.tokenize(TEXTS), None, "texts").check(limits, model.spec.vocabulary)
-    except Exception:  # noqa: BLE001 - whatever a tokenizer has against them, they are no example
+    except Exception:  # noqa: BLE001 - whatever a tokenizer has against them, they are not an example
         return []
     return [*TEXTS]
 

@@ -1,4 +1,4 @@
-"""API keys: which there are, and whether a request brings one. `python -m service keys FILE` makes one.
+"""API keys: the known ones, and whether a request brings one of them. `python -m service keys FILE` makes one.
 
 Keys are random and long, so that a plain SHA-256 hides them; nothing here stores, logs or repeats a key itself.
 """
@@ -26,14 +26,14 @@ SCHEME = b"bearer "
 LOOK_SECONDS = 1.0  # how often the file is looked at
 
 Headers = Iterable[tuple[bytes, bytes]]
-Mark = tuple[int, ...]  # what tells one version of a file from another; empty where there is no file
+Mark = tuple[int, ...]  # what tells one version of a file from another; empty without a file
 
 
 class KeyRing:
     """Knows keys by their hashes: those of a setting, and those of a file, which may change at any time.
 
-    A file that cannot be read any more leaves its keys as they were, and is logged: a slip of an editor locks nobody
-    out. A file without keys lets nobody in.
+    If the file cannot be read any more, its keys stay as they were, and that is logged: a slip of an editor locks
+    nobody out. A file without keys lets nobody in.
 
     Attributes:
         fixed: hashes of the keys of a setting.
@@ -51,10 +51,10 @@ class KeyRing:
 
         Args:
             keys: the keys themselves, separated by commas.
-            file: of hashes, one a line.
-            clock: in seconds.
-            setting: that gave the keys, to be named where they are of no use.
-            also: whose keys of a setting are known here, too.
+            file: a file of hashes, one a line.
+            clock: a clock in seconds.
+            setting: the variable that gave the keys, to be named if one cannot be used.
+            also: a ring whose keys of a setting are known here, too.
 
         Raises:
             KeysUnusable: a key is too short, or the file is not as `python -m service keys` writes it.
@@ -70,12 +70,12 @@ class KeyRing:
     def recognize(self, headers: Headers) -> bytes:
         """Return the hash of the key that a request brings, as `Authorization: Bearer KEY`.
 
-        How long it takes tells nothing of the keys there are but their number: hashes are compared in constant time,
+        How long this takes tells nothing of the known keys but their number: hashes are compared in constant time,
         and what was compared before is looked up by a hash whose seed nobody knows. To hash and compare each time took
         10 us of a request, most of it to have that code in the CPU's caches.
 
         Raises:
-            InvalidKey: it brings none, or none that is known.
+            InvalidKey: the request brings no key, or an unknown one.
         """
         if self._file is not None and self._clock() - self._looked >= LOOK_SECONDS:
             self._look(self._file)
@@ -95,7 +95,7 @@ class KeyRing:
         return offered
 
     def _look(self, file: Path) -> None:
-        """Read the file again where it is another than it was."""
+        """Read the file again if it has changed."""
         self._looked = self._clock()
         mark = _mark(file)
         if mark == self._mark:
@@ -151,7 +151,7 @@ def _mark(file: Path | None) -> Mark:
 def main(arguments: list[str]) -> None:
     """Make a key: print it, this once, and append its hash to a file."""
     parser = argparse.ArgumentParser(prog="python -m service keys", description=main.__doc__)
-    parser.add_argument("file", type=Path, help="of LENGTHWISE_API_KEYS_FILE; made where there is none")
+    parser.add_argument("file", type=Path, help="the file of LENGTHWISE_API_KEYS_FILE; made if there is none")
     parser.add_argument("--name", default="", help="whose key it is: kept beside the hash, read by nobody but you")
     options = parser.parse_args(arguments)
     key = f"lw-{secrets.token_urlsafe(32)}"

@@ -1,4 +1,4 @@
-"""Which kind of body came, and which the answer may be."""
+"""The media type of a body, and the one to answer with."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -9,12 +9,12 @@ from service.errors import NotAcceptable, UnsupportedMediaType
 
 
 def media_type_of(request: Request, default: str) -> str:
-    """Return the media type of a body, without parameters; one that does not say is taken at its route's word."""
+    """Return the media type of a body, without parameters; a request that does not say has the default of its route."""
     return request.headers.get("content-type", default).partition(";")[0].strip().lower()
 
 
 def require_media_type(request: Request, *supported: str) -> None:
-    """Refuse a body of another kind than these; one that does not say is taken for the first.
+    """Refuse a body of another kind than these; a request that does not say has the first.
 
     Raises:
         UnsupportedMediaType: carries what was found.
@@ -28,7 +28,7 @@ def choose(request: Request, offered: Sequence[str]) -> str:
     """Return the media type to answer with.
 
     Args:
-        request: says what it accepts; all, where it does not say.
+        request: a request that accepts anything, unless it says otherwise.
         offered: what the answer can be, the default first.
 
     Raises:
@@ -52,7 +52,7 @@ def _quality(kind: str, qualities: dict[str, float]) -> float:
 
 @lru_cache(64)
 def _read_accept(header: str) -> dict[str, float]:
-    """Read `a/b;q=0.5, c/*` into qualities by range; 1 where none is given, 0 where it is no number."""
+    """Read `a/b;q=0.5, c/*` into qualities by range; 1 if none is given, 0 if it is not a number."""
     qualities = {}
     for part in header.lower().split(","):
         kind, *parameters = (piece.strip() for piece in part.split(";"))

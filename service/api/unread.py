@@ -1,8 +1,8 @@
-"""Answers that their readers have not taken: how many bytes they may have, and who is cut off when they have more.
+"""Answers that their readers have not taken: how many bytes they may have, and which readers are cut off beyond that.
 
 A large answer is counted before it is computed, by the size that it should have. A small one is counted only when it
-fills the buffer of its connection, so most cost nothing. A large answer that has no room is refused, once nobody is
-left who reads too slowly.
+fills the buffer of its connection, so most cost nothing. If there is no room for a large answer, the slowest readers
+are cut off; if that does not help, it is refused.
 """
 
 import time
@@ -11,7 +11,7 @@ from typing import Protocol
 
 from service.errors import AnswersUnread, AnswerTooLarge
 
-READER = "lengthwise.reader"  # where the scope of a request holds who reads its answer
+READER = "lengthwise.reader"  # the key under which a request's scope holds the reader of its answer
 COUNTED_BYTES = 2**16  # smaller answers are not counted in advance; a connection's buffer is full when it has as many
 PATIENCE_SECONDS = 5  # a reader that took less than PATIENCE_BYTES in this time may be cut off for new answers
 PATIENCE_BYTES = 2**16

@@ -1,4 +1,4 @@
-"""What one of several processes knows of the others, and what it does beside serving."""
+"""What one of several processes knows of the others, and how it takes its connections from the first."""
 
 import asyncio
 import logging
@@ -10,7 +10,7 @@ from struct import Struct
 
 logger = logging.getLogger("lengthwise")
 
-REPORT_SECONDS = 0.1  # between two counts of its connections that a process sends, where nothing changes
+REPORT_SECONDS = 0.1  # between two counts of its connections that a process sends, if nothing changes
 REPORT = Struct("!II")  # connections that a process has, and those that it was ever handed
 TAKES_NONE = 2**32 - 1  # in place of the first: it drains
 
@@ -34,14 +34,14 @@ class Worker:
     secret: bytes
 
     def listen(self) -> socket.socket:
-        """Return where the others ask this process."""
+        """Return the socket on which the others ask this process."""
         return self._open(socket.socket.bind, self.number)
 
     def call(self, number: int) -> socket.socket:
         """Return a connection to another process.
 
         Raises:
-            OSError: it listens to nobody.
+            OSError: that process does not listen.
         """
         return self._open(socket.socket.connect, number)
 
@@ -66,7 +66,7 @@ class Worker:
 
         Args:
             adopt: takes a connection.
-            count: those it has; None where it takes no more.
+            count: returns how many it has; None if it takes no more.
             changed: is set when there are fewer, and should be told at once.
             leave: is called when the first process has gone.
         """
