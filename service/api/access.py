@@ -62,9 +62,13 @@ def let_in(request: Request, route: Route, exchange: Exchange) -> None:
     if (limit := scope.get(CROWDED)) and not route.is_probe:
         raise TooManyConnections(limit)
     _require_host(request)
+    if route.access == "open":
+        return
     keys = service.admin_keys if route.access == "admin" else service.keys
-    if keys is not None and route.access != "open":
+    if keys is not None:
         exchange.key = keys.recognize(scope["headers"])
+    elif route.access == "admin":
+        raise InvalidKey  # there are no admins
 
 
 def _require_host(request: Request) -> None:

@@ -3,7 +3,9 @@
 from functools import partial
 
 import pytest
+from starlette.testclient import TestClient
 
+from service.api.front import Front
 from service.app import PARTS
 from tests.api.test_encode import PAIR, Serve
 from tests.api.test_keys import ADMIN_PATHS, FIRST, OPEN_PATHS, SECOND, bearing
@@ -59,3 +61,13 @@ def test_what_is_for_admins_is_not_there_without_any(serve: Serve) -> None:
     counted = client.get("/metrics").text
     assert 'route="other"' in counted
     assert "/debug/batches" not in counted
+
+
+def test_nobody_is_an_admin_without_an_admins_key(serve: Serve) -> None:
+    """A route for admins that is served all the same lets nobody in."""
+    client = serve()
+    built = client.app
+    assert isinstance(built, Front)
+    with TestClient(Front(built.state.service, ROUTES, built.fallback)) as open_to_all:
+        assert open_to_all.get("/info").status_code == 200
+        assert open_to_all.get("/debug/batches").status_code == 401
