@@ -348,7 +348,7 @@ def test_files_that_are_bad_at_the_start_keep_no_other_from_serving(
 
 def test_a_folder_that_is_none_ends_the_start(tmp_path: Path) -> None:
     """It is no service without models by mistake; an empty folder is one that waits for some."""
-    with pytest.raises(StartupError, match="is no folder"):
+    with pytest.raises(StartupError, match="is not a folder"):
         create_app(Settings(models=tmp_path / "missing"))
     with TestClient(create_app(Settings(models=tmp_path))) as client:
         assert client.get("/health/ready").status_code == 200
