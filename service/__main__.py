@@ -9,7 +9,7 @@ PROGRAMS = {
     "check": "service.server.check",
     "keys": "service.api.keys",
     "calibrate": "service.costs.calibrate",
-    "examine": "service.catalogue.vetting.examine",
+    "examine": "service.catalogue.vetting.command",
 }
 
 

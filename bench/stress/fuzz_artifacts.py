@@ -22,14 +22,14 @@ from onnx import TensorProto, helper
 
 from bench.stress.damage import draw_file
 from service.catalogue.vetting.examiner import Examiner
-from service.catalogue.vetting.findings import UNFORESEEN, Bounds
+from service.catalogue.vetting.findings import UNFORESEEN, TrialBounds
 from service.encoder.manifest import METADATA_KEY, Golden, Input, Tensor
 from service.encoder.sequences import pad_batch
 from service.encoder.session import EncoderSession
 from service.errors import ArtifactError
 from service.settings import SHIPPED_MODEL
 
-BOUNDS = Bounds(seconds=20, cpu_seconds=10)
+BOUNDS = TrialBounds(seconds=20, cpu_seconds=10)
 REASON_LENGTH = 64  # characters that tell one kind of refusal from another
 
 

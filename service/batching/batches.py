@@ -38,7 +38,7 @@ class Target(Protocol):
         """What waits of it."""
 
 
-class Row(NamedTuple):
+class RowOutputs(NamedTuple):
     """All that a run gave for one sequence: `(D,)`, `(t, W)` if the graph gives steps, and its state."""
 
     embedding: Embeddings
@@ -46,7 +46,7 @@ class Row(NamedTuple):
     state: State
 
 
-Outcome: TypeAlias = Embeddings | Row | str  # a row's embedding `(D,)`, all of it, or why there is none
+Outcome: TypeAlias = Embeddings | RowOutputs | str  # a row's embedding `(D,)`, all of it, or why there is none
 
 
 class Delivery:
@@ -98,7 +98,7 @@ class Delivery:
         self.queue_seconds = self.run_seconds = 0.0
         self._field = sequences.field
         self._embeddings = np.empty((len(self.steps), target.session.dim), dtype=np.float32)
-        self._rows: dict[int, Row] = {}
+        self._rows: dict[int, RowOutputs] = {}
         self._left = len(self.steps)
 
     @property
@@ -118,7 +118,7 @@ class Delivery:
         if isinstance(outcome, str):
             self.fail(RunFailed(row, outcome, self._field))
             return
-        if isinstance(outcome, Row):
+        if isinstance(outcome, RowOutputs):
             self._rows[row] = outcome
             outcome = outcome.embedding
         self._embeddings[row] = outcome
@@ -161,7 +161,7 @@ def run_parts(session: EncoderSession, parts: Sequence[Part]) -> Embeddings | li
     return [row if _is_finite(row) else NOT_FINITE for row in encoded]
 
 
-def _encode(session: EncoderSession, parts: Sequence[Part]) -> Embeddings | list[Row]:
+def _encode(session: EncoderSession, parts: Sequence[Part]) -> Embeddings | list[RowOutputs]:
     """Encode a batch: embeddings only, or a whole row for each sequence if any wants one."""
     steps = [delivery.steps[row] for delivery, row in parts]
     batch = pad_batch(steps, _stack_states(session, parts) if any(delivery.state for delivery, _ in parts) else None)
@@ -170,7 +170,7 @@ def _encode(session: EncoderSession, parts: Sequence[Part]) -> Embeddings | list
     result = session.run_all(batch)
     _check(session, result.embeddings, len(parts))
     return [
-        Row(
+        RowOutputs(
             result.embeddings[row],
             None if result.steps is None else result.steps[row, :length].copy(),
             {name: part[row] for name, part in result.state.items()},
@@ -193,13 +193,13 @@ def _check(session: EncoderSession, embeddings: Embeddings, rows: int) -> Embedd
     return embeddings
 
 
-def _is_finite(row: Embeddings | Row) -> bool:
+def _is_finite(row: Embeddings | RowOutputs) -> bool:
     """Whether every number of a row is finite."""
-    parts = [row.embedding, row.steps, *row.state.values()] if isinstance(row, Row) else [row]
+    parts = [row.embedding, row.steps, *row.state.values()] if isinstance(row, RowOutputs) else [row]
     return all(part is None or are_finite(part) for part in parts)
 
 
-def _join_rows(embeddings: Embeddings, rows: dict[int, Row]) -> Answer:
+def _join_rows(embeddings: Embeddings, rows: dict[int, RowOutputs]) -> Answer:
     """Put a request's rows together, in its order; if only embeddings were wanted there may be no whole rows."""
     if len(rows) < len(embeddings):
         return Answer(embeddings)

@@ -12,7 +12,7 @@ from math import inf
 from typing import Protocol, TypeAlias
 
 from service.batching.batches import NOT_FINITE, Delivery, Outcome, Part, Target, run_parts
-from service.batching.jobs import Job, Run, Where
+from service.batching.jobs import HangUpStage, Job, Run
 from service.batching.runners import Runners
 from service.batching.sharing import Queues
 from service.costs.cpus import choose_slice
@@ -36,7 +36,7 @@ class Observer(Protocol):
     def see_batch(self, model: Target, run: Run, seconds: float, failed: int, nonfinite: int) -> None:
         """Take note of a batch that ended, and of how many of its sequences have no embedding, or none finite."""
 
-    def see_cancelled(self, model: str, where: Where) -> None:
+    def see_cancelled(self, model: str, where: HangUpStage) -> None:
         """Take note of a request that nobody waits for any more."""
 
 

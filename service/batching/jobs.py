@@ -9,10 +9,10 @@ from typing import Any, Literal, TypeAlias
 
 # Why a batch is no larger: it is shared out among idle runners, nothing else waited, it has as many rows or as many
 # padded steps as a batch may have, or the next sequence would have cost more in it than in another.
-Why: TypeAlias = Literal["shared", "all", "rows", "budget", "cost"]
+CutReason: TypeAlias = Literal["shared", "all", "rows", "budget", "cost"]
 
 # How far a request had come when nobody waited for it any more.
-Where: TypeAlias = Literal["body", "queue", "run", "answer"]
+HangUpStage: TypeAlias = Literal["body", "queue", "run", "answer"]
 
 
 @dataclass(slots=True, eq=False)
@@ -75,7 +75,7 @@ class Run:
         expected_end: when it should be finished, on the queue's clock.
         expected_seconds: what it should take.
         measured_seconds: what it should take by the measurements alone, uncorrected.
-        why: what kept it from being larger; see `Why`.
+        why: what kept it from being larger; see `CutReason`.
         is_bulk: whether it holds bulk jobs.
         is_loaded: whether all runners were at work once it had begun.
         is_aside: whether it is a short one beside the runners, all of which are at work.
@@ -86,7 +86,7 @@ class Run:
     expected_end: float
     expected_seconds: float
     measured_seconds: float
-    why: Why
+    why: CutReason
     is_bulk: bool = False
     is_loaded: bool = False
     is_aside: bool = False

@@ -101,7 +101,7 @@ class Lane:
                 heapreplace(self._arrived, (job.part_of(job.cut)[1], order, job))
         window.sort(key=_STEPS_OF)
         longest = self._costs.of_batches(window[-1].steps)[0][1] if window else 0.0
-        most = max(self._policy.max_cut_seconds, 1.5 * longest)
+        most = max(self._policy.max_cut_seconds, self._policy.max_cut_stretch * longest)
         if len(window) == 1:
             cuts = unshared = [_Cut(window[0].due, longest, window)]
         else:

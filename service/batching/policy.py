@@ -19,9 +19,10 @@ class Policy:
             whatever is idle besides.
         company_seconds: So long after a job came that is not bulk, bulk leaves it a CPU as well as a runner.
         window: Sequences cut at a time, the most urgent: among so many, each has mates of nearly equal length.
-        max_cut_seconds: What a batch should take at most, or half as long again as its longest sequence alone. A run
-            cannot be interrupted, so longer ones would leave deadlines and small requests to chance, for a gain of a
-            few percent.
+        max_cut_seconds: What a batch should take at most. A run cannot be interrupted, so longer ones would leave
+            deadlines and small requests to chance, for a gain of a few percent.
+        max_cut_stretch: A batch may take longer than that if one of its sequences alone does: so many times what the
+            longest takes alone.
         slacks: How far over its fair part of the work a batch may go if work is shared out among idle runners. Smaller
             batches cost more in all, so the even share of the least total is not always within reach.
     """
@@ -35,6 +36,7 @@ class Policy:
     company_seconds: float = 0.2
     window: int = 512
     max_cut_seconds: float = 0.25
+    max_cut_stretch: float = 1.5
     slacks: tuple[float, ...] = (1.0, 1.25, 1.6)
 
 

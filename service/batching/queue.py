@@ -8,7 +8,7 @@ that holds the most urgent sequence runs first. Large jobs have a lane of their 
 from dataclasses import dataclass
 from math import inf, log
 
-from service.batching.jobs import Entry, Job, Run, Why
+from service.batching.jobs import CutReason, Entry, Job, Run
 from service.batching.lanes import Lane
 from service.batching.policy import Policy
 from service.costs.model import HANDOFF_SECONDS, CostModel
@@ -234,7 +234,7 @@ class Queue:
         self.waiting_steps -= valid
         lane.count(-len(entries), -seconds)
 
-    def _explain(self, lane: Lane, rows: int, steps: int) -> Why:
+    def _explain(self, lane: Lane, rows: int, steps: int) -> CutReason:
         """Say why a batch that was taken from a lane is no larger."""
         if lane.is_shared:
             return "shared"

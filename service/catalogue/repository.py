@@ -25,7 +25,7 @@ SUFFIX = ".onnx"
 Mark: TypeAlias = tuple[int, ...]  # what tells one version of a file from another; empty where there is none
 
 
-class State(NamedTuple):
+class ArtifactStatus(NamedTuple):
     """What became of an artifact: `ready` where it is served, and `reason` where it, or a newer one, is not."""
 
     name: str
@@ -77,13 +77,13 @@ class Repository:
         self._files: dict[Path, _File] = {}
         self._lock = asyncio.Lock()
 
-    def index(self) -> Iterator[State]:
-        """Yield what became of each artifact."""
+    def index(self) -> Iterator[ArtifactStatus]:
+        """Yield the status of each artifact."""
         for path, known in self._files.items():
             model = known.model
             name, version = (model.name, model.version) if model else (path.stem, "")
             reason = known.reason or ("it was unloaded" if known.is_unloaded else "")
-            yield State(name, version, path.name, model is not None, reason)
+            yield ArtifactStatus(name, version, path.name, model is not None, reason)
 
     def open_all(self, *, is_strict: bool) -> None:
         """Load what there is, before anyone asks.

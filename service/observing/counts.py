@@ -15,7 +15,7 @@ from itertools import accumulate
 from typing import Literal, NamedTuple, TypeAlias
 
 from service.batching.batches import Target
-from service.batching.jobs import Run, Where, Why
+from service.batching.jobs import CutReason, HangUpStage, Run
 from service.observing.statistics import Statistics
 
 # What became of an artifact.
@@ -110,7 +110,7 @@ class Exchange:
         return "answered" if self.status < FIRST_ERROR else "refused"
 
 
-class Ran(NamedTuple):
+class EndedBatch(NamedTuple):
     """A batch that ended, and nothing of what its requests brought.
 
     Attributes:
@@ -128,7 +128,7 @@ class Ran(NamedTuple):
     ended: float
     lengths: list[int]
     steps: int
-    why: Why
+    why: CutReason
     expected_seconds: float
     seconds: float
     failed: int
@@ -176,7 +176,7 @@ class Counts:
     def __init__(self, problems: Iterable[str]) -> None:
         """Count from zero."""
         self.rejected = dict.fromkeys(problems, 0)
-        self.cancelled: dict[Where, int] = {"body": 0, "queue": 0, "run": 0, "answer": 0}
+        self.cancelled: dict[HangUpStage, int] = {"body": 0, "queue": 0, "run": 0, "answer": 0}
         self.changes: dict[Change, int] = {"loaded": 0, "refused": 0, "unloaded": 0}
         self.request_seconds = Histogram(SECONDS)
         self.stage_seconds = {stage: Histogram(SECONDS) for stage in ("decode", "queue", "run", "encode")}
@@ -200,14 +200,14 @@ class Counts:
             self._run.observe(stages.run)
             self._encode.observe(stages.encode)
 
-    def count_batch(self, ran: Ran) -> None:
+    def count_batch(self, batch: EndedBatch) -> None:
         """Count a batch."""
-        padded = len(ran.lengths) * ran.steps
-        self.batch_sequences.observe(len(ran.lengths))
+        padded = len(batch.lengths) * batch.steps
+        self.batch_sequences.observe(len(batch.lengths))
         self.batch_steps.observe(padded)
-        self.valid_steps += sum(ran.lengths)
+        self.valid_steps += sum(batch.lengths)
         self.padded_steps += padded
-        self.run_seconds += ran.seconds
+        self.run_seconds += batch.seconds
 
 
 class Telemetry:
@@ -241,7 +241,7 @@ class Telemetry:
         self.inflight = 0
         self.closed: dict[Closed, int] = {"idle": 0, "unread": 0}
         self.loop_lag = Histogram(SECONDS)
-        self.batches: deque[Ran] = deque(maxlen=KEPT_BATCHES)
+        self.batches: deque[EndedBatch] = deque(maxlen=KEPT_BATCHES)
 
     def of(self, model: str) -> Counts:
         """Return what is counted of a model."""
@@ -272,9 +272,9 @@ class Telemetry:
         runs, self._runs = self._runs, []
         for model, version, ended, run, seconds, failed in runs:
             lengths = [entry.steps for entry in run.entries]
-            ran = Ran(model, ended, lengths, run.steps, run.why, run.expected_seconds, seconds, failed)
-            self.of(model).count_batch(ran)
-            self.batches.append(ran)
+            batch = EndedBatch(model, ended, lengths, run.steps, run.why, run.expected_seconds, seconds, failed)
+            self.of(model).count_batch(batch)
+            self.batches.append(batch)
             self.statistics[model, version].count_batch(len(lengths), failed, seconds, ended)
         exchanges, self._exchanges = self._exchanges, []
         for exchange in exchanges:
@@ -292,7 +292,7 @@ class Telemetry:
         elif stages := exchange.stages:
             statistics.count_answer(exchange.seconds, stages.queue, stages.decode, stages.run, stages.encode)
 
-    def see_cancelled(self, model: str, where: Where) -> None:
+    def see_cancelled(self, model: str, where: HangUpStage) -> None:
         """Count a request that nobody waits for any more."""
         self.of(model).cancelled[where] += 1
 

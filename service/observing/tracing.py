@@ -15,7 +15,7 @@ from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, SpanKind, S
 
 from service import __version__
 from service.batching.batches import Target
-from service.batching.jobs import Run, Where
+from service.batching.jobs import HangUpStage, Run
 from service.observing.counts import Exchange
 
 NANOSECONDS = 10**9
@@ -89,7 +89,7 @@ class Tracing:
         )
         span.end(end)
 
-    def see_cancelled(self, model: str, where: Where) -> None:
+    def see_cancelled(self, model: str, where: HangUpStage) -> None:
         """Do nothing: the span of the request ends with it."""
 
     def close(self) -> None:

@@ -24,10 +24,10 @@ from export.graph import GraphOptions
 from model.encoder import EncoderConfig
 from service.catalogue.vetting import examiner as examining
 from service.catalogue.vetting import trial
-from service.catalogue.vetting.examine import main
+from service.catalogue.vetting.command import main
 from service.catalogue.vetting.examiner import Examiner
 from service.catalogue.vetting.files import MAX_FILE_BYTES, read_file
-from service.catalogue.vetting.findings import FINDINGS, READY, Bounds, Proven, Unfit
+from service.catalogue.vetting.findings import FINDINGS, READY, Proven, TrialBounds, Unfit
 from service.catalogue.vetting.trial import try_file
 from service.encoder.session import open_session
 from service.errors import ArtifactError
@@ -234,13 +234,13 @@ def test_what_a_file_says_is_one_short_printable_line(examiner: Examiner, capfd:
 @pytest.mark.parametrize(
     ("bounds", "reason"),
     [
-        (Bounds(cpu_seconds=1), "trying it took over 1 s of processor time"),
-        (Bounds(seconds=1), "trying it was not over after 1 s"),
+        (TrialBounds(cpu_seconds=1), "trying it took over 1 s of processor time"),
+        (TrialBounds(seconds=1), "trying it was not over after 1 s"),
     ],
     ids=["cpu", "clock"],
 )
 @on_linux
-def test_a_file_that_takes_for_ever_is_given_up(bounds: Bounds, reason: str) -> None:
+def test_a_file_that_takes_for_ever_is_given_up(bounds: TrialBounds, reason: str) -> None:
     """Minutes of matrix products end after the time there is."""
     with closing(Examiner(bounds)) as examiner:
         assert refuse(examiner, change_plain(append_work)) == reason
@@ -250,13 +250,13 @@ def test_a_file_that_takes_for_ever_is_given_up(bounds: Bounds, reason: str) -> 
 def test_memory_is_bounded_and_told() -> None:
     """Weights of 4 MiB pass in 4 beside four times the file, not in 0; what they take is found anew for each file."""
     large = make_plain(width=2**20 // 3).SerializeToString()
-    with closing(Examiner(Bounds(memory_bytes=2**22))) as examiner:
+    with closing(Examiner(TrialBounds(memory_bytes=2**22))) as examiner:
         first, small, second = (examiner.examine(content, "file.onnx") for content in (large, PLAIN, large))
     size = len(large)
     assert 2 * size < first.memory_bytes < 5 * size
     assert 0 < small.memory_bytes < 2**21
     assert abs(second.memory_bytes - first.memory_bytes) < size
-    with closing(Examiner(Bounds(memory_bytes=-4 * len(large)))) as examiner, pytest.raises(ArtifactError):
+    with closing(Examiner(TrialBounds(memory_bytes=-4 * len(large)))) as examiner, pytest.raises(ArtifactError):
         examiner.examine(large, "file.onnx")
 
 
@@ -308,7 +308,7 @@ def test_the_process_that_tries_may_be_killed(examiner: Examiner) -> None:
 def test_a_process_that_stands_still_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is waited for without end, not even if the process no longer keeps the time itself."""
     monkeypatch.setattr(examining, "GRACE_SECONDS", 1.0)
-    with closing(Examiner(Bounds(seconds=1))) as examiner, ThreadPoolExecutor() as pool:
+    with closing(Examiner(TrialBounds(seconds=1))) as examiner, ThreadPoolExecutor() as pool:
         trying = pool.submit(examiner.examine, PLAIN, "plain.onnx")
         os.kill(pid_of(examiner), signal.SIGSTOP)
         with pytest.raises(ArtifactError, match="trying it was not over after 1 s"):
@@ -381,7 +381,7 @@ def test_whatever_ends_a_trial_is_told(end: str, reason: str, tmp_path: Path, mo
     path = tmp_path / "written"
     script = ENDS.replace("{end}", end.replace("{path!r}", repr(str(path))))
     monkeypatch.setattr(examining, "PROGRAM", ("-c", script))
-    with closing(Examiner(Bounds(seconds=1))) as examiner, pytest.raises(ArtifactError) as caught:
+    with closing(Examiner(TrialBounds(seconds=1))) as examiner, pytest.raises(ArtifactError) as caught:
         examiner.examine(b"", "file.onnx")
     assert caught.value.reason == reason
     assert not path.exists() or not path.read_bytes()
@@ -477,9 +477,9 @@ def test_closing_ends_what_is_tried() -> None:
 ORPHAN = """
 import threading
 from service.catalogue.vetting.examiner import Examiner
-from service.catalogue.vetting.findings import Bounds
+from service.catalogue.vetting.findings import TrialBounds
 from tests.hostile import append_work, change_plain
-examiner = Examiner(Bounds(seconds=1))
+examiner = Examiner(TrialBounds(seconds=1))
 threading.Thread(target=lambda: examiner.examine(change_plain(append_work), "work.onnx")).start()
 while examiner._process is None:
     pass

@@ -19,10 +19,10 @@ from service import __version__
 from service.api import problems
 from service.api.routing import Route, Service, service_of
 from service.api.worker import Worker
-from service.batching.jobs import Forecast, Why
+from service.batching.jobs import CutReason, Forecast
 from service.catalogue.models import ServedModel
 from service.observing import prometheus
-from service.observing.counts import Ran
+from service.observing.counts import EndedBatch
 
 ASK_SECONDS = 1.0  # for the metrics of another process
 
@@ -41,7 +41,7 @@ class BatchRecord(BaseModel):
     ended: datetime
     lengths: list[int] = Field(description="Of its sequences, shortest first, an empty one counting as 1.")
     padded_steps: int = Field(description="Steps computed for it, padding included.")
-    cut: Why = Field(
+    cut: CutReason = Field(
         description="Why it was no larger: `shared` out among idle runners, `all` that waited was in it, it had as "
         "many `rows` or padded steps (`budget`) as a batch may have, or by its `cost` the next sequence was better off "
         "in another batch."
@@ -134,7 +134,7 @@ async def list_batches(request: Request) -> Response:
     """Tell of the last batches how they were cut, and what they should have taken and took."""
     service = service_of(request)
     service.telemetry.settle()
-    described = [_describe_batch(ran) for ran in reversed(service.telemetry.batches)]
+    described = [_describe_batch(batch) for batch in reversed(service.telemetry.batches)]
     return Response(orjson.dumps({"batches": described}), media_type="application/json")
 
 
@@ -155,16 +155,16 @@ def _look(model: ServedModel, forecast: Forecast) -> prometheus.Gauges:
     )
 
 
-def _describe_batch(ran: Ran) -> dict[str, Any]:
+def _describe_batch(batch: EndedBatch) -> dict[str, Any]:
     return BatchRecord(
-        model=ran.model,
-        ended=datetime.fromtimestamp(ran.ended, UTC),
-        lengths=ran.lengths,
-        padded_steps=len(ran.lengths) * ran.steps,
-        cut=ran.why,
-        predicted_seconds=round(ran.expected_seconds, 6),
-        seconds=round(ran.seconds, 6),
-        failed=ran.failed,
+        model=batch.model,
+        ended=datetime.fromtimestamp(batch.ended, UTC),
+        lengths=batch.lengths,
+        padded_steps=len(batch.lengths) * batch.steps,
+        cut=batch.why,
+        predicted_seconds=round(batch.expected_seconds, 6),
+        seconds=round(batch.seconds, 6),
+        failed=batch.failed,
     ).model_dump(mode="json")
 
 

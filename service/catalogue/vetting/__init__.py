@@ -5,5 +5,5 @@
 - `examiner`: starts a fresh process for each file, and tells how it ended.
 - `trial`: that process: it bounds itself, then loads the file and runs it.
 - `structure`: what an ONNX file may hold, checked before ONNX Runtime sees it.
-- `examine`: the same from a command line.
+- `command`: `python -m service examine`, the same from a command line.
 """

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
-from service.catalogue.vetting.findings import FINDINGS, MAX_FINDING_BYTES, READY, Bounds, Finding, Proven, Unfit
+from service.catalogue.vetting.findings import FINDINGS, MAX_FINDING_BYTES, READY, Finding, Proven, TrialBounds, Unfit
 from service.errors import ArtifactError
 
 PROGRAM = ("-m", "service.catalogue.vetting.trial")
@@ -20,7 +20,7 @@ GRACE_SECONDS = 5.0  # the process keeps the time itself; should it not, it is k
 ROOT = Path(__file__).resolve().parents[3]
 ENDING = "the service is ending, and examines nothing any more"
 KEPT_VARIABLES = ("PATH", "LD_LIBRARY_PATH", "PYTHONHOME", "SYSTEMROOT")  # none of the service's own, where keys are
-DEFAULT_BOUNDS = Bounds()
+DEFAULT_BOUNDS = TrialBounds()
 
 
 class Examiner:
@@ -29,7 +29,7 @@ class Examiner:
     No file finds what another left behind. If the service dies, that process ends after the file it has.
     """
 
-    def __init__(self, bounds: Bounds = DEFAULT_BOUNDS) -> None:
+    def __init__(self, bounds: TrialBounds = DEFAULT_BOUNDS) -> None:
         """Prepare; no process is started yet.
 
         Args:
@@ -95,7 +95,7 @@ class Examiner:
         return _judge(said, process.returncode, content, self._bounds)
 
 
-def _start(bounds: Bounds, size: int) -> "subprocess.Popen[bytes]":
+def _start(bounds: TrialBounds, size: int) -> "subprocess.Popen[bytes]":
     """Start the process, away from the service's log, standard input, keys and sockets."""
     kept = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
     paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
@@ -138,7 +138,7 @@ def _kill(process: "subprocess.Popen[bytes]") -> None:
             os.killpg(process.pid, signal.SIGKILL)
 
 
-def _judge(said: bytes, code: int, content: bytes, bounds: Bounds) -> Finding:
+def _judge(said: bytes, code: int, content: bytes, bounds: TrialBounds) -> Finding:
     """Return what a process found, if it ended well and speaks of this file."""
     if not said.startswith(READY):
         return Unfit("the process that would examine it does not start")
@@ -151,7 +151,7 @@ def _judge(said: bytes, code: int, content: bytes, bounds: Bounds) -> Finding:
     return Unfit("the process that tried it gave no answer that makes sense")
 
 
-def _tell_end(code: int, bounds: Bounds) -> str:
+def _tell_end(code: int, bounds: TrialBounds) -> str:
     """Say how a process ended, as Python's subprocess numbers it, that should have ended well."""
     if code == -signal.SIGALRM:
         return f"trying it was not over after {bounds.seconds} s"

@@ -15,7 +15,7 @@ UNFORESEEN = "trying it raises"  # begins a reason that no check of ours gave
 
 
 @dataclass(frozen=True, slots=True)
-class Bounds:
+class TrialBounds:
     """What trying one file may take.
 
     Attributes:

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from service.catalogue.vetting.findings import FINDINGS, READY, UNFORESEEN, Bounds, Finding, Proven, Unfit
+from service.catalogue.vetting.findings import FINDINGS, READY, UNFORESEEN, Finding, Proven, TrialBounds, Unfit
 from service.catalogue.vetting.structure import check_structure
 from service.costs.memory import trim_heap
 from service.encoder.session import EncoderSession
@@ -66,7 +66,7 @@ def _try_tokenizer(session: EncoderSession) -> None:
         raise ArtifactError(FILE, f"its tokenizer fails on short texts: {error}") from error
 
 
-def _confine(bounds: Bounds, size: int) -> None:
+def _confine(bounds: TrialBounds, size: int) -> None:
     """Bound this process's memory and time, and let it write no file and no core."""
     if sys.platform != "linux":
         return
@@ -103,7 +103,7 @@ def _step_back() -> tuple[BinaryIO, BinaryIO]:
 
 def main() -> None:
     """Try the one file that standard input holds, within bounds, and say what was found."""
-    bounds, size = Bounds(**json.loads(sys.argv[1])), int(sys.argv[2])
+    bounds, size = TrialBounds(**json.loads(sys.argv[1])), int(sys.argv[2])
     file, answers = _step_back()
     answers.write(READY)
     answers.flush()
