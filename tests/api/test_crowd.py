@@ -207,6 +207,24 @@ def test_health_answers_while_all_connections_are_busy(full: tuple[str, list[soc
     wait_until(lambda: ask(address, "POST", "/encode")[0].status == 200)
 
 
+def test_an_extra_connection_is_served_once_there_is_room(full: tuple[str, list[socket.socket]]) -> None:
+    """A connection that was only good for health gets all answers, without a new one, as soon as another has ended."""
+    address, busy = full
+    with closing(HTTPConnection(address, timeout=30)) as extra:
+
+        def get(method: str, path: str) -> tuple[int, bytes]:
+            extra.request(method, path, BODY if method == "POST" else None)
+            response = extra.getresponse()
+            return response.status, response.read()
+
+        assert get("GET", "/health/live")[0] == 200
+        extra_end = extra.sock.getsockname()
+        busy[0].close()
+        wait_until(lambda: b"lengthwise_connections 2.0" in get("GET", "/metrics")[1])
+        assert get("POST", "/encode")[0] == 200
+        assert extra.sock.getsockname() == extra_end
+
+
 def test_files_are_allowed_up_to_the_hard_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """A soft limit that is too low is raised; one that is enough is left alone."""
     limits = SimpleNamespace(now=(256, 1000), RLIMIT_NOFILE=7, RLIM_INFINITY=-1)

@@ -1,10 +1,14 @@
 """What the service shows of itself: metrics that move, and the last batches for admins."""
 
 import asyncio
+import gc
+import os
+import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +19,16 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
 from service import __version__
+from service.api.endpoints import monitoring
+from service.api.worker import Worker
+from service.app import create_app
 from service.batching.jobs import Entry, Job, Run
 from service.batching.queue import Bounds
 from service.batching.sharing import Queues
 from service.encoder.sequences import join
 from service.encoder.session import open_session
 from service.observing.counts import KEPT_BATCHES, SECONDS, Histogram, Telemetry
+from service.settings import Settings
 from tests.api.test_encode import PAIR
 from tests.batching.test_engine import Target, make_engine, make_session
 from tests.batching.test_queue import make_costs
@@ -361,3 +369,55 @@ def test_the_key_is_never_told(serve: Serve) -> None:
     response = serve(admin_key=KEY).get("/info")
     assert KEY not in response.text
     assert response.json()["settings"]["admin_key"] == "**********"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="several processes serve on Linux only")
+@pytest.mark.parametrize("answers", [True, False], ids=["answers", "stands still"])
+def test_a_question_between_processes_closes_its_socket(
+    answers: bool,  # noqa: FBT001 - a parameter of the test
+    artifact: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whether the other process answers or stands still, the asking one keeps nothing of the question open."""
+    asked: list[socket.socket] = []
+    call = Worker.call
+
+    def note(worker: Worker, number: int) -> socket.socket:
+        asked.append(call(worker, number))
+        return asked[-1]
+
+    async def ask() -> tuple[int, dict[int, monitoring.Told]]:
+        app = create_app(Settings(model=artifact))
+        async with app.router.lifespan_context(app):
+            service = app.state.service
+            with closing(socket.socket()) as unused:
+                service.worker, other = (
+                    Worker(number, 2, unused, f"test-{os.getpid()}", bytes(32)) for number in (0, 1)
+                )
+                if answers:
+                    telling = asyncio.create_task(monitoring.tell_others(service, other))
+                    await asyncio.sleep(0)
+                else:
+                    monkeypatch.setattr(monitoring, "ASK_SECONDS", 0.05)
+                    silent = other.listen()
+                    silent.listen()
+                told = await monitoring.ask_others(service)
+                service.worker = None
+                await asyncio.sleep(0)  # in which a transport that was closed lets go of its socket
+                await asyncio.sleep(0)
+                (question,) = asked
+                handle = question.fileno()
+                if answers:
+                    telling.cancel()
+                else:
+                    silent.close()
+                return handle, told
+
+    monkeypatch.setattr(Worker, "call", note)
+    gc.disable()  # which would close it, too, some time later
+    try:
+        handle, told = asyncio.run(ask())
+    finally:
+        gc.enable()
+    assert handle == -1
+    assert bool(told[1].metrics) == answers

@@ -314,6 +314,31 @@ def test_a_client_that_hangs_up_ends_tokenising(artifact: Path, watched: list[Wa
     run_served(artifact, check)
 
 
+def test_the_end_of_the_drain_ends_tokenising(artifact: Path, watched: list[Watched]) -> None:
+    """A request whose texts are not all tokenised when the time to drain is up gets 503, and no group more is begun."""
+
+    async def run() -> None:
+        app = create_app(Settings(model=artifact))
+        transport = httpx.ASGITransport(app)
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=transport, base_url="http://t") as http,
+        ):
+            (tokenizer,) = watched
+            tokenizer.may_go_on.clear()
+            late = asyncio.create_task(http.post("/encode", json={"texts": [LONG] * 40}))
+            await wait_for(tokenizer.began)
+            app.state.service.is_draining = True
+            late.cancel()  # as uvicorn does when the time is up
+            response = await late
+            tokenizer.may_go_on.set()
+            assert (response.status_code, response.json()["type"]) == (503, "urn:lengthwise:problem:draining")
+            await asyncio.to_thread(app.state.service.tokenizer.submit(int).result)  # whatever was before it is over
+            assert tokenizer.groups == [[LONG] * len(tokenizer.groups[0])]
+
+    asyncio.run(run())
+
+
 def test_kserves_timeout_holds_for_tokenising(artifact: Path, watched: list[Watched]) -> None:
     """What the body of a request allows is heeded before its texts are tokenised."""
 

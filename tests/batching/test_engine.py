@@ -416,6 +416,34 @@ def test_where_every_runner_hangs_nobody_waits_for_ever(artifact: Path, gate: th
     assert stuck == [False, True, False, True, True]
 
 
+def test_a_stream_that_waits_is_woken_when_the_last_runner_is_lost(artifact: Path, gate: threading.Event) -> None:
+    """A stream waits for any run to end; once no run can end any more it is woken, and is told so if it tries again."""
+
+    async def scenario() -> tuple[list[bool], list[Delivery | BaseException]]:
+        engine = make_engine(make_session(artifact, hang(gate)), runners=1)
+        requests = [draw_sequences([7]) for _ in range(9)]
+        hung = asyncio.create_task(encode_all(engine, requests))
+        woken = []
+        for lost in (1, 2):  # the first of them is replaced
+            for _ in range(5):
+                await asyncio.sleep(0)
+            waiting = asyncio.create_task(engine.wait_for_run())
+            await asyncio.sleep(0)
+            engine._runners.check(time.perf_counter() + 31 * lost)
+            for _ in range(5):
+                await asyncio.sleep(0)
+            woken.append(waiting.done())
+            waiting.cancel()
+        answers = await hung
+        answers += await encode_all(engine, [draw_sequences([4])])
+        engine.close()
+        return woken, answers
+
+    woken, answers = asyncio.run(scenario())
+    assert woken == [True, True]
+    assert isinstance(answers[-1], Stuck)
+
+
 def test_a_thread_that_is_gone_without_a_word_is_noticed(artifact: Path) -> None:
     """A runner whose thread has ended is replaced by the next check."""
 
