@@ -1,4 +1,4 @@
-"""How requests come apart into rows and together again, and what a runner does with a batch of them."""
+"""Takes requests apart into rows and puts them together again; runs a batch of such rows."""
 
 import asyncio
 import logging
@@ -19,53 +19,53 @@ NOT_FINITE = "what it gave is not finite"
 
 
 class Target(Protocol):
-    """What encodes a request, and what its sequences wait in; `ServedModel` is one."""
+    """A model that encodes requests, and the queue they wait in; `ServedModel` is one."""
 
     @property
     def name(self) -> str:
-        """The name it is served under."""
+        """The name the model is served under."""
 
     @property
     def version(self) -> str:
-        """The version it is served as."""
+        """The version the model is served as."""
 
     @property
     def session(self) -> EncoderSession:
-        """What runs its batches."""
+        """The session that runs its batches."""
 
     @property
     def queue(self) -> Queue:
-        """What waits of it."""
+        """The queue of the sequences that wait for it."""
 
 
 class RowOutputs(NamedTuple):
-    """All that a run gave for one sequence: `(D,)`, `(t, W)` if the graph gives steps, and its state."""
+    """All that a run gave for one sequence: `(D,)`, `(t, W)` if the graph gives steps, and the state after its end."""
 
     embedding: Embeddings
     steps: npt.NDArray[np.float32] | None
     state: State
 
 
-Outcome: TypeAlias = Embeddings | RowOutputs | str  # a row's embedding `(D,)`, all of it, or why there is none
+Outcome: TypeAlias = Embeddings | RowOutputs | str  # a row's embedding `(D,)`, all its outputs, or why there are none
 
 
 class Delivery:
-    """A request on its way through the runs. Its rows are filled in one by one, and once all are it has its answer.
+    """A request on its way through the runs. Runs fill in its rows one by one; the last one completes its answer.
 
-    It changes on the event loop only; runners read what is asked.
+    It changes on the event loop only; runners only read what is asked.
 
     Attributes:
-        target: what encodes it.
+        target: the model that encodes it.
         steps: its n sequences, `(t_i, F)`, or `(t_i,)` token ids.
-        state: what to start them from, `(n, layers, directions, H)`; empty if they start from zero.
+        state: the state each starts from, `(n, layers, directions, H)`; empty if they start from zero.
         is_whole: whether more than the embeddings is wanted.
         done: set once there is an answer, or an error in its place.
         arrived: when the request came.
-        started: when its first run began; None if none did.
+        started: when its first run began; None if none has begun.
         padded_steps: steps computed for it so far, padding included.
-        answer: what it gets, in its own order; there once it is complete.
-        queue_seconds: likewise; from its arrival to its first run.
-        run_seconds: likewise; from its first run to its last row.
+        answer: its rows in its own order; set by `complete`.
+        queue_seconds: seconds from its arrival to its first run; set by `complete`.
+        run_seconds: seconds from its first run to its last row; set by `complete`.
     """
 
     __slots__ = (
@@ -80,9 +80,9 @@ class Delivery:
         """Begin with no row filled in.
 
         Args:
-            target: what encodes the request.
+            target: the model that encodes the request.
             sequences: n >= 1 sequences with the session's own F, checked.
-            done: new.
+            done: a new future.
             now: the time.
             is_whole: whether more than the embeddings is wanted.
         """
@@ -103,7 +103,7 @@ class Delivery:
 
     @property
     def is_filled(self) -> bool:
-        """Whether every row was filled in."""
+        """Whether every row is filled in."""
         return not self._left
 
     def begin(self, now: float) -> None:
@@ -111,7 +111,7 @@ class Delivery:
         self.started = self.started or now
 
     def fill(self, row: int, outcome: Outcome, padded_steps: int) -> None:
-        """Take in what a run of so many padded steps a row gave for a row, if anybody still waits for it."""
+        """Take in what a run gave for a row that it padded to `padded_steps`, if anybody still waits for it."""
         if self.done.done():  # cancelled, late, or failed by another row
             return
         self.padded_steps += padded_steps
@@ -127,25 +127,25 @@ class Delivery:
             self.done.set_result(None)
 
     def fail(self, error: LengthwiseError) -> None:
-        """Give the request an error for an answer, unless it has one."""
+        """Answer the request with an error, unless it has its answer."""
         if not self.done.done():
             self.done.set_exception(error)
 
     def complete(self, now: float) -> None:
-        """Put the rows together, and note how long they took."""
+        """Put the rows together, and set how long they took."""
         started = self.started or now
         self.queue_seconds, self.run_seconds = started - self.arrived, now - started
         self.answer = _join_rows(self._embeddings, self._rows)
 
 
-Part: TypeAlias = tuple[Delivery, int]  # a request, and which of its sequences
+Part: TypeAlias = tuple[Delivery, int]  # a request, and the index of one of its sequences
 
 
 def run_parts(session: EncoderSession, parts: Sequence[Part]) -> Embeddings | list[Outcome]:
     """Encode a batch. If the run fails, halve it until the culprits stand alone.
 
     Returns:
-        `(B, D)` if all is well and nothing more is wanted, else an outcome for each row.
+        `(B, D)` if every row is well and only embeddings are wanted, else an outcome for each row.
     """
     try:
         encoded = _encode(session, parts)
@@ -162,7 +162,7 @@ def run_parts(session: EncoderSession, parts: Sequence[Part]) -> Embeddings | li
 
 
 def _encode(session: EncoderSession, parts: Sequence[Part]) -> Embeddings | list[RowOutputs]:
-    """Encode a batch: embeddings only, or a whole row for each sequence if any wants one."""
+    """Encode a batch: embeddings only, or all outputs of each row if any request wants more."""
     steps = [delivery.steps[row] for delivery, row in parts]
     batch = pad_batch(steps, _stack_states(session, parts) if any(delivery.state for delivery, _ in parts) else None)
     if not any(delivery.is_whole for delivery, _ in parts):
@@ -180,7 +180,7 @@ def _encode(session: EncoderSession, parts: Sequence[Part]) -> Embeddings | list
 
 
 def _stack_states(session: EncoderSession, parts: Sequence[Part]) -> State:
-    """Return what each row starts from; zero if its request does not say."""
+    """Return the state each row starts from; zero if its request does not say."""
     return {
         name: np.stack([delivery.state[name][row] if name in delivery.state else zero[0] for delivery, row in parts])
         for name, zero in session.zero_state(1).items()
@@ -200,7 +200,7 @@ def _is_finite(row: Embeddings | RowOutputs) -> bool:
 
 
 def _join_rows(embeddings: Embeddings, rows: dict[int, RowOutputs]) -> Answer:
-    """Put a request's rows together, in its order; if only embeddings were wanted there may be no whole rows."""
+    """Put a request's rows together, in its order; `rows` lacks some if only embeddings were wanted."""
     if len(rows) < len(embeddings):
         return Answer(embeddings)
     ordered = [rows[place] for place in range(len(rows))]

@@ -11,18 +11,18 @@ def cut_sorted(
 ) -> Iterator[tuple[int, int, float]]:
     """Cut sorted sequences into batches of neighbours.
 
-    Every size of the last batch is weighed, after the best cuts of what comes before it, from the shortest sequence up:
-    `least[n]` is the least time for the first n. A batch costs what it is padded to, which its last sequence decides;
-    so this settles how many rows it has and how much padding is worth it.
+    From the shortest sequence up, every size of the last batch is weighed after the best cuts of what comes before it:
+    `least[n]` is the least time for the first n. The last sequence of a batch decides what the others are padded to,
+    and so what the batch costs. That settles how many rows a batch has, and how much padding is worth it.
 
     Args:
         steps: lengths in ascending order, each at least 1.
         costs: what batches cost.
         max_batch_steps: padded steps in a batch; a longer sequence stands alone.
-        max_seconds: what one batch should take at most; a sequence that takes more stands alone.
+        max_seconds: the most that one batch should take; a sequence that takes more stands alone.
 
     Yields:
-        From the longest down: the first place of a batch, the place after its last, and the seconds it should take.
+        Batches, from the longest down: the first place, the place after the last, and the seconds it should take.
     """
     most_rows = costs.sizes[-1]
     least, rows_of_last = [0.0], [0]
@@ -41,7 +41,7 @@ def cut_sorted(
         before = least[place - most_rows] if place > most_rows else 0.0
         total, best = inf, 1
         for rows, seconds in choices:
-            # A larger batch costs more, and fewer sequences before it hardly less than `before`.
+            # A larger batch costs more, and the fewer sequences before it cost hardly less than `before`.
             if rows > place or before + seconds >= total:
                 break
             if (candidate := least[place - rows] + seconds) < total:

@@ -1,7 +1,7 @@
-"""The seam between asyncio, the queues and the sessions of all models. All state is touched on the event loop only.
+"""Joins asyncio, the queues and the sessions of all models. All state is touched on the event loop only.
 
-Whenever a runner is idle and sequences wait, it is given the next batch; nothing ever sleeps to gather one, and little
-work needs no thread.
+An idle runner gets the next batch as soon as sequences wait: nothing ever sleeps to gather one. Little work is done on
+the event loop itself.
 """
 
 import asyncio
@@ -21,23 +21,23 @@ from service.errors import DeadlinePassed, RunLost, Stuck
 
 logger = logging.getLogger("lengthwise")
 
-_Batch: TypeAlias = tuple[Run, list[Part]]  # a run, and whose its rows are
-_Result: TypeAlias = tuple[Embeddings | list[Outcome], float]  # what a run gave, and the seconds it took
+_Batch: TypeAlias = tuple[Run, list[Part]]  # a run, and the request of each of its rows
+_Result: TypeAlias = tuple[Embeddings | list[Outcome], float]  # the outcomes of a run, and the seconds it took
 
 EMBEDDING_ONLY: tuple[Output, ...] = ("embedding",)
-# Work that waits while nothing moves for so many times what a run may take is stuck: a runner that hung was given up by
-# then, and the one that took its place hangs too.
+# If work waits and no run begins or ends for so many times what a run may take, the engine is stuck: a runner that hung
+# was given up by then, and the one that took its place hangs too.
 STUCK_RUNS = 1.5
 
 
 class Observer(Protocol):
-    """What is told of batches and requests, on the event loop; `Telemetry` is one."""
+    """Is told of batches and of requests that were given up, on the event loop; `Telemetry` is one."""
 
     def see_batch(self, model: Target, run: Run, seconds: float, failed: int, nonfinite: int) -> None:
-        """Take note of a batch that ended, and of how many of its sequences have no embedding, or none finite."""
+        """Note a batch that ended, and how many of its sequences have no embedding, or one that is not finite."""
 
     def see_cancelled(self, model: str, where: HangUpStage) -> None:
-        """Take note of a request that nobody waits for any more."""
+        """Note a request that nobody waits for any more."""
 
 
 class Engine:
@@ -45,15 +45,15 @@ class Engine:
 
     Attributes:
         queues: all that waits and all that runs.
-        requests: taken so far.
+        requests: how many were taken so far.
     """
 
     def __init__(self, queues: Queues, observers: Sequence[Observer] = (), *, max_run_seconds: float = 30.0) -> None:
         """Start the runners, as many as the queues count on, on the running loop.
 
         Args:
-            queues: nothing waits in them yet.
-            observers: what is told of batches and requests.
+            queues: empty queues.
+            observers: those to tell of batches and requests.
             max_run_seconds: how long a run may take before its runner is given up.
         """
         self.queues = queues
@@ -63,7 +63,7 @@ class Engine:
         self._loop = asyncio.get_running_loop()
         self._deliveries: dict[Delivery, None] = {}  # under way, the oldest first
         self._is_dispatching = False
-        self._waiting: list[asyncio.Future[None]] = []  # for any run to end
+        self._waiting: list[asyncio.Future[None]] = []  # until any run ends
         self._stuck_seconds = STUCK_RUNS * max_run_seconds
         self._runners: Runners[_Batch, _Result] = Runners(
             queues.runners, max_run_seconds, self._run_on_thread, self._finish, self._lose
@@ -79,26 +79,26 @@ class Engine:
         *,
         is_bulk: bool = False,
     ) -> Delivery:
-        """Encode one request's sequences, in whatever batches they fit best.
+        """Encode one request's sequences, in the batches that suit them best.
 
         Args:
-            target: what encodes them.
+            target: the model that encodes them.
             sequences: n >= 1 sequences with the session's own F, checked.
-            deadline: when an answer is of no use any more, on the clock of `time.perf_counter`.
-            outputs: what is wanted of what the session gives.
-            origin: what the observers know the request by.
+            deadline: when the answer is of no use any more, on the clock of `time.perf_counter`.
+            outputs: the outputs of the session that are wanted.
+            origin: the mark by which observers know the request.
             is_bulk: whether it gives way to others, however small it is.
 
         Returns:
-            The complete delivery: the answer, row i for sequence i, and what it cost.
+            The complete delivery: the answer, row i for sequence i, and its cost.
 
         Raises:
-            QueueFull: there is no room to wait in.
-            DeadlineUnreachable: an answer in time cannot be expected.
-            DeadlinePassed: an answer was expected in time, and was not there.
+            QueueFull: the queue has no room for them.
+            DeadlineUnreachable: the answer cannot be expected in time.
+            DeadlinePassed: the answer was expected in time, and did not come.
             RunFailed: the model failed on one of them; carries its index.
             RunLost: a run of some of them never ended.
-            Stuck: there is no runner left.
+            Stuck: no runner is left.
         """
         if not self._runners.number:
             raise Stuck
@@ -117,7 +117,7 @@ class Engine:
             for observer in self._observers:
                 observer.see_cancelled(target.name, "run" if delivery.started else "queue")
             raise
-        finally:  # if it failed or was cancelled, what is left of it must not cost a run
+        finally:  # if the request failed or was cancelled, the rest of it must not cost a run
             if timer:
                 timer.cancel()
             if not delivery.is_filled:
@@ -133,34 +133,34 @@ class Engine:
         return not self._deliveries
 
     def seconds_since_progress(self, now: float) -> float:
-        """Return how long ago a run began or ended; 0 if none is under way."""
+        """Return how long ago a run last began or ended; 0 if none is under way."""
         return now - self._progressed if self.queues.running else 0.0
 
     async def wait_for_run(self) -> None:
-        """Wait until any run ends: a full queue has more room then, or soon."""
+        """Wait until any run ends: a full queue then has more room, or will soon."""
         ended = self._loop.create_future()
         self._waiting.append(ended)
         await ended
 
     def close(self) -> None:
-        """Wait a while for running batches and end the runners."""
+        """Wait a while for running batches, then end the runners."""
         self._runners.close()
 
     def is_stuck(self, now: float) -> bool:
-        """Whether there is no runner left, or requests wait and no run has begun or ended for too long."""
+        """Whether no runner is left, or requests wait and no run has begun or ended for too long."""
         oldest = next(iter(self._deliveries), None)
         return not self._runners.number or (
             oldest is not None and now - max(oldest.arrived, self._progressed) > self._stuck_seconds
         )
 
     def _schedule_dispatch(self) -> None:
-        """Dispatch one turn of the loop later, so that requests read in this turn share the batches."""
+        """Dispatch in the next turn of the loop, so that requests read in this turn share batches."""
         if not self._is_dispatching:
             self._is_dispatching = True
             self._loop.call_soon(self._dispatch)
 
     def _dispatch(self) -> None:
-        """Start what may start: here if it is little, else on an idle runner."""
+        """Start all runs that may start: here if they are little, else on idle runners."""
         self._is_dispatching = False
         now = time.perf_counter()
         for run in self.queues.schedule(now):
@@ -176,8 +176,9 @@ class Engine:
     def _run_here(self, batch: _Batch) -> None:
         """Run a batch on the event loop itself.
 
-        To wake a thread, be woken by it and share the interpreter with it takes as long as a little run, and requests
-        that arrive meanwhile share the next batch. Others get their turn before a second run beside the runners.
+        Waking a thread, being woken by it and sharing the interpreter with it would take as long as a little run.
+        Requests that arrive meanwhile share the next batch. After a run beside the runners, the loop does other work
+        before it starts another.
         """
         result = self._execute(batch)
         self._take_back(batch, result)
@@ -186,13 +187,13 @@ class Engine:
             self._schedule_dispatch()
 
     def _run_on_thread(self, batch: _Batch) -> _Result:
-        """Run a batch on a runner's thread, whose turns on a CPU are long if the run is."""
+        """Run a batch on a runner's thread; for a long run the thread gets long turns on a CPU."""
         run, _ = batch
         choose_slice(is_long=run.is_bulk)
         return self._execute(batch)
 
     def _execute(self, batch: _Batch) -> _Result:
-        """Encode a batch, and time it."""
+        """Encode a batch, and measure how long that takes."""
         _, parts = batch
         session = parts[0][0].target.session
         began = time.perf_counter()
@@ -206,26 +207,26 @@ class Engine:
         self._pass_on(batch, result)
 
     def _take_back(self, batch: _Batch, result: _Result) -> None:
-        """Take note of a run that ended."""
+        """Count a run as ended, and tell the observers."""
         (run, parts), (outcomes, seconds) = batch, result
         self._progressed = time.perf_counter()
         self.queues.update(run, None if isinstance(outcomes, list) else seconds)
         self._tell(parts[0][0].target, run, outcomes, seconds)
 
     def _pass_on(self, batch: _Batch, result: _Result) -> None:
-        """Hand each request what a run gave for it."""
+        """Give each request its rows of a run."""
         (run, parts), (outcomes, _) = batch, result
         self._wake_waiting()
         for (delivery, row), outcome in zip(parts, outcomes, strict=True):
             delivery.fill(row, outcome, run.steps)
 
     def _lose(self, batch: _Batch, reason: str) -> None:
-        """Fail the requests of a run that never ended, and all others if there is no runner left."""
+        """Fail the requests of a run that never ended, and all others if no runner is left."""
         run, parts = batch
         for delivery, _ in parts:
             delivery.fail(RunLost(reason))
         if not self._runners.number:
-            self._wake_waiting()  # they find out that nothing will run any more
+            self._wake_waiting()  # when they try again, they are told that nothing runs any more
             for delivery in self._deliveries:
                 delivery.fail(Stuck())
             return
@@ -241,7 +242,7 @@ class Engine:
         self._waiting.clear()
 
     def _tell(self, model: Target, run: Run, outcomes: Embeddings | list[Outcome], seconds: float) -> None:
-        """Tell the observers of a run; whatever becomes of that, the requests are answered."""
+        """Tell the observers of a run; the requests are answered even if an observer fails."""
         failed = nonfinite = 0
         if isinstance(outcomes, list):
             failed = sum(isinstance(outcome, str) for outcome in outcomes)
@@ -250,4 +251,4 @@ class Engine:
             try:
                 observer.see_batch(model, run, seconds, failed, nonfinite)
             except Exception:
-                logger.exception("A batch could not be taken note of")
+                logger.exception("An observer failed on a batch")

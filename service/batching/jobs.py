@@ -1,4 +1,4 @@
-"""What goes into a queue and what comes out of it: jobs in, runs of entries out."""
+"""Jobs of sequences, which go into a queue, and runs of entries, which come out of it."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 # padded steps as a batch may have, or the next sequence would have cost more in it than in another.
 CutReason: TypeAlias = Literal["shared", "all", "rows", "budget", "cost"]
 
-# How far a request had come when nobody waited for it any more.
+# How far a request had come when its client hung up.
 HangUpStage: TypeAlias = Literal["body", "queue", "run", "answer"]
 
 
@@ -21,16 +21,15 @@ class Job:
 
     Attributes:
         lengths: the steps of each of its sequences.
-        deadline: when it is of no use any more, on the clock that `now` is read from; never by default.
+        deadline: when its answer is of no use any more, on the clock that `now` is read from; never by default.
         is_bulk: whether it waits in the lane of large jobs; the queue decides if the caller does not.
-        origin: what observers of batches know its request by.
-        delivery: what takes in what runs give for it, while anybody waits for that. It is the engine's: the queue does
-            not look at it.
-        due: how urgent it is: its deadline, or a while after its arrival. For a bulk job, when its first part is due.
+        origin: the mark by which observers of batches know its request.
+        delivery: the engine's own: it takes in what runs give, while anybody waits for that. The queue never reads it.
+        due: when it should run: by its deadline, or a while after its arrival; of a bulk job, its first part.
         parts: for a bulk job, the place after each part of its sequences and when that part is due, in order.
         waiting: how many of its sequences wait.
         waiting_steps: the steps of those, an empty sequence counting as one.
-        seconds_per_step: what a step of it is expected to cost in good company.
+        seconds_per_step: the expected seconds of one of its steps, among sequences of its length.
         cut: how many of its sequences were cut into batches, in order from the first.
         is_withdrawn: whether what still waits of it will never run.
     """
@@ -57,7 +56,7 @@ class Job:
 
 @dataclass(slots=True, eq=False)
 class Entry:
-    """Sequence `row` of `job`, the steps it costs (1 if it has none), and when it is due. It never changes."""
+    """Sequence `row` of `job`, the steps it costs (1 if it is empty), and when it is due. It never changes."""
 
     job: Job
     row: int
@@ -73,12 +72,12 @@ class Run:
         entries: the sequences in it, shortest first.
         steps: T, what each is padded to.
         expected_end: when it should be finished, on the queue's clock.
-        expected_seconds: what it should take.
-        measured_seconds: what it should take by the measurements alone, uncorrected.
+        expected_seconds: seconds it should take.
+        measured_seconds: seconds it should take by the measurements alone, uncorrected.
         why: what kept it from being larger; see `CutReason`.
         is_bulk: whether it holds bulk jobs.
         is_loaded: whether all runners were at work once it had begun.
-        is_aside: whether it is a short one beside the runners, all of which are at work.
+        is_aside: whether it is a short run beside the runners, all of which are at work.
     """
 
     entries: list[Entry]
@@ -94,12 +93,12 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """What waits of one model, and how long that should take.
+    """How much waits for one model, and how long that should take.
 
     Attributes:
         sequences: how many wait.
         steps: their steps, an empty sequence counting as one.
-        seconds: until all of them should have their runner.
+        seconds: the time until all of them should have a runner.
     """
 
     sequences: int

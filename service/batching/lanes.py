@@ -1,4 +1,4 @@
-"""A lane of the queue: jobs that wait, and the batches that the most urgent of them are cut into."""
+"""A lane of the queue: the jobs that wait in it, and the batches that the most urgent of them are cut into."""
 
 from heapq import heappop, heappush, heapreplace
 from operator import attrgetter
@@ -13,7 +13,7 @@ _STEPS_OF, _DUE_OF, _SECONDS_OF = attrgetter("steps"), attrgetter("due"), attrge
 
 
 class _Cut(NamedTuple):
-    """A batch that waits: its least `due`, the seconds it should take, and what is in it, shortest first."""
+    """A batch that waits: its least `due`, the seconds it should take, and its entries, shortest first."""
 
     due: float
     seconds: float
@@ -24,9 +24,9 @@ class Lane:
     """Jobs that share batches. The lane is cut whole, by length; its most urgent batch is on top.
 
     Attributes:
-        waiting: sequences that wait.
+        waiting: how many sequences wait.
         is_shared: whether the cuts are smaller than they would be for one runner.
-        seconds: what these are expected to take one runner, uncorrected.
+        seconds: how long the waiting sequences are expected to take one runner, uncorrected.
     """
 
     def __init__(self, costs: CostModel, max_batch_steps: int, policy: Policy) -> None:
@@ -35,7 +35,7 @@ class Lane:
         Args:
             costs: what batches cost.
             max_batch_steps: padded steps in a batch; a longer sequence runs alone.
-            policy: how many sequences are cut at a time, and how long a batch may take.
+            policy: the numbers that say how many sequences are cut at a time, and how long a batch may take.
         """
         self.waiting = 0
         self.is_shared = False
@@ -43,27 +43,27 @@ class Lane:
         self._costs = costs
         self._max_batch_steps = max_batch_steps
         self._policy = policy
-        self._arrived: list[tuple[float, int, Job]] = []  # a heap by urgency, then arrival: not wholly cut yet
+        self._arrived: list[tuple[float, int, Job]] = []  # a heap by urgency, then arrival, of those not wholly cut yet
         self._cuts: list[_Cut] = []  # the most urgent last
         self._in_cuts = 0
 
     def add(self, job: Job, order: int) -> None:
-        """Take a job in that arrived as number `order`."""
+        """Take in a job that arrived as number `order`."""
         heappush(self._arrived, (job.due, order, job))
 
     def count(self, sequences: int, seconds: float) -> None:
-        """Count sequences that come, or that go if the number is negative."""
+        """Count sequences that came, or that went if the number is negative."""
         self.waiting += sequences
         self.seconds = self.seconds + seconds if self.waiting else 0.0
 
     def prepare(self, idle: int) -> float:
-        """See that the batch on top holds what is due first.
+        """Make sure that the batch on top holds the sequence that is due first.
 
         Args:
             idle: runners to share the work out among.
 
         Returns:
-            When it is due.
+            When that batch is due.
         """
         if self._must_cut(idle):
             self.cut(idle)
@@ -71,22 +71,22 @@ class Lane:
 
     @property
     def top(self) -> list[Entry]:
-        """What is in the batch on top, shortest first; `prepare` was called before."""
+        """The entries of the batch on top, shortest first; `prepare` must have been called."""
         return self._cuts[-1].entries
 
     @property
     def top_seconds(self) -> float:
-        """What the batch on top should take, uncorrected."""
+        """The seconds that the batch on top should take, uncorrected."""
         return self._cuts[-1].seconds
 
     def take(self) -> None:
-        """Take the batch on top away."""
+        """Remove the batch on top."""
         self._in_cuts -= len(self._cuts.pop().entries)
 
     def cut(self, idle: int) -> None:
-        """Cut the most urgent sequences into batches, those of cuts made before among them."""
+        """Cut the most urgent sequences into batches anew, those of earlier cuts included."""
         window = [entry for cut in self._cuts for entry in cut.entries if not entry.job.is_withdrawn]
-        room = max(1, self._policy.window - len(window))  # the most urgent has a place always
+        room = max(1, self._policy.window - len(window))  # the most urgent always has a place
         while self._arrived and room:
             due, order, job = self._arrived[0]
             if not job.is_withdrawn:

@@ -1,7 +1,7 @@
-"""Which waiting sequences of a model run together next.
+"""Decides which sequences that wait for a model run together next.
 
 Sequences wait, not requests: a large request fills several batches, and small ones share one. Each lane of the queue is
-cut whole: sorted by length, it is divided so that the predicted time of all its batches together is least. The batch
+cut whole: it is sorted by length, and divided so that all its batches together take the least predicted time. The batch
 that holds the most urgent sequence runs first. Large jobs have a lane of their own, and become urgent part by part.
 """
 
@@ -20,8 +20,8 @@ class Bounds:
 
     Attributes:
         max_batch_steps: the budget, padded steps in a batch; a longer sequence runs alone.
-        max_queue_steps: steps that may wait.
-        max_queue_seconds: how long what goes before a job may be expected to take the runners.
+        max_queue_steps: how many steps may wait.
+        max_queue_seconds: how long the runners may be expected to need for what goes before a job.
     """
 
     max_batch_steps: int
@@ -30,13 +30,13 @@ class Bounds:
 
 
 class Queue:
-    """What waits of one model. Only `Queues` calls it; to all others it stands for the model.
+    """The sequences that wait for one model. Only `Queues` calls it; to all others it stands for the model.
 
     Attributes:
         costs: what batches cost; it also says how many rows a batch may have.
         bounds: how much may run together, and how much may wait.
-        given: seconds of the runners that the model was given, as they count against those of others.
-        waiting_steps: steps that wait, an empty sequence counting as one.
+        given: the runners' seconds that the model was given so far; the model with the fewest goes next.
+        waiting_steps: how many steps wait, an empty sequence counting as one.
     """
 
     def __init__(self, costs: CostModel, bounds: Bounds, policy: Policy) -> None:
@@ -63,16 +63,16 @@ class Queue:
 
     @property
     def waiting_seconds(self) -> float:
-        """What all that waits should take one runner."""
+        """How long one runner should need for all that waits."""
         return self.costs.factors[True] * (self._small.seconds + self._bulk.seconds)
 
     @property
     def small_seconds(self) -> float:
-        """What all that waits and is not bulk should take one runner."""
+        """How long one runner should need for all that waits and is not bulk."""
         return self.costs.factors[True] * self._small.seconds
 
     def plan(self, job: Job, now: float, runners: int) -> int:
-        """Decide what a new job should cost and how urgent it is; nothing is queued yet.
+        """Predict what a new job costs, and decide how urgent it is; nothing is queued yet.
 
         Returns:
             Its steps, an empty sequence counting as one.
@@ -90,7 +90,7 @@ class Queue:
         return total
 
     def add(self, job: Job, steps: int) -> None:
-        """Queue every sequence of a planned job, new to the queue, of so many steps."""
+        """Queue every sequence of a job, which was planned and has so many steps."""
         job.waiting, job.waiting_steps = len(job.lengths), steps
         self._submitted += 1
         self._jobs.add(job)
@@ -100,7 +100,7 @@ class Queue:
         lane.count(job.waiting, steps * job.seconds_per_step)
 
     def withdraw(self, job: Job) -> None:
-        """See that nothing that waits of a job ever runs."""
+        """Let nothing of a job that still waits ever run."""
         job.is_withdrawn = True
         if job in self._jobs:
             self._jobs.remove(job)
@@ -109,11 +109,11 @@ class Queue:
             job.waiting = job.waiting_steps = 0
 
     def catch_up(self, given: float) -> None:
-        """Count as if the queue had been given so many seconds at least: it saves up no time in which it was empty."""
+        """Count at least so many seconds as given: a queue does not save up the time in which it was empty."""
         self.given = max(self.given, given)
 
     def sum_urgent(self, job: Job) -> float:
-        """Return what all that waits and goes before a planned job should take one runner."""
+        """Return how long one runner should need for all that waits and goes before a planned job."""
         return self.costs.factors[True] * sum(
             other.seconds_per_step * other.waiting_steps
             for other in self._jobs
@@ -121,16 +121,16 @@ class Queue:
         )
 
     def start_next(self, now: float, idle: int, idle_for_bulk: int, *, is_last: bool) -> Run | None:
-        """Start the batch that holds what is due first. What is past its deadline is withdrawn instead.
+        """Start the batch that holds what is due first. A job past its deadline is withdrawn instead.
 
         Args:
             now: the time.
-            idle: runners to share out among what is not bulk, at least 1.
-            idle_for_bulk: runners to share out among bulk.
-            is_last: whether all runners will be at work then.
+            idle: how many runners may take what is not bulk, at least 1.
+            idle_for_bulk: how many runners may take bulk.
+            is_last: whether this run puts the last idle runner to work.
 
         Returns:
-            The run; None if nothing waits that may start.
+            The run; None if nothing that waits may start.
         """
         small, bulk = self._small, self._bulk
         while small.waiting or (bulk.waiting and idle_for_bulk > 0):
@@ -140,7 +140,7 @@ class Queue:
         return None
 
     def start_aside(self, now: float) -> Run | None:
-        """Start a batch that is not bulk beside the runners, all of which are at work, if it is short."""
+        """Start a short batch that is not bulk beside the runners, all of which are at work; None if there is none."""
         lane = self._small
         while lane.waiting:
             lane.prepare(1)
@@ -151,7 +151,7 @@ class Queue:
         return None
 
     def end(self, run: Run, seconds: float | None) -> None:
-        """Learn what a run took; None if that says nothing of the next one."""
+        """Learn how long a run took; None if that says nothing about the next one."""
         if seconds:
             self.given += seconds - run.expected_seconds
             self.costs.follow(run.measured_seconds, seconds, is_loaded=run.is_loaded)
@@ -160,10 +160,10 @@ class Queue:
         return self._bulk if job.is_bulk else self._small
 
     def _soften(self, seconds: float) -> float:
-        """Return in how many seconds a job is due that allows so many.
+        """Return in how many seconds a job that allows so many is due.
 
-        Beyond the patience of those that allow any time, more time makes it ever less urgent, but slowly: a minute's
-        deadline may not cost a small request a minute's wait.
+        A job that allows more than the patience of one without a deadline becomes less urgent, but slowly: a small
+        request with a deadline of a minute should not have to wait a minute.
         """
         patience = self._policy.patience_seconds
         if seconds == inf:
@@ -171,7 +171,7 @@ class Queue:
         return seconds if seconds <= patience else patience * (1 + log(seconds / patience))
 
     def _plan_parts(self, job: Job, steps: list[int], now: float, runners: int) -> list[tuple[int, float]]:
-        """Divide a bulk job, and say when each part is due: once the bulk before it had its share of the runners."""
+        """Divide a bulk job into parts; each is due once the bulk before it has had its share of the runners."""
         policy = self._policy
         per_second = self.costs.factors[True] / (policy.bulk_share * runners)
         due = now + policy.bulk_patience_seconds + per_second * self._bulk.seconds
@@ -186,7 +186,7 @@ class Queue:
         return parts
 
     def _most_urgent(self, idle: int, idle_for_bulk: int) -> Lane:
-        """Return the lane that holds what is due first and may be started, cut for the runners it may have."""
+        """Return the lane that holds what is due first and may start, cut for the runners it may have."""
         small, bulk = self._small, self._bulk
         if not small.waiting:
             bulk.prepare(idle_for_bulk)
@@ -196,9 +196,9 @@ class Queue:
         return small if is_first else bulk
 
     def _try_start(self, lane: Lane, idle: int, now: float, *, is_loaded: bool, is_aside: bool = False) -> Run | None:
-        """Start the batch on top of a lane, unless something in it is late or withdrawn; then cut anew.
+        """Start the batch on top of a lane; if something in it is late or withdrawn, cut the lane anew instead.
 
-        If others wait, what should be late by the batch's end counts as late: the run would be for nobody.
+        If others wait, a job that the batch would finish too late counts as late: the run would be for nobody.
         """
         entries, measured = lane.top, lane.top_seconds - HANDOFF_SECONDS
         expected = self.costs.factors[is_loaded] * measured
@@ -221,7 +221,7 @@ class Queue:
         return Run(entries, steps, now + expected, expected, measured, why, lane is self._bulk, is_loaded, is_aside)
 
     def _leave(self, lane: Lane, entries: list[Entry]) -> None:
-        """Count sequences of a lane that wait no longer."""
+        """Count sequences of a lane as waiting no longer."""
         valid, seconds = 0, 0.0
         for entry in entries:
             job, steps = entry.job, entry.steps
@@ -235,7 +235,7 @@ class Queue:
         lane.count(-len(entries), -seconds)
 
     def _explain(self, lane: Lane, rows: int, steps: int) -> CutReason:
-        """Say why a batch that was taken from a lane is no larger."""
+        """Say what kept a batch that was taken from a lane from being larger."""
         if lane.is_shared:
             return "shared"
         if not lane.waiting:

@@ -6,31 +6,31 @@ from typing import Protocol
 from service.batching.engine import Engine
 from service.costs.model import CostModel, Shape
 
-IDLE_SECONDS = 1.0  # without a request, before a measurement
+IDLE_SECONDS = 1.0  # without a request, before a measurement begins
 
 
 class Refinement(Protocol):
-    """What would make predictions better; `Calibrator` is one."""
+    """Measurements that would make predictions better; `Calibrator` has them."""
 
     def choose_shape(self) -> Shape | None:
-        """Return a shape worth measuring; None if there is none any more."""
+        """Return a shape worth measuring; None if none is left."""
 
     def measure(self, shape: Shape) -> float:
-        """Return the seconds a run over it takes."""
+        """Return the seconds that a run over a shape takes."""
 
     def save(self) -> None:
-        """Keep what was learnt."""
+        """Write down what was learnt."""
 
 
 async def refine(engine: Engine, refinement: Refinement, costs: CostModel) -> None:
-    """Measure what is worth measuring until nothing is left, and keep it.
+    """Measure what is worth measuring until nothing is left, and save it.
 
-    A request that comes meanwhile shares the CPUs with one measurement, which is then not used.
+    A request that comes during a measurement shares the CPUs with it; such a measurement is not used.
 
     Args:
-        engine: what is idle, or not.
-        refinement: what is measured.
-        costs: what learns of it.
+        engine: the engine whose idle time is used.
+        refinement: the shapes to measure.
+        costs: the model that learns the results.
     """
     while shape := refinement.choose_shape():
         taken = engine.requests

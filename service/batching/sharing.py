@@ -1,8 +1,8 @@
-"""All that waits and all that runs, of all models, in one owner; and the runners' time, shared out among the models.
+"""Owns all that waits and all that runs, of all models, and shares the runners' time out among the models.
 
-Each model is charged what its runs take. The one that was given least goes next, so that all that are busy get the
-same time of the runners, however much each has waiting; one that was idle begins level with them and saves nothing up.
-Nothing here reads a clock, starts a thread or knows a session: whoever calls says what time it is.
+Each model is charged for the time of its runs, and the one that was charged least goes next. So all busy models get the
+same time of the runners, however much waits for each. A model that was idle begins level with the others: it saves no
+time up. Nothing here reads a clock, starts a thread or knows a session: the caller says what time it is.
 """
 
 from collections.abc import Iterable, Iterator
@@ -23,18 +23,18 @@ class Queues:
     """The queue of each model, and the runs under way: `submit`, `withdraw`, `schedule`, `update`, `forecast`."""
 
     def __init__(self, runners: int, policy: Policy = POLICY) -> None:
-        """Begin with nothing waiting and nothing under way.
+        """Begin with nothing that waits or runs.
 
         Args:
-            runners: how many runs may be under way at the same time.
+            runners: the most runs that may be under way at the same time.
             policy: the numbers that decide what runs next.
         """
         self._runners = runners
         self._policy = policy
         self._running: dict[Run, Queue] = {}
-        self._busy: list[Queue] = []  # those with something waiting, and maybe some without
-        self._level = 0.0  # what the last one to start a run had been given before it
-        self._small_at = -inf  # when a job last came that is not bulk
+        self._busy: list[Queue] = []  # those that sequences wait for, and maybe others
+        self._level = 0.0  # what the last queue to start a run had been given before that run
+        self._small_at = -inf  # when the last job that is not bulk came
 
     @property
     def runners(self) -> int:
@@ -51,7 +51,7 @@ class Queues:
         self._runners = runners
 
     def open(self, costs: CostModel, bounds: Bounds) -> Queue:
-        """Return an empty queue for a model whose runs cost so much."""
+        """Return an empty queue for a model, given what its runs cost."""
         return Queue(costs, bounds, self._policy)
 
     def submit(self, queue: Queue, job: Job, now: float) -> None:
@@ -59,15 +59,15 @@ class Queues:
 
         Args:
             queue: the queue of its model.
-            job: new to all queues.
+            job: a job that was never queued.
             now: the time.
 
         Raises:
-            QueueFull: the queue has no room; nothing was queued.
+            QueueFull: the queue has no room for the job; nothing was queued.
             DeadlineUnreachable: the job would be late; nothing was queued.
         """
         steps = queue.plan(job, now, self._runners)
-        # Bulk goes before bulk only.
+        # A bulk job waits for everything, any other job only for those that are not bulk.
         self._refuse_excess(queue, steps, queue.waiting_seconds if job.is_bulk else queue.small_seconds, now)
         if job.deadline < inf:
             self._refuse_late(queue, job, steps, now)
@@ -79,10 +79,10 @@ class Queues:
             self._busy.append(queue)
 
     def require_room(self, queues: Iterable[Queue], now: float) -> None:
-        """Refuse what any of some queues would refuse however small it is, so that nobody need read it.
+        """Refuse a request before its body is read, if every queue it may go to is full.
 
         Raises:
-            QueueFull: none of them has room for anything.
+            QueueFull: none of the queues has room, even for a single step.
         """
         full: QueueFull | None = None
         for queue in queues:
@@ -96,13 +96,13 @@ class Queues:
             raise full
 
     def withdraw(self, queue: Queue, job: Job) -> None:
-        """See that nothing that waits of a job ever runs."""
+        """Let nothing of a job that still waits ever run."""
         queue.withdraw(job)
 
     def schedule(self, now: float) -> Iterator[Run]:
-        """Start what may start now: a run for each idle runner, then perhaps a short one beside them.
+        """Start all runs that may start now: one for each idle runner, then perhaps a short one beside them.
 
-        Each is started as it is asked for, so that a run that is over by then has left its runner to the next.
+        Each run is started only when it is asked for: if the one before it is over by then, its runner is idle again.
 
         Yields:
             Runs, each of one model; each must be given back with `update`.
@@ -113,27 +113,27 @@ class Queues:
             yield run
 
     def is_little(self, run: Run) -> bool:
-        """Whether a run that was just started is not worth waking a runner for."""
+        """Whether a run that was just started is too short to wake a runner for."""
         if run.is_bulk:
             return False
         return run.is_aside or run.expected_seconds + self._sum_small() <= self._policy.little_seconds
 
     def update(self, run: Run, seconds: float | None) -> None:
-        """Give the runner of a run back.
+        """Count a run as ended, so that its runner is idle.
 
         Args:
             run: a run that `schedule` started.
-            seconds: what it took; None if that says nothing of the next one.
+            seconds: the time it took; None if that says nothing about the next run.
         """
         self._running.pop(run).end(run, seconds)
 
     def forecast(self, queue: Queue, now: float) -> Forecast:
-        """Return what waits of a model, and how long it should take until all of it has its runner."""
+        """Return how much waits for a model, and how long it should take until all of it has a runner."""
         seconds = self._predict(self._sum_before(queue, queue.waiting_seconds), now)
         return Forecast(queue.waiting, queue.waiting_steps, seconds)
 
     def _start_next(self, now: float) -> Run | None:
-        """Start the next batch of the model that was given least, if a runner is idle and something waits."""
+        """Start the next batch of the model that was charged least, if a runner is idle and something waits."""
         idle = self._runners - len(self._running)
         if idle <= 0:
             return None
@@ -150,7 +150,7 @@ class Queues:
         return None
 
     def _start_aside(self, now: float) -> Run | None:
-        """Start a short batch beside the runners if all of them are at bulk work, or at that of other models."""
+        """Start a short batch beside the runners if all of them are at work on bulk or on other models."""
         if len(self._running) < self._runners:
             return None
         for queue in sorted(self._busy, key=_GIVEN):
@@ -163,22 +163,23 @@ class Queues:
     def _count_idle_for_bulk(self, now: float, idle: int) -> int:
         """Return how many runs of bulk may be started.
 
-        One runner is left to all else, which need not wait for a run's end; and while that comes, a CPU, too: there is
-        one runner more than those, and a thread that wakes up may wait milliseconds for a CPU that others never leave.
+        One runner is left to other jobs, so that they need not wait for the end of a bulk run. While such jobs come, a
+        CPU is left to them as well: there is one runner more than CPUs, and a thread that wakes up may wait for
+        milliseconds for a CPU that others never leave.
         """
         left = 2 if now < self._small_at + self._policy.company_seconds else 1
         return min(idle, max(1, self._runners - left) - sum(run.is_bulk for run in self._running))
 
     def _sum_small(self) -> float:
-        """Return what all that waits and is not bulk should take one runner."""
+        """Return how long one runner should need for all that waits and is not bulk."""
         return sum([queue.small_seconds for queue in self._busy])
 
     def _sum_before(self, queue: Queue, seconds: float) -> float:
-        """Return what goes before so much work of a model: of each other no more than that, and what it has."""
+        """Return the seconds of work that go before so much of one model: each other model gets as much at most."""
         return seconds + sum([min(other.waiting_seconds, seconds) for other in self._busy if other is not queue])
 
     def _predict(self, seconds: float, now: float) -> float:
-        """Return when the runners will be through with so much work, shared out as they fall idle."""
+        """Return in how many seconds the runners will be done with so much work, shared out as they fall idle."""
         left = seconds
         ends = sorted(max(0.0, run.expected_end - now) for run in self._running)
         ends = [0.0] * (self._runners - len(ends)) + ends
@@ -189,7 +190,7 @@ class Queues:
         return ends[-1] + left / self._runners
 
     def _refuse_excess(self, queue: Queue, steps: int, own_seconds: float, now: float) -> None:
-        """Refuse what a queue has no room for: so many steps, after so many seconds of the same model."""
+        """Refuse so many steps if the queue has no room for them after `own_seconds` of its own model's work."""
         bounds = queue.bounds
         if queue.waiting_steps + steps > bounds.max_queue_steps:
             seconds = self.forecast(queue, now).seconds
@@ -200,11 +201,11 @@ class Queues:
             raise QueueFull(waiting, bounds.max_queue_seconds, "seconds", self._predict(before, now))
 
     def _refuse_late(self, queue: Queue, job: Job, steps: int, now: float) -> None:
-        """Refuse a job that what goes before it would make late."""
+        """Refuse a job that would be late because of the work before it."""
         factors = queue.costs.factors
         alone = queue.costs.of_batches(max(job.lengths) or 1)[0][1]
         own = max(steps * job.seconds_per_step / self._runners, alone)
-        # An idle service trusts its measurements over what it learnt under load: a job refused corrects nothing.
+        # An idle service trusts its measurements more than what it learnt under load: a refused job corrects nothing.
         is_idle = not self._running and not queue.waiting
         own *= min(1.0, factors[False]) if is_idle else factors[True]
         if now + self.forecast(queue, now).seconds + own <= job.deadline:

@@ -1,4 +1,4 @@
-"""From a file to a model that can be served: read, tried, loaded, proven, and measured or known by its predecessor."""
+"""Makes a model of a file: reads, tries, loads and proves it, and measures it unless a predecessor was measured."""
 
 from pathlib import Path
 
@@ -20,18 +20,18 @@ from service.settings import Settings
 class Loader:
     """Loads artifacts for one process.
 
-    The first model's arrangement of runners and threads is the process's, and all others are opened to fit it.
+    The first model decides how many runners and threads the process has; all others are opened to fit that.
 
     Attributes:
-        queues: what waits and runs in it, of all models.
+        queues: all that waits and runs in the process, of all models.
     """
 
     def __init__(self, settings: Settings) -> None:
         """Load nothing yet.
 
         Args:
-            settings: of the service. The one artifact that they name is trusted at the start, as the service itself
-                is; whatever comes later, or from a folder, is examined first.
+            settings: the service's settings. If they name one artifact, it is trusted at the start, as the service
+                itself is; any later one, and any from a folder, is examined first.
         """
         self.settings = settings
         self._is_wary = settings.models is not None
@@ -40,10 +40,10 @@ class Loader:
         self._arranged: Settings | None = None
 
     def open(self, path: Path, models: Models) -> ServedModel:
-        """Load an artifact; a model of the same name and architecture lends what was measured of it.
+        """Load an artifact; if a model of its name and architecture is served, its measurements are used.
 
         Raises:
-            StartupError: why it cannot be served.
+            StartupError: the artifact cannot be served; says why.
         """
         path = find_artifact(path)
         content = read_file(path)
@@ -81,11 +81,11 @@ class Loader:
         )
 
     def close(self) -> None:
-        """Load nothing any more."""
+        """End the process that examines a file, if there is one; no more files are loaded."""
         self._examiner.close()
 
     def _arrange(self, calibration: Calibration) -> None:
-        """Have all later models run as the first one does."""
+        """Make all later models use the runners and threads of the first one."""
         if self._arranged is None:
             chosen = calibration.arrangements[0]
             self._arranged = self.settings.model_copy(update={"runners": chosen.runners, "threads": chosen.threads})
@@ -93,7 +93,7 @@ class Loader:
 
 
 def _is_akin(old: Manifest | None, new: Manifest | None) -> bool:
-    """Whether runs of two models cost the same: they differ in their weights only."""
+    """Whether runs of two models cost the same, because only their weights differ."""
     if old is None or new is None or (old.quantization is None) != (new.quantization is None):
         return False
     return (old.encoder, old.input.features, old.dim) == (new.encoder, new.input.features, new.dim)

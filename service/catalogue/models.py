@@ -16,18 +16,18 @@ from service.observing.counts import Exchange
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ServedModel:
-    """An encoder that was loaded and proven, with a queue of its own. It never changes: a newer one takes its place.
+    """An encoder that was loaded and proven, with its queue. It never changes: a newer one takes its place.
 
     Attributes:
-        name: it is served under.
-        version: likewise; one name may have several.
-        file: the artifact.
-        session: runs it.
+        name: the name it is served under.
+        version: its version; one name may have several.
+        file: the artifact's path.
+        session: the session that runs it.
         spec: what it reads.
-        golden_difference: largest difference in the replay of the golden vectors; None where there were none.
-        calibrator: what was measured of it here.
-        queue: what waits of it.
-        memory_bytes: by which the process grew, or another that tried it first; None where that was not measured.
+        golden_difference: the largest difference in the replay of the golden vectors; None if it has none.
+        calibrator: the measurements of it on this machine.
+        queue: the queue of the sequences that wait for it.
+        memory_bytes: how much this process grew by it, or the process that tried it first; None if not measured.
     """
 
     name: str
@@ -47,16 +47,16 @@ class ServedModel:
 
 
 class Models:
-    """Which model a name means: `name` is its newest version, `name@version` that one, and no name the default.
+    """The models by name: `name` means its newest version, `name@version` that version, and no name the default.
 
     Attributes:
-        default: the name that is meant where a request gives none; where there is none, the only one there is.
-        state_lists: lists in JSON that the largest state of one sequence takes.
-        step_values: values in JSON that a sequence of one step takes at most.
+        default: the name that is meant if a request gives none; None means the only name, if there is only one.
+        state_lists: how many JSON lists the largest state of one sequence takes.
+        step_values: the most JSON values that a sequence of one step takes.
     """
 
     def __init__(self, default: str | None = None) -> None:
-        """Begin without any."""
+        """Begin without any model."""
         self.default = default
         self.state_lists = self.step_values = 0
         self._default: str | None = None
@@ -64,11 +64,11 @@ class Models:
         self._named: dict[str | None, ServedModel] = {}
 
     def __iter__(self) -> Iterator[ServedModel]:
-        """Go through all, by name and version, the newest first."""
+        """Go through all models, by name, and the newest version of each first."""
         return iter(self._models)
 
     def change(self, gone: ServedModel | None, new: ServedModel | None) -> None:
-        """Take one away and add another, at once: whoever asks gets the old one or the new one."""
+        """Remove one model and add another at once: every request gets either the old one or the new one."""
         models = [model for model in self._models if model is not gone] + ([new] if new else [])
         models.sort(key=_newest_last, reverse=True)
         models.sort(key=lambda model: model.name)
@@ -88,14 +88,14 @@ class Models:
 
     @property
     def default_name(self) -> str | None:
-        """The name that is meant where a request gives none; None where it must."""
+        """The name that is meant if a request gives none; None if requests must give one."""
         return self._default
 
     def find(self, name: str | None) -> ServedModel:
         """Return the model that a name means now.
 
         Raises:
-            UnknownModel: none; carries those there are.
+            UnknownModel: the name means no model; carries the names that do.
         """
         if model := self._named.get(name):
             return model
@@ -104,7 +104,7 @@ class Models:
         raise UnknownModel(name or self.default, versions or [*self.names()])
 
     def names(self) -> dict[str, ServedModel]:
-        """Return the names worth telling: with a version where there are several, and without it the newest."""
+        """Return the names worth telling: the bare ones, and those with a version if a name has several."""
         often = Counter(model.name for model in self._models)
         full = {model.full_name: model for model in self._models if often[model.name] > 1}
         return dict(sorted({**{model.name: self._named[model.name] for model in self._models}, **full}.items()))
@@ -115,21 +115,21 @@ class Models:
 
 
 class Choice:
-    """The model of one request, which stays the same to its end, whatever takes that model's place meanwhile.
+    """The model of one request. It stays the same to the end, even if another takes that model's place meanwhile.
 
     Attributes:
-        model: that was chosen; not there before.
+        model: the chosen model; not set before.
     """
 
     __slots__ = ("_candidates", "_exchange", "_expected", "_models", "model")
 
     def __init__(self, models: Models, exchange: Exchange, expected: str | None = None) -> None:
-        """Leave it open.
+        """Begin with no model chosen.
 
         Args:
-            models: to choose from.
-            exchange: of the request, where the model is noted.
-            expected: the SHA-256 of the only artifact that will do, if any.
+            models: the models to choose from.
+            exchange: the request's, in which the model is noted.
+            expected: the SHA-256 of the only artifact that will do; None for any.
         """
         self._models = models
         self._exchange = exchange
@@ -139,15 +139,15 @@ class Choice:
 
     @property
     def queues(self) -> list[Queue]:
-        """What the request may have to wait in: its model's queue, or that of any while its model is open."""
+        """The queues in which the request may have to wait: its model's, or those of all models until one is chosen."""
         return [model.queue for model in self._candidates]
 
     def __call__(self, name: str | None) -> InputSpec:
-        """Choose the model of a name, and say what it reads.
+        """Choose the model that a name means, and return what it reads.
 
         Raises:
-            UnknownModel: there is none.
-            UnexpectedModel: it is another than what is expected.
+            UnknownModel: the name means no model.
+            UnexpectedModel: the model is not the expected one.
         """
         self.model = model = self._models.find(name)
         self._candidates = (model,)
@@ -158,7 +158,7 @@ class Choice:
 
 
 def _newest_last(model: ServedModel) -> tuple[list[tuple[int, int, str]], str]:
-    """Order versions: numbers in them as numbers, and of equal ones by when they were exported."""
+    """Order versions: numbers in them count as numbers, and equal versions are ordered by their time of export."""
     parts = [part for part in re.split(r"(\d+)|[._-]", model.version) if part]
     manifest = model.session.manifest
     key = [(1, int(part), "") if part.isdigit() else (0, 0, part) for part in parts]

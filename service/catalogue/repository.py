@@ -1,7 +1,7 @@
-"""The artifacts of a folder, or a single one: loaded, tried beside what is served, and swapped in where they are good.
+"""Loads the artifacts of a folder, or a single one, and serves those that are good.
 
 A file is read once, tried in a process of its own, loaded, and made to replay its golden vectors before it takes the
-place of what it replaces. Whatever is wrong with it, what was served before stays, and the reason is kept.
+place of an older version. If anything is wrong with it, the older version stays, and the reason is kept.
 """
 
 import asyncio
@@ -22,11 +22,11 @@ logger = logging.getLogger("lengthwise")
 
 SUFFIX = ".onnx"
 
-Mark: TypeAlias = tuple[int, ...]  # what tells one version of a file from another; empty where there is none
+Mark: TypeAlias = tuple[int, ...]  # tells one version of a file from another; empty if there is no file
 
 
 class ArtifactStatus(NamedTuple):
-    """What became of an artifact: `ready` where it is served, and `reason` where it, or a newer one, is not."""
+    """What became of an artifact: `ready` if it is served, and the `reason` if it, or a newer version of it, is not."""
 
     name: str
     version: str
@@ -37,13 +37,13 @@ class ArtifactStatus(NamedTuple):
 
 @dataclass(slots=True)
 class _File:
-    """What is known of a file.
+    """What is known about a file.
 
     Attributes:
-        mark: of the version that was looked at last.
-        model: that is served from it.
-        reason: why the version looked at last is not.
-        is_unloaded: it is left alone until it is asked for.
+        mark: the mark of the version that was tried last.
+        model: the model that is served from it; None if none is.
+        reason: why the version that was tried last is not served; empty if it is.
+        is_unloaded: whether it is left alone until it is loaded by name.
     """
 
     mark: Mark = ()
@@ -62,13 +62,13 @@ class Repository:
         open_model: Callable[[Path, Models], ServedModel],
         on_change: Callable[[str, Change], None] = lambda _name, _change: None,
     ) -> None:
-        """Look at nothing yet.
+        """Prepare; no file is read yet.
 
         Args:
             place: a folder of artifacts, or one artifact.
-            models: what is served; only the repository changes it.
+            models: the models that are served; only the repository changes them.
             open_model: reads, tries and loads an artifact, on a thread; raises LengthwiseError.
-            on_change: is told of each model, or file, and what became of it.
+            on_change: is told the name of each model or file that changed, and what became of it.
         """
         self.place = place
         self._models = models
@@ -86,13 +86,13 @@ class Repository:
             yield ArtifactStatus(name, version, path.name, model is not None, reason)
 
     def open_all(self, *, is_strict: bool) -> None:
-        """Load what there is, before anyone asks.
+        """Load all artifacts there are, before the first request.
 
         Args:
-            is_strict: whether what cannot be loaded ends it.
+            is_strict: whether an artifact that cannot be loaded is an error.
 
         Raises:
-            LengthwiseError: why it cannot.
+            LengthwiseError: the artifact cannot be loaded; says why.
         """
         for path in self._list() if not is_strict else [self.place]:
             known = self._files.setdefault(path, _File())
@@ -103,16 +103,16 @@ class Repository:
             self._settle(path, known, found)
 
     async def scan(self) -> None:
-        """Load what is new or was replaced, and give up what is gone."""
+        """Load files that are new or were replaced, and give up models whose file is gone."""
         async with self._lock:
             await self._scan()
 
     async def load(self, name: str) -> None:
-        """Load a model by its name or its file's, if it is not loaded as it stands.
+        """Load a model by its name or its file's, unless the file is loaded as it stands.
 
         Raises:
-            UnknownModel: no file is called so.
-            ModelRefused: why it cannot be loaded; what was served before still is.
+            UnknownModel: no file has that name.
+            ModelRefused: the file cannot be loaded; says why. A model that was served before still is.
         """
         async with self._lock:
             tried = await self._scan()
@@ -125,10 +125,10 @@ class Repository:
                     raise ModelRefused(known.reason)
 
     async def unload(self, name: str) -> None:
-        """Serve a model no more, until it is loaded by name; requests under way are answered.
+        """Stop serving a model until it is loaded by name; requests under way are answered.
 
         Raises:
-            UnknownModel: no file is called so.
+            UnknownModel: no file has that name.
         """
         async with self._lock:
             for _, known in self._find(name):
@@ -136,7 +136,7 @@ class Repository:
                 self._give_up(known, "it was asked for")
 
     async def _scan(self) -> set[Path]:
-        """Do so, and return what was tried."""
+        """Load new files, give up those that are gone, and return the files that were tried."""
         try:
             there = await asyncio.to_thread(self._list)
         except OSError as error:
@@ -154,7 +154,7 @@ class Repository:
         return tried
 
     def _list(self) -> list[Path]:
-        """Return the artifacts there are, in order; hidden files are drafts of others."""
+        """Return the artifacts there are, in order; hidden files are drafts and do not count."""
         if not self.place.is_dir():
             return [self.place] if self.place.exists() else []
         found = self.place.glob(f"*{SUFFIX}")
@@ -175,7 +175,7 @@ class Repository:
         self._settle(path, known, await asyncio.to_thread(self._try, path))
 
     def _try(self, path: Path) -> ServedModel | LengthwiseError:
-        """Open an artifact beside what is served."""
+        """Open an artifact, while others are served."""
         began = time.perf_counter()
         try:
             model = self._open(path, self._models)
@@ -189,12 +189,12 @@ class Repository:
         return model
 
     def _settle(self, path: Path, known: _File, found: ServedModel | LengthwiseError) -> None:
-        """Serve what was opened in place of what the file held before, or keep why not."""
+        """Serve the model that was opened in place of the file's older one, or keep the reason why not."""
         if isinstance(found, ServedModel):
             reason = next(self._find_objections(found, known.model), None)
             found = found if reason is None else ArtifactError(str(path), reason)
         if isinstance(found, LengthwiseError):
-            known.reason = str(found).replace(str(path), path.name)  # who asks need not know of folders
+            known.reason = str(found).replace(str(path), path.name)  # callers need not know the folder
             stays = f" {known.model.full_name} is served as before." if known.model else ""
             logger.error("%s%s", found, stays)
             self._on_change(known.model.name if known.model else path.stem, "refused")
@@ -228,10 +228,10 @@ class Repository:
 
 
 def _check_names(path: Path, model: ServedModel) -> None:
-    """Refuse what no path and no `name@version` can hold."""
+    """Refuse names and versions that do not fit into a path or into `name@version`."""
     for kind, value in (("name", model.name), ("version", model.version)):
         if not re.fullmatch(NAME, value):
-            hint = "" if model.session.manifest else ": name the file otherwise, or set LENGTHWISE_MODEL_NAME"
+            hint = "" if model.session.manifest else ": rename the file, or set LENGTHWISE_MODEL_NAME"
             raise ArtifactError(str(path), f"its {kind} {value[:40]!r} is not of the form {NAME}{hint}")
 
 

@@ -1,7 +1,7 @@
 """Measures what runs cost here, and how many should run at once. `python -m service calibrate` prints the table.
 
-What was measured is kept in a file, so that the next start with the same encoder on the same machine measures nothing.
-The file only saves time: one that cannot be read or used is measured anew, and one that cannot be written is told of.
+The measurements are kept in a file, so that the next start with the same encoder on the same machine measures nothing.
+The file only saves time: if it cannot be read, the service measures anew; if it cannot be written, the log says so.
 """
 
 import hashlib
@@ -28,19 +28,20 @@ from service.settings import Settings, variable_of
 
 logger = logging.getLogger("lengthwise")
 
-# Steps measured before the service is ready, as long as one run stays short; in idle time it measures more of them. Not
-# 1, from which many steps cannot be told: the first of a run has no state to multiply.
+# Lengths that are measured before the service is ready, as long as one run stays short, and those that are measured in
+# idle time. The coarse ones leave out 1, which tells little about more steps: the first step of a run has no state to
+# multiply.
 COARSE_STEPS, COARSE_RUN_SECONDS = (4, 32, 256), 0.012
 FINE_STEPS, FINE_RUN_SECONDS = (1, 12, 96, 512, 1024), 0.1
 
-LAYOUT = 3  # raised when something is measured or chosen in another way: what was kept before is then of no use
+LAYOUT = 3  # raised if something is measured or chosen in another way, so that older files are not used
 
 Positive: TypeAlias = Annotated[int, Field(ge=1)]
 Seconds: TypeAlias = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Calibration(BaseModel):
-    """What was measured of an encoder: the arrangements tried, the best first, and (B, T, seconds) in that one."""
+    """The measurements of an encoder: the arrangements tried, the best first, and (B, T, seconds) in the best."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -49,14 +50,14 @@ class Calibration(BaseModel):
 
 
 class Calibrator:
-    """An encoder's calibration on this machine, read or measured, and what would refine it.
+    """An encoder's calibration on this machine, read or measured, and the shapes that would refine it.
 
     Attributes:
-        session: the encoder, with the threads that were chosen.
-        cpus: those its runs may keep busy.
-        arrangements: those tried, the chosen one first.
+        session: the encoder, opened with the chosen number of threads.
+        cpus: how many CPUs its runs may keep busy.
+        arrangements: the arrangements that were tried, the chosen one first.
         costs: what runs cost in that arrangement.
-        is_cached: whether it was known before.
+        is_cached: whether the calibration was known before.
     """
 
     def __init__(
@@ -65,9 +66,9 @@ class Calibrator:
         """Read an encoder's calibration, or measure it.
 
         Args:
-            settings: decide what is not left to measurement.
-            session: the encoder with `settings.threads`, or one thread if they are left to measurement.
-            reopen: opens it anew.
+            settings: the service's settings, some of which take the place of a measurement.
+            session: the encoder with `settings.threads`, or with one thread if that is to be measured.
+            reopen: opens the encoder anew with so many threads.
             akin: the calibration of an encoder whose runs cost the same, used if this one has none of its own.
         """
         self.session = session
@@ -91,12 +92,12 @@ class Calibrator:
 
     @property
     def calibration(self) -> Calibration:
-        """What was measured so far."""
+        """All measurements so far."""
         runs = [(rows, steps, seconds) for (rows, steps), seconds in self.costs.measured.items()]
         return Calibration(arrangements=self.arrangements, runs=runs)
 
     def measure(self, shape: Shape) -> float:
-        """Return the seconds of a run over `shape` beside others like it, as many as there are runners."""
+        """Return the seconds of a run over `shape` while all runners do the same."""
         seconds = measure_run(self.session, shape, self.arrangements[0].runners)
         self.session.release_memory()
         trim_heap()
@@ -110,7 +111,7 @@ class Calibrator:
         return None
 
     def save(self) -> None:
-        """Write the calibration where the next start will look for it."""
+        """Write the calibration into the file that the next start reads."""
         if self._file is None:
             _tell_not_kept(self._settings.cache_dir, "the user has no home")
             return
@@ -123,7 +124,7 @@ class Calibrator:
             _tell_not_kept(self._file.parent, error.strerror or str(error))
 
     def _measure_coarsely(self) -> dict[Shape, float]:
-        """Measure enough to begin with, in well under a second."""
+        """Measure enough for a start, in well under a second."""
         measured: dict[Shape, float] = {}
         for rows, steps in self._grid(COARSE_STEPS):
             half = measured.get((rows // 2, steps), 0.0)
@@ -132,7 +133,7 @@ class Calibrator:
         return measured
 
     def _grid(self, times: tuple[int, ...]) -> Iterator[Shape]:
-        """Yield shapes within the settings' bounds, small ones first."""
+        """Yield the shapes within the settings' bounds, small ones first."""
         for steps in times:
             rows = 1
             while rows == 1 or (
@@ -154,7 +155,7 @@ def _tell_not_kept(folder: Path, reason: str) -> None:
 
 
 def _place(settings: Settings, session: EncoderSession) -> Path | None:
-    """Name the file for all that a measurement depends on; None if there is no folder for it."""
+    """Return a file whose name stands for all that a measurement depends on; None if there is no folder for it."""
     depends = [
         LAYOUT,
         session.sha256,
@@ -175,7 +176,7 @@ def _place(settings: Settings, session: EncoderSession) -> Path | None:
 
 
 def _read(file: Path | None) -> Calibration | None:
-    """Read a calibration; whatever is wrong with it, it is measured anew."""
+    """Read a calibration; None if there is none, or if it cannot be used."""
     try:
         return Calibration.model_validate_json(file.read_bytes()) if file else None
     except (OSError, ValidationError) as error:
@@ -184,10 +185,10 @@ def _read(file: Path | None) -> Calibration | None:
 
 
 def load(settings: Settings) -> Calibrator:
-    """Open the encoder the settings name, and calibrate it.
+    """Open the encoder that the settings name, and calibrate it.
 
     Raises:
-        StartupError: it cannot be opened.
+        StartupError: the encoder cannot be opened.
     """
 
     def reopen(threads: int) -> EncoderSession:
@@ -197,10 +198,10 @@ def load(settings: Settings) -> Calibrator:
 
 
 def main(arguments: list[str]) -> None:
-    """Measure all that idle time would, and print it.
+    """Measure all that the service would measure in idle time, and print it.
 
     Args:
-        arguments: the command line, without the program: the service's own flags.
+        arguments: the command line without the program's name: the service's own flags.
     """
     try:
         settings = CliApp.run(Settings, cli_args=arguments)

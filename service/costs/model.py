@@ -1,8 +1,9 @@
-"""What a batch costs on this machine: `t(B, T)`, the seconds one run takes over B rows of T padded steps.
+"""Predicts what a batch costs on this machine: `t(B, T)`, the seconds one run takes over B rows of T padded steps.
 
-The model is the measurements themselves, with straight lines between them in T and in B. A recurrent run costs a fixed
-part and, for each step, a part that grows with the rows, so lines fit it; if they do not (a matrix kernel's block
-size, a cache that overflows), a measurement nearby bends them. It never falls as B or T grows.
+The model is the measurements themselves, with straight lines between them in T and in B. A recurrent run takes a fixed
+time, and for each step a time that grows with the rows, so lines fit it. If they do not fit (because of a matrix
+kernel's block size, or a cache that overflows), a measurement nearby bends them. The prediction never falls as B or T
+grows.
 """
 
 import math
@@ -14,31 +15,31 @@ Shape: TypeAlias = tuple[int, int]  # (B, T): rows and padded steps of each
 
 # Batch sizes worth considering: all of 1 to 32 gain 0.5 % over these, and take twice the time to weigh.
 SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
-EXACT_STEPS = 64  # above, T is rounded up by at most 1/32, so that few rows of the table are ever computed
-HANDOFF_SECONDS = 1e-4  # a batch costs that much beside its run: assembling it, waking a thread, handing rows back
+EXACT_STEPS = 64  # a longer T is rounded up by at most 1/32, so that few columns of the table are ever computed
+HANDOFF_SECONDS = 1e-4  # what a batch costs beside its run: assembling it, waking a thread, handing rows back
 FOLLOW = 0.05  # how far one real run moves the correction, at least
-FOLLOW_SECONDS, MOST_FOLLOW = 2.0, 0.3  # a long run moves it by its part of the one, up to the other: else it would lag
-FAR = 2**20  # times the most rows measured: no batch is as large
-MAX_FACTOR = 10.0  # beyond it the measurements were of something else
+FOLLOW_SECONDS, MOST_FOLLOW = 2.0, 0.3  # a long run moves it by its share of the first, but by no more than the second
+FAR = 2**20  # times the most rows measured; no batch is as large
+MAX_FACTOR = 10.0  # of a correction; beyond it, the measurements were of something else
 
 
 class CostModel:
-    """Predicts run times from measured ones, and follows what real runs take.
+    """Predicts run times from measured ones, and corrects itself by what real runs take.
 
     Attributes:
-        sizes: the batch sizes that `of_batches` speaks of, ascending, from 1 to the most a batch may hold.
-        factors: what real runs take over what the measurements say, by whether all runners were at work; predictions
-            hold it already.
+        sizes: the batch sizes that `of_batches` returns, ascending, from 1 to the most rows a batch may hold.
+        factors: the time of real runs divided by the measured one, by whether all runners were at work; predictions
+            are corrected by it.
         error: the usual relative distance of a real run from its prediction, a stall counting as 1.
-        runs: real runs followed so far.
+        runs: how many real runs were followed so far.
     """
 
     def __init__(self, measured: Mapping[Shape, float], max_rows: int) -> None:
         """Build the model.
 
         Args:
-            measured: seconds by shape, at least one, each over 0.
-            max_rows: rows the largest batch may have.
+            measured: seconds by shape; at least one, each over 0.
+            max_rows: the most rows a batch may have.
         """
         self.sizes = choose_sizes(max_rows)
         self.factors = {False: 1.0, True: 1.0}
@@ -49,7 +50,7 @@ class CostModel:
 
     @property
     def measured(self) -> dict[Shape, float]:
-        """The measurements it stands on, seconds by shape."""
+        """The measurements, seconds by shape."""
         return dict(self._measured)
 
     def learn(self, shape: Shape, seconds: float) -> None:
@@ -74,20 +75,20 @@ class CostModel:
         return known
 
     def share(self, steps: int) -> float:
-        """Return the uncorrected seconds that one sequence of `steps` costs in company of its own length."""
+        """Return the uncorrected seconds that one sequence of `steps` costs in a batch of sequences of its length."""
         if (known := self._shares.get(steps)) is None:
             known = self._shares[steps] = min(seconds / rows for rows, seconds in self.of_batches(steps))
         return known
 
     def adopt(self, other: "CostModel") -> None:
-        """Correct predictions as another model does, whose runs cost the same."""
+        """Take over the corrections of another model whose runs cost the same."""
         self.factors = dict(other.factors)
 
     def follow(self, measured: float, seconds: float, *, is_loaded: bool = False) -> None:
-        """Correct the model by a real run of `seconds`, which should take `measured` uncorrected, hand-over left out.
+        """Correct the model by a real run of `seconds`, which should take `measured` uncorrected, without hand-over.
 
-        The shape of the table stays: it decides the cuts. Its height follows, slowly, what runs take. Those that have
-        the CPUs to themselves say nothing of what the next ones take under load: it is kept apart.
+        The shape of the table stays, because it decides the cuts. Its height follows, slowly, what runs take. Runs that
+        had the CPUs to themselves say nothing about runs under load, so these two are corrected apart.
         """
         expected = self.factors[is_loaded] * measured
         self.runs += 1
@@ -99,7 +100,7 @@ class CostModel:
         self.factors[is_loaded] = max(1 / MAX_FACTOR, min(MAX_FACTOR, moved))
 
     def _rebuild(self) -> None:
-        """Order the measurements by rows, then steps; what a larger shape did, a smaller one can."""
+        """Order the measurements by rows, then steps; no shape counts as slower than a larger one."""
         least: dict[Shape, float] = {}
         for rows, steps in self._measured:
             larger = [time for (b, t), time in self._measured.items() if b >= rows and t >= steps]
@@ -136,7 +137,7 @@ def _round_up(steps: int) -> int:
 
 
 def _interpolate(place: int, points: Sequence[tuple[int, float]]) -> float:
-    """Read the line through `(place, time)` points; beyond the ends, the nearest piece goes on."""
+    """Read the line through `(place, time)` points; beyond the ends, its last piece goes on."""
     if len(points) == 1:
         ((only, time),) = points
         return time * max(1.0, place / only)

@@ -1,7 +1,7 @@
-"""From texts to token ids, with the tokenizer a text encoder carries in its manifest.
+"""Turns texts into token ids, with the tokenizer that a text encoder carries in its manifest.
 
-To tokenise takes hundreds of bytes a character for as long as it lasts, so a request's texts are only counted where it
-is decoded. They are tokenised later, some at a time: each text whole, since a tokenizer may look at all of it.
+While texts are tokenised, each character takes hundreds of bytes. So a request's texts are only counted when it is
+decoded, and tokenised later, a group at a time. Each text stays whole, since a tokenizer may look at all of it.
 """
 
 import json
@@ -17,8 +17,8 @@ from service.encoder.session import EncoderSession
 from service.errors import ArtifactError, RequestTooLong, TextsTooLong, TextTooLong
 from service.settings import Limits
 
-GROUP_CHARACTERS = 2**14  # tokenised at a time: some 6 ms, and 10 MB
-TEXT_CHARACTERS = 16  # what a text costs beside its own: an empty one takes 2 us, too
+GROUP_CHARACTERS = 2**14  # in a group: it takes some 6 ms, and 10 MB
+TEXT_CHARACTERS = 16  # counted for each text beside its own: an empty one takes 2 us, too
 
 Ids: TypeAlias = npt.NDArray[np.int64]  # (t,)
 Tokenize: TypeAlias = Callable[[Sequence[str]], list[Ids]]
@@ -30,8 +30,8 @@ class Texts:
 
     Attributes:
         texts: n strings.
-        state: as `Sequences` has it.
-        field: the field of the request they came in, for messages.
+        state: the states they start from, as in `Sequences`.
+        field: the field of the request that held them, for messages.
     """
 
     texts: Sequence[str]
@@ -39,15 +39,15 @@ class Texts:
     field: str = "texts"
 
     def check(self, limits: Limits) -> None:
-        """Refuse what nobody should tokenise.
+        """Refuse texts that would take too long to tokenise.
 
         Args:
-            limits: what one request may hold.
+            limits: the most that one request may hold.
 
         Raises:
-            RequestTooLong: there are more texts than steps, of which each costs one at least.
-            TextTooLong: carries the first such index.
-            TextsTooLong: all together have more characters than they may.
+            RequestTooLong: there are more texts than a request may have steps, and each has one at least.
+            TextTooLong: one text has too many characters; carries the first such index.
+            TextsTooLong: all texts together have too many characters.
         """
         if len(self.texts) > limits.max_request_steps:
             raise RequestTooLong(limits.max_request_steps, self.field)
@@ -58,7 +58,7 @@ class Texts:
             raise TextsTooLong(limits.max_request_characters, self.field)
 
     def groups(self) -> Iterator[list[str]]:
-        """Return the texts a group at a time; a long one is a group of its own."""
+        """Yield the texts a group at a time; a long one is a group of its own."""
         group: list[str] = []
         size = 0
         for text in self.texts:
@@ -73,10 +73,10 @@ class Texts:
 
 
 def describe_input(session: EncoderSession) -> InputSpec:
-    """Say what a session reads, texts included where its manifest carries a tokenizer.
+    """Return what a session reads; that includes texts if its manifest carries a tokenizer.
 
     Raises:
-        ArtifactError: the tokenizer cannot be had.
+        ArtifactError: the tokenizer cannot be built.
     """
     definition = None if session.manifest is None else session.manifest.input.tokenizer
     return InputSpec(
@@ -100,7 +100,7 @@ def read_tokenizer(definition: str, file: str) -> Tokenize:
         A function from n texts to n arrays of ids `(t_i,)`.
 
     Raises:
-        ArtifactError: the definition is none, or the library is not installed.
+        ArtifactError: the definition cannot be read, or the library is not installed.
     """
     try:
         from tokenizers import Tokenizer  # noqa: PLC0415  # 10 MB that only text encoders need
@@ -120,10 +120,10 @@ def read_tokenizer(definition: str, file: str) -> Tokenize:
 
 
 def find_unknown(definition: str) -> int | None:
-    """Return the id that a tokenizer gives whatever it does not know; None if it has no such id.
+    """Return the id that a tokenizer gives to everything it does not know; None if it has no such id.
 
     Args:
-        definition: the JSON of the `tokenizers` library, which could read it.
+        definition: the JSON of the `tokenizers` library, known to be readable.
     """
     model = json.loads(definition)["model"]
     vocabulary = model.get("vocab", {})

@@ -1,8 +1,8 @@
-"""What can be seen of the service from outside.
+"""What the service shows of itself: figures, log lines and traces.
 
-- `counts`: what happens to requests and runs, counted as it happens.
-- `statistics`: the same by model, as KServe's statistics extension asks.
-- `prometheus`: the counts, in Prometheus' format.
-- `logs`: a line for each request, and the forms of log lines.
-- `tracing`: spans for requests and runs, if OpenTelemetry is there.
+- `counts`: counts what happens to requests and batches.
+- `statistics`: counts the same by model and version, as KServe's statistics extension asks for it.
+- `prometheus`: writes the counts in Prometheus' format.
+- `logs`: writes a line for each request, and sets the form of all log lines.
+- `tracing`: makes spans of requests and batches, if OpenTelemetry is installed and asked for.
 """

@@ -1,8 +1,8 @@
-"""What the service counts of itself; `service.observing.prometheus` writes it down for Prometheus.
+"""Counts what happens to requests and batches; `service.observing.prometheus` writes the counts for Prometheus.
 
-All of it is counted on the event loop, so plain numbers do, where the counters of a metrics library take a lock and
-walk over the buckets ten times a request. What ends is noted, and counted together with what ended a little later:
-after a run the caches hold none of this, and to count a request alone takes several times as long.
+All of it is counted on the event loop, so plain numbers do: the counters of a metrics library would take a lock and
+walk over the buckets ten times a request. Requests and batches that end are noted first, and counted several at a time:
+after a run the CPU's caches hold none of this code, and counting each request alone takes several times as long.
 """
 
 import asyncio
@@ -30,28 +30,28 @@ ROWS = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 64.0, 128.0)
 STEPS = tuple(4.0**power for power in range(10))  # 1 to 262,144
 
 KEPT_BATCHES = 100
-MOST_NOTED = 64  # requests, or batches, before they are counted
-NOTED_SECONDS = 0.1  # and before they are counted all the same
+MOST_NOTED = 64  # requests, or batches, that are noted before all are counted
+NOTED_SECONDS = 0.1  # after which fewer are counted, too
 TICK_SECONDS = 1.0  # between two looks at how late the event loop is
-UNANSWERED = 499  # the status where nobody was left to send one to; nginx calls it so
-HUNG_UP = "hung-up"  # the problem of a request whose client did so
-FIRST_ERROR = 400  # of the statuses
-OTHER = "other"  # the route of paths that are not in the document: there is no end of them
+UNANSWERED = 499  # the status if nobody was left to answer; nginx has it, too
+HUNG_UP = "hung-up"  # the problem of a request whose client hung up
+FIRST_ERROR = 400  # the least status that is an error
+OTHER = "other"  # the route of all paths that are not in the document, of which there is no end
 
 
 Closed: TypeAlias = Literal["idle", "unread"]  # why a connection made room for others
 
 
 class Stages(NamedTuple):
-    """What was encoded for a request, and the seconds each stage took.
+    """How much was encoded for a request, and the seconds each stage took.
 
     Attributes:
-        sequences: n.
-        steps: valid steps of all of them.
-        decode: from bytes to sequences.
-        queue: from arrival to the first run.
-        run: from the first run to the last embedding.
-        encode: from embeddings to bytes.
+        sequences: n, the number of sequences.
+        steps: their valid steps, all together.
+        decode: seconds from bytes to sequences.
+        queue: seconds from arrival to the first run.
+        run: seconds from the first run to the last embedding.
+        encode: seconds from embeddings to bytes.
     """
 
     sequences: int
@@ -64,24 +64,24 @@ class Stages(NamedTuple):
 
 @dataclass(slots=True)
 class Exchange:
-    """A request and what came of it, filled in on its way.
+    """A request and what became of it, filled in on its way.
 
     Attributes:
-        request_id: the client's own, or a new one.
-        model: that was asked; empty where none was, or none that is here.
-        version: likewise, of the model.
-        method: of HTTP.
-        route: the path as the document has it.
+        request_id: the client's own id, or a new one.
+        model: the name of the model it asked for; empty if it named none, or none that is served.
+        version: that model's version; empty likewise.
+        method: its HTTP method.
+        route: its path, as the document has it.
         is_probe: whether monitors ask it again and again: it is not traced, and logged at the level debug only.
-        status: that was sent.
-        problem: the name of what there was in place of an answer.
-        stages: where it was encoded.
-        seconds: from its arrival to the end of its answer.
-        ended: when that was, in seconds since 1970.
-        trace_id: of its trace, where it is traced.
-        span: likewise, its span.
-        origin: likewise, by what its batches are linked to it.
-        key: the hash of the key it brought, where it needed one; not for others to see.
+        status: the status that was sent.
+        problem: the name of the problem that it was answered with; None if there was none.
+        stages: how much was encoded, and when; None if nothing was.
+        seconds: the time from its arrival to the end of its answer.
+        ended: when its answer ended, in seconds since 1970.
+        trace_id: the id of its trace; None if it is not traced.
+        span: its span; None if it is not traced.
+        origin: the mark by which batches are linked to its span; None if it is not traced.
+        key: the hash of the key it brought, if it needed one; never shown to others.
     """
 
     request_id: str
@@ -102,7 +102,7 @@ class Exchange:
 
     @property
     def outcome(self) -> str:
-        """What became of it, in a word or two."""
+        """What became of the request, in a word or two."""
         if self.problem:
             return self.problem
         if self.status == UNANSWERED:
@@ -111,17 +111,17 @@ class Exchange:
 
 
 class EndedBatch(NamedTuple):
-    """A batch that ended, and nothing of what its requests brought.
+    """A batch that ended, without anything that its requests brought.
 
     Attributes:
-        model: that ran.
-        ended: when, in seconds since 1970.
-        lengths: of its sequences, shortest first, an empty one counting as 1.
-        steps: T, what each was padded to.
-        why: it was no larger.
-        expected_seconds: what it should have taken.
-        seconds: what it took.
-        failed: sequences the model gave no embedding for.
+        model: the name of the model that ran it.
+        ended: when it ended, in seconds since 1970.
+        lengths: the lengths of its sequences, shortest first, an empty one counting as 1.
+        steps: T, the length that each was padded to.
+        why: what kept it from being larger.
+        expected_seconds: the time it should have taken.
+        seconds: the time it took.
+        failed: the number of sequences that the model gave no embedding for.
     """
 
     model: str
@@ -135,7 +135,7 @@ class EndedBatch(NamedTuple):
 
 
 class Histogram:
-    """How many values were at most each bound, and their sum."""
+    """For each bound, how many values were at most that; and the sum of all values."""
 
     __slots__ = ("_bounds", "_counts", "sum")
 
@@ -151,26 +151,26 @@ class Histogram:
         self.sum += value
 
     def buckets(self) -> list[tuple[str, float]]:
-        """Return each bound, infinity at last, with the values it is not under."""
+        """Return each bound, the last of which is infinity, with the number of values that are at most that."""
         return [*zip([*map(str, self._bounds), "+Inf"], accumulate(self._counts), strict=True)]
 
 
 class Counts:
-    """What was counted of one model since the start, whatever versions of it came and went.
+    """The counts of one model since the start, all its versions together.
 
     Attributes:
-        rejected: requests that a problem answered, by its name.
-        cancelled: those whose client hung up, by how far they had come.
+        rejected: requests that were answered with a problem, by its name.
+        cancelled: requests whose client hung up, by how far they had come.
         changes: artifacts that were loaded, refused or unloaded.
-        request_seconds: from arrival to the end of the answer, of those that were encoded.
-        stage_seconds: of the same, by stage.
-        batch_sequences: rows of each batch.
-        batch_steps: padded steps of each batch.
-        valid_steps, padded_steps: of all batches together.
-        run_seconds: of runners, likewise.
+        request_seconds: the time from arrival to the end of the answer, of requests that were encoded.
+        stage_seconds: the time of each stage, of the same requests.
+        batch_sequences: the rows of each batch.
+        batch_steps: the padded steps of each batch.
+        valid_steps, padded_steps: the steps of all batches together.
+        run_seconds: the time of all batches together.
         nonfinite: sequences whose embedding was not finite.
-        known_tokens, unknown_tokens: of texts, by whether the tokenizer knew them.
-        is_told: whether it was logged that too many were unknown.
+        known_tokens, unknown_tokens: tokens of texts, by whether the tokenizer knew them.
+        is_told: whether a warning about too many unknown tokens was logged.
     """
 
     def __init__(self, problems: Iterable[str]) -> None:
@@ -211,29 +211,29 @@ class Counts:
 
 
 class Telemetry:
-    """All that was counted since the start, and the last batches.
+    """All counts since the start, and the last batches.
 
     Attributes:
-        models: what was counted of each, by name; under no name, of requests that asked none that is here.
-        requests: by model, route and status.
-        inflight: those under way.
-        loop_lag: seconds that the event loop was late for a timer.
-        batches: the last ones, oldest first.
+        models: the counts of each model, by name; under the empty name, those of requests for no model that is served.
+        requests: requests that ended, by model, route and status.
+        inflight: requests under way.
+        loop_lag: the seconds that the event loop was late for a timer.
+        batches: the last batches, oldest first.
         closed: connections that were closed to make room: `idle` ones, and those with too much `unread`.
-        statistics: of each version of each model, by name and version.
-        witnesses: are shown the requests that ended.
+        statistics: the figures of each version of each model, by name and version.
+        witnesses: functions that are given the requests that ended.
     """
 
     def __init__(self, problems: Iterable[str]) -> None:
         """Count from zero.
 
         Args:
-            problems: names of those that may answer a request, so that each is there before it happens.
+            problems: the names of all problems, so that each has a count of 0 before it happens.
         """
         self.witnesses: list[Callable[[Sequence[Exchange]], None]] = []
         self._problems = tuple(problems)
         self._exchanges: list[Exchange] = []  # ended, and not counted yet
-        # Likewise: whose, of what version, when, what, how long, failed rows.
+        # Batches likewise: model, version, when it ended, the run, the seconds it took, failed rows.
         self._runs: list[tuple[str, str, float, Run, float, int]] = []
         self.models: dict[str, Counts] = {"": Counts(self._problems)}
         self.statistics: defaultdict[tuple[str, str], Statistics] = defaultdict(Statistics)
@@ -244,13 +244,13 @@ class Telemetry:
         self.batches: deque[EndedBatch] = deque(maxlen=KEPT_BATCHES)
 
     def of(self, model: str) -> Counts:
-        """Return what is counted of a model."""
+        """Return the counts of a model."""
         if (counts := self.models.get(model)) is None:
             counts = self.models[model] = Counts(self._problems)
         return counts
 
     def see_exchange(self, exchange: Exchange, seconds: float) -> None:
-        """Note a request that is over, and took so long."""
+        """Note a request that ended, and how long it took."""
         exchange.seconds = seconds
         exchange.ended = time.time()
         self._exchanges.append(exchange)
@@ -260,7 +260,7 @@ class Telemetry:
             self.settle()
 
     def see_batch(self, model: Target, run: Run, seconds: float, failed: int, nonfinite: int) -> None:
-        """Note a batch of a model that ended, with how long it took and how many of its sequences have no embedding."""
+        """Note a batch that ended, how long it took, and how many of its sequences have no embedding."""
         self._runs.append((model.name, model.version, time.time(), run, seconds, failed))
         if nonfinite:
             self.of(model.name).nonfinite += nonfinite
@@ -268,7 +268,7 @@ class Telemetry:
             self.settle()
 
     def settle(self) -> None:
-        """Count what was noted, and show it to the witnesses."""
+        """Count what was noted, and give the requests to the witnesses."""
         runs, self._runs = self._runs, []
         for model, version, ended, run, seconds, failed in runs:
             lengths = [entry.steps for entry in run.entries]
@@ -280,7 +280,7 @@ class Telemetry:
         for exchange in exchanges:
             self.requests[exchange.model, exchange.route, exchange.status] += 1
             self.of(exchange.model).count(exchange)
-            if exchange.version and exchange.method == "POST":  # others ask about a model, and nothing of it
+            if exchange.version and exchange.method == "POST":  # other methods ask about a model, and do not use it
                 self._count_request(exchange)
         for show in self.witnesses:
             show(exchanges)
@@ -301,17 +301,17 @@ class Telemetry:
         self.closed[why] += 1
 
     def see_hang_up(self, exchange: Exchange) -> None:
-        """Note that a request's client hung up; count it, unless the engine has."""
+        """Note that a request's client hung up, and count it unless the engine has."""
         if exchange.problem is None:
             self.see_cancelled(exchange.model, "body" if exchange.status == UNANSWERED else "answer")
         exchange.problem = HUNG_UP
 
     def see_change(self, model: str, change: Change) -> None:
-        """Count an artifact that came, went, or was refused."""
+        """Count an artifact that was loaded, unloaded or refused."""
         self.of(model).changes[change] += 1
 
     async def time_loop(self) -> None:
-        """See how late the event loop is, again and again until it is cancelled."""
+        """Measure how late the event loop is, again and again until this is cancelled."""
         while True:
             due = time.perf_counter() + TICK_SECONDS
             await asyncio.sleep(TICK_SECONDS)

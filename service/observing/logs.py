@@ -1,7 +1,7 @@
-"""What log lines look like and where they go: JSON for machines, words for a person at a terminal, on stderr.
+"""Writes log lines to stderr: as JSON for machines, in words for a person at a terminal.
 
-Everything goes through the standard library's loggers to structlog, but the lines of requests, which are many: these
-are written at once, in the same form.
+All lines go through the standard library's loggers to structlog, except those of requests. These are many, so they are
+written directly, several at once, in the same form.
 """
 
 import logging
@@ -34,14 +34,14 @@ class RequestLog:
         """Begin a log.
 
         Args:
-            level: the least that is written.
-            form: of the lines.
+            level: the least level that is written.
+            form: the form of the lines.
         """
         self._level = logging.getLevelNamesMapping()[level.upper()]
         self._render = _render_json if is_json(form) else partial(_render_words, _human())
 
     def write(self, exchanges: Iterable[Exchange]) -> None:
-        """Write the lines of some requests, at once; their level is by their status."""
+        """Write the lines of some requests in one write."""
         sys.stderr.write("".join(self._render(self._describe(one)) for one in exchanges if self._is_wanted(one)))
 
     def _is_wanted(self, exchange: Exchange) -> bool:
@@ -79,18 +79,18 @@ def is_json(form: Form) -> bool:
 
 
 def write_ending(sentence: str, form: Form) -> str:
-    """Return the last line of a service that cannot start: a log line as all others are, or words for a person."""
+    """Return the last line of a service that cannot start, in the form of all others; for a person, in plain words."""
     if not is_json(form):
         return f"lengthwise: {sentence}"
     return _dump({"event": sentence, "level": "error", "timestamp": datetime.now(UTC).isoformat()})
 
 
 def configure(level: str, form: Form) -> dict[str, Any]:
-    """Return the configuration of the standard library's logging, through which all else is logged.
+    """Return the configuration of the standard library's logging, for all lines but those of requests.
 
     Args:
-        level: of uvicorn and of the service; others are logged from warnings on.
-        form: of the lines.
+        level: the least level of uvicorn and of the service; other libraries are logged from warnings on.
+        form: the form of the lines.
     """
     last: list[Processor] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
     if is_json(form):
@@ -111,7 +111,7 @@ def configure(level: str, form: Form) -> dict[str, Any]:
 
 def _level_of(exchange: Exchange) -> int:
     if exchange.problem == HUNG_UP:
-        return logging.DEBUG  # nobody is told anything, and nothing is wrong
+        return logging.DEBUG  # nobody waits for an answer, and nothing is wrong
     if exchange.is_probe and exchange.status < FIRST_ERROR:
         return logging.DEBUG
     return logging.WARNING if exchange.status >= HTTPStatus.INTERNAL_SERVER_ERROR else logging.INFO

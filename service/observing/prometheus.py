@@ -1,4 +1,4 @@
-"""The service's figures as Prometheus reads them: base units, labelled with the model where they are of one."""
+"""Writes the service's figures as Prometheus reads them: in base units, those of a model labelled with it."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -18,7 +18,7 @@ from service.observing.counts import Histogram, Telemetry
 
 
 class Gauges(NamedTuple):
-    """What is looked up of a model when it is asked for, since nobody counts it."""
+    """Figures of a model that are looked up when they are asked for, since nobody counts them."""
 
     queue_sequences: int
     queue_steps: int
@@ -28,7 +28,7 @@ class Gauges(NamedTuple):
 
 
 class Holdings(NamedTuple):
-    """What is looked up of the process."""
+    """Figures of the process that are looked up when they are asked for."""
 
     connections: int
     unread_bytes: int
@@ -46,14 +46,14 @@ class Snapshot(Collector):
         *,
         is_asked: bool = True,
     ) -> None:
-        """Take what there is to tell.
+        """Keep the figures to write.
 
         Args:
-            telemetry: what was counted.
-            gauges: what was looked up, by model.
-            holdings: what was looked up of the process.
-            seconds_since_progress: since a run began or ended.
-            is_asked: whether the request for it is one of those under way.
+            telemetry: all counts.
+            gauges: the figures that were looked up, by model.
+            holdings: the figures of the process that were looked up.
+            seconds_since_progress: the time since a run last began or ended.
+            is_asked: whether the request for the metrics is one of those under way.
         """
         self._telemetry = telemetry
         self._gauges = list(gauges)
@@ -62,13 +62,13 @@ class Snapshot(Collector):
         self._own_requests = int(is_asked)
 
     def collect(self) -> Iterator[Metric]:
-        """Write each metric down."""
+        """Yield each metric."""
         seen = self._telemetry
         models = seen.models.items()
         served = [(name, counts) for name, counts in models if name]
         yield _count(
             "requests",
-            "Requests that are over; 499 if nobody was left to answer.",
+            "Requests that ended; the code is 499 if nobody was left to answer.",
             [((model, route, str(code)), count) for (model, route, code), count in seen.requests.items()],
             ["route", "code"],
         )
@@ -80,7 +80,7 @@ class Snapshot(Collector):
         )
         yield _count(
             "cancelled",
-            "Requests whose client hung up: while their body was read, while they waited, or while they ran.",
+            "Requests whose client hung up: while the body was read, in the queue, during a run, or during the answer.",
             [((name, where), count) for name, counts in models for where, count in counts.cancelled.items()],
             ["where"],
         )
@@ -92,7 +92,7 @@ class Snapshot(Collector):
         )
         yield _count(
             "steps",
-            "Steps of batches: valid ones, and all that were computed, padding included.",
+            "Steps in batches: valid ones, and all that were computed, padding included.",
             [
                 ((name, kind), count)
                 for name, counts in served
@@ -122,42 +122,48 @@ class Snapshot(Collector):
         )
         yield _distribute(
             "request_duration_seconds",
-            "From a request's arrival to the end of its answer, of those that were encoded.",
+            "Seconds from a request's arrival to the end of its answer, of requests that were encoded.",
             [((name,), counts.request_seconds) for name, counts in served],
         )
         yield _distribute(
             "stage_duration_seconds",
-            "Stages of the same requests: from bytes to sequences, until the first run, until the last embedding, to "
-            "bytes.",
+            "Seconds that each stage of these requests took: reading the body, waiting for the first run, running, and "
+            "writing the answer.",
             [((name, stage), seconds) for name, counts in served for stage, seconds in counts.stage_seconds.items()],
             ["stage"],
         )
         yield _distribute(
-            "batch_sequences", "Sequences of a batch.", [((name,), counts.batch_sequences) for name, counts in served]
+            "batch_sequences", "Sequences in a batch.", [((name,), counts.batch_sequences) for name, counts in served]
         )
         yield _distribute(
-            "batch_steps", "Padded steps of a batch.", [((name,), counts.batch_steps) for name, counts in served]
+            "batch_steps", "Padded steps in a batch.", [((name,), counts.batch_steps) for name, counts in served]
         )
         for field, text in (
-            ("queue_sequences", "Sequences that wait."),
-            ("queue_steps", "Steps of the sequences that wait."),
-            ("queue_drain_seconds", "Predicted seconds until all that waits has its runner."),
-            ("cost_error_ratio", "Usual distance of a run's time from its prediction, in parts of it."),
+            ("queue_sequences", "Sequences that wait in the queue."),
+            ("queue_steps", "Steps of the sequences that wait in the queue."),
+            ("queue_drain_seconds", "Predicted seconds until all sequences that wait have a runner."),
+            ("cost_error_ratio", "How far a run's time usually is from its prediction, as a share of the prediction."),
         ):
             yield _show(field, text, [((name,), getattr(gauges, field)) for name, gauges in self._gauges])
-        info = InfoMetricFamily("lengthwise_build", "What is served, by what.", labels=["model"])
+        info = InfoMetricFamily(
+            "lengthwise_build", "The versions of what serves, and the model that is served.", labels=["model"]
+        )
         for name, gauges in self._gauges:
             info.add_metric([name], dict(gauges.build))
         yield info
         yield _distribute(
-            "event_loop_lag_seconds", "How late the event loop was for a timer, once a second.", [((), seen.loop_lag)]
+            "event_loop_lag_seconds",
+            "Seconds that the event loop was late for a timer, measured once a second.",
+            [((), seen.loop_lag)],
         )
         yield _show(
-            "inflight_requests", "Requests under way, this one left out.", [((), seen.inflight - self._own_requests)]
+            "inflight_requests",
+            "Requests under way, except the one for these metrics.",
+            [((), seen.inflight - self._own_requests)],
         )
         closed = CounterMetricFamily(
             "lengthwise_closed_connections",
-            "Connections closed to make room: idle ones where there were too many, and those of the slowest readers.",
+            "Connections closed to make room: idle ones if there were too many, and those of the slowest readers.",
             labels=["why"],
         )
         for why, count in seen.closed.items():
@@ -166,18 +172,18 @@ class Snapshot(Collector):
         yield _show("connections", "Open connections.", [((), self._holdings.connections)])
         yield _show(
             "unread_bytes",
-            "Bytes of large answers that are under way, and of any that wait for their readers.",
+            "Bytes of large answers that are under way, and of all answers that wait for their readers.",
             [((), self._holdings.unread_bytes)],
         )
         yield _show(
             "runner_last_progress_seconds",
-            "Since a run last began or ended; 0 if none is under way.",
+            "Seconds since a run last began or ended; 0 if no run is under way.",
             [((), self._seconds_since_progress)],
         )
 
 
 class _Collected(Collector):
-    """Metrics that were collected before."""
+    """Metrics that were collected earlier."""
 
     def __init__(self, families: Iterable[Metric]) -> None:
         self._families = families
@@ -188,12 +194,12 @@ class _Collected(Collector):
 
 
 def collect(snapshot: Snapshot) -> list[Metric]:
-    """Return the metrics of a snapshot, and what the kernel knows of the process."""
+    """Return the metrics of a snapshot, and the kernel's figures of the process."""
     return [*snapshot.collect(), *ProcessCollector(registry=None).collect()]
 
 
 def join(processes: Mapping[int, Iterable[Metric]]) -> list[Metric]:
-    """Put the metrics of several processes together, each labelled with its number."""
+    """Put the metrics of several processes together, each labelled with its process's number."""
     joined: dict[str, Metric] = {}
     for number, families in sorted(processes.items()):
         for family in families:
@@ -204,14 +210,14 @@ def join(processes: Mapping[int, Iterable[Metric]]) -> list[Metric]:
 
 
 def pack(families: Iterable[Metric]) -> list[Any]:
-    """Take metrics apart into what JSON holds, for another process."""
+    """Turn metrics into lists that JSON can hold, for another process."""
     return [
         (one.name, one.documentation, one.type, one.unit, [sample[:3] for sample in one.samples]) for one in families
     ]
 
 
 def unpack(packed: Iterable[Any]) -> list[Metric]:
-    """Put together what `pack` took apart."""
+    """Turn what `pack` returned into metrics again."""
     families = []
     for *described, samples in packed:
         family = Metric(*described)
@@ -222,11 +228,11 @@ def unpack(packed: Iterable[Any]) -> list[Metric]:
 
 
 def write(families: Iterable[Metric], accept: str) -> tuple[bytes, str]:
-    """Write metrics as they are scraped.
+    """Write metrics in the format that Prometheus asks for.
 
     Args:
-        families: collected now.
-        accept: the header by which Prometheus chooses a format.
+        families: the metrics.
+        accept: the header in which Prometheus names the formats it reads.
 
     Returns:
         The body and its media type.
@@ -237,7 +243,7 @@ def write(families: Iterable[Metric], accept: str) -> tuple[bytes, str]:
     return encode(registry), media_type
 
 
-Values: TypeAlias = Sequence[str]  # of the labels; the first is the model, where there is any
+Values: TypeAlias = Sequence[str]  # of the labels; the first is the model, if there are labels
 
 
 def _count(name: str, text: str, counts: Sequence[tuple[Values, float]], labels: Sequence[str] = ()) -> Metric:
@@ -262,5 +268,5 @@ def _show(name: str, text: str, seen: Sequence[tuple[Values, float]]) -> Metric:
 
 
 def _label(seen: Sequence[tuple[Values, object]], labels: Sequence[str]) -> list[str]:
-    """Return the names of the labels; what is of the whole process has none."""
+    """Return the names of the labels; a figure of the whole process has none."""
     return [] if any(not values for values, _ in seen) else ["model", *labels]

@@ -1,7 +1,6 @@
-"""What each version of a model was asked and what that took, in the shape of Triton's statistics extension.
+"""Counts what each version of a model was asked and how long that took, in the shape of Triton's statistics extension.
 
-Only what is counted here is told. Of a batch that is its size and its time on a runner: what its requests took to be
-read and written belongs to no batch.
+Of a batch only the size and the time on a runner are told: reading and writing a request belongs to no batch.
 """
 
 from collections import Counter, defaultdict
@@ -15,12 +14,12 @@ class Statistics:
     """The figures of one version of a model since the start.
 
     Attributes:
-        inferences: sequences that were encoded, those of streams among them.
-        last: when its last batch ended, in seconds since 1970; 0 before the first.
-        answered, seconds: requests that were, and what all of them took. Streams are not among them.
-        queue, decode, run, encode: seconds of the same requests, by stage.
-        failed, failed_seconds: requests that a problem ended, and what all of them took.
-        batches, batch_seconds: how many there were, and what all of them took, by how many sequences they had.
+        inferences: how many sequences were encoded, those of streams included.
+        last: when the last batch ended, in seconds since 1970; 0 before the first.
+        answered, seconds: how many requests were answered, streams not included, and the time they took together.
+        queue, decode, run, encode: the time that each stage of these requests took together.
+        failed, failed_seconds: how many requests ended in a problem, and the time they took together.
+        batches, batch_seconds: how many batches of each number of sequences ran, and the time they took together.
     """
 
     def __init__(self) -> None:
@@ -32,7 +31,7 @@ class Statistics:
         self.batch_seconds: defaultdict[int, float] = defaultdict(float)
 
     def count_answer(self, seconds: float, queue: float, decode: float, run: float, encode: float) -> None:
-        """Count a request that was answered, and what its stages took."""
+        """Count a request that was answered, and the time of its stages."""
         self.answered += 1
         self.seconds += seconds
         self.queue += queue
@@ -41,7 +40,7 @@ class Statistics:
         self.encode += encode
 
     def count_failure(self, seconds: float) -> None:
-        """Count a request that a problem ended."""
+        """Count a request that ended in a problem."""
         self.failed += 1
         self.failed_seconds += seconds
 
@@ -53,7 +52,7 @@ class Statistics:
         self.batch_seconds[sequences] += seconds
 
     def write(self, name: str, version: str) -> dict[str, Any]:
-        """Return the figures as Triton names them; there is no cache, so that nothing was looked up in one."""
+        """Return the figures under Triton's names; those of a cache are 0, because the service has none."""
         return {
             "name": name,
             "version": version,
@@ -78,7 +77,7 @@ class Statistics:
 
 
 def join(first: dict[str, Any], others: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Add up what several processes wrote of one version of a model."""
+    """Add up the figures that several processes wrote for one version of a model."""
     whole = dict(first)
     sizes = {batch["batch_size"]: batch["compute_infer"] for batch in first["batch_stats"]}
     for other in others:
@@ -95,7 +94,7 @@ def join(first: dict[str, Any], others: Iterable[dict[str, Any]]) -> dict[str, A
 
 
 def _write(count: int, seconds: float) -> dict[str, int]:
-    """Return how often something was done, and the nanoseconds that all of it took."""
+    """Write how often something was done, and the nanoseconds that it took together."""
     return {"count": count, "ns": round(seconds * NANOSECONDS)}
 
 

@@ -1,6 +1,6 @@
 """Traces for OpenTelemetry: a span for each request, and one for each batch, linked to the requests in it.
 
-It is imported only where OpenTelemetry's own variables say where traces go.
+It is imported only if OpenTelemetry's own variables say where traces go.
 """
 
 import time
@@ -25,12 +25,12 @@ class Tracing:
     """Makes the spans of requests and batches."""
 
     def __init__(self, provider: TracerProvider) -> None:
-        """Trace with a provider."""
+        """Trace with one provider."""
         self._provider = provider
         self._tracer = provider.get_tracer("lengthwise", __version__)
 
     def begin(self, exchange: Exchange, headers: Mapping[str, str]) -> None:
-        """Begin the span of a request, as part of the trace that its headers name, if any."""
+        """Begin the span of a request, in the trace that its headers name, if they name one."""
         if exchange.is_probe:
             return
         span = self._tracer.start_span(
@@ -49,7 +49,7 @@ class Tracing:
             exchange.span, exchange.origin = span, context
 
     def end(self, exchanges: Sequence[Exchange]) -> None:
-        """End the spans of requests, with what came of them."""
+        """End the spans of requests, and note in each what became of its request."""
         for exchange in exchanges:
             span = exchange.span
             if not isinstance(span, Span):
@@ -66,7 +66,7 @@ class Tracing:
             span.end(int(exchange.ended * NANOSECONDS))
 
     def see_batch(self, model: Target, run: Run, seconds: float, failed: int, nonfinite: int) -> None:  # noqa: ARG002 - those failed, too
-        """Make the span of a batch that ended, where a request in it is traced; it belongs to the first of these."""
+        """Make the span of a batch that ended, if requests in it are traced; it belongs to the first one's trace."""
         origins = [entry.job.origin for entry in run.entries]
         contexts = list({one.span_id: one for one in origins if isinstance(one, SpanContext)}.values())
         if not contexts:
@@ -90,15 +90,15 @@ class Tracing:
         span.end(end)
 
     def see_cancelled(self, model: str, where: HangUpStage) -> None:
-        """Do nothing: the span of the request ends with it."""
+        """Do nothing: the request's own span ends with the request."""
 
     def close(self) -> None:
-        """Send what was not sent yet."""
+        """Send the spans that were not sent yet."""
         self._provider.shutdown()
 
 
 def open_tracing() -> Tracing:
-    """Trace to where OpenTelemetry's variables say."""
+    """Return a tracing that sends spans where OpenTelemetry's variables say."""
     resource = Resource.create({"service.version": __version__})
     if str(resource.attributes[SERVICE_NAME]).startswith("unknown_service"):
         resource = resource.merge(Resource({SERVICE_NAME: "lengthwise"}))

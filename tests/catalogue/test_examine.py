@@ -583,7 +583,7 @@ def test_files_are_examined_at_the_command_line(tmp_path: Path, capsys: pytest.C
         main([str(SHIPPED_MODEL), str(half)])
     good, bad = capsys.readouterr().out.splitlines()
     assert good.startswith(f"{SHIPPED_MODEL} can be served: japanese-vowels, golden vectors within ")
-    assert bad.startswith(f"{half} cannot be served: it is no ONNX, or cut short")
+    assert bad.startswith(f"{half} cannot be served: it cannot be parsed: it is not ONNX")
     with pytest.raises(SystemExit, match="0"):
         main([str(SHIPPED_MODEL)])
 

@@ -1,9 +1,9 @@
-"""Whether a new artifact can be served: found out in a process that may die of it.
+"""Decides whether a new artifact can be served, in a process that may die of it.
 
-- `files`: a file read whole, or not at all.
-- `findings`: what is learned of a file, and within which bounds.
+- `files`: reads a file whole, or not at all.
+- `findings`: what a trial may find, and the bounds it has.
 - `examiner`: starts a fresh process for each file, and tells how it ended.
-- `trial`: that process: it bounds itself, then loads the file and runs it.
-- `structure`: what an ONNX file may hold, checked before ONNX Runtime sees it.
+- `trial`: the code of that process: it bounds itself, then loads the file and runs it.
+- `structure`: checks what an ONNX file holds, before ONNX Runtime sees it.
 - `command`: `python -m service examine`, the same from a command line.
 """

@@ -1,4 +1,4 @@
-"""Tell of each file whether it can be served, as the service would."""
+"""Say for each file whether it can be served, as the service itself would find out."""
 
 import argparse
 import sys

@@ -1,4 +1,4 @@
-"""Tries an artifact in a fresh process, which may die, hang, or take what it likes."""
+"""Tries an artifact in a fresh process, so that the artifact may crash, hang or fill that process."""
 
 import hashlib
 import json
@@ -15,25 +15,25 @@ from service.catalogue.vetting.findings import FINDINGS, MAX_FINDING_BYTES, READ
 from service.errors import ArtifactError
 
 PROGRAM = ("-m", "service.catalogue.vetting.trial")
-MAX_REASON = 500  # characters of what a file gets into a log
-GRACE_SECONDS = 5.0  # the process keeps the time itself; should it not, it is killed this much later
+MAX_REASON = 500  # characters of a reason, which a file may have written, in a log
+GRACE_SECONDS = 5.0  # the process ends itself when its time is up; if it does not, it is killed this much later
 ROOT = Path(__file__).resolve().parents[3]
 ENDING = "the service is ending, and examines nothing any more"
-KEPT_VARIABLES = ("PATH", "LD_LIBRARY_PATH", "PYTHONHOME", "SYSTEMROOT")  # none of the service's own, where keys are
+KEPT_VARIABLES = ("PATH", "LD_LIBRARY_PATH", "PYTHONHOME", "SYSTEMROOT")  # none of the service's own, which hold keys
 DEFAULT_BOUNDS = TrialBounds()
 
 
 class Examiner:
     """Examines artifacts, one at a time, each in a process of its own.
 
-    No file finds what another left behind. If the service dies, that process ends after the file it has.
+    So no file finds anything that another left behind. If the service dies, the process ends after its file.
     """
 
     def __init__(self, bounds: TrialBounds = DEFAULT_BOUNDS) -> None:
         """Prepare; no process is started yet.
 
         Args:
-            bounds: what a file may take.
+            bounds: the time and the memory that a file may take.
         """
         self._bounds = bounds
         self._lock = threading.Lock()
@@ -46,11 +46,11 @@ class Examiner:
         Blocks for as long as the bounds allow; other calls wait.
 
         Args:
-            content: the whole file. What was examined is this, whatever becomes of the file.
-            file: its name, for the error.
+            content: the whole file. These bytes were examined, whatever becomes of the file on the disk.
+            file: the file's name, for the error.
 
         Raises:
-            ArtifactError: it cannot be served; says why.
+            ArtifactError: the artifact cannot be served; says why.
         """
         with self._lock:
             finding = self._try(content)
@@ -59,15 +59,15 @@ class Examiner:
         return finding
 
     def close(self) -> None:
-        """End the process that tries a file, if there is one; what is examined later is refused."""
+        """End the process that tries a file, if there is one; later files are refused."""
         self._is_closed = True
         if (process := self._process) is not None:
             _kill(process)
         with self._lock:
-            pass  # whoever waits for that process has noticed
+            pass  # until the thread that waits for that process has noticed
 
     def _try(self, content: bytes) -> Finding:
-        """Start a process for one file, and return what it found, or what its end says."""
+        """Start a process for one file, and return what it found, or how it ended."""
         try:
             process = self._process = _start(self._bounds, len(content))
         except OSError as error:
@@ -106,12 +106,12 @@ def _start(bounds: TrialBounds, size: int) -> "subprocess.Popen[bytes]":
         stderr=subprocess.DEVNULL,
         cwd=ROOT,
         env={**kept, "PYTHONPATH": paths, "ORT_DISABLE_TELEMETRY": "1", "OPENBLAS_NUM_THREADS": "1"},
-        start_new_session=True,  # to be killed with what it started, and by no signal that is meant for us
+        start_new_session=True,  # so that it can be killed with all it started, and gets no signal that is meant for us
     )
 
 
 def _tell(process: "subprocess.Popen[bytes]", content: bytes) -> bytes:
-    """Give a process its file, return what it says, and see it and all that it started end."""
+    """Give a process its file, return what it says, and end it and all that it started."""
     assert process.stdin is not None
     assert process.stdout is not None
     with suppress(OSError):  # it may have ended by now
@@ -121,14 +121,14 @@ def _tell(process: "subprocess.Popen[bytes]", content: bytes) -> bytes:
     with process.stdout as taken:
         said = taken.read(len(READY) + MAX_FINDING_BYTES)
     if hasattr(os, "waitid"):
-        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # its number stays its own until it is reaped
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # its number is given away only once it is reaped
         _kill(process)
     process.wait()
     return said
 
 
 def _kill(process: "subprocess.Popen[bytes]") -> None:
-    """End a process and what it started, unless its end was noticed, and its number may be another's."""
+    """End a process and all that it started, unless it was reaped: then its number may be another's."""
     if process.returncode is not None:
         return
     with suppress(OSError):
@@ -139,12 +139,12 @@ def _kill(process: "subprocess.Popen[bytes]") -> None:
 
 
 def _judge(said: bytes, code: int, content: bytes, bounds: TrialBounds) -> Finding:
-    """Return what a process found, if it ended well and speaks of this file."""
+    """Return what a process found, if it ended well and read this very file."""
     if not said.startswith(READY):
         return Unfit("the process that would examine it does not start")
     if code:
         return Unfit(_tell_end(code, bounds))
-    with suppress(ValueError):  # it is not a finding
+    with suppress(ValueError):  # what it said is not a finding
         finding = FINDINGS.validate_json(said.removeprefix(READY))
         if isinstance(finding, Unfit) or finding.sha256 == hashlib.sha256(content).hexdigest():
             return finding
@@ -152,7 +152,7 @@ def _judge(said: bytes, code: int, content: bytes, bounds: TrialBounds) -> Findi
 
 
 def _tell_end(code: int, bounds: TrialBounds) -> str:
-    """Say how a process ended, as Python's subprocess numbers it, that should have ended well."""
+    """Say how a process failed, by its exit code as Python's subprocess gives it."""
     if code == -signal.SIGALRM:
         return f"trying it was not over after {bounds.seconds} s"
     if code == -signal.SIGXCPU:
@@ -163,6 +163,6 @@ def _tell_end(code: int, bounds: TrialBounds) -> str:
 
 
 def _clean(reason: str) -> str:
-    """Make one short line of printable characters of what a file, and what it did to a process, had to say."""
+    """Make a reason, which a file may have written, one short line of printable characters."""
     line = " ".join("".join(letter if letter.isprintable() else " " for letter in reason).split())
     return line if len(line) <= MAX_REASON else f"{line[:MAX_REASON]}..."

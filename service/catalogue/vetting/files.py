@@ -6,7 +6,7 @@ from pathlib import Path
 
 from service.errors import ArtifactError
 
-MAX_FILE_BYTES = 2**31 - 1  # of protobuf, and so of ONNX
+MAX_FILE_BYTES = 2**31 - 1  # the most that protobuf reads, and so ONNX
 
 
 def read_file(path: Path) -> bytes:
@@ -16,7 +16,7 @@ def read_file(path: Path) -> bytes:
         ArtifactError: the file cannot be read, is not a regular file, is too large, or is still being written.
     """
     try:
-        _require_regular(path.stat(), path)  # before it is opened: that alone sets some devices going
+        _require_regular(path.stat(), path)  # before it is opened: opening alone starts some devices
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
         with os.fdopen(descriptor, "rb") as file:
             before = os.fstat(descriptor)
@@ -35,4 +35,4 @@ def _require_regular(found: os.stat_result, path: Path) -> None:
     if not stat.S_ISREG(found.st_mode):
         raise ArtifactError(str(path), "it is not a regular file")
     if found.st_size > MAX_FILE_BYTES:
-        raise ArtifactError(str(path), f"it has {found.st_size} bytes, and an ONNX file {MAX_FILE_BYTES} at most")
+        raise ArtifactError(str(path), f"it has {found.st_size} bytes, and an ONNX file has {MAX_FILE_BYTES} at most")

@@ -1,4 +1,4 @@
-"""What the service and the process that tries a file for it tell each other.
+"""The messages between the service and the process that tries a file for it.
 
 The process gets the bounds and the file's size as arguments, and the file as its standard input. It writes `READY`
 once it has started, then one finding as JSON, and ends.
@@ -10,18 +10,18 @@ from typing import TypeAlias
 from pydantic import TypeAdapter
 
 READY = b"ready\n"
-MAX_FINDING_BYTES = 2**21  # twice what the manifest may say of itself
-UNFORESEEN = "trying it raises"  # begins a reason that no check of ours gave
+MAX_FINDING_BYTES = 2**21  # twice what a manifest may put into one
+UNFORESEEN = "trying it raises"  # begins a reason that none of our checks gave
 
 
 @dataclass(frozen=True, slots=True)
 class TrialBounds:
-    """What trying one file may take.
+    """The most that trying one file may take.
 
     Attributes:
-        seconds: time by the clock.
-        cpu_seconds: processor time.
-        memory_bytes: address space, beside four times the file.
+        seconds: seconds by the clock.
+        cpu_seconds: seconds of processor time.
+        memory_bytes: bytes of address space, beside four times the file's size.
     """
 
     seconds: int = 120
@@ -31,15 +31,15 @@ class TrialBounds:
 
 @dataclass(frozen=True, slots=True)
 class Proven:
-    """What is known of a file that can be served.
+    """A file that can be served.
 
     Attributes:
         sha256: the hash of the whole file.
-        name: the manifest's name for it; None if there is no manifest, and then nothing was proven.
-        version: the manifest's version; None likewise.
+        name: the manifest's name for it; None if it has no manifest, and so nothing was proven.
+        version: the manifest's version; None if it has no manifest.
         difference: the largest difference between the golden vectors and what the file gives here.
-        memory_bytes: what loading and running it took and kept, the file itself included; the file alone if the
-            kernel does not tell.
+        memory_bytes: the memory that loading and running it took and kept, with the file itself; the file's size alone
+            if the kernel does not tell.
     """
 
     sha256: str

@@ -1,7 +1,8 @@
-"""The structure of an ONNX file, checked before ONNX Runtime sees it: nothing outside the file, nothing absurd.
+"""Checks the structure of an ONNX file before ONNX Runtime sees it: nothing outside the file, nothing absurd.
 
-Reads with protobuf the part of onnx.proto that matters here; all else in a file is skipped. Strings are read as bytes,
-for protobuf would refuse a file over one that is no UTF-8. Graphs within attributes are bytes too: they are refused.
+It reads with protobuf the part of onnx.proto that matters here; all else in a file is skipped. Strings are read as
+bytes, because protobuf refuses a whole file if one string is not UTF-8. Graphs within attributes are refused,
+and so are read as bytes, too.
 """
 
 from collections.abc import Iterator
@@ -16,15 +17,15 @@ from service.errors import ArtifactError
 MAX_NODES = 50_000  # a recurrent layer unrolled over hundreds of steps has some thousand
 MAX_RANK = 64
 MAX_DIMENSION = 2**28  # 1 GiB of float32
-MAX_DENSE_BYTES = 2**31  # what a sparse tensor may unfold to; no file is larger
+MAX_DENSE_BYTES = 2**31  # of a sparse tensor once it is unfolded; no file is larger
 MAX_METADATA_BYTES = 32 * 2**20  # a manifest is about 10 kB, the largest tokenizers it may carry some 20 MB
-ORT_MARK = slice(4, 8), b"ORTM"  # where ONNX Runtime sees it, it reads a format of its own, and no protobuf
+ORT_MARK = slice(4, 8), b"ORTM"  # if ONNX Runtime sees it, it reads the file as a format of its own, not as protobuf
 
 STANDARD_DOMAINS = {"", "ai.onnx"}
 OTHER_OPERATORS = {("com.microsoft", "DynamicQuantizeLSTM")}  # what `python -m export --quantize` writes
 CONTROL_FLOW = {"If", "Loop", "Scan", "SequenceMap"}
 
-# Fields by message: name, number, type; `*` where there may be several.
+# Fields by message: name, number, type; `*` if there may be several.
 SCHEMA = {
     "Model": "graph 7 Graph, metadata_props 14 Entry*, training_info 20 bytes*, functions 25 bytes*",
     "Graph": (
@@ -50,7 +51,7 @@ SCHEMA = {
     "Entry": "key 1 bytes, value 2 bytes",
 }
 
-# By TensorProto.DataType: bits of an element, and bits of it that one entry of the typed field holds.
+# By TensorProto.DataType: the bits of an element, and how many of them one entry of the typed field holds.
 STRING = 8
 WIDTHS = {
     **dict.fromkeys((1, 6, 12), (32, 32)),  # float, int32, uint32
@@ -68,23 +69,23 @@ WIDTHS = {
 def check_structure(content: bytes, file: str) -> None:
     """Refuse an ONNX file that reaches out of itself, branches or loops, or whose sizes cannot be true.
 
-    What ONNX Runtime checks itself, as unknown operators and types that do not fit, is left to it.
+    ONNX Runtime itself finds unknown operators and types that do not fit.
 
     Args:
         content: the whole file.
-        file: its name, for the error.
+        file: the file's name, for the error.
 
     Raises:
-        ArtifactError: names the node or tensor.
+        ArtifactError: the file is refused; names the node or tensor.
     """
     place, mark = ORT_MARK
     if content[place] == mark:
-        raise ArtifactError(file, "it is in ONNX Runtime's own format, and no ONNX")
+        raise ArtifactError(file, "it is in ONNX Runtime's own format, not in ONNX")
     model = MODEL()
     try:
         model.ParseFromString(content)
     except DecodeError as error:
-        raise ArtifactError(file, "it is no ONNX, or cut short, or damaged: it cannot be parsed") from error
+        raise ArtifactError(file, "it cannot be parsed: it is not ONNX, or was cut short or damaged") from error
     reason = next(_find_faults(model), None)
     if reason is not None:
         raise ArtifactError(file, reason)
@@ -94,15 +95,15 @@ def _find_faults(model: Any) -> Iterator[str]:
     """Yield what is wrong with a model. Only the first counts: what follows it may rely on its absence."""
     graph = model.graph
     if not graph.node:
-        yield "it is no ONNX, or cut short: it holds no graph"
+        yield "it holds no graph: it is not ONNX, or was cut short"
     if model.functions or model.training_info:
-        yield f"it defines {'functions' if model.functions else 'a training'} of its own, which an encoder does not"
+        yield f"it defines {'functions' if model.functions else 'a training'}, which an encoder does not need"
     metadata = sum(len(entry.key) + len(entry.value) for entry in model.metadata_props)
     if metadata > MAX_METADATA_BYTES:
-        yield f"its metadata take {metadata} bytes, and {MAX_METADATA_BYTES} is the most"
+        yield f"its metadata take {metadata} bytes, and may take {MAX_METADATA_BYTES} at most"
     for kind in ("node", "initializer", "sparse_initializer"):
         if len(getattr(graph, kind)) > MAX_NODES:
-            yield f"it has {len(getattr(graph, kind))} {kind.replace('_', ' ')}s, and {MAX_NODES} is the most"
+            yield f"it has {len(getattr(graph, kind))} {kind.replace('_', ' ')}s, and may have {MAX_NODES} at most"
     yield from _find_stored_faults(graph)
     for node in graph.node:
         yield from _find_node_faults(node)
@@ -126,11 +127,11 @@ def _find_node_faults(node: Any) -> Iterator[str]:
     if domain not in STANDARD_DOMAINS and (domain, operator) not in OTHER_OPERATORS:
         yield f"{where} is of the domain {_quote(node.domain)}, whose operators are not served"
     if operator in CONTROL_FLOW:
-        yield f"{where} is control flow, which an encoder does without"
+        yield f"{where} is control flow, which an encoder does not need"
     for attribute in node.attribute:
         name = f"{where} in its attribute {_quote(attribute.name)}"
         if attribute.HasField("g") or attribute.graphs:
-            yield f"{name} holds a graph: control flow, which an encoder does without"
+            yield f"{name} holds a graph: control flow, which an encoder does not need"
         for tensor in (*([attribute.t] if attribute.HasField("t") else []), *attribute.tensors):
             yield from _find_tensor_faults(tensor, name)
         for sparse in (
@@ -157,7 +158,7 @@ def _find_tensor_faults(tensor: Any, where: str) -> Iterator[str]:
     else:
         found, unit, unit_bits = _count_entries(tensor), "numbers", entry_bits
     if found != -(-elements * bits // unit_bits):  # rounded up
-        yield f"{where} has the shape {_shorten(shape)}, and brings {found} {unit} for it"
+        yield f"{where} has the shape {_shorten(shape)}, but holds {found} {unit}"
 
 
 def _find_sparse_faults(sparse: Any, where: str) -> Iterator[str]:
@@ -169,7 +170,7 @@ def _find_sparse_faults(sparse: Any, where: str) -> Iterator[str]:
 
 
 def _is_absurd(shape: list[int]) -> bool:
-    """Whether no tensor can have a shape; where this says no, its sizes can be multiplied."""
+    """Whether no tensor can have such a shape; the sizes of any other can be multiplied."""
     return len(shape) > MAX_RANK or any(not 0 <= size <= MAX_DIMENSION for size in shape)
 
 

@@ -1,6 +1,6 @@
 """`python -m service.catalogue.vetting.trial BOUNDS BYTES`: the process that an artifact may kill.
 
-It is started afresh for each file, bounds itself, and tries the file that its standard input holds.
+A fresh one is started for each file. It bounds itself, then tries the file that its standard input holds.
 """
 
 import gc
@@ -22,7 +22,7 @@ from service.errors import ArtifactError, StartupError
 if sys.platform == "linux":
     import resource
 
-FILE = "it"  # the artifact's name in what is said of it
+FILE = "it"  # the artifact's name in reasons
 TEXTS = ["", "so it is", "\N{GRINNING FACE} \N{LATIN SMALL LETTER E WITH ACUTE}" * 20]
 MEMORY_FACTOR = 4  # a file is parsed and its weights are copied: twice was enough for each one tried
 NICE = 10  # requests that are served meanwhile come first
@@ -43,7 +43,7 @@ def try_file(content: bytes) -> Finding:
         return Unfit(str(error).rstrip("."))
     except MemoryError:
         return Unfit("trying it takes more memory than it may")
-    except Exception as error:  # noqa: BLE001 - nobody foresaw it, and the file is the culprit
+    except Exception as error:  # noqa: BLE001 - whatever it is, the file is the culprit
         return Unfit(f"{UNFORESEEN} {type(error).__name__}: {error}")
     manifest = session.manifest
     return Proven(
@@ -56,7 +56,7 @@ def try_file(content: bytes) -> Finding:
 
 
 def _try_tokenizer(session: EncoderSession) -> None:
-    """Build the tokenizer, where there is one, and use it."""
+    """Build the tokenizer, if there is one, and use it."""
     tokenize = describe_input(session).tokenize
     if tokenize is None:
         return
@@ -84,14 +84,14 @@ def _confine(bounds: TrialBounds, size: int) -> None:
 
 
 def _step_back() -> tuple[BinaryIO, BinaryIO]:
-    """Keep the pipes from whatever prints, and be the first to go where memory or processor time is short.
+    """Keep the pipes from code that prints, and be the first to go if memory or processor time is short.
 
     Returns:
-        Where the file comes from, and where the finding goes.
+        The stream that the file comes from, and the stream that the finding goes to.
     """
     file, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     nowhere = os.open(os.devnull, os.O_RDWR)
-    for descriptor in (0, 1):  # what goes to stderr, the service has sent nowhere
+    for descriptor in (0, 1):  # the service has sent stderr nowhere
         os.dup2(nowhere, descriptor)
     os.close(nowhere)
     with suppress(OSError):
@@ -111,7 +111,7 @@ def main() -> None:
         content = file.read(size)
     _confine(bounds, size)
     finding = FINDINGS.dump_json(try_file(content))
-    gc.collect()  # so that freeing it is tried, too
+    gc.collect()  # so that freeing the session is tried, too
     answers.write(finding)
     answers.flush()
     os._exit(0)
@@ -119,7 +119,7 @@ def main() -> None:
 
 def _read_memory() -> int:
     """Return the bytes of memory that are this process's own, or 0 if the kernel does not tell."""
-    trim_heap()  # what was freed is not counted
+    trim_heap()  # freed memory does not count
     with suppress(OSError):
         for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
             if line.startswith("RssAnon:"):
