@@ -1,4 +1,4 @@
-"""What a call does, without doing it: generators of steps that a client performs, in threads or in asyncio.
+"""Describes calls without making them: generators of steps that a client performs, in threads or in asyncio.
 
 Deadlines, retries and errors are here, once for both clients. A generator yields what it needs done, is sent the
 outcome or thrown the failure, and returns what the call gives.
@@ -73,7 +73,7 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """Return the body of a large part, which takes a while."""
+    """Write the body of a large part, which takes a while."""
 
     part: Part
 
@@ -103,7 +103,7 @@ class Deadline:
 
 
 class Calls:
-    """Makes calls, and keeps what `/info` told until there is a doubt of it."""
+    """Makes calls, and keeps what `/info` told until it may have changed."""
 
     def __init__(
         self,
@@ -113,14 +113,14 @@ class Calls:
         model: str | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Take what all calls share.
+        """Keep what all calls share.
 
         Args:
-            url: of the service, for messages.
-            timeout: seconds a call may take that does not say; `inf` for any time.
-            retries: tries of one request after its first.
-            model: name that calls mean which do not say; None for any.
-            clock: seconds from any moment on.
+            url: the service's address, for messages.
+            timeout: seconds that a call may take if it does not say; `inf` for any time.
+            retries: the most tries of one request after its first.
+            model: the name of the model for calls that give none; None for the service's default.
+            clock: a function that returns seconds, counted from any moment.
         """
         self._url = url
         self._timeout = timeout
@@ -166,7 +166,7 @@ class Calls:
         return Deadline(timeout, self._clock() + timeout)
 
     def _ask_served(self, model: str | None, deadline: Deadline) -> Call[Served]:
-        """Return what a request to a model depends on, asked for where it is not known."""
+        """Return what a request to a model depends on; ask the service if it is not known."""
         if (served := self._served.get(model)) is None:
             response = yield from self._exchange(Request("GET", "/info"), deadline)
             served = self._served[model] = _read(response, lambda response: Served.read(response.json(), model))

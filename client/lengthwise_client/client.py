@@ -47,17 +47,17 @@ class Client:
         """Prepare connections; the first call opens one.
 
         Args:
-            url: of the service.
-            model: name that calls mean which do not say; None for any.
-            key: that the service asks for, sent as `Authorization: Bearer KEY`.
-            timeout: seconds a call may take that does not say; `inf` for any time.
+            url: the service's address.
+            model: the name of the model for calls that give none; None for the service's default.
+            key: the key that the service asks for, sent as `Authorization: Bearer KEY`.
+            timeout: seconds that a call may take if it does not say; `inf` for any time.
             retries: how often a request that failed in passing is sent again.
-            headers: sent with every request.
-            transport: what httpx sends through, in place of connections of its own.
+            headers: headers of every request.
+            transport: the transport that httpx uses in place of its own connections.
             sleep: lets seconds pass between tries.
 
         Raises:
-            ValueError: a key is given, and `Authorization` in the headers too.
+            ValueError: both a key and the header `Authorization` are given.
         """
         self._calls = Calls(url, timeout, retries, model)
         self._http = httpx.Client(base_url=url, headers=bring(key, headers), transport=transport, limits=CONNECTIONS)
@@ -76,7 +76,7 @@ class Client:
         self._http.close()
 
     def info(self) -> dict[str, Any]:
-        """Return what `/info` says: the model and its proof, every limit and setting in force.
+        """Return the document of `/info`: the model and its proof, every limit and setting in force.
 
         Raises:
             LengthwiseError: as `encode` does.
@@ -92,24 +92,24 @@ class Client:
     ) -> Array:
         """Encode sequences of any length, and any number of them.
 
-        What is over the service's limits is sent in parts, some at a time. A request that fails in passing is sent
-        again, not before the service says; one that cannot succeed is not.
+        A call that is over the service's limits is sent in parts, some at a time. A request that failed for a passing
+        reason is sent again, not before the service says; one that cannot succeed is not.
 
         Args:
             sequences: n arrays or lists: `(t_i, F)` numbers, `(t_i,)` token ids, or texts.
             normalize: scale each embedding to L2 norm 1.
-            model: name the service must know its model by; the client's where None.
-            timeout: seconds the whole call may take; the client's where None.
+            model: the name of the model that must answer; None for the client's.
+            timeout: seconds that the whole call may take; None for the client's.
 
         Returns:
             Embeddings `(n, D)`, row i for sequence i, with every bit the model gave.
 
         Raises:
             Refused: the service said no; carries its problem, with indices into `sequences`.
-            DeadlineExceeded: there is no answer in time.
+            DeadlineExceeded: no answer came in time.
             Unreachable: the service cannot be reached.
             ModelChanged: the parts were answered by different models.
-            NotUnderstood: what answered is no service that this client knows.
+            NotUnderstood: the answer is not one of a service that this client knows.
             TypeError: `sequences[i]` is not of the kind the model reads.
             ValueError: `sequences[i]` is not of the shape the model reads.
         """
@@ -137,8 +137,8 @@ class Client:
         Args:
             sequences: read as their embeddings are taken.
             normalize: scale each embedding to L2 norm 1.
-            model: name the service must know its model by; the client's where None.
-            timeout: seconds each part may take; the client's where None.
+            model: the name of the model that must answer; None for the client's.
+            timeout: seconds that each part may take; None for the client's.
 
         Yields:
             Embeddings `(D,)`, in the order of their sequences.

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import httpx
 
-QUOTED_CHARACTERS = 200  # of a body that is no problem of ours, such as a proxy's page
+QUOTED_CHARACTERS = 200  # of a body that is not the service's, such as a proxy's page
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,12 +18,12 @@ class Problem:
     Attributes:
         type: names the kind of problem; it does not change.
         title: what happened.
-        status: of the HTTP answer.
+        status: the HTTP status.
         detail: what was found, what was expected, and which setting changes that.
         path: the place, as `sequences[3][17]`, counted in the caller's own sequences.
         limit: the bound that was met, in the unit its setting names.
         setting: the service's environment variable behind the bound.
-        request_id: under which the service's log knows the request.
+        request_id: the id of the request in the service's log.
     """
 
     type: str
@@ -40,7 +40,7 @@ class Problem:
         """Read the problem out of an answer, whoever wrote it.
 
         Args:
-            response: an answer that is no success.
+            response: an answer that says the request failed.
             first: index, among the caller's sequences, of the first one in the request.
         """
         found: dict[str, Any] = {
@@ -72,7 +72,7 @@ class Refused(LengthwiseError):
     """The service, or what stands before it, answered with an error that more tries did not or cannot change.
 
     Attributes:
-        problem: what it said.
+        problem: the service's reason.
     """
 
     def __init__(self, problem: Problem) -> None:
@@ -88,17 +88,17 @@ class Unreachable(LengthwiseError):
 
 
 class NotUnderstood(LengthwiseError):
-    """The answer is none that this client reads: what answered may be something else."""
+    """The answer is not one that this client reads: it may come from something else than a service."""
 
     def __init__(self, url: str) -> None:
         super().__init__(f"{url} gave an answer that is none of a Lengthwise service this client knows")
 
 
 class DeadlineExceeded(LengthwiseError, TimeoutError):
-    """The time the call allows is over, or would be before an answer.
+    """The call's time is over, or would be before an answer could come.
 
     Attributes:
-        problem: what the service said, where it was the one to say so.
+        problem: the service's own problem, if the service ended the wait; else None.
     """
 
     def __init__(self, timeout: float, problem: Problem | None = None) -> None:

@@ -26,7 +26,7 @@ class Options:
     Attributes:
         outputs: what is asked for, of what `/info` says the model gives.
         normalize: whether embeddings are scaled to L2 norm 1.
-        model: name the service must know its model by; None for any.
+        model: the name of the model that must answer; None for the service's default.
     """
 
     outputs: tuple[Output, ...] = ("embedding",)
@@ -36,7 +36,7 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """What the model gave for n sequences, in order; empty where it was not asked for.
+    """What the model gave for n sequences, in order; an output that was not asked for is empty.
 
     Attributes:
         embeddings: `(n, D)` float32.
@@ -63,8 +63,8 @@ class Json:
     """JSON both ways: texts, and every output.
 
     Attributes:
-        features: F, the numbers in a step; None where steps are token ids.
-        options: of the call.
+        features: F, the numbers in a step; None if steps are token ids.
+        options: the call's options.
     """
 
     features: int | None
@@ -123,8 +123,8 @@ class Npz:
     """NumPy's npz there and npy back: embeddings of arrays, at the cost of copying them.
 
     Attributes:
-        features: F, the numbers in a step; None where steps are token ids.
-        options: of the call.
+        features: F, the numbers in a step; None if steps are token ids.
+        options: the call's options.
     """
 
     features: int | None
@@ -134,7 +134,7 @@ class Npz:
 
     @property
     def path(self) -> str:
-        """Where to, options included."""
+        """The path of the request, with its options."""
         options = {"normalize": "true"} if self.options.normalize else {}
         if self.options.model is not None:
             options["model"] = self.options.model
@@ -182,7 +182,7 @@ def _to_arrays(sequences: Sequence[npt.ArrayLike], first: int, features: int | N
         features: F; None for token ids.
 
     Raises:
-        TypeError: a sequence is not of numbers, or of ids that are no integers.
+        TypeError: a sequence is not of numbers, or its ids are not integers.
         ValueError: a sequence has another shape.
     """
     kinds, dtype = ("iu", np.int64) if features is None else ("iuf", np.float32)

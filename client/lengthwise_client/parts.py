@@ -19,10 +19,10 @@ class Served:
     """What `/info` says that a request depends on.
 
     Attributes:
-        features: F, the numbers in a step; None where steps are token ids.
+        features: F, the numbers in a step; None if steps are token ids.
         dim: D, the numbers in an embedding.
-        max_steps: in all sequences of a part together, an empty one counting as one.
-        max_bytes: in a body.
+        max_steps: the most steps in all sequences of a part together, an empty one counting as one.
+        max_bytes: the most bytes in a body.
     """
 
     features: int | None
@@ -35,8 +35,8 @@ class Served:
         """Read it out of `/info`; the parts in flight together fit the queue, or a call would overload it alone.
 
         Args:
-            info: as the service tells it.
-            name: of the model, None for the default. Of one that is not there the service itself will say so.
+            info: the document as the service sent it.
+            name: the model's name; None for the default. If there is no such model, the service will say so itself.
         """
         name, settings = name or info["default_model"], info["settings"]
         models: list[dict[str, Any]] = info["models"] or [{"features": None, "dim": 0}]
@@ -51,9 +51,9 @@ class Part:
 
     Attributes:
         sequences: `n >= 1` of them.
-        first: index of the first of them among the caller's.
-        size: bytes that the body cannot exceed.
-        format: of the request and its answer.
+        first: the index of the first of them among the caller's.
+        size: the bytes that the body cannot exceed.
+        format: the format of the request and its answer.
     """
 
     sequences: list[npt.ArrayLike]
@@ -76,11 +76,11 @@ def cut(sequences: Sequences, served: Served, choose: Callable[[object], Format]
 
     Args:
         sequences: any number of them.
-        served: has the limits.
-        choose: the format of a part, by its first sequence.
+        served: what the service told, with its limits.
+        choose: chooses the format of a part by its first sequence.
 
     Raises:
-        TypeError: they are no sequences.
+        TypeError: they are not sequences.
     """
     if isinstance(sequences, str | bytes):
         raise TypeError("sequences is one text: expected a list of texts")
@@ -101,7 +101,7 @@ def cut(sequences: Sequences, served: Served, choose: Callable[[object], Format]
 
 
 def _count_steps(sequence: Any, index: int) -> int:
-    """Return what a sequence counts for in the limit on steps, at most."""
+    """Return the most steps that a sequence can count for in the limit."""
     if isinstance(sequence, str):
         return len(sequence.encode()) + SPECIAL_TOKENS
     try:

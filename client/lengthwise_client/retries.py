@@ -6,7 +6,7 @@ from email.utils import parsedate_to_datetime
 import httpx
 
 RETRIES = 4  # tries of one request after its first
-FIRST_WAIT_SECONDS = 0.1  # before the second try, where the service does not say; doubled before each next one
+FIRST_WAIT_SECONDS = 0.1  # before the second try, if the service does not say; doubled before each later one
 LONGEST_WAIT_SECONDS = 5.0  # what doubling ends at; what the service says may be longer
 
 # Every call is safe to repeat. Other statuses mean that the same request would fail again.
@@ -14,11 +14,11 @@ WORTH_RETRYING = frozenset({408, 409, 429, 500, 502, 503, 504})
 
 
 def wait_after_failure(tries: int, most: int) -> float | None:
-    """Return the seconds before another try where no answer came; None where there is to be none.
+    """Return the seconds to wait before another try if no answer came; None if there should be no other.
 
     Args:
-        tries: made so far, 1 or more.
-        most: tries after the first.
+        tries: how many were made so far, 1 or more.
+        most: the most tries after the first.
     """
     if tries > most:
         return None
@@ -27,12 +27,12 @@ def wait_after_failure(tries: int, most: int) -> float | None:
 
 
 def wait_after_answer(tries: int, most: int, response: httpx.Response) -> float | None:
-    """Return the seconds before another try after an error; None where there is to be none.
+    """Return the seconds to wait before another try after an error; None if there should be no other.
 
     Args:
-        tries: made so far, 1 or more.
-        most: tries after the first.
-        response: the error.
+        tries: how many were made so far, 1 or more.
+        most: the most tries after the first.
+        response: the answer that says the request failed.
     """
     advice = response.headers.get("x-should-retry")
     if advice == "false" or (advice != "true" and response.status_code not in WORTH_RETRYING):
@@ -44,10 +44,10 @@ def wait_after_answer(tries: int, most: int, response: httpx.Response) -> float 
 
 
 def read_retry_after(response: httpx.Response) -> float | None:
-    """Return the seconds after which the service wants to be asked again; None where it does not say.
+    """Return the seconds after which the service wants to be asked again; None if it does not say.
 
-    It says so in `retry-after-ms`, or in `Retry-After` as seconds or as a date, which its own `Date` is subtracted
-    from: the clock here may differ.
+    It says so in `retry-after-ms`, or in `Retry-After` as seconds or as a date. From a date the answer's own `Date` is
+    subtracted, since the clock here may differ.
     """
     for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
         text = response.headers.get(name, "")
