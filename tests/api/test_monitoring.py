@@ -388,7 +388,7 @@ def test_a_question_between_processes_closes_its_socket(
 
     async def ask() -> tuple[int, dict[int, monitoring.Told]]:
         app = create_app(Settings(model=artifact))
-        async with app.router.lifespan_context(app):
+        async with app.fallback.router.lifespan_context(app.fallback):
             service = app.state.service
             with closing(socket.socket()) as unused:
                 service.worker, other = (

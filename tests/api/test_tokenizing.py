@@ -321,7 +321,7 @@ def test_the_end_of_the_drain_ends_tokenising(artifact: Path, watched: list[Watc
         app = create_app(Settings(model=artifact))
         transport = httpx.ASGITransport(app)
         async with (
-            app.router.lifespan_context(app),
+            app.fallback.router.lifespan_context(app.fallback),
             httpx.AsyncClient(transport=transport, base_url="http://t") as http,
         ):
             (tokenizer,) = watched
