@@ -23,8 +23,8 @@ from bench.load.launch import make_models
 from bench.load.workloads import MODELS, Steps
 from service.codecs.binary import arrow, npy, npz
 from service.codecs.json import ndjson, ragged
+from service.codecs.json.plain import Bounds
 from service.codecs.options import AnswerOptions
-from service.codecs.question import Reply
 from service.encoder.sequences import Answer, InputSpec, Sequences, pad_batch
 from service.encoder.session import EncoderSession, open_session
 from service.settings import Settings
@@ -71,13 +71,16 @@ def decode_plainly(body: bytes) -> list[Steps]:
 
 def make_tasks(session: EncoderSession, sequences: list[Steps]) -> list[Task]:
     """Make what is timed for one model."""
-    spec, bodies = InputSpec(session.features), write_bodies(sequences)
+    spec, bodies = InputSpec(session.kind), write_bodies(sequences)
     batch = pad_batch(sequences)
-    reply = Reply(Answer(session.run(batch)), [len(steps) for steps in sequences], "model", batch.steps.shape[0])
+    lengths = [len(steps) for steps in sequences]
+    answer = Answer(session.run(batch), lengths=lengths, model="model", padded_steps=batch.steps.shape[0])
+    bounds = Bounds.of([spec])
     floats, base64 = AnswerOptions(), AnswerOptions(encoding_format="base64")
 
     def decode_json() -> Sequences:
-        return cast("Sequences", ragged.decode(bodies["json"], lambda _: spec, 100_000)[0])
+        _, read = ragged.parse(bodies["json"], None, LIMITS, bounds)
+        return cast("Sequences", read(spec))
 
     def check(read: Callable[[], Sequences]) -> Callable[[], object]:
         return lambda: read().check(LIMITS)
@@ -89,7 +92,7 @@ def make_tasks(session: EncoderSession, sequences: list[Steps]) -> list[Task]:
 
     def encode_lines(encoding_format: str) -> Callable[[], object]:
         return lambda: b"".join(
-            ndjson.write_embedding(row, one, encoding_format) for row, one in enumerate(reply.answer.embeddings)
+            ndjson.write_embedding(row, one, encoding_format) for row, one in enumerate(answer.embeddings)
         )
 
     return [
@@ -100,12 +103,12 @@ def make_tasks(session: EncoderSession, sequences: list[Steps]) -> list[Task]:
         Task("npz", "decode", check(lambda: npz.read(bodies["npz"], spec, 2**25))),
         Task("npy", "decode", check(lambda: npy.read(bodies["npy"], spec, 2**25))),
         Task("arrow", "decode", check(lambda: arrow.read(bodies["arrow"], spec, 2**25))),
-        Task("json", "encode", lambda: ragged.write(reply, floats)),
-        Task("json, base64", "encode", lambda: ragged.write(reply, base64)),
+        Task("json", "encode", lambda: ragged.write(answer, floats)),
+        Task("json, base64", "encode", lambda: ragged.write(answer, base64)),
         Task("ndjson", "encode", encode_lines("float")),
         Task("ndjson, base64", "encode", encode_lines("base64")),
-        Task("npy", "encode", lambda: npy.write(reply, floats)),
-        Task("arrow", "encode", lambda: arrow.write(reply, floats)),
+        Task("npy", "encode", lambda: npy.write(answer, floats)),
+        Task("arrow", "encode", lambda: arrow.write(answer, floats)),
     ]
 
 
@@ -146,7 +149,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench codecs", description=__doc__)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     options = parser.parse_args(arguments)
-    arrow.load()
+    arrow.FORMAT.load()
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         make_models(Path(folder))

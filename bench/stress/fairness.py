@@ -40,7 +40,7 @@ def measure_fairness(model: Path, wire: str, rounds: int, seconds: float) -> dic
         Medians over the rounds of `alone_p50_ms`, `alone_p99_ms`, `beside_p50_ms` and `beside_p99_ms`; the `ratio` of
         the p99s; `bulk_seconds`, the median answer of a bulk request; `bulks` answered; `others_share` of the CPUs.
     """
-    features = open_session(model).features
+    features = open_session(model).kind.features
     if features is None:
         raise SystemExit("bench.stress.fairness measures encoders of features")
     draws = draw_sequences([SMALL_STEPS] * 64, features, seed=3)

@@ -24,17 +24,16 @@ import pyarrow as pa
 from service.codecs.binary import arrow, npy, npz
 from service.codecs.compression import decompress
 from service.codecs.json import ndjson, openai, ragged
+from service.codecs.json.plain import Bounds
 from service.codecs.kserve import inference
 from service.codecs.options import read_query
-from service.encoder.sequences import InputSpec, Sequences, join
+from service.encoder.sequences import Features, InputSpec, Sequences, Tokens, join
 from service.encoder.tokenizer import Texts
 from service.errors import LengthwiseError
 from service.settings import Limits
 
-FLOATS = InputSpec(features=3, state_names=("h", "c"), state_shape=(1, 2, 2))
-TOKENS = InputSpec(
-    features=None, vocabulary=50, tokenize=lambda texts: [np.arange(1, 1 + len(text)) % 50 for text in texts]
-)
+FLOATS = InputSpec(Features(3), state_names=("h", "c"), state_shape=(1, 2, 2))
+TOKENS = InputSpec(Tokens(50), tokenize=lambda texts: [np.arange(1, 1 + len(text)) % 50 for text in texts])
 SPECS = (FLOATS, TOKENS)
 LIMITS = Limits(max_sequence_steps=1000, max_request_steps=5000, empty_allowed=True)
 BODY_BYTES = 2**20
@@ -70,7 +69,7 @@ class Tally:
 
 
 def _signature(spec: InputSpec) -> inference.Signature:
-    return inference.Signature(spec, {"embedding": "embedding"}, "made", "1", LIMITS.max_request_steps)
+    return inference.Signature(spec, {"embedding": "embedding"}, "made", "1", LIMITS)
 
 
 def _tokenize(found: Sequences | Texts, spec: InputSpec) -> Sequences:
@@ -79,12 +78,18 @@ def _tokenize(found: Sequences | Texts, spec: InputSpec) -> Sequences:
         return found
     found.check(LIMITS)
     assert spec.tokenize is not None, "texts are read for who has a tokenizer"
-    return join(spec.tokenize(found.texts), None, found.field)
+    return join(spec.tokenize(found.texts), spec.kind, found.field)
+
+
+def _read_json(body: bytes, spec: InputSpec) -> list[Sequences]:
+    _, read = ragged.parse(body, None, LIMITS, Bounds.of([spec]))
+    return [_tokenize(read(spec), spec)]
 
 
 def _read_v2_raw(body: bytes, spec: InputSpec) -> list[Sequences]:
     """Read a body whose first two bytes say how long its JSON is, as a header would."""
-    return [_tokenize(inference.decode(body[2:], int.from_bytes(body[:2], "little"), _signature(spec)).sequences, spec)]
+    question = inference.parse(body[2:], int.from_bytes(body[:2], "little"), _signature(spec))
+    return [_tokenize(question.read(spec), spec)]
 
 
 def _read_lines(body: bytes, spec: InputSpec) -> list[Sequences]:
@@ -96,8 +101,7 @@ def _read_lines(body: bytes, spec: InputSpec) -> list[Sequences]:
 
 
 def _read_gzip(body: bytes, spec: InputSpec) -> list[Sequences]:
-    opened = decompress(body, "gzip", BODY_BYTES)
-    return [_tokenize(ragged.decode(opened, lambda _: spec, LIMITS.max_request_steps)[0], spec)]
+    return _read_json(decompress(body, "gzip", BODY_BYTES), spec)
 
 
 def _read_query(body: bytes, _spec: InputSpec) -> list[Sequences]:
@@ -118,7 +122,7 @@ def _write_npy(array: npt.NDArray[np.float32] | npt.NDArray[np.int64]) -> bytes:
 
 
 def _write_arrow(spec: InputSpec) -> bytes:
-    kind = pa.int64() if spec.features is None else pa.list_(pa.float32(), spec.features)
+    kind = pa.list_(pa.float32(), spec.kind.features) if isinstance(spec.kind, Features) else pa.int64()
     steps = _steps(spec).tolist()
     batch = pa.record_batch([pa.array([steps[:2], steps[2:]], pa.list_(kind))], ["sequence"])
     sink = pa.BufferOutputStream()
@@ -130,7 +134,7 @@ def _write_arrow(spec: InputSpec) -> bytes:
 
 def _steps(spec: InputSpec) -> npt.NDArray[np.float32] | npt.NDArray[np.int64]:
     """Return three steps, of a sequence of two and one of one."""
-    if spec.features is None:
+    if isinstance(spec.kind, Tokens):
         return np.array([3, 7, 49], np.int64)
     return np.linspace(-1, 1, 9, dtype=np.float32).reshape(3, 3)
 
@@ -141,21 +145,23 @@ def _write_json(spec: InputSpec) -> list[bytes]:
     padded = {"sequences": [steps[:2], steps[1:]], "lengths": [2, 1], "normalize": True, "outputs": ["embedding"]}
     rows = [[[[0.5, 1], [2, 3]]]] * 2
     more: dict[str, object] = (
-        {"texts": ["ab", "c"]} if spec.features is None else {**plain, "state": {"h": rows, "c": rows}}
+        {"texts": ["ab", "c"]} if isinstance(spec.kind, Tokens) else {**plain, "state": {"h": rows, "c": rows}}
     )
     return [json.dumps(body).encode() for body in (plain, padded, more)]
 
 
 def _write_openai(spec: InputSpec) -> list[bytes]:
     steps = _steps(spec).tolist()
-    inputs: list[object] = [[steps[:2], steps[2:]], steps] + ([["ab", "c"], "ab"] if spec.features is None else [])
+    inputs: list[object] = [[steps[:2], steps[2:]], steps] + (
+        [["ab", "c"], "ab"] if isinstance(spec.kind, Tokens) else []
+    )
     return [json.dumps({"model": "m", "input": one, "encoding_format": "float"}).encode() for one in inputs]
 
 
 def _write_v2(spec: InputSpec, *, is_raw: bool) -> list[bytes]:
     """Write tensors padded and ragged, in JSON or behind it."""
     steps, bodies = _steps(spec), []
-    datatype = "INT64" if spec.features is None else "FP32"
+    datatype = inference.DATATYPES[spec.kind.dtype]
     states = np.zeros((2, 1, 2, 2), np.float32)
     for is_ragged, array in ((True, steps), (False, np.stack([steps[:2], steps[1:]]))):
         tensors = {"sequences": (datatype, array), "lengths": ("INT64", np.array([2, 1]))}
@@ -177,21 +183,16 @@ def _make(write: Callable[[InputSpec], list[bytes]], decode: Decode) -> Target:
 
 def make_targets() -> dict[str, Target]:
     """Return what is fuzzed, by name."""
-    arrow.load()
+    arrow.FORMAT.load()
     return {
-        "json": _make(
-            _write_json,
-            lambda body, spec: [_tokenize(ragged.decode(body, lambda _: spec, LIMITS.max_request_steps)[0], spec)],
-        ),
+        "json": _make(_write_json, _read_json),
         "openai": _make(
             _write_openai,
-            lambda body, spec: [
-                _tokenize(openai.decode(body, lambda _: spec, LIMITS.max_request_steps).sequences, spec)
-            ],
+            lambda body, spec: [_tokenize(openai.parse(body, LIMITS, Bounds.of([spec])).read(spec), spec)],
         ),
         "v2": _make(
             partial(_write_v2, is_raw=False),
-            lambda body, spec: [_tokenize(inference.decode(body, None, _signature(spec)).sequences, spec)],
+            lambda body, spec: [_tokenize(inference.parse(body, None, _signature(spec)).read(spec), spec)],
         ),
         "v2-raw": _make(partial(_write_v2, is_raw=True), _read_v2_raw),
         "npy": _make(lambda spec: [_write_npy(_steps(spec))], lambda body, spec: [npy.read(body, spec, BODY_BYTES)]),
@@ -256,12 +257,12 @@ def try_body(target: Target, body: bytes, spec: InputSpec) -> bool:
     try:
         read = target.decode(body, spec)
         for sequences in read:
-            sequences.check(LIMITS, spec.vocabulary)
+            sequences.check(LIMITS, spec.kind.vocabulary)
     except LengthwiseError as error:
         str(error).encode()  # it goes into an answer
         return False
     for sequences in read:
-        shape = (sequences.steps,) if spec.features is None else (sequences.steps, spec.features)
+        shape = (sequences.steps, *spec.kind.shape)
         if sequences.values.shape != shape or int(sequences.lengths.sum()) != sequences.steps:
             raise AssertionError(f"{sequences.values.shape} for {sequences.lengths.tolist()}")
         if sequences.values.dtype not in (np.float32, np.int64) or not np.isfinite(sequences.values).all():

@@ -36,7 +36,7 @@ def measure_soak(model: Path, number: int) -> dict[str, float]:
     Returns:
         `ready_mb`, `tenth_mb` and `end_mb` (10^6 bytes), `growth` from the tenth to the end, `failed`, `per_second`.
     """
-    features = open_session(model).features
+    features = open_session(model).kind.features
     if features is None:
         raise SystemExit("bench.stress.soak measures encoders of features")
     requests = draw_requests(features)

@@ -9,7 +9,7 @@ import orjson
 
 from service.api import examples
 from service.catalogue.models import Models
-from service.encoder.sequences import InputSpec
+from service.encoder.sequences import Features, InputSpec, Tokens
 from service.settings import Limits
 
 Schema: TypeAlias = dict[str, Any]
@@ -79,11 +79,11 @@ class ServedDocument:
 def bound_steps(schemas: Schema, specs: Sequence[InputSpec]) -> None:
     """Leave in the schemas of bodies the kinds of sequences that models read, each with its bounds if all agree."""
     sequences: list[Schema] = []
-    if widths := {spec.features for spec in specs if spec.features is not None}:
+    if widths := {spec.kind.features for spec in specs if isinstance(spec.kind, Features)}:
         step = {"type": "array", "items": {"type": "number"}}
         width = widths.pop()
         sequences.append(_list(step if widths else {**step, "minItems": width, "maxItems": width}))
-    if sizes := {spec.vocabulary for spec in specs if spec.features is None}:
+    if sizes := {spec.kind.vocabulary for spec in specs if isinstance(spec.kind, Tokens)}:
         size = sizes.pop()
         token = {"type": "integer", "minimum": 0}  # which is padding
         sequences.append(_list(token if sizes or size is None else {**token, "maximum": size - 1}))

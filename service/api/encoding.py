@@ -1,12 +1,15 @@
-"""The one path of a request that encodes, whatever it is written in: limits, deadline, draining, times and headers."""
+"""The one path of a request that encodes, whatever it is written in.
+
+`answer` reads top to bottom: admit, read the body, parse it, find the model that it names, read its sequences as that
+model takes them, submit them, write what came of them.
+"""
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import partial
-from math import prod
-from typing import Any, cast
+from math import inf, prod
+from typing import Any, TypeAlias, cast
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -16,17 +19,17 @@ from service import errors
 from service.api.routing import Service, exchange_of, read_body, read_timeout, service_of
 from service.api.tokenizing import tokenize
 from service.api.unread import COUNTED_BYTES, READER, Reader
-from service.batching.batches import Delivery
-from service.catalogue.models import Choice, ServedModel
+from service.catalogue.models import ServedModel
 from service.codecs import large
 from service.codecs.compression import decompress, require_encoding
-from service.codecs.json import plain
-from service.codecs.question import Content, Decode, Question, Reply
-from service.encoder.sequences import Sequences
+from service.codecs.question import Question, Written
+from service.encoder.sequences import Answer, Sequences
 from service.encoder.session import EncoderSession
 from service.encoder.tokenizer import Texts
 from service.observing.counts import HUNG_UP, Exchange, Stages
 from service.settings import Limits
+
+Parse: TypeAlias = Callable[[bytes], Question]
 
 RESPONSE_HEADERS: dict[str, Any] = {
     "X-Request-Id": {"description": "The request's own, or a new one.", "schema": {"type": "string"}},
@@ -87,60 +90,50 @@ FAILURES: tuple[type[errors.LengthwiseError], ...] = (
 )
 
 
-async def answer(request: Request, choice: Choice, decode: Decode) -> Response:
-    """Read a request, encode its sequences, and write what came of it as the request wants it.
+async def answer(request: Request, parse: Parse, model: ServedModel | None = None) -> Response:
+    """Encode the sequences of a request, and write what came of them as the request wants it.
 
     Args:
-        request: whose body is not read yet.
-        choice: of the model; made by `decode` at the latest.
-        decode: from that body, opened where it was compressed, to what it asks.
+        request: a request whose body is not read yet.
+        parse: from that body, opened if it was compressed, to what it asks.
+        model: the model that the head of the request names; None if that is left to the body.
 
     Raises:
         LengthwiseError: why there is no answer.
     """
-    service = service_of(request)
-    arrived = time.perf_counter()
-    if service.is_draining:
-        raise errors.Draining
-    deadline = arrived + read_timeout(request, service.settings.request_timeout_ms)
-    encoding = request.headers.get("content-encoding", "").strip().lower()
-    require_encoding(encoding)
-    exchange = exchange_of(request)
-    if service.meter is not None:
-        service.meter.admit(exchange.key)
-    # Before the body is read: refusing must cost next to nothing.
-    service.engine.queues.require_room(choice.queues, arrived)
-    body = await read_body(request, service.settings.max_body_bytes, service.settings.body_timeout_seconds)
+    service, exchange, arrived = service_of(request), exchange_of(request), time.perf_counter()
+    settings, limits = service.settings, service.settings.limits
+    deadline = admit(request, arrived, service.models if model is None else (model,))
+    body = await read_body(request, settings.max_body_bytes, settings.body_timeout_seconds)
 
     began = time.perf_counter()
-
-    def read() -> Question:
-        question = decode(decompress(body, encoding, service.settings.max_body_bytes))
-        _check(question, choice.model, service.settings.limits)
-        return question
-
-    is_large = len(body) > large.LARGE_BODY_BYTES or encoding != ""  # once it is opened it may be
-    question = await asyncio.to_thread(read) if is_large else read()
+    if encoding := _read_encoding(request):
+        body = await asyncio.to_thread(decompress, body, encoding, settings.max_body_bytes)
+    is_large = len(body) > large.LARGE_BODY_BYTES
+    question = await asyncio.to_thread(parse, body) if is_large else parse(body)
+    model = model or find_model(request, question.model)
+    given = await asyncio.to_thread(_read, question, model, limits) if is_large else _read(question, model, limits)
     if question.timeout_seconds is not None:
         deadline = min(deadline, arrived + question.timeout_seconds)
-    given = question.sequences
     if isinstance(given, Texts):
         with _while_wanted(service, exchange):
-            given = await tokenize(service, choice.model, given, deadline)
-        _check_sequences(question, given, choice.model, service.settings.limits)
+            given = await tokenize(service, model, given, deadline)
+        _check_sequences(question, given, model, limits)
     decoded = time.perf_counter()
 
-    reader = _expect(request, question, given, choice.model.session)
+    reader = _expect(request, question, given, model.session)
     if service.meter is not None:
         service.meter.admit(exchange.key)  # others of the same key may have come while this one was read
         service.meter.charge(exchange.key, given.steps)
-    encoded = await _run(service, choice.model, question, given, deadline, exchange)
+    with _while_wanted(service, exchange):
+        encoded = await service.engine.encode(model, given, deadline, question.outputs, exchange.origin)
     finished = time.perf_counter()
-    answering = partial(write, choice.model, question, given, encoded)
-    is_large = encoded.answer.numbers > large.LARGE_ANSWER_NUMBERS
-    content = await asyncio.to_thread(answering) if is_large else answering()
+
+    found = encoded.answer
+    is_large = found.numbers > large.LARGE_ANSWER_NUMBERS
+    content, headers = await asyncio.to_thread(_write, question, found) if is_large else _write(question, found)
     if reader:
-        reader.owe(len(content.body))
+        reader.owe(len(content))
     waited, ran = encoded.queue_seconds, encoded.run_seconds
     stages = Stages(len(given.lengths), given.steps, decoded - began, waited, ran, time.perf_counter() - finished)
     exchange.stages = stages
@@ -148,27 +141,87 @@ async def answer(request: Request, choice: Choice, decode: Decode) -> Response:
         f"decode;dur={1000 * stages.decode:.3f}, queue;dur={1000 * stages.queue:.3f}, "
         f"run;dur={1000 * stages.run:.3f}, encode;dur={1000 * stages.encode:.3f}"
     )
-    headers = {"X-Model-Sha": choice.model.session.sha256, "Server-Timing": timing, **content.headers}
-    response = PartedResponse if is_large else Response
-    return response(content.body, headers=headers, media_type=content.media_type)
+    headers = {"X-Model-Sha": model.session.sha256, "Server-Timing": timing, **headers}
+    return (PartedResponse if is_large else Response)(content, headers=headers)
 
 
-def require_values(service: Service, json: bytes) -> None:
-    """Refuse JSON that must hold more than a request may, before it is parsed.
+def admit(request: Request, arrived: float, models: Iterable[ServedModel] | None) -> float:
+    """Refuse a request that will be refused whatever its body holds; that must cost next to nothing.
+
+    Args:
+        request: a request whose body is not read yet.
+        arrived: when it came, on the clock of `time.perf_counter`.
+        models: those that it may be for. None for a stream of lines, which waits for room and for its key's turn, has
+            no deadline, and is not compressed.
+
+    Returns:
+        Its deadline, on the same clock.
 
     Raises:
-        RequestTooLong: it has more values than the steps of a request and the characters of its texts allow.
+        LengthwiseError: why it is refused.
     """
-    plain.require_values(json, service.settings.limits, service.models.step_values)
+    service = service_of(request)
+    if service.is_draining:
+        raise errors.Draining
+    encoding = _read_encoding(request)
+    if models is None:
+        if "x-request-timeout-ms" in request.headers:
+            raise errors.NotOffered("X-Request-Timeout-Ms", "is given, and a stream has no deadline: leave it out")
+        if encoding:
+            raise errors.UnsupportedMediaType(encoding[:40], "a stream that is not compressed", "Content-Encoding")
+        return inf
+    deadline = arrived + read_timeout(request, service.settings.request_timeout_ms)
+    if encoding:
+        require_encoding(encoding)
+    if service.meter is not None:
+        service.meter.admit(exchange_of(request).key)
+    service.engine.queues.require_room([model.queue for model in models], arrived)
+    return deadline
 
 
-def _check(question: Question, model: ServedModel, limits: Limits) -> None:
-    """Refuse what a model cannot answer, or may not.
+def find_model(request: Request, name: str | None) -> ServedModel:
+    """Return the model that a name means now, and note it. Whatever takes its place later, the request keeps it.
 
     Raises:
-        LengthwiseError: why it will not be encoded.
+        UnknownModel: there is none.
+        UnexpectedModel: it is another than the request expects.
     """
-    session = model.session
+    model, exchange = service_of(request).models.find(name), exchange_of(request)
+    exchange.model, exchange.version = model.name, model.version
+    if request.headers.get("x-expect-model") not in (None, model.session.sha256):
+        raise errors.UnexpectedModel(model.full_name, model.session.sha256)
+    return model
+
+
+def media_type_of(request: Request, default: str) -> str:
+    """Return the media type of a body, without parameters; one that does not say is taken at its route's word."""
+    return request.headers.get("content-type", default).partition(";")[0].strip().lower()
+
+
+def require_media_type(request: Request, *supported: str) -> None:
+    """Refuse a body of another media type than these; one that does not say is taken for the first.
+
+    Raises:
+        UnsupportedMediaType: carries what was found.
+    """
+    found = media_type_of(request, supported[0])
+    if found not in supported:
+        raise errors.UnsupportedMediaType(found[:80], " or ".join(supported))
+
+
+def _read_encoding(request: Request) -> str:
+    """Return how a body is compressed; nothing if it is not."""
+    encoding = request.headers.get("content-encoding", "").strip().lower()
+    return "" if encoding == "identity" else encoding
+
+
+def _read(question: Question, model: ServedModel, limits: Limits) -> Sequences | Texts:
+    """Read the sequences of a request, or its texts, and refuse what the model cannot answer, or may not.
+
+    Raises:
+        LengthwiseError: why they will not be encoded.
+    """
+    given, session = question.read(model.spec), model.session
     for output in question.outputs:
         if output not in session.outputs:
             raise errors.NotOffered("outputs", f"asks for {output}, and the model gives {', '.join(session.outputs)}")
@@ -176,16 +229,22 @@ def _check(question: Question, model: ServedModel, limits: Limits) -> None:
         raise errors.NotOffered(
             "dimensions", f"is {question.dim}, and the model's embeddings have {session.dim} numbers"
         )
-    if isinstance(question.sequences, Texts):
-        question.sequences.check(limits)
+    if isinstance(given, Texts):
+        given.check(limits)
     else:
-        _check_sequences(question, question.sequences, model, limits)
+        _check_sequences(question, given, model, limits)
+    return given
 
 
 def _check_sequences(question: Question, given: Sequences, model: ServedModel, limits: Limits) -> None:
-    given.check(limits, model.session.vocabulary)
+    given.check(limits, model.spec.kind.vocabulary)
     if question.check is not None:
         question.check(given.lengths)
+
+
+def _write(question: Question, answer: Answer) -> Written:
+    """Write an answer as its question wants it."""
+    return question.write(answer.normalized() if question.normalize else answer)
 
 
 def _expect(request: Request, question: Question, given: Sequences, session: EncoderSession) -> Reader | None:
@@ -214,7 +273,7 @@ def _expect(request: Request, question: Question, given: Sequences, session: Enc
 
 @contextmanager
 def _while_wanted(service: Service, exchange: Exchange) -> Iterator[None]:
-    """Tell why work on a request is broken off: the time to drain is up, or its client has hung up.
+    """Tell why work on a request is broken off: the time to drain is up, or its client hung up.
 
     Raises:
         Draining: the former.
@@ -228,16 +287,8 @@ def _while_wanted(service: Service, exchange: Exchange) -> Iterator[None]:
         raise
 
 
-async def _run(
-    service: Service, model: ServedModel, question: Question, given: Sequences, deadline: float, exchange: Exchange
-) -> Delivery:
-    """Encode what was checked."""
-    with _while_wanted(service, exchange):
-        return await service.engine.encode(model, given, deadline, question.outputs, exchange.origin)
-
-
 class PartedResponse(Response):
-    """A large answer, sent a part at a time: others are answered in between, and it waits for who reads slowly."""
+    """A large answer, sent a part at a time: others are answered in between, and a slow reader is waited for."""
 
     async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
         """Send it."""
@@ -247,9 +298,3 @@ class PartedResponse(Response):
             await send({"type": "http.response.body", "body": part, "more_body": True})
             await asyncio.sleep(0)
         await send({"type": "http.response.body", "body": b""})
-
-
-def write(model: ServedModel, question: Question, given: Sequences, encoded: Delivery) -> Content:
-    """Write an answer as its question wants it."""
-    found = encoded.answer.normalized() if question.normalize else encoded.answer
-    return question.write(Reply(found, given.lengths.tolist(), model.name, encoded.padded_steps))

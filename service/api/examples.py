@@ -1,13 +1,15 @@
 """Requests that the models that are served answer as they stand, made of golden vectors if an artifact has them."""
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from service.catalogue.models import ServedModel
 from service.codecs.json import exact
-from service.encoder.sequences import Steps, join, pad_batch
+from service.codecs.kserve.inference import DATATYPES
+from service.encoder.sequences import Kind, Steps, Tokens, join, pad_batch
 from service.errors import LengthwiseError
 from service.settings import Limits
 
@@ -46,9 +48,9 @@ def show_openai(models: Sequence[ServedModel], limits: Limits) -> Named:
 def show_v2(model: ServedModel, limits: Limits) -> Named:
     """Write bodies of `/v2/models/{model}/infer`: padded, ragged and, if the model reads them, texts."""
     found: Named = {}
-    datatype = "INT64" if model.spec.features is None else "FP32"
+    datatype = DATATYPES[model.spec.kind.dtype]
     if sequences := make_sequences(model, limits):
-        batch, whole = pad_batch(sequences), join(sequences, model.spec.features)
+        batch, whole = pad_batch(sequences), join(sequences, model.spec.kind)
         lengths = {"name": "lengths", "shape": [len(sequences)], "datatype": "INT64", "data": batch.lengths.tolist()}
         for form, steps, more in (
             ("padded", batch.steps, {}),
@@ -65,8 +67,7 @@ def show_v2(model: ServedModel, limits: Limits) -> Named:
 
 def make_sequences(model: ServedModel, limits: Limits) -> list[Steps]:
     """Return short sequences that a model reads: the first steps of its golden vectors, else made ones; or none."""
-    features, vocabulary = model.spec.features, model.spec.vocabulary
-    left = min(limits.max_request_steps, max(1, MAX_NUMBERS // (features or 1)))
+    left = min(limits.max_request_steps, max(1, MAX_NUMBERS // prod(model.spec.kind.shape)))
     lengths: list[int] = []
     for most in LENGTHS:
         if length := min(most, limits.max_sequence_steps, left):
@@ -75,7 +76,7 @@ def make_sequences(model: ServedModel, limits: Limits) -> list[Steps]:
     manifest = model.session.manifest
     golden = [vector.sequence.array() for vector in manifest.golden] if manifest else []
     cut = [steps[:length] for steps, length in zip(filter(len, golden), lengths, strict=False)]
-    for sequences in (cut, [_make(length, features, vocabulary) for length in lengths]):
+    for sequences in (cut, [_make(length, model.spec.kind) for length in lengths]):
         if _is_answered(sequences, model, limits):
             return sequences
     return []
@@ -87,7 +88,7 @@ def choose_texts(model: ServedModel, limits: Limits) -> list[str]:
         return []
     try:
         exact.read_texts([*TEXTS], "texts", model.spec).check(limits)
-        join(model.spec.tokenize(TEXTS), None, "texts").check(limits, model.spec.vocabulary)
+        join(model.spec.tokenize(TEXTS), model.spec.kind, "texts").check(limits, model.spec.kind.vocabulary)
     except Exception:  # noqa: BLE001 - whatever a tokenizer has against them, they are not an example
         return []
     return [*TEXTS]
@@ -95,16 +96,16 @@ def choose_texts(model: ServedModel, limits: Limits) -> list[str]:
 
 def _is_answered(sequences: list[Steps], model: ServedModel, limits: Limits) -> bool:
     try:
-        join(sequences, model.spec.features).check(limits, model.spec.vocabulary)
+        join(sequences, model.spec.kind).check(limits, model.spec.kind.vocabulary)
     except LengthwiseError:
         return False
     return True
 
 
-def _make(length: int, features: int | None, vocabulary: int | None) -> Steps:
-    if features is None:
-        return 1 + np.arange(length, dtype=np.int64) % max(1, (vocabulary or 9) - 1)
-    return (np.arange(length * features) % 10 / 10).astype(np.float32).reshape(length, features)
+def _make(length: int, kind: Kind) -> Steps:
+    if isinstance(kind, Tokens):
+        return 1 + np.arange(length, dtype=kind.dtype) % max(1, (kind.vocabulary or 9) - 1)
+    return (np.arange(length * kind.features) % 10 / 10).astype(kind.dtype).reshape(length, kind.features)
 
 
 def _write(steps: Steps) -> Any:

@@ -19,7 +19,7 @@ from service.api.meter import StepMeter
 from service.api.unread import Unread
 from service.api.worker import Worker
 from service.batching.engine import Engine
-from service.catalogue.models import Choice, Models
+from service.catalogue.models import Models
 from service.catalogue.repository import Repository
 from service.codecs import large
 from service.errors import BodyTooLarge, BodyTooSlow, Draining, InvalidField, Stuck
@@ -150,11 +150,6 @@ def service_of(request: Request) -> Service:
 def exchange_of(request: Request) -> Exchange:
     """Return what is noted of a request."""
     return cast("Exchange", request.scope[EXCHANGE])
-
-
-def choose_model(request: Request) -> Choice:
-    """Leave open which model a request is for, but for the hash that it expects, if any."""
-    return Choice(service_of(request).models, exchange_of(request), request.headers.get("x-expect-model"))
 
 
 async def read_body(request: Request, limit: int, seconds: int) -> bytes:

@@ -13,9 +13,9 @@ import numpy as np
 from service import errors
 from service.api.routing import Service
 from service.catalogue.models import ServedModel
-from service.codecs.json import exact, ndjson
+from service.codecs.json import ndjson
 from service.codecs.json.ndjson import Found, Read
-from service.encoder.sequences import Sequences, join
+from service.encoder.sequences import Sequences, drop_padding, join
 from service.encoder.tokenizer import Ids, Texts, Tokenize
 from service.settings import Limits
 
@@ -30,9 +30,9 @@ async def tokenize(service: Service, model: ServedModel, texts: Texts, deadline:
     """Turn the texts of a request into token ids.
 
     Args:
-        service: whose limits hold, and whose thread does it.
-        model: that reads them.
-        texts: that were checked.
+        service: the service, whose limits hold and whose thread does it.
+        model: the model that reads them.
+        texts: texts that were checked.
         deadline: when the answer is of no use any more, in seconds of `time.perf_counter`.
 
     Raises:
@@ -56,7 +56,7 @@ async def tokenize(service: Service, model: ServedModel, texts: Texts, deadline:
     except asyncio.CancelledError:
         service.telemetry.see_cancelled(model.name, "queue")
         raise
-    return replace(exact.drop_padding(join(found, None, texts.field)), state=texts.state)
+    return replace(drop_padding(join(found, model.spec.kind, texts.field)), state=texts.state)
 
 
 async def tokenize_lines(service: Service, model: ServedModel, lines: Sequence[Read]) -> list[Found]:
@@ -69,7 +69,7 @@ async def tokenize_lines(service: Service, model: ServedModel, lines: Sequence[R
 
 async def _tokenize_group(service: Service, model: ServedModel, group: list[str]) -> list[Ids]:
     """Tokenise some texts, and count what the tokenizer did not know."""
-    tokenize = cast("Tokenize", model.spec.tokenize)  # whose model has none could not send texts
+    tokenize = cast("Tokenize", model.spec.tokenize)  # no texts come if the model has none
     if sum(map(len, group)) <= INLINE_CHARACTERS:
         found = tokenize(group)
     else:

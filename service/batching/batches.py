@@ -135,7 +135,10 @@ class Delivery:
         """Put the rows together, and set how long they took."""
         started = self.started or now
         self.queue_seconds, self.run_seconds = started - self.arrived, now - started
-        self.answer = _join_rows(self._embeddings, self._rows)
+        lengths = [len(steps) for steps in self.steps]
+        # If only embeddings were wanted, there may be no whole rows.
+        steps, state = _join_rows(self._rows) if len(self._rows) == len(lengths) else ((), {})
+        self.answer = Answer(self._embeddings, steps, state, lengths, self.target.name, self.padded_steps)
 
 
 Part: TypeAlias = tuple[Delivery, int]  # a request, and the index of one of its sequences
@@ -199,12 +202,8 @@ def _is_finite(row: Embeddings | RowOutputs) -> bool:
     return all(part is None or are_finite(part) for part in parts)
 
 
-def _join_rows(embeddings: Embeddings, rows: dict[int, RowOutputs]) -> Answer:
-    """Put a request's rows together, in its order; `rows` lacks some if only embeddings were wanted."""
-    if len(rows) < len(embeddings):
-        return Answer(embeddings)
+def _join_rows(rows: dict[int, RowOutputs]) -> tuple[Sequence[npt.NDArray[np.float32]], State]:
+    """Return the steps and the states of all rows of a request, in its order."""
     ordered = [rows[place] for place in range(len(rows))]
     steps = [row.steps for row in ordered if row.steps is not None]
-    return Answer(
-        embeddings, steps, {name: np.stack([row.state[name] for row in ordered]) for name in ordered[0].state}
-    )
+    return steps, {name: np.stack([row.state[name] for row in ordered]) for name in ordered[0].state}

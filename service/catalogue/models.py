@@ -2,16 +2,16 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from service.batching.queue import Queue
+from service.codecs.json.plain import Bounds
 from service.costs.calibrate import Calibrator
 from service.encoder.sequences import InputSpec
 from service.encoder.session import EncoderSession
-from service.errors import UnexpectedModel, UnknownModel
-from service.observing.counts import Exchange
+from service.errors import UnknownModel
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,14 +51,13 @@ class Models:
 
     Attributes:
         default: the name that is meant if a request gives none; None means the only name, if there is only one.
-        state_lists: how many JSON lists the largest state of one sequence takes.
-        step_values: the most JSON values that a sequence of one step takes.
+        bounds: what sequences of any model take in JSON.
     """
 
     def __init__(self, default: str | None = None) -> None:
         """Begin without any model."""
         self.default = default
-        self.state_lists = self.step_values = 0
+        self.bounds = Bounds()
         self._default: str | None = None
         self._models: list[ServedModel] = []
         self._named: dict[str | None, ServedModel] = {}
@@ -83,8 +82,7 @@ class Models:
         if self._default:
             named[None] = named[self._default]
         self._models, self._named = models, named
-        self.state_lists = max((model.spec.state_lists for model in models), default=0)
-        self.step_values = max((model.spec.step_values for model in models), default=0)
+        self.bounds = Bounds.of(model.spec for model in models)
 
     @property
     def default_name(self) -> str | None:
@@ -112,49 +110,6 @@ class Models:
     def names_of(self, model: ServedModel) -> list[str]:
         """Return the names that mean a model now."""
         return [name for name, meant in self._named.items() if meant is model and name]
-
-
-class Choice:
-    """The model of one request. It stays the same to the end, even if another takes that model's place meanwhile.
-
-    Attributes:
-        model: the chosen model; not set before.
-    """
-
-    __slots__ = ("_candidates", "_exchange", "_expected", "_models", "model")
-
-    def __init__(self, models: Models, exchange: Exchange, expected: str | None = None) -> None:
-        """Begin with no model chosen.
-
-        Args:
-            models: the models to choose from.
-            exchange: the request's, in which the model is noted.
-            expected: the SHA-256 of the only artifact that will do; None for any.
-        """
-        self._models = models
-        self._exchange = exchange
-        self._expected = expected
-        self._candidates: Iterable[ServedModel] = models
-        self.model: ServedModel
-
-    @property
-    def queues(self) -> list[Queue]:
-        """The queues in which the request may have to wait: its model's, or those of all models until one is chosen."""
-        return [model.queue for model in self._candidates]
-
-    def __call__(self, name: str | None) -> InputSpec:
-        """Choose the model that a name means, and return what it reads.
-
-        Raises:
-            UnknownModel: the name means no model.
-            UnexpectedModel: the model is not the expected one.
-        """
-        self.model = model = self._models.find(name)
-        self._candidates = (model,)
-        self._exchange.model, self._exchange.version = model.name, model.version
-        if self._expected not in (None, model.session.sha256):
-            raise UnexpectedModel(model.full_name, model.session.sha256)
-        return model.spec
 
 
 def _newest_last(model: ServedModel) -> tuple[list[tuple[int, int, str]], str]:

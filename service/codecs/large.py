@@ -1,6 +1,6 @@
 """Large bodies are read and written on a thread, so that the event loop goes on answering others.
 
-One that would hold the interpreter for several milliseconds is taken a piece at a time; where bodies are smaller, to
+One that would hold the interpreter for several milliseconds is taken a piece at a time; if bodies are smaller, to
 give way costs more throughput than it is worth.
 """
 

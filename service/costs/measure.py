@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.costs.model import Shape
-from service.encoder.sequences import Batch, Steps
+from service.encoder.sequences import Batch, Steps, Tokens, make_zeros
 from service.encoder.session import EncoderSession
 
 REPEATS = 3  # timed runs of each thread, after one that is not timed
@@ -103,9 +103,9 @@ def time_runs(session: EncoderSession, shape: Shape, runners: int, repeats: int)
 
 def _make_steps(session: EncoderSession, shape: Shape) -> Steps:
     """Make a full batch: standard normal features, or token ids that every vocabulary has."""
-    if session.features is None:
-        return np.zeros(shape, dtype=np.int64)
-    return np.random.default_rng(0).standard_normal((*shape, session.features)).astype(np.float32)
+    if isinstance(session.kind, Tokens):
+        return make_zeros(session.kind, *shape)
+    return np.random.default_rng(0).standard_normal((*shape, session.kind.features)).astype(np.float32)
 
 
 def count_runners(busy: int) -> int:

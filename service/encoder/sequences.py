@@ -1,15 +1,22 @@
-"""Ragged sequences and padded batches: the two shapes the data takes between the wire and the session."""
+"""Ragged sequences and padded batches: the two shapes that data take between the wire and the session."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
-from math import prod
-from typing import Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from service.errors import EmptyRequest, EmptySequence, NonFiniteValue, RequestTooLong, SequenceTooLong, UnknownToken
+from service.errors import (
+    EmptyRequest,
+    EmptySequence,
+    InvalidLengths,
+    NonFiniteValue,
+    RequestTooLong,
+    SequenceTooLong,
+    UnknownToken,
+)
 from service.settings import Limits
 
 Steps: TypeAlias = npt.NDArray[np.float32] | npt.NDArray[np.int64]  # (t, F), or (t,) token ids: one sequence
@@ -20,35 +27,54 @@ Lengths: TypeAlias = npt.NDArray[np.int64]  # (n,)
 
 
 @dataclass(frozen=True, slots=True)
+class Features:
+    """Steps of F numbers each."""
+
+    features: int
+    vocabulary: ClassVar[None] = None
+    dtype: ClassVar[np.dtype[Any]] = np.dtype(np.float32)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one step."""
+        return (self.features,)
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Steps that are token ids, `1..V-1`; V is None if it is not known."""
+
+    vocabulary: int | None = None
+    features: ClassVar[None] = None
+    shape: ClassVar[tuple[int, ...]] = ()
+    dtype: ClassVar[np.dtype[Any]] = np.dtype(np.int64)
+
+
+Kind: TypeAlias = Features | Tokens  # what a step is
+
+
+def make_zeros(kind: Kind, *sizes: int) -> Steps:
+    """Return steps of zeros, `(*sizes, F)` or `(*sizes,)`."""
+    return np.zeros((*sizes, *kind.shape), dtype=kind.dtype)
+
+
+@dataclass(frozen=True, slots=True)
 class InputSpec:
-    """What a model reads, for whoever decodes sequences for it.
+    """What a model reads, for whoever reads sequences for it.
 
     Attributes:
-        features: F, the numbers in a step; None where steps are token ids.
-        vocabulary: V, of token ids; None where it is not known.
-        tokenize: from n texts to n arrays of ids, where the model reads texts too.
-        unknown: the id of what its tokenizer does not know; None where there is no such id.
-        state_names: what a state to start from is made of; nothing where the model takes none.
+        kind: what a step is.
+        tokenize: from n texts to n arrays of ids, if the model reads texts too.
+        unknown: the id of what its tokenizer does not know; None if there is no such id.
+        state_names: what a state to start from is made of; nothing if the model takes none.
         state_shape: `(layers, directions, H)` of each.
     """
 
-    features: int | None
-    vocabulary: int | None = None
+    kind: Kind
     tokenize: Callable[[Sequence[str]], list[npt.NDArray[np.int64]]] | None = None
     unknown: int | None = None
     state_names: tuple[str, ...] = ()
     state_shape: tuple[int, ...] = ()
-
-    @property
-    def step_values(self) -> int:
-        """Values in JSON that a sequence of one step takes: its numbers, its length and its state."""
-        return (self.features or 1) + 1 + len(self.state_names) * prod(self.state_shape)
-
-    @property
-    def state_lists(self) -> int:
-        """Lists in JSON that the state of one sequence takes."""
-        layers, directions, *_ = (*self.state_shape, 0, 0)
-        return len(self.state_names) * (1 + layers * (1 + directions))
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +84,7 @@ class Sequences:
     Attributes:
         values: `(S, F)` float32, or `(S,)` int64 token ids: all steps of all sequences in order.
         lengths: `(n,)`, int64, summing to S.
-        state: of `(n, layers, directions, H)`, to start each sequence from; empty where they start from zero.
+        state: of `(n, layers, directions, H)`, to start each sequence from; empty if they start from zero.
         field: of the request they came in, for messages.
     """
 
@@ -82,7 +108,7 @@ class Sequences:
 
         Args:
             limits: what one request may hold.
-            vocabulary: V, of token ids; None where it is not known.
+            vocabulary: V, of token ids; None if it is not known.
 
         Raises:
             EmptyRequest: there is no sequence.
@@ -120,17 +146,54 @@ class Sequences:
         return f"{self.field}[{index}][{step - int(ends[index] - self.lengths[index])}]"
 
 
-def join(sequences: Sequence[Steps], features: int | None, field: str = "sequences") -> Sequences:
+def join(sequences: Sequence[Steps], kind: Kind, field: str = "sequences") -> Sequences:
     """Lay sequences end to end.
 
     Args:
         sequences: n >= 0 arrays, `(t_i, F)` float32 or `(t_i,)` int64.
-        features: F; None for token ids.
-        field: of the request they came in.
+        kind: what their steps are.
+        field: the field of the request they came in.
     """
-    nothing = np.empty(0, dtype=np.int64) if features is None else np.empty((0, features), dtype=np.float32)
-    values = np.concatenate([nothing, *sequences])
+    values = np.concatenate([make_zeros(kind, 0), *sequences])
     return Sequences(values, np.array([len(steps) for steps in sequences], dtype=np.int64), field=field)
+
+
+def cut(sequences: Sequences, lengths: list[int]) -> Sequences:
+    """Cut padded sequences to their lengths.
+
+    Raises:
+        InvalidLengths: the lengths do not fit the sequences.
+    """
+    padded = sequences.split()
+    if len(lengths) != len(padded):
+        raise InvalidLengths("lengths", f"has {len(lengths)} entries for {len(padded)} sequences")
+    for index, (steps, length) in enumerate(zip(padded, lengths, strict=True)):
+        if len(steps) != len(padded[0]):
+            reason = f"has {len(steps)} steps and sequences[0] has {len(padded[0])}: with lengths, all are padded alike"
+            raise InvalidLengths(f"sequences[{index}]", reason)
+        if not 0 <= length <= len(steps):
+            raise InvalidLengths(f"lengths[{index}]", f"is {length}: expected 0 to {len(steps)}, the padded steps")
+    return _shorten(sequences, padded, lengths)
+
+
+def drop_padding(sequences: Sequences) -> Sequences:
+    """Cut the zeros off the ends of token sequences: id 0 is padding. A zero that stands before a token stays."""
+    if sequences.values.dtype != np.int64 or sequences.values.all():
+        return sequences
+    padded = sequences.split()
+    return _shorten(sequences, padded, [int(np.max(np.flatnonzero(ids), initial=-1)) + 1 for ids in padded])
+
+
+def _shorten(sequences: Sequences, padded: list[Steps], lengths: list[int]) -> Sequences:
+    parts = [steps[:length] for steps, length in zip(padded, lengths, strict=True)]
+    values: Steps = np.concatenate([sequences.values[:0], *parts])
+    return Sequences(values, np.array(lengths, dtype=np.int64), field=sequences.field)
+
+
+def to_float32(numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+    """Round to float32; what overflows becomes infinite, and is refused as such with its place."""
+    with np.errstate(over="ignore"):
+        return numbers.astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +203,7 @@ class Batch:
     Attributes:
         steps: `(B, T, F)` float32, or `(B, T)` int64 token ids; zero past each row's length.
         lengths: `(B,)`, int64, `0 <= lengths[i] <= T`.
-        state: of `(B, layers, directions, H)`, to start from; empty where rows start from zero.
+        state: of `(B, layers, directions, H)`, to start from; empty if rows start from zero.
     """
 
     steps: Steps
@@ -154,8 +217,8 @@ class Result:
 
     Attributes:
         embeddings: `(B, D)`.
-        steps: `(B, T, W)`, the outputs of each step, zero past the length; None where the graph has none.
-        state: of `(B, layers, directions, H)`, after each row's last valid step; empty where the graph has none.
+        steps: `(B, T, W)`, the outputs of each step, zero past the length; None if the graph has none.
+        state: of `(B, layers, directions, H)`, after each row's last valid step; empty if the graph has none.
     """
 
     embeddings: Embeddings
@@ -165,17 +228,23 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a model gave for the n sequences of one request, in order.
+    """What a model gave for the n sequences of one request, in order, and what it cost: all that an answer is made of.
 
     Attributes:
         embeddings: `(n, D)`.
-        steps: n arrays `(t_i, W)`, where they were asked for.
-        state: of `(n, layers, directions, H)`, where it was asked for.
+        steps: n arrays `(t_i, W)`, if they were asked for.
+        state: of `(n, layers, directions, H)`, if it was asked for.
+        lengths: n valid steps.
+        model: the name of the model that ran.
+        padded_steps: steps computed, padding included.
     """
 
     embeddings: Embeddings
     steps: Sequence[npt.NDArray[np.float32]] = ()
     state: State = field(default_factory=dict)
+    lengths: Sequence[int] = ()
+    model: str = ""
+    padded_steps: int = 0
 
     @property
     def numbers(self) -> int:
@@ -202,7 +271,7 @@ def pad_batch(sequences: Sequence[Steps], state: State | None = None) -> Batch:
 
     Args:
         sequences: n >= 1 arrays, `(t_i, F)` float32 with one F, or `(t_i,)` int64; `0 <= t_i`.
-        state: to start them from, n rows; zero where there is none.
+        state: to start them from, n rows; zero if there is none.
 
     Returns:
         The batch; row i is `sequences[i]`. T is never below 1: the recurrent kernels refuse an empty time axis.

@@ -11,7 +11,7 @@ import onnxruntime
 
 from service.encoder.manifest import Manifest, read_manifest
 from service.encoder.providers import CUDA_PROVIDER, choose_providers
-from service.encoder.sequences import Batch, Embeddings, Output, Result, State, pad_batch
+from service.encoder.sequences import Batch, Embeddings, Features, Output, Result, State, Tokens, make_zeros, pad_batch
 from service.errors import ArtifactError, GoldenMismatch, ProviderUnavailable
 from service.settings import CudaOptions, Provider
 
@@ -38,9 +38,8 @@ class EncoderSession:
         sha256: of the whole artifact.
         manifest: what the artifact says of itself; None where it says nothing, and then nothing was proven.
         provider: what it runs on, `cpu` or `cuda`.
-        features: F, the numbers in a step; None where steps are token ids.
+        kind: what a step is; of token ids, how many there are if the manifest says so.
         outputs: what a request may ask for: `embedding`, and `steps` and `state` where the graph gives them.
-        vocabulary: V, where steps are token ids in `1..V-1` and the manifest says so; None otherwise.
         dim: D, the numbers in an embedding.
         width: W, the numbers the graph gives for each step; None where it gives embeddings only.
         state_shape: `(layers, directions, H)` of the final state it gives or the initial one it takes, or None.
@@ -81,7 +80,7 @@ class EncoderSession:
             )
         try:
             self._outputs = [node.name for node in self._session.get_outputs()]
-            self.features = self._read_features()
+            self.kind = self._read_kind()
             self._read_state()
             metadata = self._session.get_modelmeta().custom_metadata_map
         except UnicodeDecodeError as error:
@@ -89,15 +88,14 @@ class EncoderSession:
         self.dim, self.width = self._try_out()
         self.outputs = self._list_outputs()
         self.manifest: Manifest | None = read_manifest(metadata, file)
-        self.vocabulary = None if self.manifest is None else self.manifest.input.vocabulary
         if self.manifest is not None:
             self._compare(self.manifest)
+            if isinstance(self.kind, Tokens):
+                self.kind = Tokens(self.manifest.input.vocabulary)
 
     def _list_outputs(self) -> tuple[Output, ...]:
-        outputs: list[Output] = ["embedding"]
-        outputs += ["steps"] if self.width else []
-        outputs += ["state"] if STATE_OUTPUTS & set(self._outputs) else []
-        return tuple(outputs)
+        has_state = not STATE_OUTPUTS.isdisjoint(self._outputs)
+        return ("embedding", *(("steps",) if self.width else ()), *(("state",) if has_state else ()))
 
     def run(self, batch: Batch) -> Embeddings:
         """Encode a padded batch.
@@ -124,8 +122,7 @@ class EncoderSession:
         that asks for it.
         """
         if self.provider == "cpu":
-            step = np.zeros(1, np.int64) if self.features is None else np.zeros((1, self.features), np.float32)
-            self._session.run(["embedding"], self._feed(pad_batch([step])), _SHRINKING)
+            self._session.run(["embedding"], self._feed(pad_batch([make_zeros(self.kind, 1)])), _SHRINKING)
 
     def _run(self, outputs: list[str], batch: Batch) -> list[npt.NDArray[np.float32]]:
         feed = self._feed(batch)
@@ -190,8 +187,8 @@ class EncoderSession:
             raise GoldenMismatch(self.file, difference, tolerance)
         return difference
 
-    def _read_features(self) -> int | None:
-        """Return F of a graph that has the inputs and output of an encoder, or None where its steps are token ids."""
+    def _read_kind(self) -> Features | Tokens:
+        """Return what the steps are of a graph that has the inputs and output of an encoder."""
         inputs = {node.name: (node.type, node.shape) for node in self._session.get_inputs()}
         outputs = {node.name: node.type for node in self._session.get_outputs()}
         match inputs, outputs:
@@ -199,12 +196,12 @@ class EncoderSession:
                 {"sequences": ("tensor(float)", [*free, int(features)]), "lengths": ("tensor(int64)", [_]), **more},
                 {"embedding": "tensor(float)"},
             ) if len(free) == 2 and _are_open(free) and more.keys() <= STATE_INPUTS:
-                return features
+                return Features(features)
             case (
                 {"sequences": ("tensor(int64)", [_, _] as free), "lengths": ("tensor(int64)", [_]), **more},
                 {"embedding": "tensor(float)"},
             ) if _are_open(free) and more.keys() <= STATE_INPUTS:
-                return None
+                return Tokens()
         raise ArtifactError(
             self.file,
             f"its inputs are {inputs} and its outputs {outputs}; an encoder has the inputs sequences, float "
@@ -230,11 +227,8 @@ class EncoderSession:
 
     def _try_out(self) -> tuple[int, int | None]:
         """Encode two made sequences, and return D and W."""
-        made = [np.zeros(length, np.int64) for length in (3, 1)]
-        if self.features is not None:
-            made = [np.zeros((length, self.features), np.float32) for length in (3, 1)]
         try:
-            result = self.run_all(pad_batch(made))
+            result = self.run_all(pad_batch([make_zeros(self.kind, length) for length in (3, 1)]))
         except Exception as error:
             raise ArtifactError(self.file, f"it fails on two short sequences: {_first_line(error)}") from error
         shape = result.embeddings.shape
@@ -248,9 +242,9 @@ class EncoderSession:
 
     def _compare(self, manifest: Manifest) -> None:
         """Refuse a manifest of another graph, or one whose own proof does not hold."""
-        if (manifest.input.features, manifest.dim) != (self.features, self.dim):
+        if (manifest.input.features, manifest.dim) != (self.kind.features, self.dim):
             reason = f"its manifest says {manifest.input.features} features and {manifest.dim} numbers an embedding"
-            raise ArtifactError(self.file, f"{reason}, its graph {self.features} and {self.dim}")
+            raise ArtifactError(self.file, f"{reason}, its graph {self.kind.features} and {self.dim}")
         if not all(check.holds for check in manifest.parity):
             raise ArtifactError(self.file, "the proof in its manifest does not hold")
 

@@ -80,8 +80,7 @@ def describe_input(session: EncoderSession) -> InputSpec:
     """
     definition = None if session.manifest is None else session.manifest.input.tokenizer
     return InputSpec(
-        features=session.features,
-        vocabulary=session.vocabulary,
+        kind=session.kind,
         tokenize=None if definition is None else read_tokenizer(definition, session.file),
         unknown=None if definition is None else find_unknown(definition),
         state_names=tuple(session.state_names) if session.takes_state else (),

@@ -203,7 +203,7 @@ def test_every_error_has_its_dialects_shape(path: str, client: TestClient, monke
     assert refuse(client, path, b"{}", **{"Content-Type": "text/plain"})[0] == 415
     assert refuse(client, path, b"{}", **{"Content-Encoding": "br"})[0] == 415
     assert refuse(client, path, b"{}", **{"X-Request-Timeout-Ms": "soon"})[0] == (422 if path == "/encode" else 400)
-    monkeypatch.setattr("service.api.encoding.decompress", lambda *_: 1 / 0)
+    monkeypatch.setattr("service.api.encoding.read_body", lambda *_: 1 / 0)
     assert refuse(client, path, b"{}") == (
         500,
         "The service failed on this request; its log has the reason under the request id.",

@@ -12,6 +12,7 @@ from starlette.testclient import TestClient
 from export.graph import GraphOptions
 from model.encoder import EncoderConfig
 from service.app import create_app
+from service.encoder.sequences import Tokens
 from service.settings import SHIPPED_MODEL, Settings
 from tests.api.test_keys import FIRST, SECOND, bearing
 from tests.encoder.test_session import edit
@@ -136,10 +137,10 @@ def test_schemas_have_the_width_that_all_models_agree_on(one: TestClient, severa
     """Of one model a step has its bounds; of several that differ it has none, and of no kind that nobody reads."""
     (kind,) = widths(read_document(one))
     (spec,) = [model.spec for model in one.app.state.service.models]  # type: ignore[attr-defined]
-    if spec.features is None:
-        assert (kind["type"], kind["minimum"], kind["maximum"]) == ("integer", 0, spec.vocabulary - 1)
+    if isinstance(spec.kind, Tokens):
+        assert (kind["type"], kind["minimum"], kind["maximum"]) == ("integer", 0, (spec.kind.vocabulary or 0) - 1)
     else:
-        assert (kind["type"], kind["minItems"], kind["maxItems"]) == ("array", spec.features, spec.features)
+        assert (kind["type"], kind["minItems"], kind["maxItems"]) == ("array", spec.kind.features, spec.kind.features)
     floats, tokens = widths(read_document(several))
     assert floats == {"type": "array", "items": None}
     assert tokens == {"type": "integer", "minimum": 0, "maximum": 3, "items": None}

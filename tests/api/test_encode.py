@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,8 @@ from service.batching.jobs import Job
 from service.codecs import large
 from service.codecs.json import ragged
 from service.codecs.options import AnswerOptions
-from service.codecs.question import Content, Reply
+from service.codecs.question import Written
+from service.encoder.sequences import Answer
 from service.settings import Settings
 from tests import oracle
 from tests.conftest import draw_sequences
@@ -272,7 +274,7 @@ def test_an_unforeseen_error_is_a_500_with_its_id_and_nothing_else(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A bug of ours is logged under the request id, and answered without a word of it."""
-    monkeypatch.setattr("service.api.endpoints.native.ragged.decode", lambda *_: 1 / 0)
+    monkeypatch.setattr("service.codecs.json.ragged.parse_plain", lambda *_: 1 / 0)
     response = client.post("/encode", json={"sequences": PAIR}, headers={"X-Request-Id": "abc"})
     assert response.status_code == 500
     assert response.json()["request_id"] == response.headers["x-request-id"] == "abc"
@@ -321,13 +323,13 @@ def test_large_bodies_are_decoded_alike(client: TestClient, monkeypatch: pytest.
 def test_large_answers_are_written_elsewhere(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is large is the same, and is not written on the thread of the event loop, which answers others meanwhile."""
     threads = []
-    write = ragged.write
+    form = ragged.FORMAT
 
-    def write_here(reply: Reply, options: AnswerOptions) -> Content:
+    def write_here(answer: Answer, options: AnswerOptions) -> Written:
         threads.append(threading.current_thread().name)
-        return write(reply, options)
+        return ragged.write(answer, options)
 
-    monkeypatch.setitem(native.WRITERS, ragged.MEDIA_TYPE, write_here)
+    monkeypatch.setitem(native.WRITERS, ragged.MEDIA_TYPE, replace(form, write=write_here))
     small = embed(client, PAIR)
     monkeypatch.setattr(large, "LARGE_ANSWER_NUMBERS", 31)
     assert embed(client, PAIR) == small

@@ -18,7 +18,7 @@ from model.encoder import EncoderConfig
 from service import __version__
 from service.app import create_app
 from service.codecs.kserve import inference, tensor_json
-from service.encoder.sequences import InputSpec, pad_batch
+from service.encoder.sequences import Features, InputSpec, pad_batch
 from service.encoder.session import open_session
 from service.errors import LengthwiseError
 from service.settings import Settings
@@ -125,10 +125,10 @@ def test_ragged_sequences_come_end_to_end(
 
 def test_a_timeout_is_in_microseconds(official: triton.InferenceServerClient) -> None:
     """A quarter of a second is 250000; one is too short, and a minute is not."""
-    signature = inference.Signature(InputSpec(3), {"embedding": "embedding"}, "made", "1", max_steps=9)
+    signature = inference.Signature(InputSpec(Features(3)), {"embedding": "embedding"}, "made", "1", Settings().limits)
     body = json.dumps({**make(), "parameters": {"timeout": 250_000}}).encode()
-    assert inference.decode(body, None, signature).timeout_seconds == 0.25
-    assert inference.decode(TEXT, None, signature).timeout_seconds is None
+    assert inference.parse(body, None, signature).timeout_seconds == 0.25
+    assert inference.parse(TEXT, None, signature).timeout_seconds is None
     with pytest.raises(InferenceServerException) as caught:
         official.infer("made", padded(), timeout=1)
     assert caught.value.status() == "504"
@@ -367,7 +367,7 @@ def test_bad_json_is_named(case: str, client: TestClient) -> None:
         ([3], False, "lengths has 1 entries for 2 sequences."),
         ([3, 4], False, "lengths[1] is 4: expected 0 to 3, the padded steps."),
         ([3, -1], False, "lengths[1] is -1: expected 0 to 3, the padded steps."),
-        ([3, 2], True, "lengths sums to 5, and sequences has 6 steps."),
+        ([3, 2], True, "lengths sum to 5, and there are 6 steps."),
         ([7, -1], True, "lengths[0] is 7: expected 0 to 6, the steps there are."),
         ([2**62, 2**62], True, f"lengths[0] is {2**62}: expected 0 to 6, the steps there are."),
     ],

@@ -25,7 +25,7 @@ from service.app import create_app
 from service.batching.jobs import Entry, Job, Run
 from service.batching.queue import Bounds
 from service.batching.sharing import Queues
-from service.encoder.sequences import join
+from service.encoder.sequences import Features, join
 from service.encoder.session import open_session
 from service.observing.counts import KEPT_BATCHES, SECONDS, Histogram, Telemetry
 from service.settings import Settings
@@ -239,7 +239,7 @@ def test_cancelled_requests_are_counted_by_where_they_were(artifact: Path) -> No
         try:
             tasks = []
             for length in (3, 4):
-                tasks.append(asyncio.create_task(engine.encode(join(draw_sequences([length]), 3))))
+                tasks.append(asyncio.create_task(engine.encode(join(draw_sequences([length]), Features(3)))))
                 await asyncio.to_thread(began.wait, 60)
             for task in tasks:
                 task.cancel()

@@ -20,10 +20,10 @@ from service.api.front import Front
 from service.app import create_app
 from service.batching.jobs import Job
 from service.codecs.json import openai as codec
-from service.codecs.json.plain import decode_plain
-from service.encoder.sequences import InputSpec
+from service.codecs.json.plain import Bounds, parse_plain
+from service.encoder.sequences import Features, InputSpec, Tokens
 from service.errors import RequestTooLong
-from service.settings import Settings
+from service.settings import Limits, Settings
 from tests.api.test_encode import PAIR, Serve, embed
 from tests.listening import listen
 from tests.made import export_made, export_texts
@@ -281,8 +281,9 @@ def test_bad_bodies_are_named(body: bytes, param: str | None, sentence: str, cli
 def test_input_of_any_depth_is_read_fast(features: int | None, given: Any, lengths: list[int] | None) -> None:
     """One sequence or several, plain input is left to the exact reader only where it is wrong."""
     body = json.dumps({"model": "made", "input": given}).encode()
-    found = decode_plain(body, lambda _: InputSpec(features), "input", may_be_alone=True)
-    assert (found and found[0].lengths.tolist()) == lengths
+    parsed = parse_plain(body, "input", may_be_alone=True)
+    found = parsed and parsed[1](Tokens() if features is None else Features(features))
+    assert (found and found.lengths.tolist()) == lengths
 
 
 def test_more_texts_than_steps_are_refused_untokenized() -> None:
@@ -293,7 +294,7 @@ def test_more_texts_than_steps_are_refused_untokenized() -> None:
 
     body = json.dumps({"model": "made", "input": [""] * 13}).encode()
     with pytest.raises(RequestTooLong):
-        codec.decode(body, lambda _: InputSpec(None, tokenize=tokenize), max_steps=12)
+        codec.parse(body, Limits(12, 12, empty_allowed=False), Bounds()).read(InputSpec(Tokens(), tokenize))
 
 
 def test_more_steps_than_a_request_may_have_are_refused_unparsed(serve: Serve) -> None:

@@ -99,9 +99,9 @@ def test_the_docs_page_loads_and_reaches_only_what_it_needs(serve: Serve) -> Non
 @pytest.mark.parametrize(
     ("method", "path", "broken"),
     [
-        ("POST", "/encode", "service.api.endpoints.native.ragged.decode"),
-        ("POST", "/v1/embeddings", "service.api.endpoints.openai.openai.decode"),
-        ("POST", "/v2/models/made/infer", "service.api.encoding.decompress"),
+        ("POST", "/encode", "service.codecs.json.ragged.parse_plain"),
+        ("POST", "/v1/embeddings", "service.codecs.json.openai.parse_fields"),
+        ("POST", "/v2/models/made/infer", "service.codecs.kserve.tensors.read"),
         ("GET", "/info", "service.api.endpoints.operations.platform.python_version"),
         ("GET", "/openapi.json", "service.api.fallback.get_openapi"),
     ],

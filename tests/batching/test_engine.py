@@ -22,7 +22,7 @@ from service.batching.queue import Bounds, Queue
 from service.batching.refining import refine
 from service.batching.sharing import Queues
 from service.costs.model import CostModel
-from service.encoder.sequences import Batch, Embeddings, Steps, join, pad_batch
+from service.encoder.sequences import Batch, Embeddings, Features, Steps, join, pad_batch
 from service.encoder.session import EncoderSession, open_session
 from service.errors import DeadlinePassed, QueueFull, RunFailed, RunLost, Stuck
 from tests.api.test_encode import PAIR
@@ -95,7 +95,9 @@ def make_engine(
 
 async def encode_all(engine: OneModel, requests: Sequence[Sequence[Steps]]) -> list[Delivery | BaseException]:
     """Encode all requests at once, and return an answer or an error for each."""
-    return await asyncio.gather(*(engine.encode(join(request, 3)) for request in requests), return_exceptions=True)
+    return await asyncio.gather(
+        *(engine.encode(join(request, Features(3))) for request in requests), return_exceptions=True
+    )
 
 
 def run_all(
@@ -209,11 +211,11 @@ def test_a_cancelled_request_leaves_the_queue(artifact: Path) -> None:
 
     async def scenario() -> None:
         engine = make_engine(make_session(artifact, wait), runners=1)
-        blocker = asyncio.create_task(engine.encode(join(draw_sequences([1]), 3)))
+        blocker = asyncio.create_task(engine.encode(join(draw_sequences([1]), Features(3))))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        cancelled = asyncio.create_task(engine.encode(join(draw_sequences([2]), 3)))
-        stays = asyncio.create_task(engine.encode(join(draw_sequences([3]), 3)))
+        cancelled = asyncio.create_task(engine.encode(join(draw_sequences([2]), Features(3))))
+        stays = asyncio.create_task(engine.encode(join(draw_sequences([3]), Features(3))))
         await asyncio.sleep(0)
         cancelled.cancel()
         await asyncio.sleep(0)
@@ -237,8 +239,8 @@ def test_a_request_cancelled_while_it_runs_hurts_nobody(artifact: Path) -> None:
 
     async def scenario() -> Delivery:
         engine = make_engine(make_session(artifact, wait), runners=1)
-        cancelled = asyncio.create_task(engine.encode(join(draw_sequences([2]), 3)))
-        stays = asyncio.create_task(engine.encode(join(draw_sequences([2]), 3)))
+        cancelled = asyncio.create_task(engine.encode(join(draw_sequences([2]), Features(3))))
+        stays = asyncio.create_task(engine.encode(join(draw_sequences([2]), Features(3))))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         cancelled.cancel()
@@ -275,7 +277,7 @@ def test_a_request_past_its_deadline_is_told_so(artifact: Path) -> None:
         engine = make_engine(make_session(artifact, wait), runners=1, run_seconds=0.002)
         soon = time.perf_counter() + 0.05
         tasks = [
-            asyncio.create_task(engine.encode(join(draw_sequences([length]), 3), deadline))
+            asyncio.create_task(engine.encode(join(draw_sequences([length]), Features(3)), deadline))
             for length, deadline in ((50, soon), (40, soon), (30, inf))
         ]
         late = await asyncio.gather(*tasks[:2], return_exceptions=True)
@@ -302,7 +304,7 @@ def test_answers_that_nobody_waits_for_are_dropped(artifact: Path) -> None:
 
     async def scenario() -> Engine:
         engine = make_engine(make_session(artifact, wait))
-        task = asyncio.create_task(engine.encode(join(draw_sequences([4]), 3)))
+        task = asyncio.create_task(engine.encode(join(draw_sequences([4]), Features(3))))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         task.cancel()
@@ -477,7 +479,7 @@ def test_what_is_remembered_of_a_request_holds_none_of_its_steps(artifact: Path)
         steps: list[weakref.ref[Any]] = []
 
         def ask(length: int) -> asyncio.Task[Delivery]:
-            sequences = join(draw_sequences([length]), 3)
+            sequences = join(draw_sequences([length]), Features(3))
             steps.append(weakref.ref(sequences.values))
             return asyncio.create_task(engine.encode(sequences))
 
@@ -510,10 +512,10 @@ def test_small_requests_do_not_wait_for_long_bulk_runs(artifact: Path, gate: thr
     async def scenario() -> tuple[Delivery, bool]:
         costs = CostModel({(1, 1): 1e-4, (1, 64): 0.1}, 1)
         engine = OneModel(make_session(artifact, hang(gate)), costs)
-        bulk = asyncio.create_task(engine.encode(join(draw_sequences([7] * 6), 3)))
+        bulk = asyncio.create_task(engine.encode(join(draw_sequences([7] * 6), Features(3))))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        small = await engine.encode(join(draw_sequences([1]), 3))
+        small = await engine.encode(join(draw_sequences([1]), Features(3)))
         was_waiting = not bulk.done()
         gate.set()
         await bulk
@@ -562,7 +564,7 @@ def test_idle_time_refines_the_costs(artifact: Path, monkeypatch: pytest.MonkeyP
         loop = asyncio.get_running_loop()
 
         def ask() -> None:
-            request = asyncio.run_coroutine_threadsafe(engine.encode(join(draw_sequences([4]), 3)), loop)
+            request = asyncio.run_coroutine_threadsafe(engine.encode(join(draw_sequences([4]), Features(3))), loop)
             request.result(10)
 
         calibrator.interrupt = ask

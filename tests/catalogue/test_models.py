@@ -2,15 +2,19 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from starlette.requests import Request
 
 from model.encoder import EncoderConfig
+from service.api import encoding
+from service.api.routing import EXCHANGE, SERVICE
 from service.batching.jobs import Job
 from service.catalogue.loading import Loader
-from service.catalogue.models import Choice, Models, ServedModel
+from service.catalogue.models import Models, ServedModel
 from service.costs.memory import resident_bytes, trim_heap
 from service.encoder.sequences import Batch
 from service.encoder.session import open_session
@@ -79,27 +83,33 @@ def test_no_name_means_the_default(served: ServedModel) -> None:
 
 
 def test_one_takes_the_place_of_another(served: ServedModel) -> None:
-    """At once; what was chosen before stays chosen."""
+    """At once; the one that was found before is left as it was."""
     models = fill(served, ("a", "1"))
     old = models.find("a")
-    exchange = Exchange("id", "POST")
-    choice = Choice(models, exchange)
-    choice("a")
     new = replace(old, version="2")
     models.change(old, new)
-    assert (models.find("a"), models.find(None), choice.model) == (new, new, old)
+    assert (models.find("a"), models.find(None), old.version) == (new, new, "1")
     assert models.names_of(new) == ["a", "a@2"]
-    assert exchange.model == "a"
     models.change(new, None)
     assert list(models) == []
 
 
+def request_to(models: Models, **headers: str) -> Request:
+    """Make a request to a service of some models."""
+    pairs = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+    scope = {SERVICE: SimpleNamespace(models=models), EXCHANGE: Exchange("id", "POST")}
+    return Request({"type": "http", "headers": pairs, **scope})
+
+
 def test_another_hash_than_expected_is_refused(served: ServedModel) -> None:
-    """The error tells which it is."""
+    """The error tells which it is, and what is counted of the request names the model all the same."""
     models = fill(served, ("a", "1"))
-    assert Choice(models, Exchange("id", "POST"), served.session.sha256)("a") is served.spec
+    request = request_to(models, x_expect_model=served.session.sha256)
+    assert encoding.find_model(request, "a").spec is served.spec
+    request = request_to(models, x_expect_model="0" * 64)
     with pytest.raises(UnexpectedModel, match=served.session.sha256):
-        Choice(models, Exchange("id", "POST"), "0" * 64)("a")
+        encoding.find_model(request, "a")
+    assert (request.scope[EXCHANGE].model, request.scope[EXCHANGE].version) == ("a", "1")
 
 
 def test_a_body_is_read_where_any_model_has_room(artifact: Path) -> None:
@@ -110,14 +120,12 @@ def test_a_body_is_read_where_any_model_has_room(artifact: Path) -> None:
     for model in (full, empty):
         models.change(None, model)
     loader.queues.submit(full.queue, Job([10]), 0.0)
-    choice = Choice(models, Exchange("id", "POST"))
-    loader.queues.require_room(choice.queues, 0.0)
-    choice("full")
+    loader.queues.require_room([model.queue for model in models], 0.0)
     with pytest.raises(QueueFull):
-        loader.queues.require_room(choice.queues, 0.0)
+        loader.queues.require_room([full.queue], 0.0)
     loader.queues.submit(empty.queue, Job([10]), 0.0)
     with pytest.raises(QueueFull):
-        loader.queues.require_room(Choice(models, Exchange("id", "POST")).queues, 0.0)
+        loader.queues.require_room([model.queue for model in models], 0.0)
 
 
 def test_the_first_models_arrangement_is_everyones(artifact: Path, tmp_path: Path) -> None:

@@ -20,15 +20,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
+from service.codecs import question
 from service.codecs.binary import arrow, npy, npz
-from service.encoder.sequences import InputSpec
+from service.encoder.sequences import Features, InputSpec, Tokens
 from service.errors import BodyTooLarge, InvalidRequest
 from tests.conftest import FEATURES, draw_sequences
 
 Arrays = list[npt.NDArray[np.float32]]
 
-SPEC = InputSpec(FEATURES)
-TOKENS = InputSpec(None, 100)
+SPEC = InputSpec(Features(FEATURES))
+TOKENS = InputSpec(Tokens(100))
 LIMIT = 2**25
 SEQUENCES = draw_sequences([3, 1, 9, 4])
 STEP = pa.list_(pa.float32(), FEATURES)
@@ -466,8 +467,8 @@ def test_a_declared_gigabyte_is_refused_unread(kind: str, client: TestClient) ->
 
 def test_without_pyarrow_arrow_is_refused_by_name(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """A body is 415 and names the extra, an answer 406 and lists the others; the other formats work."""
-    monkeypatch.setattr(arrow, "is_installed", lambda: False)
-    monkeypatch.setattr(arrow, "is_loaded", lambda: False)
+    monkeypatch.setattr(question, "can_import", lambda _: False)
+    monkeypatch.delitem(sys.modules, arrow.FORMAT.module)
     refused = post(client, arrow.MEDIA_TYPE, ARROW)
     assert refused.status_code == 415
     assert "install the extra arrow there (pip install '.[arrow]')" in refused.json()["detail"]
@@ -480,8 +481,9 @@ def test_without_pyarrow_arrow_is_refused_by_name(client: TestClient, monkeypatc
 WITHOUT_ARROW = """
 import sys
 sys.modules["pyarrow"] = None  # as if it were not installed
-import service.app, service.codecs.binary.arrow as arrow
-print(arrow.is_installed())
+import service.app
+from service.codecs.binary import arrow
+print(arrow.FORMAT.is_installed)
 """
 
 

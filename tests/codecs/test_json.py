@@ -16,9 +16,10 @@ from hypothesis.extra import numpy as hnp
 from service import errors
 from service.codecs import large
 from service.codecs.json import exact, plain, ragged
+from service.codecs.json.plain import Bounds
 from service.codecs.json.ragged import EncodeOptions
-from service.codecs.question import Reply
-from service.encoder.sequences import Answer, InputSpec, Sequences
+from service.codecs.options import AnswerOptions
+from service.encoder.sequences import Answer, Features, InputSpec, Kind, Sequences, Tokens
 from service.encoder.tokenizer import Texts, read_tokenizer
 from service.settings import Limits
 
@@ -27,16 +28,37 @@ MAX_STEPS = 200_000
 FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
 
+def kind_of(features: int | None) -> Kind:
+    """Return what steps of so many features are, or token ids if there are none."""
+    return Tokens() if features is None else Features(features)
+
+
+def decode_whole(
+    body: bytes, spec: InputSpec, most: int = MAX_STEPS, query: AnswerOptions | None = None
+) -> tuple[Sequences | Texts, EncodeOptions]:
+    """Parse a body, and read what it holds as a model takes it."""
+    limits = Limits(max_sequence_steps=most, max_request_steps=most, empty_allowed=False)
+    options, read_sequences = ragged.parse(body, query, limits, Bounds.of([spec]))
+    return read_sequences(spec), options
+
+
+def read_plain(body: bytes, kind: Kind, field: str = "sequences") -> tuple[Sequences, plain.Fields] | None:
+    """Read a body the fast way: its sequences, and its other fields; None if it must be read the exact way."""
+    parsed = plain.parse_plain(body, field)
+    sequences = parsed and parsed[1](kind)
+    return (sequences, parsed[0]) if parsed and sequences is not None else None
+
+
 def read(body: bytes, spec: InputSpec, most: int = MAX_STEPS) -> Sequences:
     """Read a body's sequences."""
-    sequences, _ = ragged.decode(body, lambda _: spec, most)
+    sequences, _ = decode_whole(body, spec, most)
     assert isinstance(sequences, Sequences)
     return sequences
 
 
 def read_exactly(body: bytes, features: int | None) -> Sequences:
     """Read them value by value."""
-    sequences = exact.read_sequences(exact.read_document(body), InputSpec(features))
+    sequences = exact.read_sequences(exact.read_document(body), InputSpec(kind_of(features)))
     assert isinstance(sequences, Sequences)
     return sequences
 
@@ -44,7 +66,7 @@ def read_exactly(body: bytes, features: int | None) -> Sequences:
 def decode(body: object) -> tuple[list[list[list[float]]], EncodeOptions]:
     """Decode an object's JSON, or bytes as they are, into plain lists."""
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    sequences, options = ragged.decode(raw, lambda _: InputSpec(F), MAX_STEPS)
+    sequences, options = decode_whole(raw, InputSpec(Features(F)))
     assert isinstance(sequences, Sequences)
     return [steps.tolist() for steps in sequences.split()], options
 
@@ -53,7 +75,7 @@ def decode(body: object) -> tuple[list[list[list[float]]], EncodeOptions]:
 def test_both_decoders_agree_bit_for_bit(sequences: list[list[list[float]]]) -> None:
     """What the fast decoder accepts, the exact one reads the same; every float32 survives the trip."""
     body = json.dumps({"sequences": sequences}).encode()
-    fast = plain.decode_plain(body, lambda _: InputSpec(F))
+    fast = read_plain(body, Features(F))
     exact = read_exactly(body, F)
     assert fast is not None
     assert fast[0].values.tobytes() == exact.values.tobytes()
@@ -74,7 +96,7 @@ def test_the_fast_decoder_accepts_only_what_the_exact_one_does(
 ) -> None:
     """On any JSON at all, a body that passes the fast checks is read the same by the exact decoder."""
     body = json.dumps({"sequences": nested, "lengths": lengths}).encode()
-    fast = plain.decode_plain(body, lambda _: InputSpec(features))
+    fast = read_plain(body, kind_of(features))
     if fast is not None:
         exact = read_exactly(body, features)
         assert fast[0].values.tobytes() == exact.values.tobytes()
@@ -91,17 +113,17 @@ def test_a_list_hidden_among_numbers_is_found() -> None:
 @contextmanager
 def in_pieces() -> Iterator[list[bytes]]:
     """Have bodies of any size read in the smallest pieces; the list gets what is decoded in one go."""
-    whole = plain._decode_whole
+    whole = plain._parse_whole
     bodies: list[bytes] = []
 
-    def decode_whole(body: bytes, *arguments: Any, **options: Any) -> plain.Plain | None:
+    def parse_whole(body: bytes, *arguments: Any, **options: Any) -> Any:
         bodies.append(body)
         return whole(body, *arguments, **options)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(large, "PIECED_BODY_BYTES", 0)
         patch.setattr(large, "PIECE_BYTES", 0)
-        patch.setattr(plain, "_decode_whole", decode_whole)
+        patch.setattr(plain, "_parse_whole", parse_whole)
         yield bodies
 
 
@@ -122,9 +144,9 @@ def test_a_large_body_is_read_in_pieces(
     """They are cut between sequences, give what the whole gives, and nothing has to be read twice."""
     sequences = data.draw(st.lists(st.lists(step, min_size=1, max_size=4), min_size=1, max_size=6))
     body = (form % json.dumps(sequences, separators=separators)).encode()
-    whole = plain.decode_plain(body, lambda _: InputSpec(features))
+    whole = read_plain(body, kind_of(features))
     with in_pieces() as bodies:
-        pieces = plain.decode_plain(body, lambda _: InputSpec(features))
+        pieces = read_plain(body, kind_of(features))
     assert whole is not None
     assert pieces is not None
     assert pieces[0].values.tobytes() == whole[0].values.tobytes()
@@ -139,7 +161,7 @@ def test_pieces_are_accepted_only_where_the_whole_is(nested: object, lengths: ob
     """On any JSON at all, what is read in pieces is read the same by the exact decoder."""
     body = json.dumps({"sequences": nested, "lengths": lengths}).encode()
     with in_pieces():
-        fast = plain.decode_plain(body, lambda _: InputSpec(features))
+        fast = read_plain(body, kind_of(features))
     if fast is not None:
         exact = read_exactly(body, features)
         assert fast[0].values.tobytes() == exact.values.tobytes()
@@ -152,12 +174,12 @@ def test_pieces_of_what_is_no_json_are_refused(tokens: list[int | bytes]) -> Non
     parts = [bytes([token]) if isinstance(token, int) else token for token in tokens]
     body = b'{"sequences":[[[1,2]]' + b"".join(parts) + b"}"
     with in_pieces():
-        pieces = plain.decode_plain(body, lambda _: InputSpec(F))
-    whole = plain.decode_plain(body, lambda _: InputSpec(F))
+        pieces = read_plain(body, Features(F))
+    whole = read_plain(body, Features(F))
     if pieces is not None:
         assert whole is not None
         assert pieces[0].lengths.tolist() == whole[0].lengths.tolist()
-        assert pieces[2] == whole[2]
+        assert pieces[1] == whole[1]
 
 
 @pytest.mark.parametrize(
@@ -178,14 +200,14 @@ def test_pieces_of_what_is_no_json_are_refused(tokens: list[int | bytes]) -> Non
 def test_pieces_take_nothing_that_is_not_plain(body: bytes) -> None:
     """Nor does the whole: the exact decoder says what is wrong."""
     with in_pieces():
-        assert plain.decode_plain(body, lambda _: InputSpec(F)) is None
+        assert read_plain(body, Features(F)) is None
 
 
 @given(st.binary(max_size=40) | st.text(max_size=40).map(str.encode))
 def test_any_bytes_are_decoded_or_refused(body: bytes) -> None:
     """No body makes the decoder fail in any way but its own errors."""
     try:
-        ragged.decode(body, lambda _: InputSpec(F), MAX_STEPS)
+        decode_whole(body, InputSpec(Features(F)))
     except errors.InvalidRequest as error:
         assert str(error)  # noqa: PT017 - the claim is on whatever was raised, if anything was
 
@@ -244,14 +266,13 @@ def test_a_large_answer_is_written_in_pieces(lengths: list[int], outputs: list[A
     count = len(lengths)
     numbers = np.arange(count * 12).astype(np.float32)
     steps = [np.full((length, 3), length, dtype=np.float32) for length in lengths]
-    answer = Answer(numbers.reshape(count, 12), steps, {"h": numbers.reshape(count, 1, 2, 6)})
-    reply = Reply(answer, lengths, "m", 10)
+    answer = Answer(numbers.reshape(count, 12), steps, {"h": numbers.reshape(count, 1, 2, 6)}, lengths, "m", 10)
     options = EncodeOptions(outputs=outputs)
-    whole = ragged.write(reply, options)
+    whole = ragged.write(answer, options)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(large, "LARGE_ANSWER_NUMBERS", 0)
         patch.setattr(large, "PIECE_NUMBERS", piece_numbers)
-        assert ragged.write(reply, options) == whole
+        assert ragged.write(answer, options) == whole
     assert answer.numbers == 24 * count + 3 * sum(lengths)
 
 
@@ -265,7 +286,7 @@ def test_padded_sequences_are_cut_to_their_lengths() -> None:
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "1e39", "1e400", "1" + 400 * "0", "-1" + 5000 * "0"])
 def test_numbers_beyond_float32_decode_as_not_finite(number: str) -> None:
     """They get past the decoder as infinities or NaN, so that one check refuses them with their place."""
-    sequences = read(f'{{"sequences": [[[0, {number}]]]}}'.encode(), InputSpec(F))
+    sequences = read(f'{{"sequences": [[[0, {number}]]]}}'.encode(), InputSpec(Features(F)))
     assert not np.isfinite(sequences.values[0, 1])
     assert sequences.values[0, 0] == 0
 
@@ -274,9 +295,9 @@ def test_a_body_with_too_many_steps_is_not_parsed() -> None:
     """Its brackets are counted first, so that a hostile body costs no more than its bytes."""
     body = b'{"sequences": [' + b"[[" * 12  # not even JSON
     with pytest.raises(errors.RequestTooLong, match="more than 8 steps"):
-        ragged.decode(body, lambda _: InputSpec(F), 8)
+        decode_whole(body, InputSpec(Features(F)), 8)
     full = json.dumps({"sequences": [[[1, 2]]] * 8, "lengths": [1] * 8}).encode()
-    assert read(full, InputSpec(F), 8).steps == 8
+    assert read(full, InputSpec(Features(F)), 8).steps == 8
 
 
 def test_integers_beyond_64_bits_are_numbers() -> None:
@@ -288,18 +309,18 @@ def test_integers_beyond_64_bits_are_numbers() -> None:
 @given(hnp.arrays(np.float32, (3, 4), elements=FLOATS))
 def test_encoded_embeddings_are_exact(embeddings: Any) -> None:
     """JSON numbers round-trip to the same float32, and base64 holds the same bytes."""
-    reply = Reply(Answer(embeddings), [1, 2, 3], "m", 9)
-    as_float = orjson.loads(ragged.write(reply, EncodeOptions()).body)
+    answer = Answer(embeddings, lengths=[1, 2, 3], model="m", padded_steps=9)
+    as_float = orjson.loads(ragged.write(answer, EncodeOptions())[0])
     options = EncodeOptions(encoding_format="base64")
-    as_base64 = orjson.loads(ragged.write(reply, options).body)
+    as_base64 = orjson.loads(ragged.write(answer, options)[0])
     assert np.array(as_float["embeddings"], dtype=np.float32).tobytes() == embeddings.tobytes()
     assert b"".join(map(base64.b64decode, as_base64["embeddings"])) == embeddings.tobytes()
     assert (as_float["dim"], as_float["lengths"], as_float["model"]) == (4, [1, 2, 3], "m")
     assert as_float["usage"] == {"sequences": 3, "steps": 6, "padded_steps": 9}
 
 
-TOKENS = InputSpec(None, vocabulary=100)
-STATEFUL = InputSpec(F, state_names=("h", "c"), state_shape=(1, 1, 2))
+TOKENS = InputSpec(Tokens(100))
+STATEFUL = InputSpec(Features(F), state_names=("h", "c"), state_shape=(1, 1, 2))
 LIMITS = Limits(max_sequence_steps=9, max_request_steps=99, empty_allowed=False)
 
 
@@ -343,13 +364,13 @@ def test_zeros_after_the_last_token_are_padding() -> None:
 def test_bad_tokens_are_named(body: Any, error: type[errors.InvalidRequest], sentence: str) -> None:
     """What is no id, or none of this vocabulary, is refused with its place."""
     with pytest.raises(error, match=sentence):
-        read(json.dumps(body).encode(), TOKENS).check(LIMITS, TOKENS.vocabulary)
+        read(json.dumps(body).encode(), TOKENS).check(LIMITS, TOKENS.kind.vocabulary)
 
 
 def test_texts_are_read_and_not_tokenised() -> None:
     """A list of strings is left to the tokenizer; anything else is refused with its place."""
-    spec = InputSpec(None, vocabulary=4, tokenize=lambda _: pytest.fail("they were tokenised"))
-    texts, _ = ragged.decode(b'{"texts": ["hello world", ""]}', lambda _: spec, MAX_STEPS)
+    spec = InputSpec(Tokens(4), tokenize=lambda _: pytest.fail("they were tokenised"))
+    texts, _ = decode_whole(b'{"texts": ["hello world", ""]}', spec)
     assert texts == Texts(["hello world", ""])
     for body, error, sentence in (
         (b'{"texts": ["hello", 3]}', errors.InvalidField, r"texts\[1\] is a number: expected a string"),
@@ -357,7 +378,7 @@ def test_texts_are_read_and_not_tokenised() -> None:
         (b'{"texts": ["hello"], "sequences": [[1]]}', errors.InvalidField, "sequences is given beside texts"),
     ):
         with pytest.raises(error, match=sentence):
-            ragged.decode(body, lambda _: spec, MAX_STEPS)
+            decode_whole(body, spec)
 
 
 def test_a_broken_tokenizer_blames_its_file() -> None:
@@ -369,7 +390,7 @@ def test_a_broken_tokenizer_blames_its_file() -> None:
 def test_a_state_comes_with_its_sequences() -> None:
     """`h` and `c` of each sequence, in the shape the model has; all else is refused with its place."""
     body = {"sequences": [[[1, 2]], [[3, 4]]], "state": {"h": [[[[1, 2]]], [[[3, 4]]]], "c": [[[[5, 6]]], [[[7, 8]]]]}}
-    sequences, _ = ragged.decode(json.dumps(body).encode(), lambda _: STATEFUL, MAX_STEPS, STATEFUL.state_lists)
+    sequences, _ = decode_whole(json.dumps(body).encode(), STATEFUL)
     assert sequences.state["h"].tolist() == [[[[1, 2]]], [[[3, 4]]]]
     assert sequences.state["c"].shape == (2, 1, 1, 2)
     rows = [[[[1, 2]]], [[[3, 4]]]]
@@ -382,21 +403,19 @@ def test_a_state_comes_with_its_sequences() -> None:
         ({"h": rows, "c": [[[[1, 1e60]]], [[[3, 4]]]]}, errors.NonFiniteValue, r"state\.c\[0\]\[0\]\[0\]\[1\]"),
     ):
         with pytest.raises(error, match=sentence):
-            ragged.decode(
-                json.dumps({**body, "state": state}).encode(), lambda _: STATEFUL, MAX_STEPS, STATEFUL.state_lists
-            )
+            decode_whole(json.dumps({**body, "state": state}).encode(), STATEFUL)
 
 
 def test_steps_and_state_are_written_row_by_row() -> None:
     """Each sequence has its own steps, as long as it is, and its own state; base64 gives each as bytes."""
     steps = [np.ones((2, 3), np.float32), np.zeros((1, 3), np.float32)]
-    answer = Answer(np.zeros((2, 3), np.float32), steps, {"h": np.ones((2, 1, 1, 3), np.float32)})
-    reply = Reply(answer, [2, 1], "m", 4)
+    state = {"h": np.ones((2, 1, 1, 3), np.float32)}
+    answer = Answer(np.zeros((2, 3), np.float32), steps, state, lengths=[2, 1], model="m", padded_steps=4)
     options = EncodeOptions(outputs=["steps", "state"])
-    written = orjson.loads(ragged.write(reply, options).body)
+    written = orjson.loads(ragged.write(answer, options)[0])
     assert written["steps"] == [[[1, 1, 1], [1, 1, 1]], [[0, 0, 0]]]
     assert written["state"] == {"h": [[[[1, 1, 1]]]] * 2}
     assert "embeddings" not in written
     options = EncodeOptions(outputs=["steps"], encoding_format="base64")
-    written = orjson.loads(ragged.write(reply, options).body)
+    written = orjson.loads(ragged.write(answer, options)[0])
     assert base64.b64decode(written["steps"][0]) == np.ones(6, "<f4").tobytes()

@@ -10,12 +10,12 @@ import pytest
 from starlette.testclient import TestClient
 
 from service.codecs.json import ndjson, plain, ragged
-from service.codecs.json.plain import holds_too_much
+from service.codecs.json.plain import Bounds, holds_too_much
 from service.codecs.json.ragged import EncodeOptions
 from service.codecs.kserve import inference, tensor_json
 from service.codecs.kserve.schemas import InferHeader
 from service.codecs.options import AnswerOptions, validate
-from service.encoder.sequences import InputSpec, Sequences
+from service.encoder.sequences import Features, InputSpec, Sequences, Tokens
 from service.errors import InvalidField, RequestTooLong
 from service.settings import Limits
 
@@ -35,15 +35,15 @@ def test_what_is_right_never_holds_too_much(monkeypatch: pytest.MonkeyPatch) -> 
     """All steps, as many of padding, a length and a state for each, and texts of commas or quotes are let through."""
     monkeypatch.setattr(plain, "OTHER_VALUES", 8)
     body = {"sequences": [[[0, 0, 0]] * 2] * 10, "lengths": [1] * 10, "outputs": ["embedding", "state"], "model": "m"}
-    assert not holds_too_much(json.dumps(body).encode(), LIMITS, InputSpec(3).step_values)
+    assert not holds_too_much(json.dumps(body).encode(), LIMITS, Bounds.of([InputSpec(Features(3))]))
     monkeypatch.setattr(plain, "OTHER_VALUES", 16)
-    spec = InputSpec(3, state_names=("h", "c"), state_shape=(2, 2, 4))
+    spec = InputSpec(Features(3), state_names=("h", "c"), state_shape=(2, 2, 4))
     state = np.zeros((10, 2, 2, 4)).tolist()
     body = {"sequences": [[[0, 0, 0]] * 2] * 10, "lengths": [1] * 10, "state": {"h": state, "c": state}}
-    assert not holds_too_much(json.dumps(body).encode(), LIMITS, spec.step_values)
+    assert not holds_too_much(json.dumps(body).encode(), LIMITS, Bounds.of([spec]))
     for sign in (",", '"'):
         texts = {"texts": [sign * 20, *[""] * 9], "model": "m", "outputs": ["embedding", "steps", "state"]}
-        assert not holds_too_much(json.dumps(texts).encode(), LIMITS, InputSpec(None).step_values)
+        assert not holds_too_much(json.dumps(texts).encode(), LIMITS, Bounds.of([InputSpec(Tokens())]))
 
 
 @pytest.mark.parametrize("part", ["1,", '"ab",', '"",', "{},", "[],"])
@@ -66,7 +66,7 @@ def test_many_values_are_refused_unparsed(part: str, serve: Serve) -> None:
 def test_a_line_of_many_values_is_refused_unparsed() -> None:
     """In a stream it has its own error, and the lines around it are read."""
     lines = [ndjson.Line(row + 1, row, text) for row, text in enumerate([b"[[1,2]]", b"[[" + b"1," * 1200, b"[[3,4]]"])]
-    first, error, last = ndjson.decode(lines, InputSpec(2), LIMITS, 10**6)
+    first, error, last = ndjson.decode(lines, InputSpec(Features(2)), LIMITS, 10**6)
     assert (np.array(first).tolist(), type(error), np.array(last).tolist()) == ([[1, 2]], RequestTooLong, [[3, 4]])
 
 
@@ -111,20 +111,19 @@ def test_objects_of_many_fields_are_left_to_the_exact_reader() -> None:
     header, (array,) = tensor_json.read_exact(json.dumps(fields).encode())
     assert (header.inputs[0].name, np.array(array).tolist()) == ("a", [1.0])
     body = json.dumps({"sequences": [STEP], **parameters}).encode()
-    assert plain.decode_plain(body, lambda _: InputSpec(3)) is None
+    assert plain.parse_plain(body) is None
     with pytest.raises(InvalidField, match="'0' is not a field of this request"):
-        ragged.decode(body, lambda _: InputSpec(3), 10)
+        ragged.parse(body, None, LIMITS, Bounds())
 
 
 def test_more_raw_texts_than_steps_are_not_read() -> None:
     """Each costs a step, so that their bytes need not be looked at."""
     tensor = {"name": "texts", "shape": [11], "datatype": "BYTES", "parameters": {"binary_data_size": 44}}
     head = json.dumps({"inputs": [tensor]}).encode()
-    spec = InputSpec(None, tokenize=lambda _: pytest.fail("they were tokenised"))
+    spec = InputSpec(Tokens(), tokenize=lambda _: pytest.fail("they were tokenised"))
+    signature = inference.Signature(spec, {"embedding": "embedding"}, "made", "1", LIMITS)
     with pytest.raises(RequestTooLong):
-        inference.decode(
-            head + 44 * b"\xff", len(head), inference.Signature(spec, {"embedding": "embedding"}, "made", "1", 10)
-        )
+        inference.parse(head + 44 * b"\xff", len(head), signature)
 
 
 def test_many_empty_sequences_are_refused_by_their_number() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from service.codecs.json import ndjson
 from service.codecs.json.ndjson import Line, LineSplitter
-from service.encoder.sequences import InputSpec
+from service.encoder.sequences import Features, InputSpec, Tokens
 from service.errors import (
     EmptySequence,
     FeatureMismatch,
@@ -27,8 +27,8 @@ from service.errors import (
 )
 from service.settings import Limits
 
-SPEC = InputSpec(2)
-TOKENS = InputSpec(None, 100)
+SPEC = InputSpec(Features(2))
+TOKENS = InputSpec(Tokens(100))
 LIMITS = Limits(max_sequence_steps=5, max_request_steps=8, empty_allowed=False)
 
 
@@ -162,7 +162,7 @@ def test_token_lines_drop_padding_and_name_unknown_ids() -> None:
 
 def test_text_lines_are_left_to_the_tokenizer() -> None:
     """A model that reads texts takes strings, which are bounded before they are tokenised, and ids as well."""
-    spec = InputSpec(None, 100, lambda _: pytest.fail("it was tokenised"))
+    spec = InputSpec(Tokens(100), lambda _: pytest.fail("it was tokenised"))
     lines = [Line(1, 0, b'"a bcd"'), Line(2, 1, b"[7]"), Line(3, 2, b'"' + 10 * b"a" + b'"')]
     limits = Limits(max_sequence_steps=5, max_request_steps=8, empty_allowed=False, max_text_characters=9)
     text, ids, refused = ndjson.decode(lines, spec, limits, 1000)

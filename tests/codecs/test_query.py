@@ -6,8 +6,9 @@ import pytest
 from starlette.testclient import TestClient
 
 from service.codecs.json import ragged
+from service.codecs.json.plain import Bounds
 from service.codecs.options import read_query
-from service.encoder.sequences import InputSpec
+from service.settings import Settings
 from tests.api.test_encode import PAIR
 
 
@@ -31,7 +32,7 @@ def test_options_in_the_query_count_for_json_too(client: TestClient) -> None:
 def either(request: pytest.FixtureRequest, client: TestClient, monkeypatch: pytest.MonkeyPatch) -> TestClient:
     """The app, reading JSON by the fast way or by the exact one alone."""
     if request.param == "exact":
-        monkeypatch.setattr(ragged, "decode_plain", lambda *_: None)
+        monkeypatch.setattr(ragged, "parse_plain", lambda *_, **__: None)
     return client
 
 
@@ -70,5 +71,5 @@ def test_outputs_in_another_order_are_no_contradiction() -> None:
     """Query and body ask for the same outputs, however they are ordered."""
     body = b'{"sequences": [[[1, 2, 3]]], "outputs": ["steps", "embedding"]}'
     query = read_query(b"outputs=embedding,steps")
-    _, options = ragged.decode(body, lambda _: InputSpec(3), 9, query=query)
+    options, _ = ragged.parse(body, query, Settings().limits, Bounds())
     assert sorted(options.outputs) == ["embedding", "steps"]

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.encoder.sequences import Answer, Sequences, join, pad_batch
+from service.encoder.sequences import Answer, Features, Sequences, join, pad_batch
 from service.errors import (
     EmptyRequest,
     EmptySequence,
@@ -24,7 +24,7 @@ LIMITS = Limits(max_sequence_steps=5, max_request_steps=12, empty_allowed=False)
 def test_split_undoes_join(lengths: list[int]) -> None:
     """Sequences laid end to end come apart as they were."""
     sequences = draw_sequences(lengths)
-    joined = join(sequences, 3)
+    joined = join(sequences, Features(3))
     assert joined.steps == sum(lengths)
     for found, expected in zip(joined.split(), sequences, strict=True):
         np.testing.assert_array_equal(found, expected)
@@ -57,7 +57,7 @@ def test_check_names_the_first_fault(
     """An error carries where it is and the limit it met, and its sentence says both."""
     limits = Limits(max_sequence_steps=5, max_request_steps=99, empty_allowed=False) if 6 in lengths else LIMITS
     with pytest.raises(error) as caught:
-        join(draw_sequences(lengths), 3).check(limits)
+        join(draw_sequences(lengths), Features(3)).check(limits)
     assert (caught.value.path, caught.value.limit) == (path, limit)
     assert path in str(caught.value) or path == "sequences"
     assert limit is None or str(limit) in str(caught.value)
@@ -65,7 +65,9 @@ def test_check_names_the_first_fault(
 
 def test_check_allows_empty_sequences_where_the_setting_does() -> None:
     """With `empty_allowed` a sequence may have no steps."""
-    join(draw_sequences([0, 2]), 3).check(Limits(max_sequence_steps=5, max_request_steps=12, empty_allowed=True))
+    join(draw_sequences([0, 2]), Features(3)).check(
+        Limits(max_sequence_steps=5, max_request_steps=12, empty_allowed=True)
+    )
 
 
 @given(
@@ -80,7 +82,7 @@ def test_check_finds_the_one_number_that_is_not_finite(lengths: list[int], value
     step, feature = choice.randrange(lengths[index]), choice.randrange(3)  # type: ignore[attr-defined]
     sequences[index][step, feature] = value
     with pytest.raises(NonFiniteValue) as caught:
-        join(sequences, 3).check(Limits(max_sequence_steps=99, max_request_steps=99, empty_allowed=True))
+        join(sequences, Features(3)).check(Limits(max_sequence_steps=99, max_request_steps=99, empty_allowed=True))
     assert caught.value.path == f"sequences[{index}][{step}][{feature}]"
 
 

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from service.encoder.manifest import METADATA_KEY, Input, Manifest, ParityCheck
 from service.encoder.providers import CPU_PROVIDER, CUDA_PROVIDER, choose_providers
-from service.encoder.sequences import Batch, pad_batch
+from service.encoder.sequences import Batch, Features, pad_batch
 from service.encoder.session import EncoderSession, open_session
 from service.errors import ArtifactError, GoldenMismatch, ProviderUnavailable
 from service.settings import CudaOptions
@@ -41,7 +41,7 @@ def edit_manifest(artifact: Path, change: Callable[[Manifest], Manifest]) -> byt
 def test_a_session_knows_its_model(artifact: Path) -> None:
     """Features, size, name and provider come from the file."""
     session = open_session(artifact, "auto")
-    assert (session.features, session.dim, session.provider) == (FEATURES, 16, "cpu")
+    assert (session.kind, session.dim, session.provider) == (Features(FEATURES), 16, "cpu")
     assert session.manifest is not None
     assert session.manifest.name == "made"
     assert len(session.sha256) == 64

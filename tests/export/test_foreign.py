@@ -90,7 +90,7 @@ def test_a_torch_embedding_makes_a_token_encoder(tmp_path: Path) -> None:
     with torch.inference_mode():
         expected = nn.functional.normalize(module(table(torch.from_numpy(ids))[None])[0][0, -1], dim=0).numpy()
     np.testing.assert_allclose(encode_file(tmp_path / "n.onnx", [ids])[0], expected, rtol=0, atol=1e-6)
-    assert open_session(tmp_path / "n.onnx").vocabulary == 11
+    assert open_session(tmp_path / "n.onnx").kind.vocabulary == 11
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The REST interface of the Open Inference Protocol, as KServe's and Triton's clients call it."""
 
+from functools import partial
 from typing import Any, Literal
 
 import orjson
@@ -9,12 +10,10 @@ from starlette.responses import Response
 
 from service import __version__, errors
 from service.api import encoding, problems
-from service.api.negotiation import require_media_type
-from service.api.routing import Route, choose_model, service_of
-from service.catalogue.models import Choice
+from service.api.routing import Route, service_of
+from service.catalogue.models import ServedModel
 from service.codecs.kserve import inference, schemas
 from service.codecs.kserve.tensors import HEADER_LENGTH
-from service.codecs.question import Question
 
 PATH = {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}
 VERSION = {"name": "version", "in": "path", "required": True, "schema": {"type": "string"}}
@@ -93,7 +92,7 @@ async def list_models(request: Request) -> Response:
 
 async def describe_model(request: Request) -> Response:
     """Describe the encoder's tensors as its graph has them; `lengths` may be left out, and so may initial states."""
-    model = _choose(request).model
+    model = _find_model(request)
     described = inference.describe_tensors(model.session, model.spec)
     tensors = {kind: [tensor.model_dump() for tensor in found] for kind, found in described.items()}
     versions = [one.version for one in service_of(request).models if one.name == model.name]
@@ -103,7 +102,7 @@ async def describe_model(request: Request) -> Response:
 
 async def is_model_ready(request: Request) -> Response:
     """Answer 200 until the service drains."""
-    model = _choose(request).model
+    model = _find_model(request)
     if service_of(request).is_draining:
         raise errors.Draining
     return _json({"name": model.name, "ready": True})
@@ -111,31 +110,23 @@ async def is_model_ready(request: Request) -> Response:
 
 async def infer(request: Request) -> Response:
     """Encode the sequences in the request's tensors, as `/encode` does."""
-    service, choice = service_of(request), _choose(request)
-    model = choice.model
-    require_media_type(request, "application/json", "application/octet-stream")
+    encoding.require_media_type(request, "application/json", "application/octet-stream")
+    model = _find_model(request)
     signature = inference.Signature(
         spec=model.spec,
         outputs=inference.name_outputs(model.session),
         name=model.name,
         version=model.version,
-        max_steps=service.settings.max_request_steps,
+        limits=service_of(request).settings.limits,
     )
-    length = _read_header_length(request)
-
-    def read(body: bytes) -> Question:
-        encoding.require_values(service, body[:length])
-        return inference.decode(body, length, signature)
-
-    return await encoding.answer(request, choice, read)
+    parse = partial(inference.parse, header_length=_read_header_length(request), signature=signature)
+    return await encoding.answer(request, parse, model)
 
 
-def _choose(request: Request) -> Choice:
-    """Choose the model that the path names, with its version if any."""
+def _find_model(request: Request) -> ServedModel:
+    """Find the model that the path names, with its version if any."""
     name, version = request.path_params["model"], request.path_params.get("version")
-    choice = choose_model(request)
-    choice(name if version is None else f"{name}@{version}")
-    return choice
+    return encoding.find_model(request, name if version is None else f"{name}@{version}")
 
 
 def _read_header_length(request: Request) -> int | None:

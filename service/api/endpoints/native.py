@@ -1,64 +1,46 @@
 """`POST /encode`: sequences in, embeddings out, each in one of several formats."""
 
 import asyncio
-from collections.abc import Callable
-from functools import partial
-from typing import Any, TypeAlias
+import sys
+from collections.abc import Iterable, Mapping
+from functools import lru_cache, partial
+from typing import Any, cast
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.api import encoding, negotiation, problems
+from service.api import encoding, problems
 from service.api.endpoints.streams import LineStream
-from service.api.routing import Route, Service, choose_model, service_of
-from service.catalogue.models import Choice
-from service.codecs.binary import arrow, npy, npz
+from service.api.routing import Route, Service, service_of
+from service.codecs.formats import FORMATS
 from service.codecs.json import ndjson, ragged
 from service.codecs.options import AnswerOptions, read_query
-from service.codecs.question import NUMBER_BYTES, RAW_BYTES, Content, Question, Reply
-from service.encoder.sequences import InputSpec, Sequences
-from service.encoder.tokenizer import Texts
+from service.codecs.question import (
+    NUMBER_BYTES,
+    RAW_BYTES,
+    Described,
+    Format,
+    ParseBody,
+    Question,
+    ReadSequences,
+    WriteAnswer,
+    Written,
+)
+from service.encoder.sequences import Answer
 from service.errors import ExtraMissing, LineTooLong, NotAcceptable, NotOffered, ReaderStalled, UnsupportedMediaType
 
-Read: TypeAlias = Callable[[bytes, InputSpec, int], Sequences]  # the body, what the model reads, bytes it may open to
-Write: TypeAlias = Callable[[Reply, AnswerOptions], Content]
-
-# Bodies that hold sequences only; their options are in the query.
-READERS: dict[str, Read] = {npz.MEDIA_TYPE: npz.read, npy.MEDIA_TYPE: npy.read, arrow.MEDIA_TYPE: arrow.read}
-
-# The first answers whoever accepts anything; the others hold embeddings only.
-WRITERS: dict[str, Write] = {
-    ragged.MEDIA_TYPE: ragged.write,
-    npy.MEDIA_TYPE: npy.write,
-    arrow.MEDIA_TYPE: arrow.write,
-}
-
-BODIES: dict[str, Any] = {
-    ragged.MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/EncodeRequest"}},
-    npz.MEDIA_TYPE: "`values`, all steps end to end, `(sum of lengths, features)` floats or `(sum of lengths,)` token "
-    "ids, and `lengths`, int64, as `numpy.savez` or `numpy.savez_compressed` writes them.",
-    npy.MEDIA_TYPE: "One sequence, `(steps, features)` floats or `(steps,)` token ids, as `numpy.save` writes it.",
-    arrow.MEDIA_TYPE: "A column `sequence` of list<fixed_size_list<float>[features]>, or list<int64> of token ids. "
-    "Where the service has the extra `arrow`.",
-    ndjson.MEDIA_TYPE: "One sequence a line, as in `sequences`, or a string where the model reads texts: a stream of "
-    "any length, answered line by line while it is sent.",
-}
-
-ANSWERS: dict[str, Any] = {
-    npy.MEDIA_TYPE: "The embeddings, float32 `(sequences, dim)`.",
-    arrow.MEDIA_TYPE: "The columns `embedding`, fixed_size_list<float>[dim], and `length`, int64.",
-    ndjson.MEDIA_TYPE: 'To such a body: for each line `{"index": i, "embedding": [...]}`, or `{"index": i, "problem": '
-    '{...}}` with the problem and its `line`. A last line `{"problem": {...}}` without `index` says why the rest, from '
-    "its `line` on, was not encoded.",
-}
+READERS = {form.media_type: form for form in FORMATS if form.body}
+WRITERS = {form.media_type: form for form in FORMATS if form.write}
+DEFAULT = FORMATS[0].media_type
 
 
-def _document(kinds: dict[str, Any]) -> dict[str, Any]:
-    """Write the OpenAPI content of bodies that JSON Schema cannot describe."""
+def _document(kinds: Iterable[tuple[str, Described]]) -> dict[str, Any]:
+    """Write the OpenAPI content of bodies, most of which JSON Schema cannot describe."""
     binary = {"type": "string", "format": "binary"}
     return {
-        kind: {"schema": {**binary, "description": text}} if isinstance(text, str) else text
-        for kind, text in kinds.items()
+        kind: {"schema": {**binary, "description": text} if isinstance(text, str) else text}
+        for kind, text in kinds
+        if text
     }
 
 
@@ -68,7 +50,7 @@ QUERY: list[dict[str, Any]] = [
 ]
 
 
-# What else may be answered where there are several formats.
+# What else may be answered if there are several formats.
 FORMAT_FAILURES = (NotAcceptable, ReaderStalled, ExtraMissing, LineTooLong)
 
 
@@ -81,46 +63,80 @@ async def encode(request: Request) -> Response:
     Options may be in the query, whatever the body is written in. JSON has fields of the same names: what stands in both
     places must say the same.
     """
-    kind = negotiation.media_type_of(request, ragged.MEDIA_TYPE)
-    if kind == ndjson.MEDIA_TYPE:
-        negotiation.choose(request, [ndjson.MEDIA_TYPE])
-        return LineStream(request, read_query(request.scope["query_string"]))
-    if kind not in READERS and kind != ragged.MEDIA_TYPE:
-        raise UnsupportedMediaType(kind[:80], ", ".join(BODIES))
-    wanted = negotiation.choose(request, [*WRITERS] if arrow.is_installed() else [*WRITERS][:2])
-    if arrow.MEDIA_TYPE in (kind, wanted) and not arrow.is_loaded():
-        await asyncio.to_thread(arrow.load)
-    service, choice = service_of(request), choose_model(request)
-    query = request.scope["query_string"]
-    if kind == ragged.MEDIA_TYPE:
-        asked = read_query(query) if query else None
-        return await encoding.answer(request, choice, partial(_read_json, service, choice, wanted, asked))
-    options = read_query(query)
-    spec, limit = choice(options.model), service.settings.max_body_bytes
-
-    def read(body: bytes) -> Question:
-        return _ask(READERS[kind](body, spec, limit), options, wanted)
-
-    return await encoding.answer(request, choice, read)
+    kind, query = encoding.media_type_of(request, DEFAULT), request.scope["query_string"]
+    form = READERS.get(kind)
+    if form is None:
+        raise UnsupportedMediaType(kind[:80], ", ".join(READERS))
+    if form is ndjson.FORMAT:
+        choose_format(request, {kind: form})
+        return LineStream(request, read_query(query))
+    wanted = choose_format(request, WRITERS)
+    for one in (form, wanted):
+        if one.module and one.module not in sys.modules:
+            await asyncio.to_thread(one.load)
+    options = read_query(query) if query or form.read else None
+    model = encoding.find_model(request, options.model) if options and form.read else None
+    return await encoding.answer(request, partial(_parse, service_of(request), form, wanted, options), model)
 
 
-def _read_json(service: Service, choice: Choice, wanted: str, query: AnswerOptions | None, body: bytes) -> Question:
-    encoding.require_values(service, body)
-    most = service.settings.max_request_steps
-    sequences, options = ragged.decode(body, choice, most, service.models.state_lists, query)
-    return _ask(sequences, options, wanted)
+def choose_format(request: Request, offered: Mapping[str, Format]) -> Format:
+    """Return the format to answer in.
+
+    Args:
+        request: says what it accepts; all, if it does not say.
+        offered: what the answer can be, by media type, the default first.
+
+    Raises:
+        NotAcceptable: none of them is accepted.
+    """
+    accepted, default = request.headers.get("accept", "*/*"), next(iter(offered))
+    if accepted in ("*/*", default):
+        return offered[default]
+    qualities = _read_accept(accepted[:1000])
+    there = [kind for kind, form in offered.items() if form.is_installed]
+    best = max(there, key=lambda kind: _quality(kind, qualities))  # the first of those that are equally welcome
+    if not _quality(best, qualities):
+        raise NotAcceptable(accepted, " or ".join(there))
+    return offered[best]
 
 
-def _ask(sequences: Sequences | Texts, options: AnswerOptions, wanted: str) -> Question:
-    if wanted != ragged.MEDIA_TYPE and options.outputs != ["embedding"]:
-        raise NotOffered("outputs", f"asks for more than embeddings, which are all that {wanted} holds: accept JSON")
-    write = partial(_write, WRITERS[wanted], options)
-    number_bytes = RAW_BYTES if wanted != ragged.MEDIA_TYPE else NUMBER_BYTES[options.encoding_format]
-    return Question(sequences, write, tuple(options.outputs), options.normalize, number_bytes=number_bytes)
+def _quality(kind: str, qualities: dict[str, float]) -> float:
+    """Return how welcome a media type is: the most specific range that holds it says so."""
+    ranges = (kind, f"{kind.partition('/')[0]}/*", "*/*")
+    return next((qualities[found] for found in ranges if found in qualities), 0.0)
 
 
-def _write(write: Write, options: AnswerOptions, reply: Reply) -> Content:
-    return write(reply, options)
+@lru_cache(64)
+def _read_accept(header: str) -> dict[str, float]:
+    """Read `a/b;q=0.5, c/*` into qualities by range; 1 if none is given, 0 if it is not a number."""
+    qualities = {}
+    for part in header.lower().split(","):
+        kind, *parameters = (piece.strip() for piece in part.split(";"))
+        weight = next((text.removeprefix("q=") for text in parameters if text.startswith("q=")), "1")
+        qualities[kind] = float(weight) if weight.replace(".", "", 1).isdecimal() and weight.isascii() else 0.0
+    return qualities
+
+
+def _parse(service: Service, form: Format, wanted: Format, query: AnswerOptions | None, body: bytes) -> Question:
+    """Parse a body of one format that is to be answered in another."""
+    settings, read_body = service.settings, form.read
+    read: ReadSequences
+    if query and read_body:
+        options, read = query, lambda spec: read_body(body, spec, settings.max_body_bytes)
+    else:
+        parse = cast("ParseBody", form.parse)  # a format has either
+        options, read = parse(body, query, settings.limits, service.models.bounds)
+    if not wanted.is_whole and options.outputs != ["embedding"]:
+        held = wanted.media_type
+        raise NotOffered("outputs", f"asks for more than embeddings, which are all that {held} holds: accept JSON")
+    write_answer = cast("WriteAnswer", wanted.write)
+    number_bytes = NUMBER_BYTES[options.encoding_format] if wanted.is_whole else RAW_BYTES
+    outputs = tuple(options.outputs)
+
+    def write(answer: Answer) -> Written:
+        return write_answer(answer, options)
+
+    return Question(read, write, options.model, outputs, options.normalize, number_bytes=number_bytes)
 
 
 ROUTES = [
@@ -134,14 +150,14 @@ ROUTES = [
         responses={
             200: {
                 "model": ragged.EncodeResponse,
-                "content": _document(ANSWERS),
+                "content": _document((form.media_type, form.answer) for form in FORMATS),
                 "headers": encoding.RESPONSE_HEADERS,
             },
             **problems.document(*encoding.FAILURES, *FORMAT_FAILURES),
         },
         extra={
             "parameters": [encoding.TIMEOUT_HEADER, encoding.EXPECT_HEADER, *QUERY],
-            "requestBody": {"required": True, "content": _document(BODIES)},
+            "requestBody": {"required": True, "content": _document((form.media_type, form.body) for form in FORMATS)},
         },
         body=ragged.EncodeRequest,
     ),

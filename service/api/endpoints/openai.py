@@ -11,11 +11,9 @@ from starlette.responses import Response
 
 from service import errors
 from service.api import encoding, problems
-from service.api.negotiation import require_media_type
-from service.api.routing import Route, Service, choose_model, service_of
-from service.catalogue.models import Choice, ServedModel
+from service.api.routing import Route, service_of
+from service.catalogue.models import ServedModel
 from service.codecs.json import openai
-from service.codecs.question import Question
 
 # Lengths never come apart from their sequences here.
 FAILURES = tuple(kind for kind in encoding.FAILURES if kind is not errors.InvalidLengths)
@@ -43,9 +41,10 @@ async def create_embeddings(request: Request) -> Response:
     Token ids must be of the model's own tokenizer. Some clients make ids of texts by OpenAI's: LangChain does unless it
     is told `check_embedding_ctx_length=False`. Ids within the model's vocabulary would be taken for its own.
     """
-    require_media_type(request, "application/json")
-    choice = choose_model(request)
-    return await encoding.answer(request, choice, partial(_read_json, service_of(request), choice))
+    encoding.require_media_type(request, "application/json")
+    service = service_of(request)
+    parse = partial(openai.parse, limits=service.settings.limits, bounds=service.models.bounds)
+    return await encoding.answer(request, parse)
 
 
 async def list_models(request: Request) -> Response:
@@ -58,11 +57,6 @@ async def get_model(request: Request) -> Response:
     """Describe an encoder under its name."""
     name = request.path_params["model"]
     return _json(_describe(name, service_of(request).models.find(name)))
-
-
-def _read_json(service: Service, choice: Choice, body: bytes) -> Question:
-    encoding.require_values(service, body)
-    return openai.decode(body, choice, service.settings.max_request_steps)
 
 
 def _describe(name: str, model: ServedModel) -> dict[str, Any]:

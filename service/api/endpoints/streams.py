@@ -17,8 +17,8 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from service import errors
-from service.api import problems
-from service.api.routing import choose_model, exchange_of, service_of
+from service.api import encoding, problems
+from service.api.routing import exchange_of, service_of
 from service.api.tokenizing import tokenize_lines
 from service.api.unread import READER, Reader
 from service.codecs import large
@@ -28,7 +28,7 @@ from service.codecs.options import AnswerOptions
 from service.encoder.sequences import Steps, join
 from service.errors import LengthwiseError
 
-# A window ends at whichever comes first, and where no more has arrived yet. Small ones answer early, and share their
+# A window ends at whichever comes first, or as soon as no more has arrived. Small ones answer early, and share their
 # batches; eight of them hold several batches of any length.
 WINDOW_LINES = 128
 WINDOW_BYTES = 2**16
@@ -63,18 +63,11 @@ class LineStream(Response):
         Raises:
             LengthwiseError: why nothing of it is read.
         """
-        self._service = service_of(request)
-        if self._service.is_draining:
-            raise errors.Draining
+        encoding.admit(request, time.perf_counter(), None)
         if options.outputs != ["embedding"]:
             raise errors.NotOffered("outputs", "asks for more than embeddings, which are all that lines hold")
-        if "x-request-timeout-ms" in request.headers:
-            raise errors.NotOffered("X-Request-Timeout-Ms", "is given, and a stream has no deadline: leave it out")
-        if (encoding := request.headers.get("content-encoding", "identity").strip().lower()) != "identity":
-            raise errors.UnsupportedMediaType(encoding[:40], "a stream that is not compressed", "Content-Encoding")
-        choice = choose_model(request)
-        choice(options.model)
-        self._model = choice.model
+        self._service = service_of(request)
+        self._model = encoding.find_model(request, options.model)
         super().__init__(headers={"X-Model-Sha": self._model.session.sha256})
         del self.headers["content-length"]
         settings = self._service.settings
@@ -111,7 +104,7 @@ class LineStream(Response):
         await self._send(send, last, is_last=True)
 
     async def _answer_all(self, receive: Receive, send: Send) -> bool:
-        """Read and send at the same time; where one of them or a window fails, nothing of the others is left.
+        """Read and send at the same time; if one of them or a window fails, nothing of the others is left.
 
         Returns:
             Whether the client is still there.
@@ -146,7 +139,7 @@ class LineStream(Response):
     async def _receive_chunks(self, receive: Receive) -> AsyncIterator[bytes]:
         """Return the body as it comes.
 
-        Once there is a reason not to encode it any more, it is read no further, or, where the sender does not read
+        Once there is a reason not to encode it any more, it is read no further, or, if the sender does not read
         before all is sent, to its end.
 
         Raises:
@@ -187,7 +180,7 @@ class LineStream(Response):
             self._windows.put_nowait(Window(lines[stop - 1].number, body))
 
     async def _find_room(self) -> bool:
-        """Wait until another window may begin; return false where nobody reads what was answered."""
+        """Wait until another window may begin; return false if nobody reads what was answered."""
         left = float(self._stall_seconds)
         while left > 0:
             try:
@@ -224,10 +217,10 @@ class LineStream(Response):
         return body
 
     async def _run(self, sequences: list[Steps]) -> list[Row]:
-        """Encode sequences; a full queue is waited for, and where the model fails on one the others have their own."""
+        """Encode sequences; a full queue is waited for, and if the model fails on one, the others have their own."""
         if not sequences:
             return []
-        joined = join(sequences, self._model.spec.features)
+        joined = join(sequences, self._model.spec.kind)
         while True:
             try:
                 encoded = await self._service.engine.encode(

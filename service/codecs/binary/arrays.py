@@ -5,8 +5,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from service.codecs.json.exact import to_float32
-from service.encoder.sequences import InputSpec, Lengths, Sequences, Steps
+from service.encoder.sequences import Features, InputSpec, Lengths, Sequences, Steps, to_float32
 from service.errors import FeatureMismatch, InvalidField, InvalidLengths
 
 
@@ -14,8 +13,8 @@ def assemble(values: npt.NDArray[Any], lengths: npt.NDArray[Any], spec: InputSpe
     """Put steps laid end to end and the lengths of their sequences together.
 
     Args:
-        values: of any kind and shape.
-        lengths: of any kind and shape.
+        values: an array of any kind and shape.
+        lengths: likewise.
         spec: what the model reads.
 
     Raises:
@@ -37,29 +36,28 @@ def read_steps(values: npt.NDArray[Any], path: str, spec: InputSpec) -> Steps:
         InvalidField: they are of another kind or shape.
         FeatureMismatch: a step has another number of features than the model reads.
     """
-    is_ids = spec.features is None
-    if values.dtype.kind not in ("iu" if is_ids else "f") or values.dtype == np.uint64:
-        kinds = "int64 token ids" if is_ids else "float32, float64 or float16"
+    kind = spec.kind
+    is_float = isinstance(kind, Features)
+    if values.dtype.kind not in ("f" if is_float else "iu") or values.dtype == np.uint64:
+        kinds = "float32, float64 or float16" if is_float else "int64 token ids"
         raise InvalidField(path, f"an array of {values.dtype.name}", kinds)
-    if values.ndim != (1 if is_ids else 2):
-        shape = "one dimension, a token id a step" if is_ids else f"two dimensions, steps by {spec.features} features"
+    if values.ndim != (2 if is_float else 1):
+        shape = f"two dimensions, steps by {kind.features} features" if is_float else "one dimension, a token id a step"
         raise InvalidField(path, f"an array of {values.ndim} dimensions", shape)
-    if is_ids:
-        return values.astype(np.int64, copy=False)
-    if values.shape[1] != spec.features:
-        raise FeatureMismatch(path, values.shape[1], spec.features or 0)
-    return to_float32(values) if values.dtype.itemsize == 8 else values.astype(np.float32, copy=False)
+    if isinstance(kind, Features) and values.shape[1] != kind.features:
+        raise FeatureMismatch(path, values.shape[1], kind.features)
+    return to_float32(values) if values.dtype.itemsize == 8 and is_float else values.astype(kind.dtype, copy=False)
 
 
 def read_lengths(lengths: npt.NDArray[Any], steps: int) -> Lengths:
     """Check lengths, and make them int64.
 
     Args:
-        lengths: of any kind and shape.
-        steps: they must sum to.
+        lengths: an array of any kind and shape.
+        steps: what they must sum to.
 
     Raises:
-        InvalidField: they are no integers, or have not one dimension.
+        InvalidField: they are not integers, or do not have one dimension.
         InvalidLengths: a length is negative, or together they are not `steps`.
     """
     if lengths.dtype.kind not in "iu" or lengths.dtype == np.uint64 or lengths.ndim != 1:

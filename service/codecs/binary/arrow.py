@@ -4,10 +4,6 @@ pyarrow is an extra: it is imported with the first stream, which takes longer th
 """
 
 import struct
-import sys
-from functools import cache
-from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -15,9 +11,9 @@ import numpy.typing as npt
 
 from service.codecs.binary.arrays import assemble
 from service.codecs.options import AnswerOptions
-from service.codecs.question import Content, Reply
-from service.encoder.sequences import InputSpec, Sequences
-from service.errors import ExtraMissing, InvalidField, MalformedBody
+from service.codecs.question import Format, Written
+from service.encoder.sequences import Answer, Features, InputSpec, Kind, Sequences, make_zeros
+from service.errors import InvalidField, MalformedBody
 
 MEDIA_TYPE = "application/vnd.apache.arrow.stream"
 
@@ -27,36 +23,14 @@ COLUMN = "sequence"
 MESSAGE_HEADER, BATCH_COMPRESSION = 2, 3
 
 
-@cache
-def is_installed() -> bool:
-    """Whether pyarrow can be imported."""
-    return find_spec("pyarrow") is not None
-
-
-def is_loaded() -> bool:
-    """Whether pyarrow was imported."""
-    return "pyarrow.ipc" in sys.modules
-
-
-def load() -> None:
-    """Import pyarrow, which takes some tenths of a second the first time.
-
-    Raises:
-        ExtraMissing: it is not installed.
-    """
-    if not is_installed():
-        raise ExtraMissing(MEDIA_TYPE, "pyarrow", "arrow")
-    import_module("pyarrow.ipc")
-
-
 def read(body: bytes, spec: InputSpec, _limit: int) -> Sequences:
     """Read the column `sequence`: list<fixed_size_list<float>[F]>, or list<int64> of token ids.
 
-    Lists may be large ones. Nothing is copied where there is one record batch. Compressed batches are refused: their
+    Lists may be large ones. Nothing is copied if there is one record batch. Compressed batches are refused: their
     buffers say themselves how large they will be.
 
     Raises:
-        InvalidRequest: one of its subclasses: it is no such stream, or holds no sequences of the model's.
+        InvalidRequest: one of its subclasses: it is not such a stream, or does not hold sequences of the model's.
     """
     import pyarrow as pa  # noqa: PLC0415 - only where Arrow is spoken
 
@@ -67,7 +41,8 @@ def read(body: bytes, spec: InputSpec, _limit: int) -> Sequences:
             raise InvalidField(COLUMN, "missing", f"a column {COLUMN}, once")
         parts = [
             _split_column(
-                pa.ipc.read_record_batch(_require_plain(_require(message, "record batch")), schema).column(COLUMN), spec
+                pa.ipc.read_record_batch(_require_plain(_require(message, "record batch")), schema).column(COLUMN),
+                spec.kind,
             )
             for message in messages
         ]
@@ -78,23 +53,24 @@ def read(body: bytes, spec: InputSpec, _limit: int) -> Sequences:
     if len(parts) == 1:
         values, lengths = parts[0]
     else:
-        empty = np.empty(0, np.int64) if spec.features is None else np.empty((0, spec.features), np.float32)
-        values = np.concatenate([values for values, _ in parts] or [empty])  # of as many features as the schema says
+        values = np.concatenate(
+            [values for values, _ in parts] or [make_zeros(spec.kind, 0)]
+        )  # of as many features as the schema says
         lengths = np.concatenate([np.empty(0, np.int64), *(lengths for _, lengths in parts)])
     return assemble(values, lengths, spec)
 
 
-def write(reply: Reply, _options: AnswerOptions) -> Content:
+def write(answer: Answer, _options: AnswerOptions) -> Written:
     """Write the columns `embedding`, fixed_size_list<float>[D], and `length`, int64, in one record batch."""
     import pyarrow as pa  # noqa: PLC0415 - only where Arrow is spoken
 
-    embeddings = reply.answer.embeddings
+    embeddings = answer.embeddings
     rows = pa.FixedSizeListArray.from_arrays(pa.array(embeddings.reshape(-1)), embeddings.shape[1])
-    batch = pa.record_batch([rows, pa.array(reply.lengths, pa.int64())], ["embedding", "length"])
+    batch = pa.record_batch([rows, pa.array(answer.lengths, pa.int64())], ["embedding", "length"])
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, batch.schema) as stream:
         stream.write_batch(batch)
-    return Content(sink.getvalue().to_pybytes(), MEDIA_TYPE)
+    return sink.getvalue().to_pybytes(), {"Content-Type": MEDIA_TYPE}
 
 
 def _require(message: Any, kind: str) -> Any:
@@ -116,7 +92,7 @@ def _require_plain(message: Any) -> Any:
 
 
 def _find(metadata: memoryview, table: int, place: int) -> int:
-    """Return where a field of a FlatBuffers table is, 0 where it has none; pyarrow has checked that all is within."""
+    """Return the place of a field of a FlatBuffers table, 0 if it has none; pyarrow has checked that all is within."""
     (back,) = struct.unpack_from("<i", metadata, table)
     (size,) = struct.unpack_from("<H", metadata, table - back)
     if 4 + 2 * place >= size:
@@ -125,18 +101,19 @@ def _find(metadata: memoryview, table: int, place: int) -> int:
     return table + offset if offset else 0
 
 
-def _split_column(column: Any, spec: InputSpec) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+def _split_column(column: Any, kind: Kind) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """Return the steps of a column's lists, end to end, and their lengths."""
     import pyarrow.types as kinds  # noqa: PLC0415 - only where Arrow is spoken
 
     column.validate(full=True)  # its offsets are what the client says they are
-    wanted = "list<int64>" if spec.features is None else f"list<fixed_size_list<float>[{spec.features}]>"
+    has_lists = isinstance(kind, Features)
+    wanted = f"list<fixed_size_list<float>[{kind.features}]>" if has_lists else "list<int64>"
     mismatch = InvalidField(COLUMN, f"a column of {str(column.type)[:80]}", wanted)
     if not (kinds.is_list(column.type) or kinds.is_large_list(column.type)):
         raise mismatch
     steps, offsets = column.values, column.offsets.to_numpy()
     numbers = steps
-    if spec.features is not None:
+    if has_lists:
         if not kinds.is_fixed_size_list(steps.type) or not kinds.is_float32(steps.type.value_type):
             raise mismatch
         numbers = steps.values
@@ -146,6 +123,18 @@ def _split_column(column: Any, spec: InputSpec) -> tuple[npt.NDArray[Any], npt.N
         if level.null_count:
             raise InvalidField(COLUMN, f"null where {name} belongs", f"{wanted} without nulls")
     values = numbers.to_numpy()
-    if spec.features is not None:
+    if has_lists:
         values = values[: len(steps) * steps.type.list_size].reshape(len(steps), steps.type.list_size)
     return values[offsets[0] : offsets[-1]] if len(column) else values[:0], np.diff(offsets)
+
+
+FORMAT = Format(
+    MEDIA_TYPE,
+    body="A column `sequence` of list<fixed_size_list<float>[features]>, or list<int64> of token ids. "
+    "Where the service has the extra `arrow`.",
+    answer="The columns `embedding`, fixed_size_list<float>[dim], and `length`, int64.",
+    read=read,
+    write=write,
+    module="pyarrow.ipc",
+    extra="arrow",
+)

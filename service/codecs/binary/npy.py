@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 from service.codecs.binary.arrays import read_steps
 from service.codecs.options import AnswerOptions
-from service.codecs.question import Content, Reply
-from service.encoder.sequences import InputSpec, Sequences
+from service.codecs.question import Format, Written
+from service.encoder.sequences import Answer, InputSpec, Sequences
 from service.errors import MalformedBody
 
 MEDIA_TYPE = "application/x-npy"
@@ -30,7 +30,7 @@ def read(body: bytes, spec: InputSpec, _limit: int) -> Sequences:
     """Read one sequence, `(T, F)` numbers or `(T,)` token ids.
 
     Raises:
-        InvalidRequest: one of its subclasses: it is no such file, or no sequence of the model's.
+        InvalidRequest: one of its subclasses: it is not such a file, or not a sequence of the model's.
     """
     steps = read_steps(read_array(body, "npy"), "The array", spec)
     return Sequences(steps, np.array([len(steps)], dtype=np.int64))
@@ -40,11 +40,11 @@ def read_array(file: bytes | memoryview, name: str) -> npt.NDArray[Any]:
     """Read an array, as a view of the file's bytes.
 
     Args:
-        file: the whole of it.
-        name: for the error.
+        file: the whole file.
+        name: what the error calls it.
 
     Raises:
-        MalformedBody: it is cut or longer than it says, or holds no plain little-endian numbers in C order.
+        MalformedBody: it is cut or longer than it says, or does not hold plain little-endian numbers in C order.
     """
     start = 10 if file[6:7] == b"\x01" else 12  # versions 2 and 3 have longer headers
     size = int.from_bytes(file[8:start], "little")
@@ -71,9 +71,9 @@ def read_array(file: bytes | memoryview, name: str) -> npt.NDArray[Any]:
     raise MalformedBody(name, "its shape and dtype do not make the bytes that follow its header")
 
 
-def write(reply: Reply, _options: AnswerOptions) -> Content:
+def write(answer: Answer, _options: AnswerOptions) -> Written:
     """Write the embeddings `(N, D)`, float32."""
-    return Content(write_array(reply.answer.embeddings), MEDIA_TYPE)
+    return write_array(answer.embeddings), {"Content-Type": MEDIA_TYPE}
 
 
 def write_array(array: npt.NDArray[np.float32]) -> bytes:
@@ -83,3 +83,12 @@ def write_array(array: npt.NDArray[np.float32]) -> bytes:
     return b"".join(
         (MAGIC, b"\x01\x00", len(header).to_bytes(2, "little"), header.encode(), array.astype("<f4").tobytes())
     )
+
+
+FORMAT = Format(
+    MEDIA_TYPE,
+    body="One sequence, `(steps, features)` floats or `(steps,)` token ids, as `numpy.save` writes it.",
+    answer="The embeddings, float32 `(sequences, dim)`.",
+    read=read,
+    write=write,
+)

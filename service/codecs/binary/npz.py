@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from service.codecs.binary.arrays import assemble
 from service.codecs.binary.npy import read_array
+from service.codecs.question import Format
 from service.encoder.sequences import InputSpec, Sequences
 from service.errors import BodyTooLarge, InvalidField, MalformedBody
 
@@ -40,7 +41,7 @@ def read(body: bytes, spec: InputSpec, limit: int) -> Sequences:
         limit: bytes that its members may have once opened.
 
     Raises:
-        InvalidRequest: one of its subclasses: it is no such file, or holds no sequences of the model's.
+        InvalidRequest: one of its subclasses: it is not such a file, or does not hold sequences of the model's.
         BodyTooLarge: opened, it has more than `limit` bytes.
     """
     try:
@@ -96,3 +97,11 @@ def _open(member: Member, name: str) -> bytes | memoryview:
     if len(opened) != member.size or zlib.crc32(opened) != member.crc:
         raise MalformedBody("npz", f"{name} is not what its size and checksum say")
     return opened
+
+
+FORMAT = Format(
+    MEDIA_TYPE,
+    body="`values`, all steps end to end, `(sum of lengths, features)` floats or `(sum of lengths,)` token ids, and "
+    "`lengths`, int64, as `numpy.savez` or `numpy.savez_compressed` writes them.",
+    read=read,
+)

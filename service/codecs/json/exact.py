@@ -9,12 +9,21 @@ import numpy as np
 import numpy.typing as npt
 import simdjson
 
-from service.encoder.sequences import InputSpec, Sequences, State, Steps, join
+from service.encoder.sequences import (
+    Features,
+    InputSpec,
+    Kind,
+    Sequences,
+    State,
+    Steps,
+    drop_padding,
+    join,
+    to_float32,
+)
 from service.encoder.tokenizer import Texts
 from service.errors import (
     FeatureMismatch,
     InvalidField,
-    InvalidLengths,
     MalformedJson,
     NonFiniteValue,
     NotANumber,
@@ -38,14 +47,8 @@ def read_document(body: bytes) -> dict[str, Any]:
     return document
 
 
-def name_model(document: Any) -> str | None:
-    """Return the model that a document names; where `model` is no name, whoever checks the fields will say so."""
-    name = document.get("model")
-    return name if isinstance(name, str) else None
-
-
 def read_sequences(document: dict[str, Any], spec: InputSpec) -> Sequences | Texts:
-    """Take `sequences`, or `texts`, out of a document.
+    """Read `sequences`, or `texts`, of a document that has one of them.
 
     Raises:
         InvalidRequest: one of its subclasses, naming the first fault.
@@ -54,10 +57,8 @@ def read_sequences(document: dict[str, Any], spec: InputSpec) -> Sequences | Tex
         for other in ("sequences", "lengths"):
             if other in document and spec.tokenize is not None:
                 raise InvalidField(other, "given beside texts", "one of the two")
-        return read_texts(document.pop("texts"), "texts", spec)
-    if "sequences" not in document:
-        raise InvalidField("sequences", "missing", "a list of sequences")
-    return read_nested(document.pop("sequences"), "sequences", spec)
+        return read_texts(document["texts"], "texts", spec)
+    return read_nested(document["sequences"], "sequences", spec)
 
 
 def read_nested(nested: object, field: str, spec: InputSpec) -> Sequences:
@@ -65,7 +66,7 @@ def read_nested(nested: object, field: str, spec: InputSpec) -> Sequences:
 
     Args:
         nested: what stands in the request.
-        field: where it stands.
+        field: the place where it stands.
         spec: what the model reads.
 
     Raises:
@@ -73,9 +74,8 @@ def read_nested(nested: object, field: str, spec: InputSpec) -> Sequences:
     """
     if not isinstance(nested, list):
         raise InvalidField(field, describe(nested), "a list of sequences")
-    read = _read_tokens if spec.features is None else _read_steps
-    sequences = [read(sequence, f"{field}[{index}]", spec) for index, sequence in enumerate(nested)]
-    return join(sequences, spec.features, field)
+    sequences = [_read_sequence(sequence, f"{field}[{index}]", spec.kind) for index, sequence in enumerate(nested)]
+    return join(sequences, spec.kind, field)
 
 
 def read_texts(texts: object, field: str, spec: InputSpec) -> Texts:
@@ -83,12 +83,12 @@ def read_texts(texts: object, field: str, spec: InputSpec) -> Texts:
 
     Args:
         texts: what stands in the request.
-        field: where it stands.
+        field: the place where it stands.
         spec: what the model reads.
 
     Raises:
         NotOffered: the model has no tokenizer.
-        InvalidField: it is no list of strings.
+        InvalidField: it is not a list of strings.
     """
     if spec.tokenize is None:
         raise NotOffered(field, "asks for a tokenizer, and the model has none: send sequences")
@@ -100,22 +100,8 @@ def read_texts(texts: object, field: str, spec: InputSpec) -> Texts:
     return Texts(texts, field=field)
 
 
-def is_alone(nested: Any, spec: InputSpec) -> bool:
-    """Whether what may be one sequence or a list of them is one, by its first element that is no empty list.
-
-    Args:
-        nested: a list of either parser.
-        spec: what the model reads.
-    """
-    lists = (list, simdjson.Array)
-    first = next((part for part in nested if not isinstance(part, lists) or len(part)), None)
-    if spec.features is None:
-        return first is not None and not isinstance(first, lists)
-    return isinstance(first, lists) and not isinstance(first[0], lists)
-
-
 def read_line(line: bytes, spec: InputSpec) -> Steps | str:
-    """Read one sequence that stands alone: a list of steps or of token ids, or a string where the model reads texts.
+    """Read one sequence that stands alone: a list of steps or of token ids, or a string if the model reads texts.
 
     Raises:
         InvalidRequest: one of its subclasses, naming the first fault, in `sequences[0]`.
@@ -123,9 +109,7 @@ def read_line(line: bytes, spec: InputSpec) -> Steps | str:
     value = _parse(line)
     if isinstance(value, str) and spec.tokenize is not None:
         return value
-    if spec.features is not None:
-        return _read_steps(value, "sequences[0]", spec)
-    return drop_padding(join([_read_tokens(value, "sequences[0]", spec)], None)).values
+    return drop_padding(join([_read_sequence(value, "sequences[0]", spec.kind)], spec.kind)).values
 
 
 def read_state(value: object, spec: InputSpec, rows: int) -> State:
@@ -143,32 +127,6 @@ def read_state(value: object, spec: InputSpec, rows: int) -> State:
         raise InvalidField("state", describe(value), f"an object with {' and '.join(spec.state_names)}")
     shape = (rows, *spec.state_shape)
     return {name: _read_array(value[name], f"state.{name}", shape) for name in spec.state_names}
-
-
-def cut(sequences: Sequences, lengths: list[int]) -> Sequences:
-    """Cut padded sequences to their lengths.
-
-    Raises:
-        InvalidLengths: they do not fit.
-    """
-    padded = sequences.split()
-    if len(lengths) != len(padded):
-        raise InvalidLengths("lengths", f"has {len(lengths)} entries for {len(padded)} sequences")
-    for index, (steps, length) in enumerate(zip(padded, lengths, strict=True)):
-        if len(steps) != len(padded[0]):
-            reason = f"has {len(steps)} steps and sequences[0] has {len(padded[0])}: with lengths, all are padded alike"
-            raise InvalidLengths(f"sequences[{index}]", reason)
-        if not 0 <= length <= len(steps):
-            raise InvalidLengths(f"lengths[{index}]", f"is {length}: expected 0 to {len(steps)}, the padded steps")
-    return _shorten(sequences, padded, lengths)
-
-
-def drop_padding(sequences: Sequences) -> Sequences:
-    """Cut the zeros off the ends of token sequences: id 0 is padding. One that stands before a token stays."""
-    if sequences.values.dtype != np.int64 or sequences.values.all():
-        return sequences
-    padded = sequences.split()
-    return _shorten(sequences, padded, [int(np.max(np.flatnonzero(ids), initial=-1)) + 1 for ids in padded])
 
 
 def describe(value: object) -> str:
@@ -193,18 +151,11 @@ def quote(text: str) -> str:
     return text if text in FIELDS else repr(text[:40])
 
 
-def to_float32(numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
-    """Round to float32; what overflows becomes infinite, and is refused as such with its place."""
-    with np.errstate(over="ignore"):
-        return numbers.astype(np.float32)
+def _read_sequence(sequence: object, path: str, kind: Kind) -> Steps:
+    return _read_steps(sequence, path, kind) if isinstance(kind, Features) else _read_tokens(sequence, path)
 
 
-def _shorten(sequences: Sequences, padded: list[Steps], lengths: list[int]) -> Sequences:
-    features = None if sequences.values.ndim == 1 else sequences.values.shape[1]
-    return join([steps[:length] for steps, length in zip(padded, lengths, strict=True)], features, sequences.field)
-
-
-def _read_tokens(sequence: object, path: str, _spec: InputSpec) -> Steps:
+def _read_tokens(sequence: object, path: str) -> Steps:
     if not isinstance(sequence, list):
         raise InvalidField(path, describe(sequence), "a sequence: a list of token ids")
     for time, token in enumerate(sequence):
@@ -213,8 +164,8 @@ def _read_tokens(sequence: object, path: str, _spec: InputSpec) -> Steps:
     return np.array(sequence, dtype=np.int64)
 
 
-def _read_steps(sequence: object, path: str, spec: InputSpec) -> Steps:
-    features = spec.features or 0
+def _read_steps(sequence: object, path: str, kind: Features) -> Steps:
+    features = kind.features
     if not isinstance(sequence, list):
         raise InvalidField(path, describe(sequence), "a sequence: a list of steps")
     for time, step in enumerate(sequence):
@@ -249,7 +200,7 @@ def _parse(body: bytes) -> Any:
     try:
         value = json.loads(body.decode("utf-8"), object_pairs_hook=_unique_keys, parse_int=_parse_int)
         if b"\\ud" in body.lower():
-            json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is no character: this raises
+            json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is not a character: this raises
     except RecursionError:
         raise MalformedJson("it is nested too deeply") from None
     except UnicodeDecodeError as error:

@@ -4,19 +4,21 @@ What `input` holds tells its kind: a text or texts, the token ids of one sequenc
 knows, the steps of one sequence or of several.
 """
 
-import base64
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.codecs.json import exact
-from service.codecs.json.plain import count_lists, decode_plain
+from service.codecs.json.plain import Bounds, is_alone, require_bounds
+from service.codecs.json.ragged import HEADERS, parse_fields, write_base64
 from service.codecs.options import validate
-from service.codecs.question import NUMBER_BYTES, Choose, Content, Question, Reply
-from service.encoder.sequences import InputSpec, Sequences
+from service.codecs.question import NUMBER_BYTES, Question, Written
+from service.encoder.sequences import Answer, InputSpec, Sequences, drop_padding
 from service.encoder.tokenizer import Texts
-from service.errors import InvalidField, RequestTooLong
+from service.errors import RequestTooLong
+from service.settings import Limits
 
 MAX_OTHER_LISTS = 100  # beside the input
 
@@ -67,65 +69,50 @@ class EmbeddingsResponse(BaseModel):
     usage: TokenUsage
 
 
-def decode(body: bytes, choose: Choose, max_steps: int) -> Question:
-    """Decode a request body.
-
-    Args:
-        body: JSON, UTF-8.
-        choose: the model.
-        max_steps: steps in all sequences together; a body that must hold more is not parsed at all.
+def parse(body: bytes, limits: Limits, bounds: Bounds) -> Question:
+    """Parse a request body, unless it must hold more than a request may.
 
     Raises:
         InvalidRequest: one of its subclasses, naming the first fault.
-        RequestTooLong: there are more than `max_steps` steps.
     """
     # One bracket opens the list, one each sequence and each step; members that nobody looks at may have some.
-    most = 2 * max_steps + 1 + MAX_OTHER_LISTS
-    if len(body) > most and count_lists(body) > most:
-        raise RequestTooLong(max_steps, "input")
-    decoded = decode_plain(body, choose, "input", may_be_alone=True)
-    sequences: Sequences | Texts
-    if decoded is None:
-        fields = exact.read_document(body)
-        sequences = _read_input(fields, choose(exact.name_model(fields)), max_steps)
-    else:
-        sequences, _, fields = decoded
+    require_bounds(body, limits, bounds, 2 * limits.max_request_steps + 1 + MAX_OTHER_LISTS, "input")
+    read_exactly = partial(_read_input, max_steps=limits.max_request_steps)
+    fields, read_given = parse_fields(body, ("input",), read_exactly, may_be_alone=True)
     options = validate(EmbeddingsOptions, fields, EmbeddingsRequest.model_fields)
 
-    def write(reply: Reply) -> Content:
-        return Content(_encode(reply, options.encoding_format), "application/json")
+    def read(spec: InputSpec) -> Sequences | Texts:
+        sequences = read_given(spec)
+        return drop_padding(sequences) if isinstance(sequences, Sequences) else sequences
 
-    if isinstance(sequences, Sequences):
-        sequences = exact.drop_padding(sequences)
+    def write(answer: Answer) -> Written:
+        return _encode(answer, options.encoding_format), HEADERS
+
     number_bytes = NUMBER_BYTES[options.encoding_format]
-    return Question(sequences, write, dim=options.dimensions, number_bytes=number_bytes)
+    return Question(read, write, options.model, dim=options.dimensions, number_bytes=number_bytes)
 
 
-def _read_input(fields: dict[str, Any], spec: InputSpec, max_steps: int) -> Sequences | Texts:
-    """Take `input` out of a document, whichever kind it is of; one sequence is the first of one."""
-    if "input" not in fields:
-        raise InvalidField("input", "missing", "a text, a sequence, or a list of either")
-    nested = fields.pop("input")
+def _read_input(document: dict[str, Any], spec: InputSpec, max_steps: int) -> Sequences | Texts:
+    """Read `input`, whichever kind it is of; one sequence is the first of one."""
+    nested = document["input"]
     if isinstance(nested, str):
         nested = [nested]
     if isinstance(nested, list) and any(isinstance(part, str) for part in nested):
         if len(nested) > max_steps:
             raise RequestTooLong(max_steps, "input")
         return exact.read_texts(nested, "input", spec)
-    if isinstance(nested, list) and exact.is_alone(nested, spec):
+    if isinstance(nested, list) and is_alone(nested, spec.kind):
         nested = [nested]
     return exact.read_nested(nested, "input", spec)
 
 
-def _encode(reply: Reply, encoding_format: Literal["float", "base64"]) -> bytes:
-    rows: Any = reply.answer.embeddings
-    if encoding_format == "base64":
-        rows = [base64.b64encode(row.astype("<f4").tobytes()).decode() for row in rows]
-    steps = sum(reply.lengths)
+def _encode(answer: Answer, encoding_format: Literal["float", "base64"]) -> bytes:
+    rows: Any = [*map(write_base64, answer.embeddings)] if encoding_format == "base64" else answer.embeddings
+    steps = sum(answer.lengths)
     content = {
         "object": "list",
         "data": [{"object": "embedding", "index": index, "embedding": row} for index, row in enumerate(rows)],
-        "model": reply.model,
+        "model": answer.model,
         "usage": {"prompt_tokens": steps, "total_tokens": steps},
     }
     return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)

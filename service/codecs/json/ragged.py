@@ -1,13 +1,12 @@
 """The native JSON: `{"sequences": [[[0.1, 0.2], ...], ...], ...}` in, `{"embeddings": [[...], ...], ...}` out.
 
-Decoding is in two passes over different parsers. The fast one reads numbers straight into an array and checks only
-what is cheap to check; at any doubt the exact one walks the document, and names the fault or reads what is right.
+Bodies are read by one of two parsers. The fast one reads numbers straight into an array and checks only
+what is cheap to check; at any doubt, the exact one walks the document, and names the fault or reads what is right.
 """
 
 import base64
 import dataclasses
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from io import BytesIO
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -18,14 +17,16 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from service.codecs import large
 from service.codecs.json import exact
-from service.codecs.json.plain import count_lists, decode_plain
-from service.codecs.options import AnswerOptions, add_query, require_same, validate
-from service.codecs.question import Choose, Content, Reply
-from service.encoder.sequences import InputSpec, Sequences
+from service.codecs.json.plain import Bounds, parse_plain, require_bounds
+from service.codecs.options import AnswerOptions, add_query, validate
+from service.codecs.question import Format, ReadSequences, Written
+from service.encoder.sequences import Answer, InputSpec, Sequences, cut, drop_padding
 from service.encoder.tokenizer import Texts
-from service.errors import RequestTooLong
+from service.errors import InvalidField
+from service.settings import Limits
 
 MEDIA_TYPE = "application/json"
+HEADERS = {"Content-Type": MEDIA_TYPE}
 
 StateRows: TypeAlias = list[list[list[list[float]]]]  # [n][layers][directions][H]
 
@@ -37,6 +38,8 @@ class EncodeOptions(AnswerOptions):
         None, fail_fast=True, description="With sequences padded to one length: the number of valid steps in each."
     )
 
+
+EXPECTED = {"sequences": "a list of sequences", "input": "a text, a sequence, or a list of either"}
 
 DEFAULT_OPTIONS = EncodeOptions()  # frozen, so that all plain requests share it
 
@@ -81,85 +84,77 @@ class EncodeResponse(BaseModel):
     usage: Usage
 
 
-def decode(
-    body: bytes, choose: Choose, max_steps: int, state_lists: int = 0, query: AnswerOptions | None = None
-) -> tuple[Sequences | Texts, EncodeOptions]:
-    """Decode a request body.
+def parse_fields(
+    body: bytes,
+    names: tuple[str, ...],
+    read_exactly: Callable[[dict[str, Any], InputSpec], Sequences | Texts],
+    *,
+    may_be_alone: bool = False,
+) -> tuple[dict[str, Any], ReadSequences]:
+    """Parse a body: fast, and at any doubt exactly.
 
     Args:
         body: JSON, UTF-8.
-        choose: the model.
-        max_steps: steps in all sequences together; a body that must hold more is not parsed at all.
-        state_lists: lists that the state of one sequence may take.
-        query: options that stand in the query, if any.
+        names: fields that may hold what is to be encoded, of which one must be there. The first holds sequences.
+        read_exactly: reads that from a document which the fast reader does not take.
+        may_be_alone: whether one sequence may stand in place of a list of them.
 
     Returns:
-        The sequences, cut to `lengths` if these are given, or the texts; and the options, those of the query among
-        them.
+        The other fields, and what reads the sequences or texts.
+    """
+    document: dict[str, Any] | None = None
+    if parsed := parse_plain(body, names[0], may_be_alone=may_be_alone):
+        fields, read_plain = parsed
+    else:
+        document = exact.read_document(body)
+        if not document.keys() & set(names):
+            raise InvalidField(names[0], "missing", EXPECTED[names[0]])
+        fields = {name: value for name, value in document.items() if name not in names}
+
+    def read(spec: InputSpec) -> Sequences | Texts:
+        if document is None and (sequences := read_plain(spec.kind)) is not None:
+            return sequences
+        return read_exactly(document or exact.read_document(body), spec)
+
+    return fields, read
+
+
+def parse(
+    body: bytes, query: AnswerOptions | None, limits: Limits, bounds: Bounds
+) -> tuple[EncodeOptions, ReadSequences]:
+    """Parse a request body, unless it must hold more than a request may.
+
+    Returns:
+        The options, those of the query among them; and what reads the sequences, cut to `lengths` if these are given,
+        or the texts.
 
     Raises:
         InvalidRequest: one of its subclasses, naming the first fault.
-        RequestTooLong: there are more than `max_steps` steps.
     """
     # Brackets open the list of sequences, `lengths`, `outputs`, each sequence and each step, and the nested states of
     # each sequence; no sequence costs less than a step.
-    most = (2 + state_lists) * max_steps + 5
-    if len(body) > most and count_lists(body) > most:
-        raise RequestTooLong(max_steps)
-    if query is not None and query.model is not None:
-        choose = partial(_choose_asked, choose, query.model)
-    decoded = decode_plain(body, choose)
-    sequences: Sequences | Texts
-    if decoded is None:
-        fields = exact.read_document(body)
-        spec = choose(exact.name_model(fields))
-        sequences = exact.read_sequences(fields, spec)
-    else:
-        sequences, spec, fields = decoded
+    require_bounds(body, limits, bounds, (2 + bounds.state_lists) * limits.max_request_steps + 5)
+    fields, read_given = parse_fields(body, ("sequences", "texts"), exact.read_sequences)
     state = fields.pop("state", None)
     options = validate(EncodeOptions, fields, exact.FIELDS) if fields else DEFAULT_OPTIONS
     if query is not None:
         options = add_query(options, query)
-    if isinstance(sequences, Sequences):
-        sequences = exact.drop_padding(sequences) if options.lengths is None else exact.cut(sequences, options.lengths)
-    if state is not None:
-        rows = len(sequences.lengths if isinstance(sequences, Sequences) else sequences.texts)
-        sequences = dataclasses.replace(sequences, state=exact.read_state(state, spec, rows))
-    return sequences, options
+
+    def read(spec: InputSpec) -> Sequences | Texts:
+        sequences = read_given(spec)
+        if isinstance(sequences, Sequences):
+            sequences = drop_padding(sequences) if options.lengths is None else cut(sequences, options.lengths)
+        if state is not None:
+            rows = len(sequences.lengths if isinstance(sequences, Sequences) else sequences.texts)
+            sequences = dataclasses.replace(sequences, state=exact.read_state(state, spec, rows))
+        return sequences
+
+    return options, read
 
 
-def _choose_asked(choose: Choose, asked: str, said: str | None) -> InputSpec:
-    """Choose the model that the query asks for; the body may say the same, or nothing."""
-    require_same("model", said, asked)
-    return choose(asked)
-
-
-def decode_lines(lines: Sequence[bytes], spec: InputSpec) -> Sequences | None:
-    """Decode bare sequences, one a line, in one go.
-
-    Args:
-        lines: each without white space around it.
-        spec: what the model reads.
-
-    Returns:
-        One sequence a line, or None at any doubt about any of them.
-    """
-    decoded = decode_plain(b'{"sequences":[' + b",".join(lines) + b"]}", lambda _: spec)
-    if decoded is None or decoded[2]:
-        return None
-    # Each line is one sequence where it begins and ends as a list and opens as many lists as that sequence holds.
-    sequences = decoded[0]
-    brackets = [1] * len(sequences.lengths) if spec.features is None else (1 + sequences.lengths).tolist()
-    if [line.count(b"[") for line in lines] != brackets:
-        return None
-    if not all(line.startswith(b"[") and line.endswith(b"]") for line in lines):
-        return None
-    return exact.drop_padding(sequences)
-
-
-def write(reply: Reply, options: AnswerOptions) -> Content:
+def write(answer: Answer, options: AnswerOptions) -> Written:
     """Write an answer as JSON."""
-    answer, lengths = reply.answer, reply.lengths
+    lengths = answer.lengths
     content: dict[str, Any] = {}
     if "embedding" in options.outputs:
         content["embeddings"] = _write_rows(answer.embeddings, options)
@@ -168,14 +163,19 @@ def write(reply: Reply, options: AnswerOptions) -> Content:
     if "state" in options.outputs:
         content["state"] = {name: _write_rows(part, options) for name, part in answer.state.items()}
     # As `Usage`, which is not built: pydantic would take a third of the time that all of this does.
-    usage = {"sequences": len(lengths), "steps": sum(lengths), "padded_steps": reply.padded_steps}
-    content |= {"dim": answer.embeddings.shape[1], "lengths": lengths, "model": reply.model, "usage": usage}
-    return Content(orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY), MEDIA_TYPE)
+    usage = {"sequences": len(lengths), "steps": sum(lengths), "padded_steps": answer.padded_steps}
+    content |= {"dim": answer.embeddings.shape[1], "lengths": lengths, "model": answer.model, "usage": usage}
+    return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY), HEADERS
+
+
+def write_base64(row: npt.NDArray[np.float32]) -> str:
+    """Write a row as base64 of its little-endian float32."""
+    return base64.b64encode(row.astype("<f4").tobytes()).decode()
 
 
 def _write_rows(rows: npt.NDArray[np.float32] | Sequence[npt.NDArray[np.float32]], options: AnswerOptions) -> Any:
     if options.encoding_format == "base64":
-        return [base64.b64encode(row.astype("<f4").tobytes()).decode() for row in rows]
+        return [*map(write_base64, rows)]
     arrays = rows if isinstance(rows, np.ndarray) else [np.ascontiguousarray(row) for row in rows]
     numbers = arrays.size if isinstance(arrays, np.ndarray) else sum(array.size for array in arrays)
     return arrays if numbers <= large.LARGE_ANSWER_NUMBERS else orjson.Fragment(_write_pieces(arrays, numbers))
@@ -191,3 +191,12 @@ def _write_pieces(rows: npt.NDArray[np.float32] | list[npt.NDArray[np.float32]],
         large.give_way()
     written.write(b"]")
     return written.getvalue()
+
+
+FORMAT = Format(
+    MEDIA_TYPE,
+    body={"$ref": "#/components/schemas/EncodeRequest"},
+    parse=parse,
+    write=write,
+    is_whole=True,
+)

@@ -4,21 +4,39 @@ Sequences come as the graph takes them, padded, with or without `lengths`; or, w
 with `lengths` that say where to cut.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from service.codecs.binary.arrays import read_lengths
 from service.codecs.json import exact
+from service.codecs.json.plain import Bounds, require_bounds
 from service.codecs.kserve import tensors
 from service.codecs.kserve.schemas import InferHeader, TensorMetadata
+from service.codecs.kserve.tensor_json import Array
 from service.codecs.kserve.tensors import HEADER_LENGTH, Tensor
-from service.codecs.question import NUMBER_BYTES, RAW_BYTES, Content, Question, Reply
-from service.encoder.sequences import InputSpec, Lengths, Output, Sequences, State
+from service.codecs.question import NUMBER_BYTES, RAW_BYTES, Question, Written
+from service.encoder.sequences import (
+    Answer,
+    Features,
+    InputSpec,
+    Kind,
+    Lengths,
+    Output,
+    Sequences,
+    State,
+    cut,
+    drop_padding,
+)
 from service.encoder.session import EncoderSession
 from service.encoder.tokenizer import Texts
 from service.errors import FeatureMismatch, InvalidField, InvalidLengths, NonFiniteValue, NotOffered, RequestTooLong
+from service.settings import Limits
 
+HEADERS = {"Content-Type": "application/json"}
 MAX_OTHER_LISTS = 100  # in the JSON of a request: of inputs, outputs and shapes
 DATATYPES = {np.dtype(np.float32): "FP32", np.dtype(np.int64): "INT64", np.dtype(object): "BYTES"}
 
@@ -28,18 +46,18 @@ class Signature:
     """What requests to a model are held to.
 
     Attributes:
-        spec: what it reads.
+        spec: what the model reads.
         outputs: the tensors it gives, and by which of its outputs.
-        name: the model's, which a request may repeat, with the version or without.
-        version: of the model, for answers.
-        max_steps: steps in all sequences of a request together.
+        name: the model's name, which a request may repeat, with the version or without.
+        version: the model's version, for answers.
+        limits: what a request may hold.
     """
 
     spec: InputSpec
     outputs: dict[str, Output]
     name: str
     version: str
-    max_steps: int
+    limits: Limits
 
 
 def name_outputs(session: EncoderSession) -> dict[str, Output]:
@@ -52,11 +70,8 @@ def name_outputs(session: EncoderSession) -> dict[str, Output]:
 def describe_tensors(session: EncoderSession, spec: InputSpec) -> dict[str, list[TensorMetadata]]:
     """Describe the tensors that a session reads and gives."""
     states = list(session.state_shape or ())
-    sequences = (
-        TensorMetadata(name="sequences", datatype="INT64", shape=[-1, -1])
-        if spec.features is None
-        else TensorMetadata(name="sequences", datatype="FP32", shape=[-1, -1, spec.features])
-    )
+    kind = spec.kind
+    sequences = TensorMetadata(name="sequences", datatype=DATATYPES[kind.dtype], shape=[-1, -1, *kind.shape])
     inputs = [sequences, TensorMetadata(name="lengths", datatype="INT64", shape=[-1])]
     if spec.tokenize is not None:
         inputs.append(TensorMetadata(name="texts", datatype="BYTES", shape=[-1]))
@@ -71,60 +86,55 @@ def describe_tensors(session: EncoderSession, spec: InputSpec) -> dict[str, list
     return {"inputs": inputs, "outputs": outputs}
 
 
-def decode(body: bytes, header_length: int | None, signature: Signature) -> Question:
-    """Decode a request body.
+def parse(body: bytes, header_length: int | None, signature: Signature) -> Question:
+    """Parse a request body, unless it must hold more than a request may.
 
     Args:
         body: JSON, and behind it the raw data, if any.
-        header_length: bytes of the JSON; None where that is all of the body.
+        header_length: bytes of the JSON; None if that is all of the body.
         signature: what the model reads and gives.
 
     Raises:
         InvalidRequest: one of its subclasses, naming the first fault.
-        RequestTooLong: there are more sequences, or nested lists, than the steps of a request allow.
     """
+    text, limits, bounds = body[:header_length], signature.limits, Bounds.of([signature.spec])
     # Nested data have a list a step and a sequence at most, and so many more a sequence in each state.
-    if body.count(b"[", 0, header_length) > (3 + signature.spec.state_lists) * signature.max_steps + MAX_OTHER_LISTS:
-        raise RequestTooLong(signature.max_steps)
-    header, found = tensors.read(body, header_length, signature.max_steps)
+    require_bounds(text, limits, bounds, (3 + bounds.state_lists) * limits.max_request_steps + MAX_OTHER_LISTS)
+    header, found = tensors.read(body, header_length, limits.max_request_steps)
     if header.model_name not in (None, signature.name, f"{signature.name}@{signature.version}"):
         raise InvalidField(
             "model_name",
             f"{header.model_name[:40]!r} in the body and {signature.name!r} in the path",
             "the same in both",
         )
-    inputs = _name_inputs(found, signature.spec)
     is_ragged = header.parameters.ragged
-    sequences, time = _read_sequences(inputs, signature, is_ragged=is_ragged)
-    if signature.spec.state_names:
-        rows = len(sequences.lengths if isinstance(sequences, Sequences) else sequences.texts)
-        sequences = replace(sequences, state=_read_state(inputs, signature.spec, rows))
+    time = None if is_ragged else _find_padding(found)
     wanted = _read_outputs(header, signature)
     outputs: tuple[Output, ...] = tuple({signature.outputs[name]: None for name, _ in wanted})
 
     def check(lengths: Lengths) -> None:
-        rows, padded = len(lengths), _padded_steps(lengths, time)
-        if "steps" in outputs and not is_ragged and rows * padded > signature.max_steps:
-            expected = f"at most {signature.max_steps}, unless the parameter ragged asks for steps end to end"
+        rows, padded, most = len(lengths), _padded_steps(lengths, time), limits.max_request_steps
+        if "steps" in outputs and not is_ragged and rows * padded > most:
+            expected = f"at most {most}, unless the parameter ragged asks for steps end to end"
             raise InvalidField("outputs", f"for {rows} x {padded} padded steps", expected)
 
-    def write(reply: Reply) -> Content:
-        answer = reply.answer
+    def write(answer: Answer) -> Written:
         arrays: dict[str, Any] = {"embedding": answer.embeddings}
         arrays |= {f"state_{name}": part for name, part in answer.state.items()}
         if "steps" in outputs:
-            arrays["steps"] = np.concatenate(answer.steps) if is_ragged else _pad(reply, time)
-        content = {"model_name": reply.model, "model_version": signature.version}
+            arrays["steps"] = np.concatenate(answer.steps) if is_ragged else _pad(answer, time)
+        content = {"model_name": answer.model, "model_version": signature.version}
         content |= {} if header.id is None else {"id": header.id}
         written, length = tensors.write(content, [(Tensor(name, arrays[name]), is_raw) for name, is_raw in wanted])
         if length is None:
-            return Content(written, "application/json")
-        return Content(written, "application/octet-stream", {HEADER_LENGTH: str(length)})
+            return written, HEADERS
+        return written, {"Content-Type": "application/octet-stream", HEADER_LENGTH: str(length)}
 
     timeout = header.parameters.timeout
     return Question(
-        sequences,
+        partial(_read, found, limits, is_ragged=is_ragged),
         write,
+        signature.name,
         outputs,
         timeout_seconds=timeout / 1e6 if timeout else None,
         number_bytes=RAW_BYTES if all(is_raw for _, is_raw in wanted) else NUMBER_BYTES["float"],
@@ -133,10 +143,29 @@ def decode(body: bytes, header_length: int | None, signature: Signature) -> Ques
     )
 
 
+def _read(found: list[Tensor], limits: Limits, spec: InputSpec, *, is_ragged: bool) -> Sequences | Texts:
+    """Read the sequences, or texts, of a request, and what they start from."""
+    inputs = _name_inputs(found, spec)
+    sequences = _read_sequences(inputs, spec, limits, is_ragged=is_ragged)
+    if spec.state_names:
+        rows = len(sequences.lengths if isinstance(sequences, Sequences) else sequences.texts)
+        sequences = replace(sequences, state=_read_state(inputs, spec, rows))
+    return sequences
+
+
+def _find_padding(found: list[Tensor]) -> int | None:
+    """Return the steps that each sequence is padded to in a request; None if it has no padded sequences."""
+    padded = (tensor.array.shape[1] for tensor in found if tensor.name == "sequences" and tensor.array.ndim > 1)
+    return next(padded, None)
+
+
 def _name_inputs(found: list[Tensor], spec: InputSpec) -> dict[str, Tensor]:
     """Return the inputs by name, each of its right datatype."""
-    numbers = "INT64" if spec.features is None else "FP32"
-    known = {"sequences": numbers, "lengths": "INT64", **{f"initial_{name}": "FP32" for name in spec.state_names}}
+    known = {
+        "sequences": DATATYPES[spec.kind.dtype],
+        "lengths": "INT64",
+        **{f"initial_{name}": "FP32" for name in spec.state_names},
+    }
     known |= {} if spec.tokenize is None else {"texts": "BYTES"}
     inputs: dict[str, Tensor] = {}
     for tensor in found:
@@ -154,60 +183,50 @@ def _name_inputs(found: list[Tensor], spec: InputSpec) -> dict[str, Tensor]:
 
 
 def _read_sequences(
-    inputs: dict[str, Tensor], signature: Signature, *, is_ragged: bool
-) -> tuple[Sequences | Texts, int | None]:
-    """Return the sequences, or texts, and the steps that each is padded to in the request, if it pads them."""
-    spec = signature.spec
+    inputs: dict[str, Tensor], spec: InputSpec, limits: Limits, *, is_ragged: bool
+) -> Sequences | Texts:
+    """Read the sequences, or texts, without what they start from."""
     if "texts" in inputs:
-        texts = inputs["texts"]
         for other in ("sequences", "lengths"):
             if other in inputs:
                 raise InvalidField(f"{inputs[other].path}.name", f"{other} beside texts", "one of the two")
-        _require_axes(texts, 1, signature)
-        return exact.read_texts(texts.array.tolist(), "texts", spec), None
+        _require_axes(inputs["texts"], 1, limits)
+        return exact.read_texts(inputs["texts"].array.tolist(), "texts", spec)
     if "sequences" not in inputs:
         raise InvalidField("inputs", "without sequences", "an input of this name")
-    tensor = inputs["sequences"]
-    _require_axes(tensor, (1 if is_ragged else 2) + (spec.features is not None), signature)
-    if spec.features not in (None, tensor.array.shape[-1]):
-        raise FeatureMismatch("sequences", tensor.array.shape[-1], spec.features or 0)
     lengths = None
     if "lengths" in inputs:
-        _require_axes(inputs["lengths"], 1, signature)
+        _require_axes(inputs["lengths"], 1, limits)
         lengths = inputs["lengths"].array
+    return _cut_tensor(inputs["sequences"], lengths, spec.kind, limits, is_ragged=is_ragged)
+
+
+def _cut_tensor(tensor: Tensor, lengths: Array | None, kind: Kind, limits: Limits, *, is_ragged: bool) -> Sequences:
+    """Cut the tensor of all sequences, padded or end to end, into these."""
+    shape = kind.shape
+    _require_axes(tensor, (1 if is_ragged else 2) + len(shape), limits, has_rows=not is_ragged)
+    if isinstance(kind, Features) and tensor.array.shape[-1:] != shape:
+        raise FeatureMismatch("sequences", tensor.array.shape[-1], kind.features)
     if is_ragged:
-        return Sequences(tensor.array, _check_ragged(lengths, len(tensor.array))), None
-    rows, time, *features = tensor.array.shape
-    sequences = Sequences(tensor.array.reshape(rows * time, *features), np.full(rows, time, dtype=np.int64))
+        if lengths is None:
+            raise InvalidLengths("lengths", "is missing, and ragged sequences are cut by it")
+        return Sequences(tensor.array, read_lengths(lengths, len(tensor.array)))
+    rows, time = tensor.array.shape[:2]
+    sequences = Sequences(tensor.array.reshape(rows * time, *shape), np.full(rows, time, dtype=np.int64))
     if lengths is None:
-        return exact.drop_padding(sequences), time
+        return drop_padding(sequences)
     if len(lengths) == rows and (lengths == time).all():
-        return sequences, time
-    return exact.cut(sequences, lengths.tolist()), time
+        return sequences
+    return cut(sequences, lengths.tolist())
 
 
-def _require_axes(tensor: Tensor, axes: int, signature: Signature) -> None:
-    """Refuse a tensor of another rank, or one of more sequences than a request may have."""
+def _require_axes(tensor: Tensor, axes: int, limits: Limits, *, has_rows: bool = True) -> None:
+    """Refuse a tensor of another rank, or one with a row for each of more sequences than a request may have."""
     if tensor.array.ndim != axes:
         found = f"{list(tensor.array.shape)}"
         raise InvalidField(f"{tensor.path}.shape", found, f"{axes} axes, for {tensor.name}")
-    is_of_rows = tensor.name != "sequences" or axes == 2 + (signature.spec.features is not None)
-    if is_of_rows and len(tensor.array) > signature.max_steps:  # each costs a step at least
-        raise RequestTooLong(signature.max_steps, tensor.name)
-
-
-def _check_ragged(lengths: Any, steps: int) -> Lengths:
-    """Return lengths that cut `steps` steps without a rest."""
-    if lengths is None:
-        raise InvalidLengths("lengths", "is missing, and ragged sequences are cut by it")
-    is_wrong = (lengths < 0) | (lengths > steps)  # so that no sum below overflows
-    if is_wrong.any():
-        index = int(np.argmax(is_wrong))
-        raise InvalidLengths(f"lengths[{index}]", f"is {lengths[index]}: expected 0 to {steps}, the steps there are")
-    if int(lengths.sum()) != steps:
-        raise InvalidLengths("lengths", f"sums to {lengths.sum()}, and sequences has {steps} steps")
-    checked: Lengths = lengths.astype(np.int64, copy=False)
-    return checked
+    if has_rows and len(tensor.array) > limits.max_request_steps:  # each costs a step at least
+        raise RequestTooLong(limits.max_request_steps, tensor.name)
 
 
 def _read_state(inputs: dict[str, Tensor], spec: InputSpec, rows: int) -> State:
@@ -230,7 +249,7 @@ def _read_state(inputs: dict[str, Tensor], spec: InputSpec, rows: int) -> State:
 
 
 def _read_outputs(header: InferHeader, signature: Signature) -> list[tuple[str, bool]]:
-    """Return the tensors that are wanted, and whether raw: what the model gives, where nothing is said."""
+    """Return the tensors that are wanted, and whether raw: all that the model gives, if nothing is said."""
     default = header.parameters.binary_data_output
     if not header.outputs:
         return [(name, default) for name in signature.outputs]
@@ -246,15 +265,15 @@ def _read_outputs(header: InferHeader, signature: Signature) -> list[tuple[str, 
     return list(wanted.items())
 
 
-def _padded_steps(lengths: Lengths | list[int], time: int | None) -> int:
+def _padded_steps(lengths: Lengths | Iterable[int], time: int | None) -> int:
     """Return what the steps of an answer are padded to: as those of the request, or to the longest of them."""
     return max(lengths, default=0) if time is None else time
 
 
-def _pad(reply: Reply, time: int | None) -> Any:
+def _pad(answer: Answer, time: int | None) -> Any:
     """Pad steps with zeros, as the graph gives them."""
-    width = reply.answer.steps[0].shape[1]
-    padded = np.zeros((len(reply.lengths), _padded_steps(reply.lengths, time), width), dtype=np.float32)
-    for row, steps in zip(padded, reply.answer.steps, strict=True):
+    width = answer.steps[0].shape[1]
+    padded = np.zeros((len(answer.lengths), _padded_steps(answer.lengths, time), width), dtype=np.float32)
+    for row, steps in zip(padded, answer.steps, strict=True):
         row[: len(steps)] = steps
     return padded

@@ -1,4 +1,4 @@
-"""The JSON of V2 requests: what they say of their tensors, and data that are no raw bytes, flat or nested.
+"""The JSON of V2 requests: what they say of their tensors, and data that are not raw bytes, flat or nested.
 
 Like `json.ragged`, it is read in two ways: a fast one that reads plain data straight into an array, and at any doubt an
 exact one that names the fault.
@@ -14,9 +14,10 @@ import numpy.typing as npt
 import simdjson
 
 from service.codecs.json import exact
-from service.codecs.json.plain import MAX_FIELDS
+from service.codecs.json.plain import MAX_FIELDS, count_lists
 from service.codecs.kserve.schemas import InferHeader, TensorHeader
 from service.codecs.options import validate
+from service.encoder.sequences import to_float32
 from service.errors import InvalidField, NotANumber
 
 MAX_AXES, MAX_ELEMENTS = 8, 2**31  # what a shape may say; numpy cannot make arrays of any shape, not even empty ones
@@ -72,11 +73,11 @@ def read_plain(text: bytes) -> tuple[InferHeader, list[Array | None]] | None:
             brackets += _count_lists(data, tensor.shape)
             if array.size != count:
                 return None
-            arrays.append(exact.to_float32(array) if kind.buffer == "d" else array)
+            arrays.append(to_float32(array) if kind.buffer == "d" else array)
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError):  # pydantic's is a ValueError, too
         return None
     # simdjson flattens: any more brackets than these may be lists among the numbers.
-    return (header, arrays) if text.count(b"[") == brackets else None
+    return (header, arrays) if count_lists(text) == brackets else None
 
 
 def _convert(value: Any, besides: str = "") -> Any:
@@ -136,7 +137,7 @@ def _read_values(values: object, tensor: TensorHeader, path: str) -> Array:
     found = list(_walk(values, f"{path}.data", shape, kind))
     if kind.dtype == "O":
         return np.array(found, dtype=object)
-    return exact.to_float32(np.array(found, dtype=np.float64)) if kind.buffer == "d" else np.array(found, np.int64)
+    return to_float32(np.array(found, dtype=np.float64)) if kind.buffer == "d" else np.array(found, np.int64)
 
 
 def _walk(value: object, path: str, shape: tuple[int, ...], kind: Kind) -> Iterator[Any]:

@@ -21,7 +21,7 @@ class Tensor:
 
     Attributes:
         name: its name.
-        array: of its shape: float32, int64, or texts as objects.
+        array: an array of its shape: float32, int64, or texts as objects.
         path: its place in the request.
     """
 
@@ -35,7 +35,7 @@ def read(body: bytes, header_length: int | None, max_texts: int) -> tuple[InferH
 
     Args:
         body: JSON, and behind it the raw data, if any.
-        header_length: bytes of the JSON; None where that is all of the body.
+        header_length: bytes of the JSON; None if that is all of the body.
         max_texts: steps that a request may have, of which a text costs one at least.
 
     Returns:
@@ -43,13 +43,13 @@ def read(body: bytes, header_length: int | None, max_texts: int) -> tuple[InferH
 
     Raises:
         InvalidRequest: one of its subclasses, naming the first fault.
-        RequestTooLong: a tensor is of more texts.
+        RequestTooLong: a tensor holds more texts.
     """
     if header_length is not None and header_length > len(body):
         raise MalformedBody("binary", f"{HEADER_LENGTH} is {header_length}, and the body has {len(body)} bytes")
     text = body[:header_length]
     raw = memoryview(body)[len(text) :]
-    # Where the numbers are raw, so little JSON is left that the exact way is the faster one.
+    # If the numbers are raw, so little JSON is left that the exact way is the faster one.
     header, arrays = (None if raw else read_plain(text)) or read_exact(text)
     for index, tensor in enumerate(header.inputs):
         if count_elements(tensor, f"inputs[{index}]") > max_texts and tensor.datatype == "BYTES":
@@ -76,11 +76,11 @@ def write(content: dict[str, Any], outputs: Sequence[tuple[Tensor, bool]]) -> tu
     """Write an answer.
 
     Args:
-        content: of the JSON, without outputs.
-        outputs: of float32, each with whether it goes raw behind the JSON.
+        content: what the JSON holds beside the outputs.
+        outputs: float32 tensors, each with whether it goes raw behind the JSON.
 
     Returns:
-        The body, and the bytes of its JSON where something follows that.
+        The body, and the bytes of its JSON if something follows that.
     """
     described: list[dict[str, Any]] = []
     raw: list[bytes] = []
