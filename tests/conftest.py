@@ -6,6 +6,7 @@ Nothing here imports torch, so that the service's tests run on any Python the se
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import hypothesis
@@ -23,7 +24,20 @@ hypothesis.settings.register_profile("fuzz", deadline=None, max_examples=2000)  
 hypothesis.settings.load_profile("suite")
 
 FEATURES = 3
-MADE = Path("tests/artifacts/made.onnx")
+ARTIFACTS = Path("tests/artifacts")
+MADE = ARTIFACTS / "made.onnx"
+
+
+# What tests need torch for, and is left out if it is not installed: learning, exporting, and the guides to both.
+NEED_TORCH = ["model", "export", "project/test_tutorials.py"]
+collect_ignore = [] if find_spec("torch") else NEED_TORCH
+
+
+def pytest_unconfigure() -> None:
+    """Say at the very end what was left out."""
+    if collect_ignore:
+        left = ", ".join(f"tests/{name}" for name in NEED_TORCH)
+        print(f"\nNot run, since torch is not installed for this Python: {left}.")  # noqa: T201 - the last word
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -38,16 +52,8 @@ def draw_sequences(lengths: list[int], features: int = FEATURES, seed: int = 0) 
 
 
 @pytest.fixture(scope="session")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run directory of a two-layer encoder."""
-    from tests.made import make_run_of_two_layers
-
-    return make_run_of_two_layers(tmp_path_factory.mktemp("run"))
-
-
-@pytest.fixture(scope="session")
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The artifact that was exported from `run`."""
+    """An artifact of two layers, a copy of the one that is checked in."""
     return Path(shutil.copy(MADE, tmp_path_factory.mktemp("artifacts")))
 
 
@@ -79,12 +85,6 @@ def serve(artifact: Path) -> Iterator[Callable[..., TestClient]]:
 def client(serve: Callable[..., TestClient]) -> TestClient:
     """The app with default settings."""
     return serve()
-
-
-@pytest.fixture
-def small_grid(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Prove on fewer batches, where a test proves many encoders; the shipped one has the whole grid."""
-    monkeypatch.setattr("export.verify.GRID_BATCHES", (1, 5))
 
 
 @pytest.fixture

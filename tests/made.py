@@ -1,75 +1,61 @@
-"""Trains nothing and exports encoders with random weights, as tests need them.
+"""Artifacts with random weights, checked in and small, one of each kind that tests serve, so that tests need no torch.
 
-`python -m tests.made` writes the one anew that is checked in for the tests that run without torch.
+`python -m tests.made` writes them anew, which needs torch; `tests/export/test_made.py` holds that they are what an
+export writes today.
 """
 
-import tempfile
 from pathlib import Path
 
 import numpy as np
-import torch
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
+import onnx
+from onnx import numpy_helper
 
-from export.artifact import Origin, export_encoder, export_run, make_samples
-from export.graph import GraphOptions
-from model.checkpoint import RunConfig, start_run, write_result
-from model.config import DataConfig, TrainConfig
-from model.datasets import LabelledSequences
-from model.encoder import EncoderConfig, SequenceEncoder
-from model.tasks import Task
-from tests.api.test_outputs import add_tokenizer
-from tests.conftest import FEATURES, MADE, draw_sequences
-
-PLAIN = GraphOptions()
+from service.encoder.manifest import METADATA_KEY, Manifest
+from tests.conftest import ARTIFACTS
 
 
-def make_run(run: Path, encoder: EncoderConfig) -> Task:
-    """Write a run directory as a training would leave it, with random weights."""
-    torch.manual_seed(0)
-    data = DataConfig(name="made", classes=["a", "b"], source="made", licence="Apache-2.0", longest_training_sequence=9)
-    config = RunConfig(encoder=encoder, training=TrainConfig(), data=data)
-    start_run(run, config)
-    model = config.build().eval()
-    samples = draw_sequences([1, 2, 5, 9, 9, 4], encoder.features or 0)
-    if model.encoder.standardization is not None:
-        model.encoder.standardization.fit([torch.from_numpy(2 * steps + 1) for steps in samples])
-    write_result(run, model, LabelledSequences(samples, np.zeros(len(samples), dtype=np.int64)), {"accuracy": 0.5})
-    return model
-
-
-def make_run_of_two_layers(run: Path) -> Path:
-    """Write the run directory that the checked-in artifact was exported from, and return its path."""
-    make_run(run, EncoderConfig(features=FEATURES, hidden=8, layers=2))
-    return run
-
-
-def export_made(
-    path: Path,
-    config: EncoderConfig,
-    options: GraphOptions = PLAIN,
-    *,
-    seed: int = 0,
-    name: str = "made",
-    version: str = "1",
-) -> Path:
-    """Export an encoder with the weights of a seed, and return its path."""
-    torch.manual_seed(seed)
-    encoder = SequenceEncoder(config).eval()
-    export_encoder(encoder, make_samples(config, 9, 9), Origin(name=name, version=version), path, options)
+def take(kind: str, path: Path, *, name: str = "made", version: str = "1") -> Path:
+    """Copy the artifact of a kind, with another name and version in its manifest, and return the copy's path."""
+    model = onnx.load(ARTIFACTS / f"{kind}.onnx")
+    for entry in model.metadata_props:
+        if entry.key == METADATA_KEY:
+            manifest = Manifest.model_validate_json(entry.value)
+            entry.value = manifest.model_copy(update={"name": name, "version": version}).model_dump_json()
+    path.write_bytes(model.SerializeToString())
     return path
 
 
-def export_texts(path: Path, options: GraphOptions = PLAIN) -> Path:
-    """Export an encoder of texts, where `so` is the id 2, `it` 3, and any other word 1."""
-    export_made(path, EncoderConfig(vocabulary=4, hidden=4), options)
-    tokenizer = Tokenizer(WordLevel({"[PAD]": 0, "[UNK]": 1, "so": 2, "it": 3}, unk_token="[UNK]"))  # noqa: S106
-    tokenizer.pre_tokenizer = Whitespace()
-    path.write_bytes(add_tokenizer(path, tokenizer.to_str()))
+def make_wide(path: Path, features: int, hidden: int) -> Path:
+    """Write an encoder of one bidirectional LSTM, too large to be checked in, and return its path.
+
+    It has the graph of the kind `triples`, other sizes, random weights, and no manifest.
+    """
+    model = onnx.load(ARTIFACTS / "triples.onnx")
+    old_features, old_hidden = 3, 4
+    draw = np.random.default_rng(0)
+    sizes = {old_features: features, old_hidden: hidden}
+    sizes |= {times * old_hidden: times * hidden for times in (2, 4, 8)}  # both directions; four gates; both biases
+    for tensor in model.graph.initializer:
+        found = numpy_helper.to_array(tensor)
+        if tensor.name.startswith("layer0."):
+            shape = (2, *(sizes[size] for size in found.shape[1:]))
+            changed = draw.uniform(-1, 1, shape).astype(np.float32) / np.float32(np.sqrt(hidden))
+        elif tensor.name.startswith("standardization."):
+            changed = np.full(features, tensor.name.endswith("std"), np.float32)
+        else:
+            changed = np.where(found == 2 * old_hidden, 2 * hidden, found)
+        tensor.CopyFrom(numpy_helper.from_array(changed, tensor.name))
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            attribute.i = hidden if attribute.name == "hidden_size" else attribute.i
+    for value, size in ((model.graph.input[0], features), (model.graph.output[0], 2 * hidden)):
+        value.type.tensor_type.shape.dim[-1].dim_value = size
+    del model.metadata_props[:]
+    path.write_bytes(model.SerializeToString())
     return path
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as folder:
-        export_run(make_run_of_two_layers(Path(folder)), MADE)
+    from tests.export.making import write_all
+
+    write_all(ARTIFACTS)

@@ -5,6 +5,7 @@ the same from torch's weights, for the export's own proof; the two share no line
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +21,15 @@ def read_weights(path: Path) -> dict[str, npt.NDArray[np.float32]]:
 
 
 def encode(weights: dict[str, npt.NDArray[np.float32]], sequence: npt.NDArray[np.float32]) -> Floats:
-    """Encode one sequence `(t, F)` into `(D,)`."""
+    """Encode one sequence `(t, F)` into `(D,)`, the mean of its outputs."""
+    outputs = run_layers(weights, sequence)
+    return outputs.mean(axis=0) if len(outputs) else np.zeros(outputs.shape[1])
+
+
+def run_layers(weights: dict[str, npt.NDArray[np.float32]], sequence: npt.NDArray[Any]) -> Floats:
+    """Return the top layer's outputs `(t, W)` for one sequence: steps `(t, F)`, or token ids `(t,)`."""
+    if "embedding.weight" in weights:
+        sequence = weights["embedding.weight"][sequence]
     steps = sequence.astype(np.float64)
     if "standardization.mean" in weights:
         steps = (steps - weights["standardization.mean"]) / weights["standardization.std"]
@@ -31,7 +40,7 @@ def encode(weights: dict[str, npt.NDArray[np.float32]], sequence: npt.NDArray[np
         backward = run_direction(steps[::-1], w[1], r[1], b[1])[::-1]
         steps = np.hstack([forward, backward])
         layer += 1
-    return steps.mean(axis=0) if len(steps) else np.zeros(steps.shape[1])
+    return steps
 
 
 def run_direction(steps: Floats, w: Floats, r: Floats, b: Floats) -> Floats:

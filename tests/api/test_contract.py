@@ -14,9 +14,8 @@ import hypothesis
 import pytest
 
 from bench.load.launch import start_service
-from model.encoder import EncoderConfig
 from tests.api.test_keys import FIRST
-from tests.made import export_made, export_texts
+from tests.made import take
 
 CASES = 500 if hypothesis.settings.get_current_profile_name() == "fuzz" else 2  # of each operation, and boundary cases
 # That all is accepted which the document allows is not asked: no schema can say which lengths fit which sequences.
@@ -50,9 +49,9 @@ def test_the_service_keeps_to_its_document(kind: str, tmp_path: Path) -> None:
     options += ["--exclude-operation-id", "v2_repository_unload"]  # or all else would be about no model
     options += ["--max-examples", str(CASES), "--seed", "0", "--continue-on-failure", "--suppress-health-check", "all"]
     if kind == "texts":
-        export_texts(path)
+        take("texts", path)
     else:
-        export_made(path, EncoderConfig(features=1, hidden=2))
+        take("singles", path)
         flags += ["--api-keys", FIRST, "--admin-key", FIRST]
         options += ["--header", f"Authorization: Bearer {FIRST}"]
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -69,9 +68,9 @@ def test_the_documents_examples_are_answered(tmp_path: Path) -> None:
     """With several models, each example is answered with 200, and so as the document says."""
     models = tmp_path / "models"
     models.mkdir()
-    export_texts(models / "texts.onnx")
-    for features, name in ((2, "narrow"), (5, "wide")):
-        export_made(models / f"{name}.onnx", EncoderConfig(features=features, hidden=2), name=name)
+    take("texts", models / "texts.onnx")
+    for kind, name in (("pairs", "narrow"), ("quintuples", "wide")):
+        take(kind, models / f"{name}.onnx", name=name)
     config = tmp_path / "schemathesis.toml"
     # What one model answered does not go into examples of another.
     config.write_text("[phases.examples]\nextra-data-sources.responses = false\n", encoding="utf-8")

@@ -9,45 +9,34 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from export.graph import GraphOptions
-from model.encoder import EncoderConfig
 from service.app import create_app
 from service.encoder.sequences import Tokens
 from service.settings import SHIPPED_MODEL, Settings
 from tests.api.test_keys import FIRST, SECOND, bearing
 from tests.encoder.test_session import edit
-from tests.made import export_made, export_texts
-
-pytestmark = pytest.mark.usefixtures("small_grid")
+from tests.made import take
 
 
-def export_floats(folder: Path) -> Path:
-    """Export an encoder of three features."""
-    return export_made(folder / "floats.onnx", EncoderConfig(features=3, hidden=2), name="triples")
+def put_floats(folder: Path) -> Path:
+    """Put an encoder of three features there."""
+    return take("triples", folder / "floats.onnx", name="triples")
 
 
-def export_bare(folder: Path) -> Path:
+def put_bare(folder: Path) -> Path:
     """Make an artifact that has no manifest, and so no golden vectors."""
-    path = export_made(folder / "bare.onnx", EncoderConfig(features=2, hidden=2))
+    path = take("pairs", folder / "bare.onnx")
     path.write_bytes(edit(path, lambda model: model.ClearField("metadata_props")))
     return path
 
 
 KINDS: dict[str, tuple[Callable[[Path], Path], dict[str, Any]]] = {
-    "floats": (export_floats, {}),
+    "floats": (put_floats, {}),
     "the shipped one": (lambda _: SHIPPED_MODEL, {}),
-    "no manifest": (export_bare, {}),
-    "tokens": (lambda folder: export_made(folder / "t.onnx", EncoderConfig(vocabulary=9, hidden=2), name="t"), {}),
-    "texts": (lambda folder: export_texts(folder / "texts.onnx"), {}),
-    "states": (
-        lambda folder: export_made(
-            folder / "s.onnx",
-            EncoderConfig(features=2, hidden=2, bidirectional=False),
-            GraphOptions(steps=True, state=True, initial_state=True),
-        ),
-        {},
-    ),
-    "one step at most": (export_floats, {"max_sequence_steps": 1, "max_request_steps": 1}),
+    "no manifest": (put_bare, {}),
+    "tokens": (lambda folder: take("tokens", folder / "t.onnx", name="t"), {}),
+    "texts": (lambda folder: take("texts", folder / "texts.onnx"), {}),
+    "states": (lambda folder: take("parts-lstm", folder / "s.onnx"), {}),
+    "one step at most": (put_floats, {"max_sequence_steps": 1, "max_request_steps": 1}),
 }
 
 
@@ -64,10 +53,10 @@ def one(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[TestClient]:
 @pytest.fixture
 def several(tmp_path: Path) -> Iterator[TestClient]:
     """The app with encoders of every kind, two versions of one of them, and no default."""
-    for name, features in (("wide", 5), ("narrow", 2)):
-        export_made(tmp_path / f"{name}.onnx", EncoderConfig(features=features, hidden=2), name=name)
-    export_made(tmp_path / "wide2.onnx", EncoderConfig(features=5, hidden=2), name="wide", version="2")
-    export_texts(tmp_path / "texts.onnx")
+    for name, kind in (("wide", "quintuples"), ("narrow", "pairs")):
+        take(kind, tmp_path / f"{name}.onnx", name=name)
+    take("quintuples", tmp_path / "wide2.onnx", name="wide", version="2")
+    take("texts", tmp_path / "texts.onnx")
     with TestClient(create_app(Settings(models=tmp_path))) as client:
         yield client
 
@@ -116,7 +105,7 @@ def test_every_example_of_several_models_is_answered(several: TestClient) -> Non
 
 def test_examples_of_a_golden_vector_are_its_beginning(tmp_path: Path) -> None:
     """They are what the encoder was proven on, to four digits."""
-    with TestClient(create_app(Settings(model=export_floats(tmp_path)))) as client:
+    with TestClient(create_app(Settings(model=put_floats(tmp_path)))) as client:
         shown = read_document(client)["paths"]["/encode"]["post"]["requestBody"]["content"]["application/json"]
         manifest = client.app.state.service.models.find(None).session.manifest  # type: ignore[attr-defined]
         (body,) = [example["value"] for example in shown["examples"].values()]
@@ -153,7 +142,7 @@ def test_the_document_follows_the_models(tmp_path: Path) -> None:
     """It is written anew when a model comes or goes, and only then; without any it has no examples."""
     folder = tmp_path / "models"
     folder.mkdir()
-    export_made(tmp_path / "b.onnx", EncoderConfig(features=2, hidden=2), name="b")
+    take("pairs", tmp_path / "b.onnx", name="b")
     with TestClient(create_app(Settings(models=folder, admin_key=SECOND))) as client:
         document = client.app.state.service.document  # type: ignore[attr-defined]
 
@@ -162,7 +151,7 @@ def test_the_document_follows_the_models(tmp_path: Path) -> None:
             return {name.partition(":")[0] for name in content.get("examples", {})}
 
         assert shown() == set()
-        export_floats(folder)
+        put_floats(folder)
         assert client.post("/v2/repository/models/triples/load", headers=bearing(SECOND)).status_code == 200
         assert shown() == {"triples"}
         (tmp_path / "b.onnx").rename(folder / "b.onnx")
@@ -178,7 +167,7 @@ def test_the_document_follows_the_models(tmp_path: Path) -> None:
 
 def test_strangers_are_told_of_no_model(tmp_path: Path) -> None:
     """Where keys are asked for, the document has examples and bounds for who brings one, and no others."""
-    settings = Settings(model=export_floats(tmp_path), api_keys=FIRST)
+    settings = Settings(model=put_floats(tmp_path), api_keys=FIRST)
     with TestClient(create_app(settings)) as client:
         for headers in ({}, bearing("another-key-for-tests")):
             stranger = client.get("/openapi.json", headers=headers)

@@ -13,8 +13,6 @@ from tritonclient import http as triton
 from tritonclient.utils import InferenceServerException
 
 from bench.load.launch import start_service
-from export.graph import GraphOptions
-from model.encoder import EncoderConfig
 from service import __version__
 from service.app import create_app
 from service.codecs.kserve import inference, tensor_json
@@ -23,9 +21,8 @@ from service.encoder.session import open_session
 from service.errors import LengthwiseError
 from service.settings import Settings
 from tests.api.test_encode import Serve
-from tests.conftest import draw_sequences
+from tests.conftest import ARTIFACTS, draw_sequences
 from tests.listening import listen
-from tests.made import export_made, export_texts
 
 SEQUENCES = draw_sequences([3, 1])
 BATCH = pad_batch(SEQUENCES)
@@ -192,10 +189,9 @@ def test_a_draining_service_is_not_ready(serve: Serve) -> None:
     assert client.get("/v2/health/live").json() == {"live": True}
 
 
-@pytest.mark.usefixtures("small_grid")
-def test_texts_and_token_ids_are_inputs(tmp_path: Path) -> None:
+def test_texts_and_token_ids_are_inputs() -> None:
     """Texts give what their tokens give, raw and in JSON; zeros behind tokens are padding without lengths, too."""
-    path = export_texts(tmp_path / "made.onnx")
+    path = ARTIFACTS / "texts.onnx"
     with listen(create_app(Settings(model=path))) as address, triton.InferenceServerClient(address) as client:
         inputs = client.get_model_metadata("made")["inputs"]
         ids = client.infer("made", [tensor("sequences", np.array([[2, 3, 1], [3, 0, 0]]))]).as_numpy("embedding")
@@ -215,12 +211,9 @@ def test_texts_and_token_ids_are_inputs(tmp_path: Path) -> None:
     assert (inputs[2]["datatype"], inputs[2]["shape"]) == ("BYTES", [-1])
 
 
-@pytest.mark.usefixtures("small_grid")
-def test_steps_and_states_are_tensors_of_their_own(tmp_path: Path) -> None:
+def test_steps_and_states_are_tensors_of_their_own() -> None:
     """Steps are padded as the request is, or end to end; a state given back goes on where the sequence ended."""
-    config = EncoderConfig(features=3, hidden=5, bidirectional=False, standardize=False)
-    options = GraphOptions(steps=True, state=True, initial_state=True)
-    path = export_made(tmp_path / "made.onnx", config, options)
+    path = ARTIFACTS / "parts-lstm.onnx"
     expected = open_session(path).run_all(BATCH)
     with listen(create_app(Settings(model=path))) as address, triton.InferenceServerClient(address) as client:
         metadata = client.get_model_metadata("made")
@@ -234,23 +227,23 @@ def test_steps_and_states_are_tensors_of_their_own(tmp_path: Path) -> None:
         first = client.infer("made", [tensor("sequences", SEQUENCES[0][None, :2])])
         states = [tensor(f"initial_{name}", first.as_numpy(f"state_{name}")) for name in "hc"]
         second = client.infer("made", [tensor("sequences", SEQUENCES[0][None, 2:]), *states])
-        broken = tensor("initial_c", np.full((1, 1, 1, 5), np.inf, np.float32))
+        broken = tensor("initial_c", np.full((1, 2, 1, 5), np.inf, np.float32))
         with pytest.raises(InferenceServerException, match=r"inputs\[2\] is not finite as float32"):
             client.infer("made", [tensor("sequences", SEQUENCES[0][None, 2:]), states[0], broken])
         with pytest.raises(InferenceServerException, match="without initial_c: expected it beside initial_h"):
             client.infer("made", [tensor("sequences", SEQUENCES[0][None, 2:]), states[0]])
-        with pytest.raises(InferenceServerException, match=r"\[1, 1, 1, 5\]: expected \[2, 1, 1, 5\]"):
+        with pytest.raises(InferenceServerException, match=r"\[1, 2, 1, 5\]: expected \[2, 2, 1, 5\]"):
             client.infer("made", [*padded(), *states])
     shapes = {part["name"]: part["shape"] for part in metadata["inputs"] + metadata["outputs"]}
     assert shapes == {
         "sequences": [-1, -1, 3],
         "lengths": [-1],
-        "initial_h": [-1, 1, 1, 5],
-        "initial_c": [-1, 1, 1, 5],
+        "initial_h": [-1, 2, 1, 5],
+        "initial_c": [-1, 2, 1, 5],
         "embedding": [-1, 5],
         "steps": [-1, -1, 5],
-        "state_h": [-1, 1, 1, 5],
-        "state_c": [-1, 1, 1, 5],
+        "state_h": [-1, 2, 1, 5],
+        "state_c": [-1, 2, 1, 5],
     }
     assert expected.steps is not None
     assert result.as_numpy("steps").tobytes() == expected.steps.tobytes()
@@ -260,10 +253,9 @@ def test_steps_and_states_are_tensors_of_their_own(tmp_path: Path) -> None:
     assert second.as_numpy("state_c").tobytes() == expected.state["c"][:1].tobytes()
 
 
-@pytest.mark.usefixtures("small_grid")
-def test_padded_steps_are_bounded(tmp_path: Path) -> None:
+def test_padded_steps_are_bounded() -> None:
     """Short texts beside a long one would have steps of mostly padding: beyond the limit they come end to end only."""
-    path = export_texts(tmp_path / "made.onnx", GraphOptions(steps=True))
+    path = ARTIFACTS / "texts-steps.onnx"
     settings = Settings(model=path, max_request_steps=100, max_sequence_steps=100)
     with TestClient(create_app(settings)) as client:
         texts = {"name": "texts", "shape": [9], "datatype": "BYTES", "data": ["so " * 20, *["it"] * 8]}

@@ -15,7 +15,6 @@ from openai import AsyncOpenAI, OpenAI
 from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 
-from model.encoder import EncoderConfig
 from service.api.front import Front
 from service.app import create_app
 from service.batching.jobs import Job
@@ -25,8 +24,8 @@ from service.encoder.sequences import Features, InputSpec, Tokens
 from service.errors import RequestTooLong
 from service.settings import Limits, Settings
 from tests.api.test_encode import PAIR, Serve, embed
+from tests.conftest import ARTIFACTS
 from tests.listening import listen
-from tests.made import export_made, export_texts
 
 Input = Any  # the client's type knows no sequences of floats
 
@@ -205,11 +204,9 @@ def post(client: TestClient, body: bytes | dict[str, Any], **headers: str) -> tu
     return response.status_code, answer.get("error", answer)
 
 
-@pytest.mark.usefixtures("small_grid")
-def test_token_ids_come_alone_or_in_lists(tmp_path: Path) -> None:
+def test_token_ids_come_alone_or_in_lists() -> None:
     """A list of ids is one sequence, a list of lists several; zeros behind them are padding."""
-    path = export_made(tmp_path / "made.onnx", EncoderConfig(vocabulary=9, hidden=4))
-    with TestClient(create_app(Settings(model=path))) as client:
+    with TestClient(create_app(Settings(model=ARTIFACTS / "tokens.onnx"))) as client:
         expected = embed(client, [[3, 8, 1], [5]])  # type: ignore[list-item]
         for given, rows in (([3, 8, 1], expected[:1]), ([[3, 8, 1], [5, 0]], expected), ([3, 8, 1, 0], expected[:1])):
             status, answer = post(client, {"model": "made", "input": given})
@@ -223,11 +220,10 @@ def test_token_ids_come_alone_or_in_lists(tmp_path: Path) -> None:
         assert (status, error["param"]) == (400, "input[0][1]")
 
 
-@pytest.mark.usefixtures("small_grid")
-def test_texts_come_alone_or_in_lists(tmp_path: Path) -> None:
+def test_texts_come_alone_or_in_lists() -> None:
     """The official client gets the embeddings of a text's tokens."""
     with (
-        listen(create_app(Settings(model=export_texts(tmp_path / "made.onnx")))) as address,
+        listen(create_app(Settings(model=ARTIFACTS / "texts.onnx"))) as address,
         OpenAI(base_url=f"http://{address}/v1", api_key="any") as client,
     ):
         ids = client.embeddings.create(model="made", input=[[2, 3, 1], [3]])
@@ -304,9 +300,9 @@ def test_more_steps_than_a_request_may_have_are_refused_unparsed(serve: Serve) -
     assert (status, error["code"], error["param"]) == (413, "request_too_long", "input")
 
 
-def test_token_ids_of_another_tokenizer_are_told_what_to_set(tmp_path: Path) -> None:
+def test_token_ids_of_another_tokenizer_are_told_what_to_set() -> None:
     """LangChain's default sends ids of OpenAI's tokenizer: the sentence names the flag by which it sends the texts."""
-    with TestClient(create_app(Settings(model=export_texts(tmp_path / "made.onnx")))) as client:
+    with TestClient(create_app(Settings(model=ARTIFACTS / "texts.onnx"))) as client:
         of_tiktoken = {"model": "made", "input": [[708, 433, 5900]], "encoding_format": "base64"}
         status, error = post(client, json.dumps(of_tiktoken).encode())
         assert (status, error["code"], error["param"]) == (400, "unknown_token", "input[0][0]")

@@ -13,13 +13,12 @@ from tritonclient import http as triton
 from tritonclient.utils import InferenceServerException
 
 from bench.load.launch import start_service
-from model.encoder import EncoderConfig
 from service.app import create_app
 from service.observing.statistics import Statistics, join
 from service.settings import Settings
 from tests.api.test_encode import PAIR
 from tests.listening import listen
-from tests.made import export_made
+from tests.made import take
 
 STAGES = ("success", "queue", "compute_input", "compute_infer", "compute_output")
 
@@ -83,11 +82,10 @@ def test_statistics_tell_what_was_counted(client: TestClient) -> None:
     assert began <= told["last_inference"] <= 1000 * time.time() + 1
 
 
-@pytest.mark.usefixtures("small_grid")
 def test_versions_are_counted_apart(tmp_path: Path) -> None:
     """A model is told of with all its versions, each with its own requests, and an unknown one is a 404."""
     for version in ("1", "2"):
-        export_made(tmp_path / f"{version}.onnx", EncoderConfig(features=3, hidden=2), name="a", version=version)
+        take("triples", tmp_path / f"{version}.onnx", name="a", version=version)
     with TestClient(create_app(Settings(models=tmp_path))) as client:
         for name in ("a", "a@1", "a@2", "a@2"):
             assert client.post("/encode", json={"sequences": PAIR, "model": name}).status_code == 200

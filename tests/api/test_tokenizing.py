@@ -23,7 +23,7 @@ from service.app import create_app
 from service.encoder import tokenizer as codec
 from service.encoder.tokenizer import Ids, Texts, Tokenize, find_unknown
 from service.settings import Settings
-from tests.made import export_texts
+from tests.conftest import ARTIFACTS
 
 Send = Callable[[TestClient, list[str]], tuple[int, Any]]
 
@@ -51,9 +51,9 @@ class Watched:
 
 
 @pytest.fixture(scope="module")
-def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def artifact() -> Path:
     """An encoder of texts, where `so` is the id 2, `it` 3, and any other word 1."""
-    return export_texts(tmp_path_factory.mktemp("texts") / "made.onnx")
+    return ARTIFACTS / "texts.onnx"
 
 
 @pytest.fixture

@@ -21,8 +21,6 @@ from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bench.load.launch import start_service
-from export.graph import GraphOptions
-from model.encoder import EncoderConfig
 from service.api.front import Front
 from service.api.unread import COUNTED_BYTES, PATIENCE_BYTES, PATIENCE_SECONDS, READER, Reader, Unread
 from service.app import create_app
@@ -34,8 +32,8 @@ from service.settings import Settings
 from tests.api.test_crowd import read_metric
 from tests.api.test_security import read_to_end
 from tests.api.test_stream import write_lines
+from tests.conftest import ARTIFACTS
 from tests.listening import listen
-from tests.made import export_made
 from tests.server.test_processes import wait_until
 
 MIB = 2**20
@@ -336,17 +334,14 @@ TENSORS = [
     ],
 )
 def test_the_size_of_an_answer_is_known_before_it_is_computed(
-    path: str, document: Any, headers: dict[str, str], tmp_path: Path
+    path: str, document: Any, headers: dict[str, str]
 ) -> None:
     """In every format, to a sixth or so: decimals of random weights take somewhat more than the shipped encoder's."""
-    file = export_made(
-        tmp_path / "made.onnx", EncoderConfig(features=3, hidden=20), GraphOptions(steps=True, state=True)
-    )
     steps = np.random.default_rng(0).standard_normal((ROWS, 1, 3)).round(3).tolist()
     field = {"/encode": "sequences", "/v1/embeddings": "input"}.get(path)
     content = {**document, field: steps} if field else {**document, "inputs": TENSORS}
     recorder = Recorder()
-    app = create_app(Settings(model=file))
+    app = create_app(Settings(model=ARTIFACTS / "triples-steps.onnx"))
     with TestClient(read_by(app, recorder)) as client:
         response = client.post(path, json=content, headers=headers)
     assert response.status_code == 200, response.text

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
@@ -18,10 +17,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import torch
 
-from export.graph import GraphOptions
-from model.encoder import EncoderConfig
 from service.catalogue.vetting import examiner as examining
 from service.catalogue.vetting import trial
 from service.catalogue.vetting.command import main
@@ -32,9 +28,9 @@ from service.catalogue.vetting.trial import try_file
 from service.encoder.session import open_session
 from service.errors import ArtifactError
 from service.settings import SHIPPED_MODEL
+from tests.conftest import ARTIFACTS
 from tests.encoder.test_session import edit
 from tests.hostile import LOADED, STRUCTURAL, append_work, change_plain, make_plain
-from tests.made import export_made, export_texts
 
 PLAIN = make_plain().SerializeToString()
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
@@ -55,23 +51,12 @@ def refuse(examiner: Examiner, content: bytes) -> str:
     return caught.value.reason
 
 
-MADE: dict[str, Callable[[Path], Path]] = {
-    "lstm": lambda path: export_made(path, EncoderConfig(features=3, hidden=4)),
-    "gru": lambda path: export_made(
-        path, EncoderConfig(features=3, hidden=4, cell="gru"), GraphOptions(steps=True, state=True)
-    ),
-    "tokens": lambda path: export_made(path, EncoderConfig(vocabulary=9, embedding=3, hidden=4)),
-    "texts": export_texts,
-    "int8": lambda path: export_made(path, EncoderConfig(features=3, hidden=32, layers=2), GraphOptions(quantize=True)),
-    "shipped": lambda _path: SHIPPED_MODEL,
-}
+KINDS = ["triples", "triples-gru", "tokens", "texts", "int8"]
 
 
-@pytest.mark.parametrize("kind", MADE)
-@pytest.mark.usefixtures("small_grid")
-def test_good_artifacts_pass(kind: str, examiner: Examiner, tmp_path: Path) -> None:
+@pytest.mark.parametrize("path", [*(ARTIFACTS / f"{kind}.onnx" for kind in KINDS), SHIPPED_MODEL], ids=lambda p: p.stem)
+def test_good_artifacts_pass(path: Path, examiner: Examiner) -> None:
     """Whatever export writes can be served; what is learned of it is what its own session says."""
-    path = MADE[kind](tmp_path / "made.onnx")
     content, session = read_file(path), open_session(path)
     found = examiner.examine(content, "made.onnx")
     assert session.manifest is not None
@@ -83,29 +68,9 @@ def test_good_artifacts_pass(kind: str, examiner: Examiner, tmp_path: Path) -> N
     assert (here.sha256, here.name, here.difference) == (found.sha256, found.name, found.difference)
 
 
-class Pooled(torch.nn.Module):
-    """As others write encoders: a mask of a range, Where, a sort, a gather."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear = torch.nn.Linear(3, 4)
-
-    def forward(self, sequences: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """Return `(B, 8)`."""
-        mask = torch.arange(sequences.shape[1])[None, :] < lengths[:, None]
-        steps = torch.where(mask[..., None], torch.relu(self.linear(sequences)), 0.0)
-        return torch.cat([steps.sum(1) / lengths.clamp(min=1)[:, None], steps.sort(1).values[:, -1]], 1)
-
-
-def test_graphs_of_other_exporters_pass_unverified(examiner: Examiner, tmp_path: Path) -> None:
+def test_graphs_of_other_exporters_pass_unverified(examiner: Examiner) -> None:
     """A graph of torch.onnx, without a manifest, can be served; nothing was proven of it."""
-    path = tmp_path / "pooled.onnx"
-    free = {"sequences": {0: "batch", 1: "time"}, "lengths": {0: "batch"}, "embedding": {0: "batch"}}
-    made = torch.zeros(2, 5, 3), torch.tensor([5, 2])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter that needs no further package is the old one
-        options = {"input_names": list(free)[:2], "output_names": ["embedding"], "dynamic_axes": free, "dynamo": False}
-        torch.onnx.export(Pooled(), made, str(path), **options)  # type: ignore[arg-type]
+    path = ARTIFACTS / "pooled.onnx"
     operators = {node.op_type for node in onnx.load(path).graph.node}
     assert operators >= {"Where", "Gather", "TopK", "Range"}
     found = examiner.examine(read_file(path), "pooled.onnx")

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from starlette.requests import Request
 
-from model.encoder import EncoderConfig
 from service.api import encoding
 from service.api.routing import EXCHANGE, SERVICE
 from service.batching.jobs import Job
@@ -21,7 +20,8 @@ from service.encoder.session import open_session
 from service.errors import QueueFull, UnexpectedModel, UnknownModel
 from service.observing.counts import Exchange
 from service.settings import Settings
-from tests.made import export_made
+from tests.conftest import ARTIFACTS
+from tests.made import make_wide
 
 
 @pytest.fixture
@@ -143,9 +143,8 @@ def test_the_first_models_arrangement_is_everyones(artifact: Path, tmp_path: Pat
 @pytest.mark.parametrize("kind", ["numbers", "tokens"])
 def test_memory_of_large_runs_is_given_back(kind: str, tmp_path: Path) -> None:
     """After one of some 60 MB the process is little larger than before it."""
-    tokens = EncoderConfig(vocabulary=50, hidden=64)
-    config = tokens if kind == "tokens" else EncoderConfig(features=12, hidden=64)
-    session = open_session(export_made(tmp_path / "made.onnx", config))
+    path = ARTIFACTS / "tokens.onnx" if kind == "tokens" else make_wide(tmp_path / "made.onnx", features=12, hidden=64)
+    session = open_session(path)
     lengths = np.full(20, 1000)
     steps = np.zeros((20, 1000), np.int64) if kind == "tokens" else np.zeros((20, 1000, 12), np.float32)
     trim_heap()  # as the service does, too; what other tests left there is not to count

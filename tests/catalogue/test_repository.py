@@ -17,7 +17,6 @@ from starlette.testclient import TestClient
 from tritonclient.utils import InferenceServerException
 
 from bench.load.launch import start_service
-from model.encoder import EncoderConfig
 from service.app import create_app
 from service.catalogue.vetting.examiner import Examiner
 from service.catalogue.vetting.findings import Proven
@@ -28,11 +27,10 @@ from service.settings import Settings
 from tests.api.test_encode import PAIR
 from tests.conftest import draw_sequences
 from tests.encoder.test_session import edit, edit_manifest
-from tests.made import export_made
+from tests.made import take
 
 KEY = "a-key-of-admins-only"
 ADMIN = {"Authorization": f"Bearer {KEY}"}
-CONFIG = EncoderConfig(features=3, hidden=4)
 SENT = draw_sequences([5, 2])
 
 Start = Callable[..., TestClient]
@@ -43,10 +41,10 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """Artifacts of models `a` and `b`, of two versions of `a`, and of `a` trained anew."""
     folder = tmp_path_factory.mktemp("originals")
     return {
-        "a": export_made(folder / "a", CONFIG, name="a").read_bytes(),
-        "a anew": export_made(folder / "a-anew", CONFIG, name="a", seed=1).read_bytes(),
-        "a@2": export_made(folder / "a2", CONFIG, name="a", seed=2, version="2").read_bytes(),
-        "b": export_made(folder / "b", EncoderConfig(features=2, hidden=3), name="b").read_bytes(),
+        "a": take("triples", folder / "a", name="a").read_bytes(),
+        "a anew": take("triples-anew", folder / "a-anew", name="a").read_bytes(),
+        "a@2": take("triples-third", folder / "a2", name="a", version="2").read_bytes(),
+        "b": take("pairs", folder / "b", name="b").read_bytes(),
     }
 
 

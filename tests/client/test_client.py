@@ -13,24 +13,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-import torch
 from starlette.testclient import TestClient
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
 
 from bench.load.launch import start_service
-from export.artifact import Origin, export_encoder, make_samples
-from export.graph import GraphOptions, build_graph
 from lengthwise_client import AsyncClient, Client, Refused
 from lengthwise_client.formats import Options, choose
-from model.encoder import EncoderConfig, SequenceEncoder
 from service.app import create_app
 from service.encoder.sequences import pad_batch
 from service.encoder.session import open_session
 from service.settings import Settings
-from tests.api.test_outputs import add_tokenizer
-from tests.conftest import draw_sequences
+from tests.conftest import ARTIFACTS, draw_sequences
+from tests.made import take
 from tests.relay import Relay
 
 Serve = Callable[..., TestClient]
@@ -49,6 +42,20 @@ def encode_alone(artifact: Path, sequences: list[npt.NDArray[Any]]) -> npt.NDArr
     return np.concatenate([session.run(pad_batch([steps])) for steps in sequences])
 
 
+class Tensor:
+    """What other libraries' arrays are to numpy, torch's tensors among them."""
+
+    def __init__(self, steps: npt.NDArray[np.float32]) -> None:
+        self._steps = steps
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def __array__(self, dtype: Any = None, *, copy: bool | None = None) -> npt.NDArray[np.float32]:
+        """Give its numbers to numpy."""
+        return np.array(self._steps, dtype=dtype, copy=copy)
+
+
 WHOLE = [np.rint(9 * steps) for steps in SEQUENCES]
 FORMS: dict[str, tuple[Any, list[npt.NDArray[np.float32]]]] = {
     "float32": (SEQUENCES, SEQUENCES),
@@ -56,7 +63,7 @@ FORMS: dict[str, tuple[Any, list[npt.NDArray[np.float32]]]] = {
     "lists": ([steps.tolist() for steps in SEQUENCES], SEQUENCES),
     "integers": ([steps.astype(np.int16) for steps in WHOLE], WHOLE),
     "lists of arrays": ([list(steps) for steps in SEQUENCES], SEQUENCES),
-    "tensors": ([torch.from_numpy(steps) for steps in SEQUENCES], SEQUENCES),
+    "tensors": ([Tensor(steps) for steps in SEQUENCES], SEQUENCES),
     "views": ([np.repeat(steps, 2, axis=0)[::2] for steps in SEQUENCES], SEQUENCES),
     "one array": (np.stack([WHOLE[2], SEQUENCES[2]]), [WHOLE[2], SEQUENCES[2]]),
     "an iterator": (iter(SEQUENCES), SEQUENCES),
@@ -225,18 +232,7 @@ def test_a_stream_is_read_as_its_embeddings_are_taken(serve: Serve, artifact: Pa
 @pytest.fixture(scope="module")
 def recurrent(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An encoder of texts that gives steps and states."""
-    folder = tmp_path_factory.mktemp("texts")
-    torch.manual_seed(0)
-    config = EncoderConfig(vocabulary=4, hidden=4, layers=2)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("export.verify.GRID_BATCHES", (1, 5))
-        encoder = SequenceEncoder(config).eval()
-        options = GraphOptions(steps=True, state=True)
-        export_encoder(encoder, make_samples(config, 9, 9), Origin(name="texts"), folder / "ids.onnx", options)
-    tokenizer = Tokenizer(WordLevel({"[PAD]": 0, "[UNK]": 1, "so": 2, "it": 3}, unk_token="[UNK]"))  # noqa: S106
-    tokenizer.pre_tokenizer = Whitespace()
-    (folder / "texts.onnx").write_bytes(add_tokenizer(folder / "ids.onnx", tokenizer.to_str()))
-    return folder / "texts.onnx"
+    return take("texts-states", tmp_path_factory.mktemp("texts") / "texts.onnx", name="texts")
 
 
 @pytest.fixture
@@ -391,12 +387,9 @@ def test_texts_and_other_outputs_go_as_json(texts: Relay) -> None:
     assert other == {"sequences": [[2, 3]], "outputs": ["state"], "normalize": False, "encoding_format": "float"}
 
 
-def test_both_formats_give_the_same_bits(tmp_path: Path) -> None:
+def test_both_formats_give_the_same_bits() -> None:
     """Numbers that go as JSON, for the steps' sake, are the float32 that go as npz."""
-    torch.manual_seed(0)
-    path = tmp_path / "steps.onnx"
-    encoder = SequenceEncoder(EncoderConfig(features=3, hidden=4)).eval()
-    path.write_bytes(build_graph(encoder, GraphOptions(steps=True)).SerializeToString())
+    path = ARTIFACTS / "triples-steps.onnx"
     with TestClient(create_app(Settings(model=path))) as app, Relay(app).connect() as client:
         found = client.encode_outputs(SEQUENCES, ["embedding", "steps"])
         assert found.embeddings.tobytes() == client.encode(SEQUENCES).tobytes()

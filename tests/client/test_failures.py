@@ -14,20 +14,18 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-import torch
 import uvicorn
 from starlette.testclient import TestClient
 
 from bench.load.launch import start_service
-from export.graph import build_graph
 from lengthwise_client import Client, DeadlineExceeded, ModelChanged, NotUnderstood, Refused, Unreachable, calls
 from lengthwise_client.retries import read_retry_after
-from model.encoder import EncoderConfig, SequenceEncoder
 from service.api.front import Front
 from service.app import create_app
 from service.batching.jobs import Forecast, Job
 from service.settings import Settings
 from tests.conftest import draw_sequences
+from tests.made import make_wide
 from tests.relay import Relay
 
 Serve = Callable[..., TestClient]
@@ -340,9 +338,7 @@ def test_a_restarted_service_is_found_again(artifact: Any) -> None:
 
 def test_every_call_gets_through_an_overload(tmp_path: Path) -> None:
     """Over real sockets, where eight threads call and the queue holds one call's steps, each has its rows at last."""
-    torch.manual_seed(0)
-    slow = tmp_path / "slow.onnx"  # some 10 ms for 500 steps
-    slow.write_bytes(build_graph(SequenceEncoder(EncoderConfig(features=1, hidden=160))).SerializeToString())
+    slow = make_wide(tmp_path / "slow.onnx", features=1, hidden=160)  # some 10 ms for 500 steps
     flags = ("--runners", "1", "--max-queue-steps", "500", "--max-request-steps", "500", "--max-sequence-steps", "500")
     requests = [draw_sequences([500], features=1, seed=n) for n in range(24)]
     waits: list[float] = []

@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 
 from lengthwise_client import AsyncClient, Client, Refused
-from model.encoder import EncoderConfig
 from service.app import create_app
 from service.settings import Settings
 from tests.api.test_keys import FIRST, SECOND, bearing
 from tests.conftest import draw_sequences
 from tests.listening import listen
-from tests.made import export_made
+from tests.made import take
 
 KINDS = ["threads", "asyncio"]
 
@@ -23,8 +22,8 @@ KINDS = ["threads", "asyncio"]
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A service of two models, that asks for keys."""
     folder = tmp_path_factory.mktemp("models")
-    for name, features in (("wide", 5), ("narrow", 2)):
-        export_made(folder / f"{name}.onnx", EncoderConfig(features=features, hidden=features), name=name)
+    for name, kind in (("wide", "quintuples"), ("narrow", "pairs")):
+        take(kind, folder / f"{name}.onnx", name=name)
     with listen(create_app(Settings(models=folder, api_keys=FIRST, admin_key=SECOND))) as address:
         yield f"http://{address}"
 

@@ -10,7 +10,7 @@ from starlette.testclient import TestClient
 from bench.stress.fuzz import SPECS, fuzz, make_targets, try_body
 from service.app import create_app
 from service.settings import Settings
-from tests.made import export_texts
+from tests.conftest import ARTIFACTS
 
 TARGETS = make_targets()
 CASES = 400  # of each; `python -m bench fuzz` tries millions
@@ -33,9 +33,9 @@ def test_damaged_bodies_are_refused_on_purpose(name: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+def reader() -> Iterator[TestClient]:
     """A service of an encoder that reads texts."""
-    app = create_app(Settings(model=export_texts(tmp_path_factory.mktemp("texts") / "made.onnx")))
+    app = create_app(Settings(model=ARTIFACTS / "texts.onnx"))
     with TestClient(app, raise_server_exceptions=False) as client:
         yield client
 

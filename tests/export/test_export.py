@@ -19,7 +19,7 @@ from service.encoder.sequences import pad_batch
 from service.encoder.session import open_session
 from tests import oracle
 from tests.conftest import MADE, draw_sequences
-from tests.made import make_run
+from tests.export.making import make_run
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from service.encoder.session import EncoderSession, open_session
 from service.errors import GoldenMismatch
 from service.settings import Settings
 from tests.conftest import FEATURES, draw_sequences
-from tests.made import make_run
+from tests.export.making import make_run
 
 
 @pytest.fixture(scope="module")

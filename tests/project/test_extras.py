@@ -40,12 +40,11 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The variables of an environment in which nothing but requirements.lock can be imported."""
     lock = Path("requirements.lock").read_text(encoding="utf-8")
     locked = {name.replace("-", "_") for name in re.findall(r"^([\w.-]+)==", lock, re.MULTILINE)}
-    refused = {
+    refused = {"torch", "onnx", "httpx", "pyarrow", "sklearn"} | {
         module
         for module, packages in packages_distributions().items()
         if not {re.sub(r"[-.]", "_", package).lower() for package in packages} & locked
     }
-    assert {"torch", "onnx", "httpx", "pyarrow", "sklearn"} <= refused
     assert not {"numpy", "onnxruntime"} & refused
     folder = tmp_path_factory.mktemp("bare")
     (folder / "sitecustomize.py").write_text(SITECUSTOMIZE.format(refused=refused), encoding="utf-8")

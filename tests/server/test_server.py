@@ -21,6 +21,7 @@ from bench.load.launch import start_service
 from service.encoder.sequences import pad_batch
 from service.encoder.session import open_session
 from tests.conftest import draw_sequences
+from tests.made import make_wide
 
 
 def same_bits(answer: object, expected: npt.NDArray[np.float32]) -> bool:
@@ -61,14 +62,7 @@ def test_32_clients_get_what_each_would_alone(artifact: Path) -> None:
 @pytest.fixture(scope="module")
 def slow(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An encoder that takes some 50 ms for 2000 steps."""
-    torch = pytest.importorskip("torch")
-    from export.graph import build_graph
-    from model.encoder import EncoderConfig, SequenceEncoder
-
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("slow") / "slow.onnx"
-    path.write_bytes(build_graph(SequenceEncoder(EncoderConfig(features=1, hidden=160))).SerializeToString())
-    return path
+    return make_wide(tmp_path_factory.mktemp("slow") / "slow.onnx", features=1, hidden=160)
 
 
 def post_to_all(url: str, requests: list[list[npt.NDArray[np.float32]]]) -> list[HTTPConnection]:
