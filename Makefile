@@ -9,8 +9,16 @@ OF ?= service
 # The shipped encoder is made anew with OUT=artifacts/japanese-vowels.onnx, and by no other command.
 OUT ?= $(RUN).onnx
 
-VENV := .venv
+# A Python named on the command line has an environment of its own inside .venv. It is tested without torch, whose
+# default builds are gigabytes, until `make install PYTHON=...` or TORCH=... put torch there.
+NAMED := $(filter command,$(origin PYTHON))
+ifdef NAMED
+override PYTHON := $(or $(shell bash .ci/find-python $(PYTHON)),$(error $(PYTHON) is not here, or cannot make environments))
+endif
+VENV := .venv$(if $(NAMED),/$(shell $(PYTHON) -c 'import sys; print("python%d.%d" % sys.version_info[:2])'))
 BIN := $(VENV)/bin
+WITH_TORCH := $(if $(and $(NAMED),$(filter file,$(origin TORCH))),$(wildcard $(VENV)/training),yes)
+TESTS ?=
 COMPILE := $(BIN)/uv pip compile --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet --upgrade
 
 .DEFAULT_GOAL := help
@@ -24,9 +32,9 @@ serve: $(VENV)/serving ## serve the shipped encoder on port 8000
 
 install: $(VENV)/training ## install what training and exporting need
 
-test: $(VENV)/developing ## run the whole test suite, with branch coverage; then some on another Python, if there is one
-	$(BIN)/python -m pytest --cov --cov-report=term
-	bash .ci/another-python
+test: $(VENV)/$(if $(WITH_TORCH),developing,testing) ## run the test suite, with branch coverage, then some on another Python; PYTHON=python3.12 runs it on that one
+	$(BIN)/python -m pytest $(if $(WITH_TORCH),--cov --cov-report=term) $(TESTS)
+	$(if $(NAMED),,bash .ci/another-python)
 
 check: $(VENV)/developing ## lint, format, types, import directions, the documentation's links
 	$(BIN)/ruff check .
@@ -76,6 +84,10 @@ $(BIN)/python:
 
 $(VENV)/serving: requirements.lock | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
+	touch $@
+
+$(VENV)/testing: pyproject.toml $(VENV)/serving
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[test]'
 	touch $@
 
 # torch comes first and alone, so that no other package's looser range chooses a build for you. Last comes the package

@@ -28,8 +28,8 @@ ARTIFACTS = Path("tests/artifacts")
 MADE = ARTIFACTS / "made.onnx"
 
 
-# What tests need torch for, and is left out if it is not installed: learning, exporting, and the guides to both.
-NEED_TORCH = ["model", "export", "project/test_tutorials.py"]
+# These tests need torch, and are left out without it: of learning, of exporting, and of the pages about both.
+NEED_TORCH = ["model", "export", "project/test_docs.py", "project/test_tutorials.py"]
 collect_ignore = [] if find_spec("torch") else NEED_TORCH
 
 

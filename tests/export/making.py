@@ -20,7 +20,6 @@ from model.encoder import EncoderConfig, SequenceEncoder
 from model.tasks import Task
 from tests.conftest import FEATURES, draw_sequences
 
-
 PLAIN = GraphOptions()
 
 

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("small_grid")
 
 @pytest.mark.parametrize("name", KINDS)
 def test_an_artifact_is_what_is_exported_today(name: str, tmp_path: Path) -> None:
-    """It has the graph and the weights that an export writes now, bit for bit, and the manifest but for measurements."""
+    """It has the graph and the weights an export writes now, bit for bit, and the manifest but for measurements."""
     checked_in, today = ARTIFACTS / f"{name}.onnx", export_kind(KINDS[name], tmp_path / "today.onnx")
     assert onnx.load(checked_in).graph == onnx.load(today).graph
     found, expected = (open_session(path).manifest for path in (checked_in, today))

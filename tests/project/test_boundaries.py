@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import NEED_TORCH
+
 # Folder, or a file that differs from its folder: the project's own top-level modules it may import.
 ALLOWED = {
     "service": {"service"},
@@ -47,15 +49,20 @@ def test_folders_import_one_way(folder: str) -> None:
         assert folder != "service" or not found & NEVER_IN_SERVICE, path
 
 
-def test_what_runs_on_another_python_needs_no_torch() -> None:
-    """The tests that `.ci/another-python` names are imported where there is no torch, which not every Python has."""
-    script = Path(".ci/another-python").read_text(encoding="utf-8")
-    named = [Path(name) for name in re.findall(r"tests/[\w/.]+", script)]
-    files = [file for path in named for file in ([path] if path.suffix else sorted(path.glob("test_*.py")))]
+# What the extra `test` does not bring.
+LEARNING = ["torch", "pytorch_lightning", "safetensors", "scipy", "sklearn", "sktime", "matplotlib", "h5py", "keras"]
+IMPORT_WITHOUT_TORCH = f"import sys; sys.modules |= dict.fromkeys({LEARNING}); import pytest"
+
+
+def test_only_tests_of_learning_and_exporting_need_torch() -> None:
+    """Every test file that is not left out without torch is imported without it, and without what comes with it."""
+    left_out = tuple(f"tests/{name}" for name in NEED_TORCH)
+    assert {path.partition("/")[0] for path in NEED_TORCH} == {"model", "export", "project"}
+    files = [file for file in sorted(Path("tests").rglob("test_*.py")) if not str(file).startswith(left_out)]
     modules = [".".join(file.with_suffix("").parts) for file in files]
-    assert "tests.server.test_processes" in modules
-    imported = "import sys; sys.modules['torch'] = None; import pytest, " + ", ".join(modules)
-    subprocess.run([sys.executable, "-c", imported], check=True)
+    assert {"tests.server.test_processes", "tests.api.test_outputs", "tests.project.test_bench"} <= {*modules}
+    imported = ", ".join([IMPORT_WITHOUT_TORCH, "tests.conftest", "tests.made", *modules])
+    subprocess.run([sys.executable, "-c", imported], check=True, env={**os.environ, "PYTHONPATH": "client"})
 
 
 SERVE_WITHOUT_TORCH = """

@@ -5,6 +5,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -200,6 +201,45 @@ def test_verbs_install_what_they_need(verb: str, installs: str, runs: str, tmp_p
     assert "torch==" in printed
     assert f"-m {runs}" in printed
     assert "artifacts/" not in printed
+
+
+def dry_run(*arguments: str) -> str:
+    """Return the commands that `make` would run, without quotes."""
+    command = ["make", "--dry-run", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.replace("'", "")
+
+
+def test_another_python_is_tested_without_torch_unless_told(tmp_path: Path) -> None:
+    """A Python that is named gets an environment of its own, and torch only if it is asked for or there already."""
+    python = (f"PYTHON={sys.executable}", f"VENV={tmp_path}")
+    without = dry_run("test", *python)
+    assert ".[test]\n" in without
+    assert "torch" not in without
+    assert "--cov" not in without
+    assert "another-python" not in without
+    assert "torch==9" in dry_run("test", *python, "TORCH=torch==9")
+    (tmp_path / "training").touch()
+    assert "--cov" in dry_run("test", *python)
+    assert ".venv/python3." in dry_run("--always-make", "test", python[0])
+
+
+def test_a_python_that_is_not_here_is_named() -> None:
+    """`make` says which it looked for, and makes no environment."""
+    command = ["make", "--dry-run", "test", "PYTHON=python3.99"]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ran.returncode != 0
+    assert "python3.99 is not here" in ran.stderr
+    assert ran.stdout == ""
+
+
+def test_every_supported_python_is_tested() -> None:
+    """The hosted workflow runs on each Python that the project declares, and may fail on the one it only tries."""
+    project = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]
+    declared = [name.rpartition(" ")[2] for name in project["classifiers"] if "Python :: 3." in name]
+    job = yaml.safe_load(Path(".github/workflows/check.yml").read_text(encoding="utf-8"))["jobs"]["check"]
+    assert job["strategy"]["matrix"]["python"] == [*declared, "3.14"]
+    assert "'3.14'" in job["continue-on-error"]
+    assert project["requires-python"] == f">={declared[0]}"
 
 
 def test_the_image_is_plain_locked_and_unprivileged() -> None:
