@@ -117,7 +117,7 @@ def test_every_artifact_of_a_folder_is_served_under_its_name(start: Start, folde
     client = start()
     assert answer(client, "a") == answer(client, "a@1") == embed(folder / "a.onnx")
     two = client.post("/encode", json={"sequences": [[[0.5, 1.0]]], "model": "b"})
-    assert (two.status_code, two.json()["dim"], two.json()["model"]) == (200, 6, "b")
+    assert (two.status_code, two.json()["dim"], two.json()["model"]) == (200, 4, "b")
     assert ask(client, "b").status_code == 422  # three features, of which it reads two
     unnamed = ask(client)
     assert (unnamed.status_code, unnamed.json()["type"]) == (404, "urn:lengthwise:problem:unknown-model")
