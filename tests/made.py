@@ -47,7 +47,8 @@ def make_wide(path: Path, features: int, hidden: int) -> Path:
         tensor.CopyFrom(numpy_helper.from_array(changed, tensor.name))
     for node in model.graph.node:
         for attribute in node.attribute:
-            attribute.i = hidden if attribute.name == "hidden_size" else attribute.i
+            if attribute.name == "hidden_size":
+                attribute.i = hidden
     for value, size in ((model.graph.input[0], features), (model.graph.output[0], 2 * hidden)):
         value.type.tensor_type.shape.dim[-1].dim_value = size
     del model.metadata_props[:]

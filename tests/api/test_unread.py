@@ -341,7 +341,7 @@ def test_the_size_of_an_answer_is_known_before_it_is_computed(
     field = {"/encode": "sequences", "/v1/embeddings": "input"}.get(path)
     content = {**document, field: steps} if field else {**document, "inputs": TENSORS}
     recorder = Recorder()
-    app = create_app(Settings(model=ARTIFACTS / "triples-steps.onnx"))
+    app = create_app(Settings(model=ARTIFACTS / "triples-wide.onnx"))
     with TestClient(read_by(app, recorder)) as client:
         response = client.post(path, json=content, headers=headers)
     assert response.status_code == 200, response.text

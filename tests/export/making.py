@@ -58,6 +58,7 @@ KINDS = {
     "triples-anew": Kind(config=TRIPLES, seed=1),
     "triples-third": Kind(config=TRIPLES, seed=2),
     "triples-steps": Kind(config=TRIPLES, options=STATES),
+    "triples-wide": Kind(config=EncoderConfig(features=3, hidden=20), options=STATES),
     "triples-gru": Kind(config=EncoderConfig(features=3, hidden=4, cell="gru"), options=STATES),
     "singles": Kind(config=EncoderConfig(features=1, hidden=2)),
     "pairs": Kind(config=EncoderConfig(features=2, hidden=2)),
