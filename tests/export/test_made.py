@@ -68,12 +68,13 @@ def test_the_benchmarks_models_are_encoders_of_their_size(tmp_path: Path) -> Non
         assert (session.features, session.dim) == (size.features, 2 * size.hidden)
 
 
-def test_the_program_that_makes_models_explains_itself(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", ["models", "training"])
+def test_bench_runs_the_measure_that_needs_torch(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`python -m bench models` carries that name."""
-    monkeypatch.setattr("sys.argv", ["bench", "models", "--help"])
+    """As the others, it explains itself and carries that name."""
+    monkeypatch.setattr("sys.argv", ["bench", name, "--help"])
     with pytest.raises(SystemExit) as ended:
         entry.main()
     assert not ended.value.code
-    assert "usage: python -m bench models" in capsys.readouterr().out
+    assert f"usage: python -m bench {name}" in capsys.readouterr().out

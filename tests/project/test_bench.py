@@ -440,8 +440,16 @@ def test_plots_are_the_same_bytes_for_the_same_figures() -> None:
     assert "peer &lt;1&gt;" in draw_bars("t", "u", {"none": {}, **panels}, "ours")
 
 
-def test_the_codecs_benchmark_times_every_format(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_codecs_benchmark_times_every_format(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """For both models it gives the run, each format's stages, and a last line of JSON."""
+
+    def make_models(folder: Path) -> None:
+        for name, size in MODELS.items():
+            make_wide(folder / f"{name}.onnx", size.features, size.hidden)
+
+    monkeypatch.setattr(codecs, "make_models", make_models)
     codecs.main(["--rounds", "1"])
     found = orjson.loads(capsys.readouterr().out.splitlines()[-1])
     assert set(found["models"]) == set(MODELS)
@@ -511,7 +519,7 @@ def test_bench_lists_what_it_measures(capsys: pytest.CaptureFixture[str], monkey
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize("name", sorted(entry.EVERY.keys() - {"models"}))  # tests/export has that, since it needs torch
+@pytest.mark.parametrize("name", sorted(entry.EVERY.keys() - {"models", "training"}))  # those: tests/export
 def test_bench_runs_the_measure_that_is_named(
     name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -92,7 +92,8 @@ def test_surface_of_settings_stays(hold: Callable[[str, str], None]) -> None:
     lines = []
     for name, field in Settings.model_fields.items():
         default = None if field.default is PydanticUndefined else field.default
-        kind = field.annotation.__name__ if isinstance(field.annotation, type) else field.annotation
+        kind = field.annotation.__name__ if isinstance(field.annotation, type) else str(field.annotation)
+        kind = kind.replace("pathlib._local.", "pathlib.")  # as Python 3.13 calls it
         lines.append(f"LENGTHWISE_{name.upper()} --{name.replace('_', '-')} {kind} = {default}\n")
     shortcuts = Settings.model_config["cli_shortcuts"]
     lines += [f"--{short} is --{name.replace('_', '-')}\n" for name, short in sorted(shortcuts.items())]  # type: ignore[union-attr]
