@@ -65,7 +65,7 @@ def test_the_benchmarks_models_are_encoders_of_their_size(tmp_path: Path) -> Non
     write_models(tmp_path)
     for name, size in MODELS.items():
         session = open_session(tmp_path / f"{name}.onnx")
-        assert (session.features, session.dim) == (size.features, 2 * size.hidden)
+        assert (session.kind.features, session.dim) == (size.features, 2 * size.hidden)
 
 
 @pytest.mark.parametrize("name", ["models", "training"])
