@@ -1,5 +1,6 @@
 """The servers that are measured: how each is installed, started, asked and stopped."""
 
+import argparse
 import hashlib
 import os
 import shutil
@@ -11,7 +12,7 @@ import sysconfig
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.load.generator import ask
@@ -31,23 +32,30 @@ class Server:
     """One row of the table.
 
     Attributes:
-        name: the row's.
-        peer: its module in `bench.load.peers` and its requirements beside it; None is our own service.
-        workers: processes or instances that run the model; a peer's share the CPUs out among them as threads.
+        name: the row's name.
+        peer: a module in `bench.load.peers`, with its requirements beside it; None for our own service.
+        workers: a peer's processes or instances that run the model, which share the CPUs out among them as threads;
+            None for one a CPU.
         wire: how it is asked.
         is_json: whether it may be the best peer, which our own JSON is compared with.
-        module: what is run of our own.
+        processes: our own service's workers, a number or `auto`; empty for its default.
+        module: our own program that is run.
+        batch: a peer's settings of its batches.
+        wait_ms: how long a peer may wait for a batch to fill.
     """
 
     name: str
-    peer: str | None
-    workers: int
+    peer: str | None = None
+    workers: int | None = None
     wire: Wire = JSON
     is_json: bool = True
+    processes: str = ""
     module: str = "service"
+    batch: int = 32
+    wait_ms: int = 2
 
     def prepare(self, folder: Path) -> Path:
-        """Return the interpreter that runs it, in an environment made first where there is none.
+        """Return the interpreter that runs it; the first time, an environment is made for it.
 
         Raises:
             Unavailable: what it needs cannot be installed.
@@ -56,51 +64,53 @@ class Server:
 
     def command(self, python: Path, model: Path, port: int) -> list[str]:
         """Return what starts it; of a folder, our own serves every model."""
-        if self.peer is None:
-            return [
-                str(python),
-                "-m",
-                self.module,
-                "--models" if model.is_dir() else "--model",
-                str(model),
-                "--port",
-                str(port),
-                "--processes",
-                str(self.workers),
-                "--log-level",
-                "warning",
-            ]
-        return [str(python), "-m", f"bench.load.peers.{self.peer}"]
+        if self.peer is not None:
+            return [str(python), "-m", f"bench.load.peers.{self.peer}"]
+        model_flag = "--models" if model.is_dir() else "--model"
+        command = [str(python), "-m", self.module, model_flag, str(model), "--port", str(port)]
+        if self.processes:
+            command += ["--processes", self.processes]
+        return [*command, "--log-level", "warning"]
 
     def environment(self, model: Path, port: int) -> dict[str, str]:
         """Return the variables a server finds; a peer is told everything by them."""
         if self.peer is None:
             return dict(os.environ)
+        workers = self.workers or available_cpus()
         return {
             **os.environ,
             "BENCH_MODEL": str(model),
             "BENCH_FEATURES": str(MODELS[model.stem].features),
             "BENCH_PORT": str(port),
-            "BENCH_WORKERS": str(self.workers),
-            "BENCH_THREADS": str(max(1, available_cpus() // self.workers)),
+            "BENCH_WORKERS": str(workers),
+            "BENCH_THREADS": str(max(1, available_cpus() // workers)),
+            "BENCH_BATCH": str(self.batch),
+            "BENCH_WAIT_MS": str(self.wait_ms),
             "DO_NOT_TRACK": "1",
             # Triton's Python stub links libpython: it must be the one whose standard library it will find.
             "LD_LIBRARY_PATH": str(sysconfig.get_config_var("LIBDIR")),
         }
 
 
-OURS = Server("lengthwise", None, workers=1)
-OURS_BINARY = Server("lengthwise, npz", None, workers=1, wire=NPZ, is_json=False)
-SPREAD = Server("lengthwise, a process a CPU", None, workers=available_cpus())
-SPREAD_BINARY = Server("lengthwise, a process a CPU, npz", None, workers=available_cpus(), wire=NPZ, is_json=False)
+OURS = Server("lengthwise")
+OURS_BINARY = replace(OURS, name="lengthwise, npz", wire=NPZ, is_json=False)
+ALONE = replace(OURS, name="lengthwise, 1 process", processes="1")
+MOSEC = Server("mosec, orjson", "mosec", batch=16, wait_ms=1)
 PEERS = [
     Server("naive, 1 worker", "naive", workers=1),
-    Server("naive, a worker a CPU", "naive", workers=available_cpus()),
-    Server("LitServe", "litserve", workers=available_cpus()),
-    Server("mosec, orjson", "mosec", workers=available_cpus()),
-    Server("Triton, JSON", "pytriton", workers=available_cpus(), wire=KSERVE_JSON),
-    Server("Triton, binary", "pytriton", workers=available_cpus(), wire=KSERVE_BINARY, is_json=False),
+    Server("naive, a worker a CPU", "naive"),
+    Server("LitServe", "litserve"),
+    MOSEC,
+    Server("Triton, JSON", "pytriton", wire=KSERVE_JSON, batch=64, wait_ms=0),
+    Server("Triton, binary", "pytriton", wire=KSERVE_BINARY, is_json=False, batch=64, wait_ms=0),
 ]
+
+
+def add_processes(parser: argparse.ArgumentParser) -> None:
+    """Let a measure of our own service be told its number of workers."""
+    parser.add_argument(
+        "--processes", default="", metavar="N", help="of the service: a number, or auto; its own default if not given"
+    )
 
 
 @dataclass(frozen=True, slots=True)

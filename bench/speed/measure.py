@@ -9,9 +9,10 @@ from typing import TypeAlias
 import numpy as np
 import orjson
 
-from bench.load.generator import Outcome, run_closed, run_open
-from bench.load.servers import OURS, Server, Unavailable, find_family, start
-from bench.load.watch import Watch
+from bench.load.drive import Load, drive
+from bench.load.generator import Outcome, run_closed, run_number, run_open
+from bench.load.servers import OURS, Running, Server, Unavailable, find_family, start
+from bench.load.watch import Watch, spent_seconds
 from bench.load.workloads import MODELS, WORKLOADS, Embeddings, Steps, Wire, Workload, draw_requests
 from bench.speed import raw
 
@@ -31,7 +32,7 @@ class Pace:
     Attributes:
         rounds: of the whole measurement.
         seconds: of each load.
-        warm_seconds: of the load before it, whose answers are checked.
+        warm_seconds: of the load before it, whose answers are checked; longer if not every request was answered by then.
         raw_seconds: of each arrangement of the raw limit.
     """
 
@@ -104,30 +105,76 @@ def measure_server(
     with start(server, python, model, first, model.with_suffix(".log")) as running:
         figures["ready_seconds"] = running.ready_seconds
         for task in tasks:
-            requests = write_requests(task, server.wire)
-            for seconds in (pace.warm_seconds, pace.seconds):
-                time.sleep(SETTLE_SECONDS)
-                outcome = run_closed(running.port, requests, task.workload.connections, seconds)
-                check(outcome, task, server.wire)
-            figures |= describe(task.name, outcome, task.workload.sequences)
-            if server is OURS:
+            outcome = warm_up(running, server.wire, task, pace.warm_seconds)
+            if server.name == OURS.name:
                 figures[f"{task.name}.padding"] = padding_ratio(outcome)
+            figures |= load_server(running, server.wire, task, pace.seconds)
             if is_open and task.name == "S":
-                for share in (0.5, 0.8):
-                    outcome = run_open(running.port, requests, share * figures["S.rate"], 2 * pace.seconds)
-                    figures |= describe(f"open{share * 100:.0f}", outcome, 1)
+                figures |= load_openly(running, write_requests(task, server.wire), figures["S.rate"], 2 * pace.seconds)
         figures["resident_mb"] = running.resident_mb
         figures["others_share"] = watch.others_share(find_family(running.process.pid))
     return figures
 
 
-def describe(name: str, outcome: Outcome, sequences: int) -> Figures:
-    """Name the figures of a load whose requests held `sequences` each."""
+def warm_up(running: Running, wire: Wire, task: Task, seconds: float) -> Outcome:
+    """Put a task's load on a server until every request was answered at least once, and check the answers.
+
+    Raises:
+        Unavailable: an answer is wrong, or a request was not answered.
+    """
+    requests, connections = write_requests(task, wire), task.workload.connections
+    time.sleep(SETTLE_SECONDS)
+    outcome = run_closed(running.port, requests, connections, seconds)
+    if len(outcome.answers) < len(requests):
+        outcome = run_number(running.port, requests, connections, len(requests))
+    check(outcome, task, wire)
+    return outcome
+
+
+def load_server(running: Running, wire: Wire, task: Task, seconds: float) -> Figures:
+    """Measure a server that was warmed up, and what the load generator itself takes meanwhile.
+
+    Returns:
+        Beside rate, latencies and failures, `NAME.generator`, its share of the CPU time that it and the server took, and
+        `NAME.generator_busy`, the share of its own time that it worked.
+    """
+    time.sleep(SETTLE_SECONDS)
+    before = _family_seconds(running)
+    load = drive(running.port, write_requests(task, wire), task.workload.connections, seconds)
+    return describe(task.name, load, task.workload.sequences, _family_seconds(running) - before)
+
+
+def load_openly(running: Running, requests: list[bytes], rate: float, seconds: float) -> Figures:
+    """Measure latencies while requests come at random moments, at half and at four fifths of a rate."""
+    figures: Figures = {}
+    for share in (0.5, 0.8):
+        server, own = _family_seconds(running), time.process_time()
+        outcome = run_open(running.port, requests, share * rate, seconds)
+        server, own = _family_seconds(running) - server, time.process_time() - own
+        name = f"open{share * 100:.0f}"
+        figures |= {
+            f"{name}.rate": outcome.rate,
+            f"{name}.p50_ms": outcome.quantile(0.5),
+            f"{name}.p99_ms": outcome.quantile(0.99),
+            f"{name}.failed": float(sum(outcome.failures.values())),
+            f"{name}.generator": own / max(own + server, 1e-9),
+        }
+    return figures
+
+
+def _family_seconds(running: Running) -> float:
+    return sum(map(spent_seconds, find_family(running.process.pid)))
+
+
+def describe(name: str, load: Load, sequences: int, server_seconds: float) -> Figures:
+    """Name the figures of a load whose requests held `sequences` each, and that cost the server so much CPU time."""
     return {
-        f"{name}.rate": outcome.rate * sequences,
-        f"{name}.p50_ms": outcome.quantile(0.5),
-        f"{name}.p99_ms": outcome.quantile(0.99),
-        f"{name}.failed": float(sum(outcome.failures.values())),
+        f"{name}.rate": load.rate * sequences,
+        f"{name}.p50_ms": load.p50_ms,
+        f"{name}.p99_ms": load.p99_ms,
+        f"{name}.failed": float(sum(load.failures.values())),
+        f"{name}.generator": load.cpu_seconds / max(load.cpu_seconds + server_seconds, 1e-9),
+        f"{name}.generator_busy": load.busy_share,
     }
 
 
@@ -135,10 +182,12 @@ def check(outcome: Outcome, task: Task, wire: Wire) -> None:
     """Compare every answer with the embeddings of the same sequences alone.
 
     Raises:
-        Unavailable: one is wrong, or nothing was answered; a measurement would mean nothing.
+        Unavailable: one is wrong, or is missing; a measurement would mean nothing.
     """
-    if not outcome.answers:
-        raise Unavailable(f"{task.name}: no request was answered: {outcome.failures}")
+    total = len(task.expected)
+    if len(outcome.answers) < total:
+        missing = total - len(outcome.answers)
+        raise Unavailable(f"{task.name}: {missing} of {total} requests were not answered: {outcome.failures}")
     for index, body in outcome.answers.items():
         found, expected = wire.read(body), task.expected[index]
         if found.shape != expected.shape or not np.abs(found - expected).max() <= TOLERANCE:
@@ -155,13 +204,17 @@ def measure_raw(model: Path, tasks: list[Task], pace: Pace) -> tuple[Figures, di
     """Measure the raw limit of a model on each workload's sequences.
 
     Returns:
-        `L.p50_ms`, and `B.rate` and `mix.rate` (sequences/s; `S` has the lengths of `B`), and the arrangement of each.
+        `L.p50_ms`, and the `.rate` of the others (sequences/s; `S` has the lengths of `B`), and the arrangement of each.
     """
     by_name = {task.name: task.sequences for task in tasks}
-    figures: Figures = {"L.p50_ms": raw.measure_latency(model, by_name["L"][:200])}
+    figures: Figures = {}
     arrangements = {}
-    for name in ("B", "mix"):
-        rate, arrangement = raw.measure_throughput(model, by_name[name], pace.raw_seconds)
-        figures[f"{name}.rate"], arrangements[name] = rate, str(arrangement)
-    figures["S.rate"] = figures["B.rate"]
+    if "L" in by_name:
+        figures["L.p50_ms"] = raw.measure_latency(model, by_name["L"][:200])
+    for name in ("B" if "B" in by_name else "S", "mix"):
+        if name in by_name:
+            rate, arrangement = raw.measure_throughput(model, by_name[name], pace.raw_seconds)
+            figures[f"{name}.rate"], arrangements[name] = rate, str(arrangement)
+    if "B" in by_name and "S" in by_name:
+        figures["S.rate"] = figures["B.rate"]
     return figures, arrangements

@@ -1,7 +1,8 @@
 """`python -m bench service`: our service, its peers and the raw limit, on one machine in one run.
 
 Prints one table a model and ends with one JSON line. Servers run one at a time, each peer right after our service,
-round by round; figures are medians over rounds.
+round by round; figures are medians over rounds. wrk loads them if it is installed. mosec is measured with the settings
+that a first search finds fastest, and is named by them.
 """
 
 import argparse
@@ -13,19 +14,21 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
+from bench.load.drive import name_generator
 from bench.load.launch import make_models
-from bench.load.servers import OURS, OURS_BINARY, PEERS, SPREAD, SPREAD_BINARY, Server, Unavailable
-from bench.load.workloads import MODELS
-from bench.speed.measure import Pace, measure_raw, measure_server, plan_tasks
+from bench.load.servers import ALONE, MOSEC, OURS, OURS_BINARY, PEERS, Server, Unavailable, add_processes
+from bench.load.workloads import MODELS, WORKLOADS
+from bench.speed.measure import Pace, Task, measure_raw, measure_server, plan_tasks
 from bench.speed.plot import draw_bars
 from bench.speed.report import Results, compare, render
 from bench.speed.start import measure_starts
+from bench.speed.tune import find_fastest
 from service.costs.cpus import available_cpus
 from service.settings import SHIPPED_MODEL
 
 FULL = Pace(rounds=3, seconds=2.0, warm_seconds=0.5, raw_seconds=0.4)
 QUICK = Pace(rounds=1, seconds=0.6, warm_seconds=0.3, raw_seconds=0.1)
-SERVERS = [OURS, OURS_BINARY, SPREAD, SPREAD_BINARY, *PEERS]
+SERVERS = [OURS, OURS_BINARY, ALONE, *PEERS]
 PANELS = {"S.rate": "Single sequences, 32 at a time", "B.rate": "32 in a request", "mix.rate": "Lengths 1 to 2,000"}
 
 
@@ -40,8 +43,12 @@ def main(arguments: list[str] | None = None) -> None:
     make_models(folder)
     every = []
     for name in options.models:
-        results = Results(name, missing=dict(missing))
-        measure_model(results, folder / f"{name}.onnx", pythons, pace, is_quick=options.quick)
+        results = Results(name, missing=dict(missing), generator=name_generator())
+        model = folder / f"{name}.onnx"
+        tasks = plan_tasks(model)
+        able = pythons if options.quick else tune(pythons, model, tasks)
+        asked = [task for task in tasks if task.name in options.workloads]
+        measure_model(results, model, able, asked, pace, is_quick=options.quick)
         print(render(results), end="\n\n", flush=True)
         every.append(results)
     start = measure_starts(SHIPPED_MODEL, starts=3, requests=300)
@@ -63,6 +70,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--only", nargs="+", default=[], metavar="WORD", help=f"models and servers, by part of: {names}"
     )
+    parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=[*WORKLOADS], help="all by default")
+    add_processes(parser)
     parser.add_argument("--folder", type=Path, default=Path(".bench"), help="of environments and models; .bench")
     parser.add_argument("--plots", type=Path, metavar="FOLDER", help="write bench-MODEL.svg there")
     options = parser.parse_args(arguments)
@@ -74,13 +83,15 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     ]
     if unknown:
         parser.error(f"--only knows none of: {', '.join(unknown)}. It knows parts of: {names}")
-    options.servers, options.models = servers or SERVERS, models or list(MODELS)
+    ours = {server: replace(server, processes=options.processes) for server in (OURS, OURS_BINARY)}
+    options.servers = [ours.get(server, server) for server in servers or SERVERS]
+    options.models = models or list(MODELS)
     options.folder = options.folder.resolve()
     return options
 
 
 def prepare(servers: list[Server], folder: Path) -> tuple[dict[Server, Path], dict[str, str]]:
-    """Install servers where they are not yet.
+    """Install the servers that are not installed yet.
 
     Returns:
         The interpreter of each that can be started, and why the others cannot, by name.
@@ -96,12 +107,23 @@ def prepare(servers: list[Server], folder: Path) -> tuple[dict[Server, Path], di
     return pythons, missing
 
 
-def measure_model(results: Results, model: Path, pythons: dict[Server, Path], pace: Pace, *, is_quick: bool) -> None:
+def tune(pythons: dict[Server, Path], model: Path, tasks: list[Task]) -> dict[Server, Path]:
+    """Put the settings with which mosec is fastest on a model in its place."""
+    if MOSEC not in pythons:
+        return pythons
+    note(f"{model.stem}: searching for the fastest settings of {MOSEC.name}")
+    tuned = find_fastest(MOSEC, pythons[MOSEC], model, tasks) or [MOSEC]
+    others = {server: python for server, python in pythons.items() if server != MOSEC}
+    return others | dict.fromkeys(tuned, pythons[MOSEC])
+
+
+def measure_model(
+    results: Results, model: Path, pythons: dict[Server, Path], tasks: list[Task], pace: Pace, *, is_quick: bool
+) -> None:
     """Measure every server on one model, round by round, into `results`.
 
     A server that fails is not started again; what it gave before stands, with the reason.
     """
-    tasks = plan_tasks(model)
     for number in range(pace.rounds):
         raw, results.arrangements = measure_raw(model, tasks, pace)
         results.raw.append(raw)
@@ -109,7 +131,7 @@ def measure_model(results: Results, model: Path, pythons: dict[Server, Path], pa
             if server.name in results.missing:
                 continue
             note(f"{results.model}, round {number + 1} of {pace.rounds}: {server.name}")
-            is_open = server is OURS and place == 0
+            is_open = server.name == OURS.name and place == 0
             try:
                 figures = measure_server(server, pythons[server], model, tasks, pace, is_open=is_open)
             except (Unavailable, OSError) as error:
@@ -119,19 +141,28 @@ def measure_model(results: Results, model: Path, pythons: dict[Server, Path], pa
 
 
 def plan_round(servers: list[Server], *, is_quick: bool) -> list[Server]:
-    """Order a round: our service before each peer, so that both see the same machine; just once where it is quick."""
-    peers = [server for server in servers if server is not OURS]
-    if is_quick or not peers or OURS not in servers:
+    """Order a round: our service before each peer, so that both see the same machine; just once if it is quick."""
+    ours = [server for server in servers if server.name == OURS.name]
+    others = [server for server in servers if server.name != OURS.name]
+    if is_quick or not others or not ours:
         return servers
-    return [server for peer in peers for server in (OURS, peer)]
+    return [server for other in others for server in (*ours, other)]
 
 
 def summarize(results: Results) -> dict[str, object]:
     """Return everything a table says, and the arrangements, as JSON values."""
     medians = results.medians()
     rounded = {name: {key: float(f"{value:.4g}") for key, value in one.items()} for name, one in medians.items()}
-    ratios = {name: round(value, 3) for name, value in compare(medians).items()}
-    return {"servers": rounded, "ratios": ratios, "arrangements": results.arrangements, "missing": results.missing}
+    found, refused = compare(medians)
+    ratios = {name: round(value, 3) for name, value in found.items()}
+    return {
+        "servers": rounded,
+        "ratios": ratios,
+        "refused": refused,
+        "arrangements": results.arrangements,
+        "missing": results.missing,
+        "generator": results.generator,
+    }
 
 
 def write_plots(every: list[Results], folder: Path) -> None:

@@ -8,6 +8,8 @@ import onnxruntime
 
 PORT = int(os.environ.get("BENCH_PORT", "8000"))
 WORKERS = int(os.environ.get("BENCH_WORKERS", "1"))
+BATCH = int(os.environ.get("BENCH_BATCH", "32"))  # requests, for those that batch
+WAIT_MS = int(os.environ.get("BENCH_WAIT_MS", "2"))
 
 
 class Encoder:

@@ -4,7 +4,7 @@ from typing import Any
 
 import litserve
 
-from bench.load.peers.encoder import PORT, WORKERS, Encoder
+from bench.load.peers.encoder import BATCH, PORT, WAIT_MS, WORKERS, Encoder
 
 Nested = list[list[list[float]]]
 
@@ -40,7 +40,7 @@ class EncodeAPI(litserve.LitAPI):
 
 if __name__ == "__main__":
     server = litserve.LitServer(
-        EncodeAPI(max_batch_size=32, batch_timeout=0.002, api_path="/encode"),
+        EncodeAPI(max_batch_size=BATCH, batch_timeout=WAIT_MS / 1e3, api_path="/encode"),
         accelerator="cpu",
         workers_per_device=WORKERS,
         timeout=120,

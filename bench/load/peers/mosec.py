@@ -1,4 +1,4 @@
-"""mosec with orjson in place of its own JSON and dynamic batching, a worker for each CPU."""
+"""mosec with orjson in place of its own JSON and dynamic batching, as many workers as it is told."""
 
 import sys
 from itertools import pairwise
@@ -6,7 +6,7 @@ from itertools import pairwise
 import mosec
 import orjson
 
-from bench.load.peers.encoder import PORT, WORKERS, Encoder
+from bench.load.peers.encoder import BATCH, PORT, WAIT_MS, WORKERS, Encoder
 
 Nested = list[list[list[float]]]
 
@@ -37,6 +37,7 @@ class EncodeWorker(mosec.Worker):
 
 if __name__ == "__main__":
     sys.argv[1:] = ["--address", "127.0.0.1", "--port", str(PORT), "--timeout", "120000", "--log-level", "warning"]
+    sys.argv += ["--wait", str(WAIT_MS)]  # mosec takes a worker's 0 for none given
     server = mosec.Server()
-    server.append_worker(EncodeWorker, num=WORKERS, max_batch_size=16, max_wait_time=1, route="/encode")
+    server.append_worker(EncodeWorker, num=WORKERS, max_batch_size=BATCH, max_wait_time=WAIT_MS, route="/encode")
     server.run()

@@ -11,7 +11,7 @@ from pytriton.decorators import batch
 from pytriton.model_config import DynamicBatcher, ModelConfig, Tensor
 from pytriton.triton import Triton, TritonConfig
 
-from bench.load.peers.encoder import PORT, WORKERS, Encoder
+from bench.load.peers.encoder import BATCH, PORT, WAIT_MS, WORKERS, Encoder
 
 
 class Instance:
@@ -44,6 +44,8 @@ if __name__ == "__main__":
                 Tensor(name="lengths", dtype=np.int64, shape=(1,)),
             ],
             outputs=[Tensor(name="embedding", dtype=np.float32, shape=(-1,))],
-            config=ModelConfig(max_batch_size=64, batcher=DynamicBatcher(max_queue_delay_microseconds=0)),
+            config=ModelConfig(
+                max_batch_size=BATCH, batcher=DynamicBatcher(max_queue_delay_microseconds=1000 * WAIT_MS)
+            ),
         )
         triton.serve()
