@@ -147,7 +147,7 @@ def start(server: Server, python: Path, model: Path, first: bytes, log: Path) ->
     Raises:
         Unavailable: it ended, or answered nothing in time.
     """
-    port = _find_port()
+    port = find_port()
     with log.open("wb") as written:
         began = time.perf_counter()
         process = subprocess.Popen(
@@ -181,7 +181,8 @@ def _await_ready(process: subprocess.Popen[bytes], port: int, first: bytes, log:
     raise Unavailable(f"it answered {answer} for {READY_SECONDS:.0f} s")
 
 
-def _find_port() -> int:
+def find_port() -> int:
+    """Return a port of this machine that is free now."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         return int(free.getsockname()[1])
 

@@ -32,7 +32,7 @@ class Pace:
     Attributes:
         rounds: of the whole measurement.
         seconds: of each load.
-        warm_seconds: of the load before it, whose answers are checked; longer if not every request was answered by then.
+        warm_seconds: of the load before it, whose answers are checked; longer if a request is unanswered by then.
         raw_seconds: of each arrangement of the raw limit.
     """
 
@@ -135,8 +135,8 @@ def load_server(running: Running, wire: Wire, task: Task, seconds: float) -> Fig
     """Measure a server that was warmed up, and what the load generator itself takes meanwhile.
 
     Returns:
-        Beside rate, latencies and failures, `NAME.generator`, its share of the CPU time that it and the server took, and
-        `NAME.generator_busy`, the share of its own time that it worked.
+        Beside rate, latencies and failures: `NAME.generator`, its share of the CPU time that it and the server took,
+        and `NAME.generator_busy`, the share of its own time that it worked.
     """
     time.sleep(SETTLE_SECONDS)
     before = _family_seconds(running)
@@ -204,7 +204,7 @@ def measure_raw(model: Path, tasks: list[Task], pace: Pace) -> tuple[Figures, di
     """Measure the raw limit of a model on each workload's sequences.
 
     Returns:
-        `L.p50_ms`, and the `.rate` of the others (sequences/s; `S` has the lengths of `B`), and the arrangement of each.
+        `L.p50_ms`, the `.rate` of the others (sequences/s; `S` has the lengths of `B`), and the arrangement of each.
     """
     by_name = {task.name: task.sequences for task in tasks}
     figures: Figures = {}

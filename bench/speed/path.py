@@ -25,24 +25,28 @@ from service.settings import Settings
 
 PACKAGE = Path(service.__file__).parent
 BODY = json.dumps({"sequences": [[[0.25] * 12, [0.5] * 12, [0.75] * 12]]}).encode()
-SCOPE = {
-    "type": "http",
-    "asgi": {"version": "3.0"},
-    "http_version": "1.1",
-    "method": "POST",
-    "path": "/encode",
-    "raw_path": b"/encode",
-    "query_string": b"",
-    "root_path": "",
-    "scheme": "http",
-    "headers": [
-        (b"host", b"localhost"),
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(BODY)).encode()),
-    ],
-    "client": ("127.0.0.1", 1),
-    "server": ("127.0.0.1", 80),
-}
+
+
+def scope_of(body: bytes) -> dict[str, Any]:
+    """Return the ASGI scope of a plain JSON `POST /encode` with a body."""
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "POST",
+        "path": "/encode",
+        "raw_path": b"/encode",
+        "query_string": b"",
+        "root_path": "",
+        "scheme": "http",
+        "headers": [
+            (b"host", b"localhost"),
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+        ],
+        "client": ("127.0.0.1", 1),
+        "server": ("127.0.0.1", 80),
+    }
 
 
 @dataclass(slots=True)
@@ -94,7 +98,7 @@ async def trace_request() -> Trace:
 
     async with app.fallback.router.lifespan_context(app.fallback):
         for _ in range(20):
-            await app(dict(SCOPE), receive, send)
+            await app(scope_of(BODY), receive, send)
         await asyncio.sleep(2 * NOTED_SECONDS)  # what is counted of them later, together, is not the next request's
         gc.collect()
         trace.kept = gc.get_objects()
@@ -102,7 +106,7 @@ async def trace_request() -> Trace:
         messages.clear()
         sys.setprofile(trace.see)
         trace.is_on = True
-        await app(dict(SCOPE), receive, send)
+        await app(scope_of(BODY), receive, send)
         trace.is_on = False
         sys.setprofile(None)
     threading.setprofile(None)

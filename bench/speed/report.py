@@ -75,7 +75,7 @@ def take_medians(rounds: Sequence[Figures]) -> Figures:
 
 
 def distrust(name: str, figures: Figures, workload: str) -> str:
-    """Return why a server's throughput may be the load generator's, in a sentence; an empty one if it is the server's."""
+    """Return why a server's throughput may be the load generator's, or an empty sentence if it is the server's."""
     share, busy = figures.get(f"{workload}.generator", 0.0), figures.get(f"{workload}.generator_busy", 0.0)
     if share > MOST_GENERATOR:
         return f"the load generator took {share:.0%} of the CPU time with {name}, and a fifth is the most"

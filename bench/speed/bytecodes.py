@@ -1,0 +1,52 @@
+"""Counts the bytecodes of Python that one request takes, function by function."""
+
+import sys
+from collections import Counter
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from bench.load.workloads import JSON, MODELS, draw_sequences
+from bench.speed.counted import LENGTH
+from bench.speed.path import scope_of
+from service.app import create_app
+from service.settings import Settings
+
+ROOMS = 2  # of `service.api.encoding`, the first two parts are its package
+
+
+async def count_bytecodes(model: Path) -> "Counter[tuple[str, str]]":
+    """Serve a model in this process, warm up, and count a request's bytecodes by package and function."""
+    found: Counter[tuple[str, str]] = Counter()
+
+    def trace(frame: FrameType, event: str, _found: Any) -> Any:
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        if event == "opcode":
+            found[_name(frame)] += 1
+        return trace
+
+    body = JSON.write(draw_sequences([LENGTH], MODELS[model.stem].features, seed=0)).partition(b"\r\n\r\n")[2]
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(message: Any) -> None:
+        pass
+
+    app = create_app(Settings(model=model, log_level="warning", processes=1))
+    async with app.router.lifespan_context(app):
+        for _ in range(20):
+            await app(scope_of(body), receive, send)
+        call = app(scope_of(body), receive, send)
+        sys.settrace(trace)
+        await call
+        sys.settrace(None)
+    return found
+
+
+def _name(frame: FrameType) -> tuple[str, str]:
+    """Return the package and the name of the function that a frame runs."""
+    parts = str(frame.f_globals.get("__name__", "?")).split(".")
+    package = ".".join(parts[:ROOMS]) if parts[0] == "service" else parts[0]
+    inside = ".".join(parts[ROOMS:]) if parts[0] == "service" else ".".join(parts[1:])
+    return package, f"{inside}.{frame.f_code.co_qualname}" if inside else frame.f_code.co_qualname

@@ -1,0 +1,109 @@
+"""What `ledger` runs under callgrind: the service, or the layers of one request in this process.
+
+    python -m bench.speed.counted service --model FILE ...
+    python -m bench.speed.counted layers FILE
+
+The clock is replaced before anything reads it: each look at it is a microsecond after the one before, so that a run is
+always short, nothing is learnt from how slow callgrind is, and two counts of the same code are the same.
+"""
+
+import itertools
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+LENGTH = 33  # steps of the sequence, the median of the benchmark's lengths
+WARM, FEW, MANY = 64, 64, 192  # requests; telemetry is settled once in 64
+
+
+def set_clock() -> None:
+    """Let `time.perf_counter` tell of a microsecond more each time."""
+    time.perf_counter = itertools.count(1000.0, 1e-6).__next__
+
+
+def tell_callgrind(pid: int, *words: str) -> None:
+    """Have the callgrind that runs a process do something.
+
+    Raises:
+        RuntimeError: it was not heard; carries what `vgdb` wrote.
+    """
+    vgdb = shutil.which("vgdb") or "vgdb"  # comes with valgrind
+    ran = subprocess.run([vgdb, f"--pid={pid}", *words], capture_output=True, text=True, check=False)
+    if ran.returncode:
+        raise RuntimeError(f"vgdb {' '.join(words)} ended with {ran.returncode}: {ran.stderr.strip()}")
+
+
+async def count(name: str, call: Callable[[], Awaitable[object] | object]) -> None:
+    """Have callgrind count few and then many calls, so that their difference is that of calls alone."""
+    for number in (WARM, FEW, MANY):
+        tell_callgrind(os.getpid(), "zero")
+        for _ in range(number):
+            found = call()
+            if isinstance(found, Awaitable):
+                await found
+        tell_callgrind(os.getpid(), "dump", f"{name}:{number}")
+
+
+async def count_layers(model: Path) -> None:
+    """Serve a model in this process, and count what the layers of a request take."""
+    import numpy as np  # noqa: PLC0415 - after the clock is set
+
+    from bench.load.workloads import JSON  # noqa: PLC0415
+    from bench.speed.path import scope_of  # noqa: PLC0415
+    from service.app import create_app  # noqa: PLC0415
+    from service.codecs.json import ragged  # noqa: PLC0415
+    from service.codecs.options import AnswerOptions  # noqa: PLC0415
+    from service.codecs.question import Reply  # noqa: PLC0415
+    from service.encoder.sequences import Answer, InputSpec, Sequences, pad_batch  # noqa: PLC0415
+    from service.settings import Settings  # noqa: PLC0415
+
+    app = create_app(Settings(model=model, log_level="warning", processes=1))
+    async with app.router.lifespan_context(app):
+        service = app.state.service
+        served = next(iter(service.models))
+        features = served.session.features
+        steps = np.random.default_rng(0).standard_normal((LENGTH, features)).round(4).astype(np.float32)
+        body = JSON.write([steps]).partition(b"\r\n\r\n")[2]
+        spec, sequences = InputSpec(features), Sequences(values=steps, lengths=np.array([LENGTH]))
+        batch = pad_batch([steps])
+        reply = Reply(Answer(served.session.run(batch)), [LENGTH], served.name, LENGTH)
+        scope, options = scope_of(body), AnswerOptions()
+        statuses: list[int] = []
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        async def send(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                statuses.append(message["status"])
+
+        tell_callgrind(os.getpid(), "instrumentation", "on")
+        await count("run", lambda: served.session.run(batch))
+        await count("engine", lambda: service.engine.encode(served, sequences))
+        await count("decode", lambda: ragged.decode(body, lambda _: spec, 100_000))
+        await count("write", lambda: ragged.write(reply, options))
+        await count("application", lambda: app(dict(scope), receive, send))
+        if {*statuses} != {200}:
+            sys.exit(f"The requests were answered {sorted({*statuses})}")
+
+
+def main() -> None:
+    """Run what the first argument names."""
+    set_clock()
+    if sys.argv[1] == "service":
+        from service.__main__ import main as serve  # noqa: PLC0415 - after the clock is set
+
+        serve(sys.argv[2:])
+    else:
+        import uvloop  # noqa: PLC0415
+
+        uvloop.run(count_layers(Path(sys.argv[2])))
+
+
+if __name__ == "__main__":
+    main()
