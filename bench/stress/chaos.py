@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -22,14 +23,14 @@ from onnxruntime import InferenceSession
 
 from bench.load.generator import Connection, run_number
 from bench.load.launch import make_models
-from bench.load.servers import Running, Server, start
+from bench.load.servers import Running, Server, add_processes, start
 from bench.load.workloads import JSON, SLOW, Steps, draw_sequences
 from bench.speed import raw
 from bench.speed.measure import TOLERANCE
 from bench.stress.faulty import DIES, HANGS, RAISES
 from service.costs.cpus import available_cpus
 
-FAULTY = Server("lengthwise, with faults", None, workers=1, module="bench.stress.faulty")
+FAULTY = Server("lengthwise, with faults", module="bench.stress.faulty")
 BODIES, MARKED, CONNECTIONS = 100, 50, 16  # one request in a hundred is marked
 HANG_SECONDS = 3.0
 HANG_UPS = 0.3  # of all requests
@@ -58,21 +59,36 @@ class Judge:
         self.counts[marked + status] += 1
 
 
-@contextmanager
-def serve(model: Path, judge: Judge) -> Iterator[Running]:
-    """Start the service with faults."""
-    with start(FAULTY, Path(sys.executable), model, judge.requests[0], model.with_suffix(".log")) as running:
-        yield running
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What the faults are put on.
+
+    Attributes:
+        server: the service, in the arrangement that was asked for.
+        model: the encoder's file.
+        session: the encoder alone, which answers are compared with.
+    """
+
+    server: Server
+    model: Path
+    session: InferenceSession
+
+    @contextmanager
+    def serve(self, judge: Judge) -> Iterator[Running]:
+        """Start the service."""
+        log = self.model.with_suffix(".log")
+        with start(self.server, Path(sys.executable), self.model, judge.requests[0], log) as running:
+            yield running
 
 
-def send_marked(mark: float | None) -> Callable[[Path, InferenceSession, int], Counts]:
+def send_marked(mark: float | None) -> Callable[[Subject, int], Counts]:
     """Make a phase that sends requests of which one in a hundred is marked."""
 
-    def run(model: Path, session: InferenceSession, number: int) -> Counts:
-        judge = Judge(session, mark)
+    def run(subject: Subject, number: int) -> Counts:
+        judge = Judge(subject.session, mark)
         if mark == HANGS:
             number = min(number, 2 * BODIES)  # each runner is replaced once
-        with serve(model, judge) as running:
+        with subject.serve(judge) as running:
             run_number(running.port, judge.requests, CONNECTIONS, number, judge.note)
         judge.counts["lost"] += number - judge.counts.total()
         return judge.counts
@@ -80,9 +96,9 @@ def send_marked(mark: float | None) -> Callable[[Path, InferenceSession, int], C
     return run
 
 
-def hang_up(model: Path, session: InferenceSession, number: int) -> Counts:
+def hang_up(subject: Subject, number: int) -> Counts:
     """Send requests, and others beside them whose clients hang up."""
-    judge, ended = Judge(session), threading.Event()
+    judge, ended = Judge(subject.session), threading.Event()
     hung_up = 0
 
     def send_and_close(port: int) -> None:
@@ -94,7 +110,7 @@ def hang_up(model: Path, session: InferenceSession, number: int) -> Counts:
                 connection.close()
                 hung_up += 1
 
-    with serve(model, judge) as running:
+    with subject.serve(judge) as running:
         beside = threading.Thread(target=send_and_close, args=(running.port,))
         beside.start()
         run_number(running.port, judge.requests, CONNECTIONS, number, judge.note)
@@ -105,10 +121,10 @@ def hang_up(model: Path, session: InferenceSession, number: int) -> Counts:
     return judge.counts
 
 
-def end_under_load(model: Path, session: InferenceSession, number: int) -> Counts:
+def end_under_load(subject: Subject, number: int) -> Counts:
     """Send many requests at once, tell the process to end, and read what comes."""
-    judge = Judge(session)
-    with serve(model, judge) as running:
+    judge = Judge(subject.session)
+    with subject.serve(judge) as running:
         waiting = {Connection(running.port) for _ in range(min(number, 4 * BODIES))}
         sent = len(waiting)
         for place, connection in enumerate(waiting):
@@ -141,15 +157,18 @@ def main(arguments: list[str] | None = None) -> None:
     """Go through the phases and print what became of the requests."""
     parser = argparse.ArgumentParser(prog="python -m bench chaos", description=__doc__)
     parser.add_argument("--requests", type=int, default=1000, help="in each phase")
+    add_processes(parser)
     parser.add_argument("--folder", type=Path, default=Path(".bench"), help="of models; .bench")
     options = parser.parse_args(arguments)
     models = options.folder.resolve() / "models"
     make_models(models)
     model = models / "slow.onnx"
-    session = raw.open_raw(model, threads=1)
+    server = replace(FAULTY, processes=options.processes)
+    subject = Subject(server, model, raw.open_raw(model, threads=1))
     os.environ["LENGTHWISE_MAX_RUN_SECONDS"] = str(HANG_SECONDS)
     found: dict[str, Counts] = {}
     for name, phase in PHASES.items():
-        found[name] = phase(model, session, options.requests)
+        found[name] = phase(subject, options.requests)
         print(f"{name:30} {', '.join(f'{count} {kind}' for kind, count in sorted(found[name].items()))}", flush=True)
-    print(json.dumps({"bench": "chaos", "requests": options.requests, "cpus": available_cpus(), "phases": found}))
+    setting = {"requests": options.requests, "processes": options.processes, "cpus": available_cpus()}
+    print(json.dumps({"bench": "chaos", **setting, "phases": found}))

@@ -11,10 +11,11 @@ import statistics
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from bench.load.generator import Outcome, ask, run_closed
-from bench.load.servers import OURS, find_family, start
+from bench.load.servers import OURS, Server, add_processes, find_family, start
 from bench.load.watch import Watch
 from bench.load.workloads import JSON, NPZ, draw_sequences
 from service.costs.cpus import available_cpus
@@ -33,7 +34,7 @@ def send_bulk(port: int, request: bytes, answered: "multiprocessing.SimpleQueue[
         answered.put((status, time.perf_counter() - began))
 
 
-def measure_fairness(model: Path, wire: str, rounds: int, seconds: float) -> dict[str, float]:
+def measure_fairness(server: Server, model: Path, wire: str, rounds: int, seconds: float) -> dict[str, float]:
     """Measure small requests alone and beside bulk, in turn.
 
     Returns:
@@ -52,7 +53,7 @@ def measure_fairness(model: Path, wire: str, rounds: int, seconds: float) -> dic
     watch = Watch()
     with (
         tempfile.TemporaryDirectory() as folder,
-        start(OURS, Path(sys.executable), model, small[0], Path(folder) / "log") as running,
+        start(server, Path(sys.executable), model, small[0], Path(folder) / "log") as running,
     ):
         run_closed(running.port, small, 1, 1.0)
         for _ in range(rounds):
@@ -94,11 +95,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--wire", choices=WIRES, default="json", help="how the bulk is sent")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=5.0, help="of each half of a round")
+    add_processes(parser)
     options = parser.parse_args(arguments)
-    figures = measure_fairness(options.model, options.wire, options.rounds, options.seconds)
+    server = replace(OURS, processes=options.processes)
+    figures = measure_fairness(server, options.model, options.wire, options.rounds, options.seconds)
     print(f"{options.model}, bulk as {options.wire}, {options.rounds} rounds, {available_cpus()} CPUs")
     for name, value in figures.items():
         print(f"{name:14} {value:10.3f}")
     rounded = {name: round(value, 4) for name, value in figures.items()}
-    setting = {"wire": options.wire, "rounds": options.rounds, "seconds": options.seconds, "cpus": available_cpus()}
-    print(json.dumps({"bench": "fairness", **setting, **rounded}))
+    setting = {"wire": options.wire, "rounds": options.rounds, "seconds": options.seconds}
+    arrangement = {"processes": options.processes, "cpus": available_cpus()}
+    print(json.dumps({"bench": "fairness", **setting, **arrangement, **rounded}))

@@ -1,4 +1,4 @@
-"""`python -m bench many`: many models in one process, and one that is replaced while requests are answered.
+"""`python -m bench many`: many models in one service, and one that is replaced while requests are answered.
 
 Swaps: one encoder is replaced again and again by others of its size under 32 connections; every answer must be, bit for
 bit, that of the model whose hash it names. Shares: ten models of different sizes, all busy, each with another number of
@@ -9,12 +9,14 @@ requests at a time to the tenth. Prints a table and ends with one JSON line.
 import argparse
 import json
 import os
+import re
 import sys
 import tempfile
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +26,9 @@ from onnxruntime import InferenceSession
 
 from bench.load.generator import Connection, Outcome, ask, run_closed
 from bench.load.launch import make_models
-from bench.load.servers import OURS, Running, start
+from bench.load.servers import OURS, Running, Server, add_processes, start
 from bench.load.workloads import MANY, MODELS, SLOW, TRAININGS, draw_lengths, draw_sequences
 from bench.speed import raw
-from bench.speed.start import resident_mb
 from service.costs.cpus import available_cpus
 from service.encoder.session import EncoderSession
 
@@ -39,6 +40,7 @@ PAUSE_SECONDS = 0.3  # between two swaps
 REST_SECONDS = 3.0
 FLOOD = "m9"  # the slowest
 QUIET_STEPS = 5
+RUN_SECONDS = re.compile(r'lengthwise_run_seconds_total\{(?:.*,)?model="([^"]*)".*\} (\S+)')
 
 
 def write_request(sequences: list[npt.NDArray[np.float32]], model: str, path: str = "/encode") -> bytes:
@@ -98,12 +100,12 @@ class Swaps:
             self.swap_seconds.append(time.perf_counter() - began)
 
 
-def measure_swaps(models: Path, swaps: int) -> dict[str, float]:
+def measure_swaps(server: Server, models: Path, swaps: int) -> dict[str, float]:
     """Replace a model under load, and compare latency with what it is without."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         judge = Swaps([models / "trained" / f"{number}.onnx" for number in range(TRAININGS)], folder)
-        with start(OURS, Path(sys.executable), folder, judge.requests[0], models / "many.log") as running:
+        with start(server, Path(sys.executable), folder, judge.requests[0], models / "many.log") as running:
             run_closed(running.port, judge.requests, CONNECTIONS, 2.0)
             swapping = threading.Thread(target=judge.swap, args=(running.port, 3))  # the first tries start a process
             swapping.start()
@@ -131,9 +133,9 @@ def measure_swaps(models: Path, swaps: int) -> dict[str, float]:
 
 
 def rest(running: Running) -> float:
-    """Wait until what is given back in quiet times was, and return what the service itself holds, in 10^6 bytes."""
+    """Wait until what is given back in quiet times was, and return what all processes hold, in 10^6 bytes."""
     time.sleep(REST_SECONDS)
-    return resident_mb(running.process.pid)
+    return running.resident_mb
 
 
 def swap_under_load(running: Running, judge: Swaps, swaps: int) -> Outcome:
@@ -178,12 +180,15 @@ def measure_shares(port: int, seconds: float) -> dict[str, float]:
 
 
 def read_run_seconds(port: int) -> dict[str, float]:
-    """Return the runners' seconds by model."""
+    """Return the runners' seconds by model, of all workers together."""
     status, body = ask(port, b"GET /metrics HTTP/1.1\r\nHost: bench\r\n\r\n")
     if status != "200":
         raise RuntimeError(f"the metrics were answered {status}")
-    lines = [line for line in body.decode().splitlines() if line.startswith("lengthwise_run_seconds_total{")]
-    return {line.split('"')[1]: float(line.rsplit(" ", 1)[1]) for line in lines}
+    seconds: defaultdict[str, float] = defaultdict(float)
+    for line in body.decode().splitlines():
+        if found := RUN_SECONDS.match(line):
+            seconds[found[1]] += float(found[2])
+    return dict(seconds)
 
 
 def measure_flood(port: int, seconds: float) -> dict[str, float]:
@@ -214,16 +219,18 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--seconds", type=float, default=20.0, help="for shares, and half of it for each part of a flood"
     )
+    add_processes(parser)
     parser.add_argument("--folder", type=Path, default=Path(".bench"), help="of models; .bench")
     options = parser.parse_args(arguments)
     models = options.folder.resolve() / "models"
     make_models(models)
     os.environ["LENGTHWISE_ADMIN_KEY"] = KEY
-    swaps = measure_swaps(models, options.swaps)
+    server = replace(OURS, processes=options.processes)
+    swaps = measure_swaps(server, models, options.swaps)
     for name, value in swaps.items():
         print(f"{name:>26} {value:g}")
     first = write_request(draw_sequences([QUIET_STEPS], SLOW.features, seed=16), "m0")
-    with start(OURS, Path(sys.executable), models / "many", first, models / "many.log") as running:
+    with start(server, Path(sys.executable), models / "many", first, models / "many.log") as running:
         shares = measure_shares(running.port, options.seconds)
         flood = measure_flood(running.port, options.seconds / 2)
     fair = 1 / len(shares)
@@ -231,5 +238,5 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"{name:>26} {hidden:4} units, {share:.1%} of the time, {share / fair - 1:+.1%} of fair")
     for name, value in flood.items():
         print(f"{name:>26} {value:g}")
-    result = {"bench": "many", "cpus": available_cpus(), "swaps": swaps, "shares": shares, "flood": flood}
-    print(json.dumps(result))
+    setting = {"processes": options.processes, "cpus": available_cpus()}
+    print(json.dumps({"bench": "many", **setting, "swaps": swaps, "shares": shares, "flood": flood}))

@@ -13,13 +13,14 @@ import statistics
 import sys
 import time
 from bisect import bisect_right
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from bench.load.generator import Connection, Outcome, run_closed, run_number, run_open
 from bench.load.launch import make_models
-from bench.load.servers import OURS, find_family, start
+from bench.load.servers import OURS, Server, add_processes, find_family, start
 from bench.load.watch import Watch
 from bench.load.workloads import JSON, SLOW, Embeddings, draw_sequences, post
 from bench.speed import raw
@@ -68,7 +69,7 @@ class Witness:
         return errors
 
 
-def measure_overload(model: Path, seconds: float, times: float) -> dict[str, float]:
+def measure_overload(server: Server, model: Path, seconds: float, times: float) -> dict[str, float]:
     """Measure capacity, overload and recovery.
 
     Returns:
@@ -82,7 +83,7 @@ def measure_overload(model: Path, seconds: float, times: float) -> dict[str, flo
     urgent = [post("/encode", body, "application/json", f"X-Request-Timeout-Ms: {DEADLINE_MS}") for body in bodies]
     os.environ["LENGTHWISE_MAX_QUEUE_SECONDS"] = str(QUEUE_SECONDS)
     watch, witness = Watch(), Witness()
-    with start(OURS, Path(sys.executable), model, plain[0], model.with_suffix(".log")) as running:
+    with start(server, Path(sys.executable), model, plain[0], model.with_suffix(".log")) as running:
         run_closed(running.port, plain, CLOSED_CONNECTIONS, 2.0)
         capacity = run_closed(running.port, plain, CLOSED_CONNECTIONS, min(10.0, seconds)).rate
         normal = run_number(running.port, plain, 1, 20).quantile(0.5)
@@ -132,13 +133,16 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench overload", description=__doc__)
     parser.add_argument("--seconds", type=float, default=60.0, help="of the open loop")
     parser.add_argument("--times", type=float, default=10.0, help="the load, in parts of the capacity")
+    add_processes(parser)
     parser.add_argument("--folder", type=Path, default=Path(".bench"), help="of models; .bench")
     options = parser.parse_args(arguments)
     models = options.folder.resolve() / "models"
     make_models(models)
-    figures = measure_overload(models / "slow.onnx", options.seconds, options.times)
+    server = replace(OURS, processes=options.processes)
+    figures = measure_overload(server, models / "slow.onnx", options.seconds, options.times)
     print(f"{options.times:g} times the capacity for {options.seconds:g} s, {available_cpus()} CPUs")
     for name, value in figures.items():
         print(f"{name:26} {value:12.3f}")
-    setting = {"seconds": options.seconds, "times": options.times, "cpus": available_cpus()}
+    arrangement = {"processes": options.processes, "cpus": available_cpus()}
+    setting = {"seconds": options.seconds, "times": options.times, **arrangement}
     print(json.dumps({"bench": "overload", **setting, **{name: round(value, 4) for name, value in figures.items()}}))

@@ -8,12 +8,13 @@ import argparse
 import json
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from bench.load.generator import run_number
-from bench.load.servers import OURS, start
+from bench.load.servers import OURS, Server, add_processes, start
 from bench.load.workloads import JSON, draw_lengths, draw_sequences
 from service.costs.cpus import available_cpus
 from service.encoder.session import open_session
@@ -30,7 +31,7 @@ def draw_requests(features: int) -> list[bytes]:
     return [JSON.write(sequences[end - count : end]) for count, end in zip(counts, ends, strict=True)]
 
 
-def measure_soak(model: Path, number: int) -> dict[str, float]:
+def measure_soak(server: Server, model: Path, number: int) -> dict[str, float]:
     """Send so many requests.
 
     Returns:
@@ -42,7 +43,7 @@ def measure_soak(model: Path, number: int) -> dict[str, float]:
     requests = draw_requests(features)
     with (
         tempfile.TemporaryDirectory() as folder,
-        start(OURS, Path(sys.executable), model, requests[0], Path(folder) / "log") as running,
+        start(server, Path(sys.executable), model, requests[0], Path(folder) / "log") as running,
     ):
         ready = running.resident_mb
         tenth = run_number(running.port, requests, 8, number // 10)
@@ -60,10 +61,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench soak", description=__doc__)
     parser.add_argument("--model", type=Path, default=SHIPPED_MODEL)
     parser.add_argument("--requests", type=int, default=100_000)
+    add_processes(parser)
     options = parser.parse_args(arguments)
-    figures = measure_soak(options.model, options.requests)
+    figures = measure_soak(replace(OURS, processes=options.processes), options.model, options.requests)
     print(f"{options.model}, {options.requests} requests, {available_cpus()} CPUs")
     for name, value in figures.items():
         print(f"{name:12} {value:12.3f}")
     rounded = {name: round(value, 4) for name, value in figures.items()}
-    print(json.dumps({"bench": "soak", "requests": options.requests, "cpus": available_cpus(), **rounded}))
+    setting = {"requests": options.requests, "processes": options.processes, "cpus": available_cpus()}
+    print(json.dumps({"bench": "soak", **setting, **rounded}))
