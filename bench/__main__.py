@@ -5,6 +5,8 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+from bench.load.servers import Unavailable
+
 ROOMS = ("speed", "stress")
 EVERY = {
     file.stem.replace("_", "-"): f"bench.{room}.{file.stem}"
@@ -21,7 +23,10 @@ def main() -> None:
         listing = "\n".join(f"  {known:15} {describe(module)}" for known, module in EVERY.items())
         sys.exit(f"usage: python -m bench NAME [options]\n\n{listing}")
     sys.argv[:2] = [f"python -m bench {name}"]
-    import_module(EVERY[name]).main()
+    try:
+        import_module(EVERY[name]).main()
+    except Unavailable as error:
+        sys.exit(f"python -m bench {name}: {error}")
 
 
 def describe(module: str) -> str:

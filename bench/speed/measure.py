@@ -50,16 +50,23 @@ class Task:
         name: of the workload.
         requests: the sequences of each request.
         expected: the embeddings of each request, each sequence encoded alone by ONNX Runtime.
+        connections: that are open, if not as many as the workload's own.
     """
 
     name: str
     requests: list[list[Steps]]
     expected: list[Embeddings]
+    connections: int = 0
 
     @property
     def workload(self) -> Workload:
         """The workload itself."""
         return WORKLOADS[self.name]
+
+    @property
+    def in_flight(self) -> int:
+        """How many connections are open, each with a request."""
+        return self.connections or self.workload.connections
 
     @property
     def sequences(self) -> list[Steps]:
@@ -122,7 +129,7 @@ def warm_up(running: Running, wire: Wire, task: Task, seconds: float) -> Outcome
     Raises:
         Unavailable: an answer is wrong, or a request was not answered.
     """
-    requests, connections = write_requests(task, wire), task.workload.connections
+    requests, connections = write_requests(task, wire), task.in_flight
     time.sleep(SETTLE_SECONDS)
     outcome = run_closed(running.port, requests, connections, seconds)
     if len(outcome.answers) < len(requests):
@@ -140,7 +147,7 @@ def load_server(running: Running, wire: Wire, task: Task, seconds: float) -> Fig
     """
     time.sleep(SETTLE_SECONDS)
     before = _family_seconds(running)
-    load = drive(running.port, write_requests(task, wire), task.workload.connections, seconds)
+    load = drive(running.port, write_requests(task, wire), task.in_flight, seconds)
     return describe(task.name, load, task.workload.sequences, _family_seconds(running) - before)
 
 

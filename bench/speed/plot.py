@@ -1,10 +1,12 @@
-"""Bars as SVG, the same bytes for the same figures."""
+"""Bars and lines as SVG, the same bytes for the same figures."""
 
 from collections.abc import Mapping
 from html import escape
 
 BAR, GAP, LABEL, WIDTH, VALUE = 18, 8, 230, 420, 90  # px
 OURS_COLOUR, PEER_COLOUR = "#2563eb", "#94a3b8"
+HEIGHT, AXIS, PEN = 220, 70, 2  # px
+PEER_COLOURS = ("#94a3b8", "#d97706", "#16a34a", "#9333ea", "#dc2626", "#0891b2")
 TEXT = 'font-family="system-ui, sans-serif" font-size="13" fill="#64748b"'
 
 
@@ -38,6 +40,58 @@ def draw_bars(title: str, unit: str, panels: Mapping[str, Mapping[str, float]], 
     size = f'width="{LABEL + WIDTH + VALUE}" height="{top}" viewBox="0 0 {LABEL + WIDTH + VALUE} {top}"'
     body = "\n".join(parts)
     return f'<svg xmlns="http://www.w3.org/2000/svg" {size}>\n<title>{escape(title)}</title>\n{body}\n</svg>\n'
+
+
+def draw_lines(title: str, unit: str, panels: Mapping[str, Mapping[str, Mapping[int, float]]], ours: str) -> str:
+    """Draw one panel of lines a workload, both axes from zero, so that what scales is a straight line.
+
+    Args:
+        title: the text over all of it.
+        unit: the unit of every figure.
+        panels: for each heading, the lines by name, each of them figures by place.
+        ours: what the names begin with that are set off.
+
+    Returns:
+        The SVG document; its text is legible on light and on dark.
+    """
+    parts, top = [f'<text x="0" y="16" {TEXT} font-weight="bold">{escape(title)}</text>'], 28
+    for heading, lines in panels.items():
+        parts.append(f'<text x="0" y="{top + 16}" {TEXT} font-weight="bold">{escape(heading)}, {escape(unit)}</text>')
+        top += 28
+        parts += _draw_panel(lines, ours, top)
+        top += HEIGHT + 40
+    size = f'width="{AXIS + WIDTH + LABEL}" height="{top}" viewBox="0 0 {AXIS + WIDTH + LABEL} {top}"'
+    body = "\n".join(parts)
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {size}>\n<title>{escape(title)}</title>\n{body}\n</svg>\n'
+
+
+def _draw_panel(lines: Mapping[str, Mapping[int, float]], ours: str, top: int) -> list[str]:
+    places = sorted({place for line in lines.values() for place in line})
+    highest = max((figure for line in lines.values() for figure in line.values()), default=1.0) or 1.0
+    bottom = top + HEIGHT
+    parts = [
+        f'<path d="M{AXIS} {top}V{bottom}H{AXIS + WIDTH}" fill="none" stroke="#64748b"/>',
+        f'<text x="0" y="{top + 10}" {TEXT}>{_shorten(highest)}</text>',
+        *(
+            f'<text x="{AXIS + place / places[-1] * WIDTH:.1f}" y="{bottom + 18}" {TEXT}>{place}</text>'
+            for place in places
+        ),
+    ]
+    colours = iter(PEER_COLOURS * len(lines))
+    # Names stand beside the ends of their lines, the highest first, and none on another.
+    last = -1e9
+    for name, line in sorted(lines.items(), key=lambda item: -item[1][max(item[1])]):
+        colour = OURS_COLOUR if name.startswith(ours) else next(colours)
+        points = [
+            (AXIS + place / places[-1] * WIDTH, bottom - line[place] / highest * HEIGHT) for place in sorted(line)
+        ]
+        drawn = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+        last = max(last + 15, points[-1][1] + 4)
+        parts += [
+            f'<polyline points="{drawn}" fill="none" stroke="{colour}" stroke-width="{PEN}"/>',
+            f'<text x="{points[-1][0] + 6:.1f}" y="{last:.1f}" {TEXT.replace("#64748b", colour)}>{escape(name)}</text>',
+        ]
+    return parts
 
 
 def _shorten(figure: float) -> str:

@@ -120,7 +120,7 @@ def render(results: Results) -> str:
     rows = [
         [name, *(_format(figures, key, form) for key, form in COLUMNS.values())] for name, figures in medians.items()
     ]
-    lines = [f"{results.model}:", *_align([["", *map(str.strip, COLUMNS)], *rows])]
+    lines = [f"{results.model}:", *align([["", *map(str.strip, COLUMNS)], *rows])]
     lines += [f"{name}: not measured: {reason}" for name, reason in results.missing.items()]
     lines += [f"{name}: {_name_failures(figures)}" for name, figures in medians.items() if _name_failures(figures)]
     if results.arrangements:
@@ -129,13 +129,14 @@ def render(results: Results) -> str:
         lines.append(f"load by {results.generator}")
     ratios, refused = compare(medians)
     if ratios:
-        lines.append("ratio " + ", ".join(f"{_spell(name)} {value:.2f}" for name, value in ratios.items()))
-    lines += [f"ratio {_spell(name)}: refused: {reason}" for name, reason in refused.items()]
+        lines.append("ratio " + ", ".join(f"{spell(name)} {value:.2f}" for name, value in ratios.items()))
+    lines += [f"ratio {spell(name)}: refused: {reason}" for name, reason in refused.items()]
     lines += _describe_ours(medians.get(OURS.name, {}))
     return "\n".join(lines)
 
 
-def _spell(ratio: str) -> str:
+def spell(ratio: str) -> str:
+    """Write a ratio's name in words."""
     return ratio.replace(".", " ").replace("_", " ")
 
 
@@ -162,7 +163,7 @@ def _format(figures: Figures, key: str, form: str) -> str:
     return format(figures[key], form) if key in figures else "-"
 
 
-def _align(rows: Sequence[Sequence[str]]) -> list[str]:
+def align(rows: Sequence[Sequence[str]]) -> list[str]:
     """Pad columns to one width, the first to the left and the others to the right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return [
