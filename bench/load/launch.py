@@ -9,13 +9,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
-def make_models(folder: Path) -> None:
+def make_models(folder: Path, *flags: str) -> None:
     """Write the models that servers are measured with, in a process of its own: this one never imports torch.
+
+    Args:
+        folder: is made if it is not there.
+        flags: more of `python -m bench models`.
 
     Raises:
         SystemExit: it failed, and has said why.
     """
-    ended = subprocess.run([sys.executable, "-m", "bench", "models", str(folder)], check=False)
+    ended = subprocess.run([sys.executable, "-m", "bench", "models", str(folder), *flags], check=False)
     if ended.returncode:
         sys.exit(ended.returncode)
 

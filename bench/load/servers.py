@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.load.generator import ask
-from bench.load.workloads import JSON, KSERVE_BINARY, KSERVE_JSON, MODELS, NPZ, Wire
+from bench.load.workloads import JSON, KSERVE_BINARY, KSERVE_JSON, NPZ, SIZES, Wire
 from service.costs.cpus import available_cpus
 
 READY_SECONDS = 120.0
@@ -80,7 +80,7 @@ class Server:
         return {
             **os.environ,
             "BENCH_MODEL": str(model),
-            "BENCH_FEATURES": str(MODELS[model.stem].features),
+            "BENCH_FEATURES": str(SIZES[model.stem].features),
             "BENCH_PORT": str(port),
             "BENCH_WORKERS": str(workers),
             "BENCH_THREADS": str(max(1, available_cpus() // workers)),

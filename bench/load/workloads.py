@@ -23,6 +23,8 @@ class Size:
 
 
 MODELS = {"small": Size(12, 64), "medium": Size(128, 256)}
+LARGE = Size(256, 512)  # for GPUs
+SIZES = {**MODELS, "large": LARGE}
 SLOW = Size(4, 512)  # much work in few bytes: what overloads it overloads neither the wire nor the load generator
 MANY = (*range(96, 384, 32), 512)  # units of ten models whose runs differ in length more than tenfold
 TRAININGS = 4  # of one encoder, which differ in their weights

@@ -1,6 +1,7 @@
 """One server, one model, one round: start it, check its answers under load, measure it."""
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -13,7 +14,7 @@ from bench.load.drive import Load, drive
 from bench.load.generator import Outcome, run_closed, run_number, run_open
 from bench.load.servers import OURS, Running, Server, Unavailable, find_family, start
 from bench.load.watch import Watch, spent_seconds
-from bench.load.workloads import MODELS, WORKLOADS, Embeddings, Steps, Wire, Workload, draw_requests
+from bench.load.workloads import SIZES, WORKLOADS, Embeddings, Steps, Wire, Workload, draw_requests
 from bench.speed import raw
 
 # All servers run the same kernels on the same numbers; whoever pads, batches or scatters wrongly is off by 1e-2.
@@ -80,12 +81,12 @@ def write_requests(task: Task, wire: Wire) -> list[bytes]:
     return [wire.write(request) for request in task.requests]
 
 
-def plan_tasks(model: Path) -> list[Task]:
-    """Draw the requests of every workload and compute what must be answered."""
+def plan_tasks(model: Path, names: Iterable[str] = WORKLOADS) -> list[Task]:
+    """Draw the requests of workloads, all of them by default, and compute what must be answered."""
     session = raw.open_raw(model, threads=1)
     tasks = []
-    for name, workload in WORKLOADS.items():
-        requests = draw_requests(workload, MODELS[model.stem].features)
+    for name in names:
+        requests = draw_requests(WORKLOADS[name], SIZES[model.stem].features)
         tasks.append(Task(name, requests, [raw.encode_alone(session, request) for request in requests]))
     return tasks
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from html import escape
+from itertools import cycle
 
 BAR, GAP, LABEL, WIDTH, VALUE = 18, 8, 230, 420, 90  # px
 OURS_COLOUR, PEER_COLOUR = "#2563eb", "#94a3b8"
@@ -55,41 +56,39 @@ def draw_lines(title: str, unit: str, panels: Mapping[str, Mapping[str, Mapping[
         The SVG document; its text is legible on light and on dark.
     """
     parts, top = [f'<text x="0" y="16" {TEXT} font-weight="bold">{escape(title)}</text>'], 28
+    names = dict.fromkeys(name for lines in panels.values() for name in lines)
+    peers = [name for name in names if not name.startswith(ours)]
+    colours = dict.fromkeys(names, OURS_COLOUR) | dict(zip(peers, cycle(PEER_COLOURS), strict=False))
     for heading, lines in panels.items():
         parts.append(f'<text x="0" y="{top + 16}" {TEXT} font-weight="bold">{escape(heading)}, {escape(unit)}</text>')
         top += 28
-        parts += _draw_panel(lines, ours, top)
+        parts += _draw_panel(lines, colours, top)
         top += HEIGHT + 40
     size = f'width="{AXIS + WIDTH + LABEL}" height="{top}" viewBox="0 0 {AXIS + WIDTH + LABEL} {top}"'
     body = "\n".join(parts)
     return f'<svg xmlns="http://www.w3.org/2000/svg" {size}>\n<title>{escape(title)}</title>\n{body}\n</svg>\n'
 
 
-def _draw_panel(lines: Mapping[str, Mapping[int, float]], ours: str, top: int) -> list[str]:
+def _draw_panel(lines: Mapping[str, Mapping[int, float]], colours: Mapping[str, str], top: int) -> list[str]:
     places = sorted({place for line in lines.values() for place in line})
+    across = {place: f"{AXIS + place / places[-1] * WIDTH:.1f}" for place in places}
     highest = max((figure for line in lines.values() for figure in line.values()), default=1.0) or 1.0
     bottom = top + HEIGHT
     parts = [
         f'<path d="M{AXIS} {top}V{bottom}H{AXIS + WIDTH}" fill="none" stroke="#64748b"/>',
         f'<text x="0" y="{top + 10}" {TEXT}>{_shorten(highest)}</text>',
-        *(
-            f'<text x="{AXIS + place / places[-1] * WIDTH:.1f}" y="{bottom + 18}" {TEXT}>{place}</text>'
-            for place in places
-        ),
+        *(f'<text x="{x}" y="{bottom + 18}" {TEXT}>{place}</text>' for place, x in across.items()),
     ]
-    colours = iter(PEER_COLOURS * len(lines))
     # Names stand beside the ends of their lines, the highest first, and none on another.
     last = -1e9
     for name, line in sorted(lines.items(), key=lambda item: -item[1][max(item[1])]):
-        colour = OURS_COLOUR if name.startswith(ours) else next(colours)
-        points = [
-            (AXIS + place / places[-1] * WIDTH, bottom - line[place] / highest * HEIGHT) for place in sorted(line)
-        ]
-        drawn = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-        last = max(last + 15, points[-1][1] + 4)
+        colour, end = colours[name], max(line)
+        heights = {place: bottom - line[place] / highest * HEIGHT for place in sorted(line)}
+        drawn = " ".join(f"{across[place]},{height:.1f}" for place, height in heights.items())
+        last = max(last + 15, heights[end] + 4)
         parts += [
             f'<polyline points="{drawn}" fill="none" stroke="{colour}" stroke-width="{PEN}"/>',
-            f'<text x="{points[-1][0] + 6:.1f}" y="{last:.1f}" {TEXT.replace("#64748b", colour)}>{escape(name)}</text>',
+            f'<text x="{across[end]}" dx="6" y="{last:.1f}" {TEXT.replace("#64748b", colour)}>{escape(name)}</text>',
         ]
     return parts
 

@@ -62,7 +62,7 @@ def measure_scaling(
     """
     found: Scaling = {}
     missing: dict[str, str] = {}
-    drawn = [task for task in plan_tasks(model) if task.name in PANELS]
+    drawn = plan_tasks(model, PANELS)
     for cpus in counts:
         with hold_to(cpus):
             tasks = [widen(task, available_cpus()) for task in drawn]
@@ -144,7 +144,7 @@ def main(arguments: list[str] | None = None) -> None:
         model = folder / "models" / f"{name}.onnx"
         scaling, failed = measure_scaling(model, pythons, counts, pace, is_tuned=options.tune)
         print(render(name, scaling, missing | failed), end="\n\n", flush=True)
-        document[name] = {cpus: servers for cpus, servers in scaling.items()}
+        document[name] = scaling
         if options.plots:
             options.plots.mkdir(parents=True, exist_ok=True)
             size = MODELS[name]
