@@ -1,8 +1,8 @@
 """`python -m bench gpu`: whether an encoder on CUDA is right, and how fast it is, with torch's cuDNN beside it.
 
-First every kind of encoder is compared: CUDA with the CPU, a sequence alone with the same one in a batch, and the golden
-vectors. Then single runs by shape, copies included, are timed beside torch's LSTM on the same GPU, padded or packed,
-whichever is faster. Then the service is put under load. Prints tables and ends with one JSON line.
+First every kind of encoder is compared: CUDA with the CPU, a sequence alone with the same one in a batch, and the
+golden vectors. Then single runs by shape, copies included, are timed beside torch's LSTM on the same GPU, padded or
+packed, whichever is faster. Then the service is put under load. Prints tables and ends with one JSON line.
 
 A machine with a GPU seldom has what exports encoders: `python -m bench models FOLDER/models --gpu` writes all that is
 needed here, to be carried there.
