@@ -62,7 +62,7 @@ def list_kinds() -> Iterator[tuple[str, EncoderConfig, GraphOptions]]:
     """List every kind of encoder that has kernels or nodes of its own, with a name."""
     plain = GraphOptions()
     for name, (cell, reset_after) in CELLS.items():
-        one = EncoderConfig(FEATURES, hidden=HIDDEN, cell=cell, reset_after=reset_after, bidirectional=False)
+        one = EncoderConfig(features=FEATURES, hidden=HIDDEN, cell=cell, reset_after=reset_after, bidirectional=False)
         both = replace(one, bidirectional=True)
         yield f"{name}-forward", one, plain
         yield f"{name}-both", both, plain
@@ -70,7 +70,7 @@ def list_kinds() -> Iterator[tuple[str, EncoderConfig, GraphOptions]]:
         yield f"{name}-everything-out", both, GraphOptions(steps=True, state=True)
         yield f"{name}-carried-on", one, GraphOptions(state=True, initial_state=True)
     for pooling in POOLINGS:
-        yield f"lstm-{pooling}", EncoderConfig(FEATURES, hidden=HIDDEN, pooling=pooling), plain
+        yield f"lstm-{pooling}", EncoderConfig(features=FEATURES, hidden=HIDDEN, pooling=pooling), plain
     yield "tokens", EncoderConfig(vocabulary=VOCABULARY, hidden=HIDDEN), plain
 
 

@@ -92,7 +92,7 @@ async def count_layers(model: Path) -> None:
             sys.exit(f"The requests were answered {sorted({*statuses})}")
 
 
-def main() -> None:
+def run() -> None:
     """Run what the first argument names."""
     set_clock()
     if sys.argv[1] == "service":
@@ -106,4 +106,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run()

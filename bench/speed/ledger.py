@@ -45,9 +45,9 @@ LAYERS = {
 }
 
 
-def command(valgrind: str, folder: Path, *words: str) -> list[str]:
-    """Return what runs `counted` under callgrind, which writes its counts to files in a folder."""
-    callgrind = [valgrind, "--tool=callgrind", "--instr-atstart=no", f"--callgrind-out-file={folder / 'count'}"]
+def command(valgrind: str, counts: Path, *words: str) -> list[str]:
+    """Return what runs `counted` under callgrind, which writes its counts to files whose names begin as `counts`."""
+    callgrind = [valgrind, "--tool=callgrind", "--instr-atstart=no", f"--callgrind-out-file={counts}"]
     return [*callgrind, sys.executable, "-m", "bench.speed.counted", *words]
 
 
@@ -57,7 +57,9 @@ def count_inside(valgrind: str, model: Path, folder: Path) -> None:
     Raises:
         RuntimeError: it failed; carries what it wrote.
     """
-    ran = subprocess.run(command(valgrind, folder, "layers", str(model)), capture_output=True, text=True, check=False)
+    ran = subprocess.run(
+        command(valgrind, folder / "inside", "layers", str(model)), capture_output=True, text=True, check=False
+    )
     if ran.returncode:
         raise RuntimeError(f"the layers could not be counted: {ran.stderr[-2000:]}")
 
@@ -68,7 +70,7 @@ def count_outside(valgrind: str, model: Path, folder: Path) -> None:
     request = JSON.write(steps)
     port = find_port()
     flags = ["--model", str(model), "--port", str(port), "--processes", "1", "--log-level", "warning"]
-    with _run(command(valgrind, folder, "service", *flags)) as process:
+    with _run(command(valgrind, folder / "outside", "service", *flags)) as process:
         _await_ready(process, port, request)
         tell_callgrind(process.pid, "instrumentation", "on")
         for number in (WARM, FEW, MANY):
@@ -109,7 +111,7 @@ def _await_ready(process: subprocess.Popen[bytes], port: int, request: bytes) ->
 def read_counts(folder: Path) -> dict[str, Counter[str]]:
     """Return what one call of each name takes: instructions by the library they are in."""
     found: dict[str, dict[int, Counter[str]]] = {}
-    for file in folder.glob("count.*"):
+    for file in folder.glob("*.*"):
         text = file.read_text(encoding="utf-8", errors="replace")
         if trigger := TRIGGER.search(text):
             number = int(trigger[2])

@@ -1,6 +1,8 @@
 """The benchmark's own parts: what it sends, counts and prints; never how long anything takes."""
 
+import asyncio
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -9,17 +11,21 @@ import time
 import xml.etree.ElementTree as ET
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
+import onnxruntime
 import orjson
 import pytest
 
 from bench import __main__ as entry
-from bench.load import generator
+from bench.load import drive, generator
 from bench.load.generator import Outcome, ask, draw_arrivals, run_closed, run_open
-from bench.load.servers import OURS, OURS_BINARY, PEERS, SPREAD, SPREAD_BINARY, Server, Unavailable, find_family, start
-from bench.load.watch import Watch, _spent_seconds
+from bench.load.servers import ALONE, MOSEC, OURS, OURS_BINARY, PEERS, Server, Unavailable, find_family, start
+from bench.load.watch import Watch, spent_seconds
 from bench.load.workloads import (
     JSON,
     KSERVE_BINARY,
@@ -33,15 +39,19 @@ from bench.load.workloads import (
     draw_sequences,
     post,
 )
-from bench.speed import codecs, raw
+from bench.speed import codecs, gpu, ledger, raw, scale, tune
+from bench.speed.bytecodes import count_bytecodes
 from bench.speed.measure import Pace, Task, check, measure_raw, measure_server, padding_ratio, plan_tasks
-from bench.speed.plot import draw_bars
+from bench.speed.plot import draw_bars, draw_lines
 from bench.speed.report import Results, compare, render, take_medians
 from bench.speed.service import SERVERS, parse_arguments, plan_round, summarize
-from bench.stress import chaos, faulty, overload
+from bench.stress import chaos, fairness, faulty, many, overload, soak
 from service.costs.cpus import available_cpus
 from service.encoder.sequences import Batch
+from service.encoder.session import open_session
 from tests.made import make_wide
+
+NEEDS_WRK = pytest.mark.skipif(drive.WRK is None, reason="wrk is not installed")
 
 
 class Answerer:
@@ -241,8 +251,8 @@ def test_a_wrong_answer_is_never_measured() -> None:
     for wrong in (b'{"embeddings": [[0, 1e-4]]}', b'{"embeddings": [[0]]}', b'{"embeddings": [[0, null]]}'):
         with pytest.raises(Unavailable, match="wrongly"):
             check(Outcome(answers={0: wrong}), task, read)
-    with pytest.raises(Unavailable, match="no request was answered"):
-        check(Outcome(), task, read)
+    with pytest.raises(Unavailable, match=r"1 of 1 requests were not answered: \{'503': 9\}"):
+        check(Outcome(failures={"503": 9}), task, read)
 
 
 def test_padding_is_what_our_answers_say() -> None:
@@ -316,7 +326,7 @@ def test_every_peer_pins_what_it_needs() -> None:
         assert all("==" in line and "/" not in line for line in lines)
         runtimes |= {line for line in lines if line.startswith("onnxruntime==")}
         told = server.environment(Path("small.onnx"), 80)
-        assert int(told["BENCH_THREADS"]) * server.workers <= available_cpus()
+        assert int(told["BENCH_THREADS"]) * int(told["BENCH_WORKERS"]) <= available_cpus()
         assert told["ORT_DISABLE_TELEMETRY"] == "1"
     assert len(runtimes) == 1
 
@@ -327,15 +337,15 @@ def test_a_family_holds_its_children() -> None:
         assert {os.getpid(), child.pid} <= set(find_family(os.getpid()))
         assert find_family(child.pid) == [child.pid]
         child.communicate(b"\n")
-    assert _spent_seconds(2**30) == 0.0
-    assert _spent_seconds(os.getpid()) > 0.0
+    assert spent_seconds(2**30) == 0.0
+    assert spent_seconds(os.getpid()) > 0.0
 
 
 def test_what_others_took_is_what_is_left_of_the_busy_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 8 busy seconds 4 were this process's and 1 a server's: the rest is a share of all the CPUs had."""
     monkeypatch.setattr("bench.load.watch._busy_seconds", iter([100.0, 108.0]).__next__)
-    monkeypatch.setattr("bench.load.watch._spent_seconds", {7: 0.25, 8: 0.75}.__getitem__)
-    monkeypatch.setattr("bench.load.watch.time.process_time", iter([1.0, 5.0]).__next__)
+    monkeypatch.setattr("bench.load.watch.spent_seconds", {7: 0.25, 8: 0.75}.__getitem__)
+    monkeypatch.setattr("bench.load.watch._own_seconds", iter([1.0, 5.0]).__next__)
     monkeypatch.setattr("bench.load.watch.time.perf_counter", iter([0.0, 10.0]).__next__)
     monkeypatch.setattr("bench.load.watch.os.cpu_count", lambda: 2)
     assert Watch().others_share([7, 8]) == pytest.approx(3 / 20)
@@ -371,7 +381,7 @@ def test_medians_are_over_the_rounds_that_have_the_figure() -> None:
 
 def test_ratios_are_to_the_best_that_speaks_json() -> None:
     """Binary Triton is faster here and is not compared with; the raw limit is, where it has a figure."""
-    ratios = compare(canned().medians())
+    ratios, refused = compare(canned().medians())
     assert ratios == {
         "S.to_best_peer": 4.0,
         "S.to_raw": 0.5,
@@ -379,9 +389,31 @@ def test_ratios_are_to_the_best_that_speaks_json() -> None:
         "B.to_raw": 0.5,
         "mix.to_best_peer": 4.0,
     }
-    assert compare({"mosec, orjson": {"S.rate": 1.0}}) == {}
-    spread = compare({SPREAD.name: dict.fromkeys((f"{name}.rate" for name in WORKLOADS), 6.0), "raw": {"B.rate": 8.0}})
-    assert spread == {"spread.B.to_raw": 0.75}
+    assert refused == {}
+    assert compare({"mosec, orjson": {"S.rate": 1.0}}) == ({}, {})
+    tuned = compare({OURS.name: {"S.rate": 6.0}, "mosec, orjson, workers 2, batch 8, wait 0 ms": {"S.rate": 8.0}})
+    assert tuned == ({"S.to_best_peer": 0.75}, {})
+    binary = compare({OURS_BINARY.name: {"B.rate": 6.0}, "raw": {"B.rate": 8.0}})
+    assert binary == ({"B.npz_to_raw": 0.75}, {})
+
+
+def test_a_ratio_that_the_load_generator_made_is_refused() -> None:
+    """Over a fifth of the CPU time, or busy nearly all of its own, it is named in place of the ratio."""
+    results = canned()
+    for share, busy, reason in (
+        (0.21, 0.1, "took 21% of the CPU time with mosec"),
+        (0.1, 0.9, "worked 90% of its time"),
+    ):
+        results.rounds["mosec, orjson"][0] |= {"S.generator": share, "S.generator_busy": busy}
+        ratios, refused = compare(results.medians())
+        assert "S.to_best_peer" not in ratios
+        assert reason in refused["S.to_best_peer"]
+        assert "B.to_best_peer" in ratios
+        text = render(results)
+        assert "S to best peer 4.00" not in text
+        assert f"ratio S to best peer: refused: {refused['S.to_best_peer']}" in text
+    results.rounds["mosec, orjson"][0] |= {"S.generator": 0.2, "S.generator_busy": 0.8}
+    assert compare(results.medians())[1] == {}
 
 
 def test_the_table_says_everything() -> None:
@@ -404,6 +436,7 @@ def test_the_json_holds_the_table() -> None:
     assert document["servers"]["lengthwise"]["S.rate"] == 20
     assert document["ratios"]["S.to_raw"] == 0.5
     assert document["missing"] == {"LitServe": "it ended"}
+    assert document["refused"] == {}
 
 
 def test_rounds_put_our_service_before_each_peer() -> None:
@@ -413,13 +446,17 @@ def test_rounds_put_our_service_before_each_peer() -> None:
     assert plan_round([OURS, one, two], is_quick=True) == [OURS, one, two]
     assert plan_round([one, two], is_quick=False) == [one, two]
     assert plan_round([OURS], is_quick=False) == [OURS]
+    several = replace(OURS, processes="2")
+    assert plan_round([several, one, two], is_quick=False) == [several, one, several, two]
 
 
 def test_only_chooses_models_and_servers(capsys: pytest.CaptureFixture[str]) -> None:
     """By words of their names; nothing chosen of one kind is all of it, and an unknown word is refused."""
     options = parse_arguments(["--only", "small", "mosec", "Lengthwise"])
     assert options.models == ["small"]
-    assert options.servers == [OURS, OURS_BINARY, SPREAD, SPREAD_BINARY, PEERS[3]]
+    assert options.servers == [OURS, OURS_BINARY, ALONE, MOSEC]
+    processes = [server.processes for server in parse_arguments(["--processes", "auto"]).servers]
+    assert processes == ["auto", "auto", "1", *([""] * len(PEERS))]
     everything = parse_arguments([])
     assert (everything.models, everything.servers) == (list(MODELS), SERVERS)
     with pytest.raises(SystemExit):
@@ -458,6 +495,226 @@ def test_the_codecs_benchmark_times_every_format(
         assert costs["the model"]["run"] > 0
         assert all(costs[form]["decode"] > 0 for form in decoded)
         assert all(costs[form]["encode"] > 0 for form in encoded)
+
+
+def test_lines_end_where_their_figures_are() -> None:
+    """A line is straight if figures grow with places, a name keeps its colour, and none stands on another."""
+    panels = {"A": {"ours": {1: 10.0, 2: 20.0}, "peer": {1: 10.0, 2: 19.9}}, "B": {"peer": {1: 5.0}}}
+    svg = draw_lines("t", "u", panels, "ours")
+    tree = ET.fromstring(svg)  # noqa: S314 - written by the line above
+    drawn = tree.findall("{http://www.w3.org/2000/svg}polyline")
+    points = [[float(part) for part in point.split(",")] for point in drawn[0].attrib["points"].split()]
+    assert points == [[280.0, 166.0], [490.0, 56.0]]
+    assert drawn[0].attrib["stroke"] != drawn[1].attrib["stroke"] == drawn[2].attrib["stroke"]
+    heights = [float(text.attrib["y"]) for text in tree.iter() if text.text in ("ours", "peer")]
+    assert heights[1] - heights[0] >= 15
+    assert svg == draw_lines("t", "u", panels, "ours")
+
+
+@pytest.mark.parametrize("wrk", [pytest.param(drive.WRK, marks=NEEDS_WRK), None], ids=["wrk", "python"])
+def test_a_driven_load_counts_answers_and_failures(
+    wrk: str | None, answerer: Answerer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All bodies are sent in turn; another status is a failure and no answer; the generator tells its CPU time."""
+    monkeypatch.setattr(drive, "WRK", wrk)
+    bodies = [b"a", b"503", b"x" * 100_000, b"\r\n\r\n\0"]
+    load = drive.drive(answerer.port, [post("/", body) for body in bodies], connections=3, seconds=0.5)
+    seen = Counter(answerer.bodies)
+    assert set(seen) == {*bodies}
+    assert max(seen.values()) - min(seen.values()) <= 4
+    failed = sum(load.failures.values())
+    assert 0 <= seen[b"503"] - failed <= 3  # what is under way at the end is not counted
+    answered = len(answerer.bodies) - failed
+    assert load.rate * load.seconds == pytest.approx(answered, rel=0.2, abs=4)  # processes end at moments of their own
+    assert load.cpu_seconds > 0
+    assert load.busy_share == load.cpu_seconds / (load.seconds * load.threads)
+    assert load.p50_ms <= load.p99_ms
+
+
+@NEEDS_WRK
+def test_wrk_without_figures_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A port that nobody listens on gives no figures, and the sentence is wrk's own."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    monkeypatch.setattr(drive, "WRK", shutil.which("wrk"))
+    with pytest.raises(RuntimeError, match="without figures: unable to connect"):
+        drive.drive(port, [post("/", b"a")], 1, 1.0)
+
+
+def test_the_fastest_settings_of_a_peer_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of the two workloads has its best, with waits tried for those two alone; one that fails is left out."""
+    tried = []
+
+    def measure(
+        servers: list[Server], _python: Path, _model: Path, _judges: list[Task], found: dict[Server, Any]
+    ) -> None:
+        for server in servers:
+            tried.append(server)
+            single = 100 * (server.batch == 16) + (server.workers or 0) - server.wait_ms
+            found[server] = {"S.rate": single, "B.rate": 50 * (server.batch == 8) - server.wait_ms}
+            if server.batch == 32:
+                found[server] = {}
+
+    monkeypatch.setattr(tune, "_try", measure)
+    monkeypatch.setattr(tune, "available_cpus", lambda: 4)
+    tasks = [Task(name, [], []) for name in ("L", "S", "B")]
+    best = tune.find_fastest(MOSEC, Path("python"), Path("small.onnx"), tasks)
+    assert [(one.workers, one.batch, one.wait_ms) for one in best] == [(4, 16, 0), (1, 8, 0)]
+    assert best[0].name == "mosec, orjson, workers 4, batch 16, wait 0 ms"
+    assert {server.workers for server in tried} == {1, 2, 4}
+    assert len(tried) == 9 + 6
+    monkeypatch.setattr(tune, "_try", lambda *_: None)
+    assert tune.find_fastest(MOSEC, Path("python"), Path("small.onnx"), tasks) == []
+
+
+def test_numbers_of_cpus_double_up_to_all() -> None:
+    """The last one is all of them, whether or not it is a power of two."""
+    assert [scale.list_counts(number) for number in (1, 2, 6, 16)] == [[1], [1, 2], [1, 2, 4, 6], [1, 2, 4, 8, 16]]
+
+
+def test_what_is_measured_on_one_cpu_stays_there() -> None:
+    """This process, and what it starts, may use the first CPU only, and all of them afterwards."""
+    before = os.sched_getaffinity(0)
+    with scale.hold_to(1):
+        told = subprocess.check_output([sys.executable, "-c", "import os; print(os.sched_getaffinity(0))"], text=True)
+        assert available_cpus() == 1
+    assert told.strip() == str({min(before)})
+    assert os.sched_getaffinity(0) == before
+
+
+def test_the_scaling_table_names_the_generators_share() -> None:
+    """Behind each throughput; a peer's settings are in the table, and its line in the plot is of the best."""
+    two = {
+        "raw": {"S.rate": 100.0},
+        "lengthwise": {"S.rate": 50.0, "S.generator": 0.1},
+        "mosec, orjson, workers 2, batch 8, wait 0 ms": {"S.rate": 20.0},
+        "mosec, orjson, workers 2, batch 16, wait 0 ms": {"S.rate": 25.0, "S.generator": 0.5},
+    }
+    scaling: scale.Scaling = {1: {"lengthwise": {"S.rate": 30.0}}, 2: two}
+    text = scale.render("small", scaling, {"LitServe on 1 CPUs": "it ended"})
+    assert "50  10%" in text
+    assert "2 CPUs: ratio S to raw 0.50" in text
+    assert "2 CPUs: ratio S to best peer: refused: the load generator took 50%" in text
+    assert "LitServe on 1 CPUs: not measured: it ended" in text
+    assert scale.gather(scaling, "S") == {"lengthwise": {1: 30, 2: 50}, "raw": {2: 100}, "mosec, orjson": {2: 25}}
+
+
+DUMP = """desc: Trigger: dump engine:{number}
+ob=(1) /lib/libpython3.11.so
+fn=(1) one
+5 {python}
++1 3
+cob=(2) /site-packages/onnxruntime.so
+cfn=(2) two
+calls=1 9
+7 1000
+ob=(2)
+fn=(2)
+9 {runtime}
+totals: 999
+"""
+
+
+def test_the_ledger_counts_a_call_by_its_library(tmp_path: Path) -> None:
+    """What a called function takes is counted where it is, once, and what is not of the calls falls out."""
+    for place, (number, python, runtime) in enumerate([(64, 9999, 9999), (64, 700, 64), (192, 700 + 128 * 5, 192)]):
+        dump = DUMP.format(number=number, python=python, runtime=runtime)
+        (tmp_path / f"count.{place}").write_text(dump, encoding="utf-8")
+    counts = ledger.read_counts(tmp_path)
+    assert counts == {"engine": {"libpython3.11.so": 5, "onnxruntime.so": 1}}
+
+
+def test_the_ledger_adds_up(capsys: pytest.CaptureFixture[str]) -> None:
+    """Layers are what is left of one once those below it are taken off; together they are the whole."""
+    totals = {"socket": 100, "application": 80, "engine": 40, "decode": 10, "write": 5, "run": 25}
+    found = ledger.print_layers({name: Counter({"libpython": total}) for name, total in totals.items()})
+    assert [*found.values()] == [20, 25, 10, 5, 15, 25]
+    assert sum(found.values()) == totals["socket"]
+    assert "100.0%" in capsys.readouterr().out
+
+
+def test_bytecodes_are_counted_alike_each_time(model: Path) -> None:
+    """Two counts of one request agree, and name the rooms that it passes."""
+    one, two = (asyncio.run(count_bytecodes(model)) for _ in range(2))
+    packages = {package for package, _ in one}
+    assert {"service.api", "service.batching", "service.codecs", "service.encoder"} <= packages
+    assert sum(one.values()) == pytest.approx(sum(two.values()), rel=0.02)  # ids of requests grow, timers come and go
+
+
+def test_encoders_are_compared_and_a_wrong_one_is_named(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same session differs in nothing; one whose answers are off by a little too much ends the program."""
+    files = sorted(model.parent.glob("trained/*.onnx"))
+    found = gpu.check_parity(files[:1], "cpu")
+    assert max(found["0"][name] for name in ("embeddings", "steps", "state", "alone")) == 0.0
+    assert "largest difference" in capsys.readouterr().out
+    one, other = (open_session(file) for file in files[:2])
+    assert gpu.compare(one, other)["embeddings"] > gpu.TOLERANCE
+
+
+def test_a_machine_without_a_gpu_is_told_so(capsys: pytest.CaptureFixture[str]) -> None:
+    """One sentence says why nothing is measured, and what would have to be there."""
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("there is one")
+    with pytest.raises(SystemExit, match=r"no encoder runs on cuda here: .*onnxruntime-gpu"):
+        gpu.main([])
+    assert capsys.readouterr().out == ""
+
+
+def test_runs_are_timed_by_shape(
+    model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each shape has its time, that of a thread of the CPU if it is not too much, and torch's if it has a GPU."""
+    monkeypatch.setattr(gpu, "SHAPES", ((1, 3), (2, 4)))
+    monkeypatch.setattr(gpu, "RUN_SECONDS", 0.0)
+    lines = [*gpu.time_runs(model, "cpu")]
+    assert [(line["rows"], line["steps"]) for line in lines] == [(1, 3), (2, 4)]
+    assert all(line["ms"] > 0 and line["cpu_ms"] > 0 for line in lines)
+    gpu.print_runs("small", lines)
+    assert "2 x 4" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("measure", "name"),
+    [
+        (chaos, "Subject"),
+        (fairness, "measure_fairness"),
+        (overload, "measure_overload"),
+        (soak, "measure_soak"),
+        (many, "measure_swaps"),
+    ],
+)
+def test_measures_of_faults_serve_by_as_many_workers_as_they_are_told(
+    measure: ModuleType, name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """`--processes` reaches the command that starts the service."""
+    met: list[Server] = []
+
+    def stop(server: Server, *_: object) -> None:
+        met.append(server)
+        raise InterruptedError
+
+    monkeypatch.setattr(measure, "make_models", lambda _: None, raising=False)
+    monkeypatch.setattr(measure, name, stop)
+    monkeypatch.setattr(raw, "open_raw", lambda *_, **__: None)
+    monkeypatch.setenv("LENGTHWISE_ADMIN_KEY", "")
+    monkeypatch.setenv("LENGTHWISE_MAX_RUN_SECONDS", "")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InterruptedError):
+        measure.main(["--processes", "3"])
+    command = met[0].command(Path("python"), Path("model.onnx"), 80)
+    assert command[command.index("--processes") + 1] == "3"
+
+
+def test_run_seconds_are_added_up_over_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever labels stand beside the model's."""
+    body = (
+        b'lengthwise_run_seconds_total{model="a"} 1.5\n'
+        b'lengthwise_run_seconds_total{process="1",model="b"} 2\n'
+        b'lengthwise_run_seconds_total{model="b",process="2"} 0.25\n'
+        b'lengthwise_other{model="a"} 9\n'
+    )
+    monkeypatch.setattr(many, "ask", lambda *_: ("200", body))
+    assert many.read_run_seconds(80) == {"a": 1.5, "b": 2.25}
 
 
 class Answered:
