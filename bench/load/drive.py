@@ -64,7 +64,7 @@ def drive(port: int, requests: Sequence[bytes], connections: int, seconds: float
     Args:
         port: the server's, on this machine.
         requests: whole HTTP requests, sent in turn.
-        connections: that are open, each with one request at a time.
+        connections: how many are open, each with one request at a time.
         seconds: how long; wrk takes whole ones, so that they are rounded up.
 
     Raises:

@@ -35,7 +35,7 @@ class Outcome:
         failures: answers by another status, `broken` for connections that ended or spoke no HTTP, and `stalled` for
             requests given up.
         answers: the last body answered 200 to each request, by the request's index.
-        seconds: from the first request to the last answer.
+        seconds: the time from the first request to the last answer.
     """
 
     latencies: list[float] = field(default_factory=list)
@@ -49,7 +49,7 @@ class Outcome:
         return len(self.latencies) / self.seconds if self.seconds else 0.0
 
     def quantile(self, share: float) -> float:
-        """Return the latency in ms that this share of the answers stayed within; NaN where there is none."""
+        """Return the latency in ms that this share of the answers stayed within; NaN if there are none."""
         if not self.latencies:
             return float("nan")
         return float(np.quantile(self.latencies, share, method="inverted_cdf")) * 1e3
@@ -64,7 +64,7 @@ class Connection:
 
     Attributes:
         due: when its request counts from, on `time.perf_counter`'s clock.
-        index: of its request.
+        index: its request's index.
         head, answer: the last answer's, complete once `receive` has returned a status.
     """
 
@@ -105,7 +105,7 @@ class Connection:
         """Read what is there.
 
         Returns:
-            The status once the answer is complete, `broken` where there will be none, None while it is under way.
+            The status once the answer is complete, `broken` if there will be none, None while it is under way.
         """
         try:
             chunk = self._socket.recv(READ_BYTES)
@@ -143,7 +143,7 @@ Note: TypeAlias = Callable[[Connection, str], None]
 
 
 def ask(port: int, request: bytes, timeout_seconds: float = 60.0) -> tuple[str, bytes]:
-    """Send one request and return its status and body; the status is `broken` where no answer came in time."""
+    """Send one request and return its status and body; the status is `broken` if no answer came in time."""
     with ExitStack() as opened:
         connection = Connection(port)
         opened.callback(connection.close)

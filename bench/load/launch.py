@@ -1,4 +1,4 @@
-"""Makes the models, and starts the service as users do, for whoever measures or tests it."""
+"""Makes the models, and starts the service as users do, for those who measure or test it."""
 
 import re
 import subprocess
@@ -29,7 +29,7 @@ def start_service(*flags: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """Start the service on a free port, and stop it at the end.
 
     Args:
-        flags: of `python -m service`.
+        flags: the flags of `python -m service`.
 
     Yields:
         The process and its base URL, as soon as it says that it listens.

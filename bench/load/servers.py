@@ -119,8 +119,8 @@ class Running:
 
     Attributes:
         process: its first process, the leader of a session of its own.
-        port: where it listens.
-        ready_seconds: from its start to its first answer.
+        port: the port it listens on.
+        ready_seconds: seconds from its start to its first answer.
     """
 
     process: subprocess.Popen[bytes]
@@ -138,7 +138,7 @@ def start(server: Server, python: Path, model: Path, first: bytes, log: Path) ->
     """Start a server, and stop it and all it started at the end.
 
     Args:
-        server: which.
+        server: the row's server.
         python: the interpreter from `Server.prepare`.
         model: the ONNX file.
         first: a request; the server is ready when it answers it.

@@ -35,8 +35,8 @@ class Workload:
     """A closed loop: as many connections as may be, each sending its next request when it has its answer.
 
     Attributes:
-        connections: that are open, and so requests in flight.
-        sequences: in each request.
+        connections: how many are open, and so requests in flight.
+        sequences: how many are in each request.
         longest: None draws lengths log-normally, median 33, cut at 200; a number draws their logarithm evenly from 1
             step to that many.
         bodies: different requests, sent in turn.

@@ -53,7 +53,7 @@ def compare(cpu: EncoderSession, other: EncoderSession) -> dict[str, float]:
 
     Args:
         cpu: the encoder on the CPU, which is taken to be right.
-        other: the same where it is judged.
+        other: the same encoder, as it is judged.
 
     Returns:
         `embeddings`, `steps` and `state` between the two; `alone`, between a sequence alone and in its batch; and
@@ -112,7 +112,7 @@ def time_call(call: Callable[[], object]) -> float:
 
 
 def open_torch(size: Size) -> Callable[[Batch], list[Callable[[], object]]] | None:
-    """Return what makes the ways in which torch encodes a batch on the GPU, or None if there is no torch for it."""
+    """Return what lists the ways in which torch encodes a batch on the GPU; None if torch cannot."""
     try:
         import torch  # noqa: PLC0415 - is not needed for the rest
     except ModuleNotFoundError:

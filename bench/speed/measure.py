@@ -17,7 +17,7 @@ from bench.load.watch import Watch, spent_seconds
 from bench.load.workloads import SIZES, WORKLOADS, Embeddings, Steps, Wire, Workload, draw_requests
 from bench.speed import raw
 
-# All servers run the same kernels on the same numbers; whoever pads, batches or scatters wrongly is off by 1e-2.
+# All servers run the same kernels on the same numbers; a server that pads, batches or scatters wrongly is off by 1e-2.
 TOLERANCE = 1e-5
 
 # Between two loads: a server may share out new connections by those that it does not know to be closed yet.
@@ -31,10 +31,10 @@ class Pace:
     """How long everything takes.
 
     Attributes:
-        rounds: of the whole measurement.
-        seconds: of each load.
-        warm_seconds: of the load before it, whose answers are checked; longer if a request is unanswered by then.
-        raw_seconds: of each arrangement of the raw limit.
+        rounds: how often the whole measurement is repeated.
+        seconds: the time of each load.
+        warm_seconds: the time of the load before it, whose answers are checked; longer if a request is unanswered by then.
+        raw_seconds: the time of each arrangement of the raw limit.
     """
 
     rounds: int
@@ -48,7 +48,7 @@ class Task:
     """A workload on a model.
 
     Attributes:
-        name: of the workload.
+        name: the workload's name.
         requests: the sequences of each request.
         expected: the embeddings of each request, each sequence encoded alone by ONNX Runtime.
         connections: that are open, if not as many as the workload's own.
@@ -97,11 +97,11 @@ def measure_server(
     """Start a server and put every workload on it.
 
     Args:
-        server: which.
+        server: the row's server.
         python: the interpreter from `Server.prepare`.
         model: the ONNX file.
         tasks: the workloads.
-        pace: how long.
+        pace: how long everything takes.
         is_open: whether to add the open loops, at 50 and 80 % of the rate that `S` reaches.
 
     Raises:

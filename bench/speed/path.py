@@ -56,7 +56,7 @@ class Trace:
     Attributes:
         is_on: whether a request is under way.
         modules: names of modules, in the order they are met.
-        types: likewise names of types.
+        types: names of types, likewise in order.
         known: ids of the objects that were there before.
         kept: these objects, and then the instances that were met, so that no id comes twice.
     """

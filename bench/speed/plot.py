@@ -15,8 +15,8 @@ def draw_bars(title: str, unit: str, panels: Mapping[str, Mapping[str, float]], 
     """Draw one panel of horizontal bars a workload.
 
     Args:
-        title: over all of it.
-        unit: of every figure.
+        title: the text over all of it.
+        unit: the unit of every figure.
         panels: for each heading, a figure for each name; bars of one panel share a scale.
         ours: what the names begin with that are set off.
 

@@ -25,7 +25,7 @@ class Arrangement:
 
     Attributes:
         runners: runs at the same time.
-        threads: within each.
+        threads: threads within each run.
         rows: sequences in a batch.
     """
 
@@ -75,8 +75,8 @@ def measure_throughput(model: Path, sequences: list[Steps], seconds: float) -> t
 
     Args:
         model: the ONNX file.
-        sequences: to run, over and over, each time all of them.
-        seconds: to spend on each arrangement.
+        sequences: what is run, over and over, each time all of them.
+        seconds: time for each arrangement.
     """
     cpus = available_cpus()
     ordered = sorted(sequences, key=len, reverse=True)  # the longest first, so that no runner ends long after another

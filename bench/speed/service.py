@@ -181,5 +181,5 @@ def write_plots(every: list[Results], folder: Path) -> None:
 
 
 def note(text: str) -> None:
-    """Tell whoever waits; the figures alone go to standard output."""
+    """Tell the person who waits; the figures alone go to standard output."""
     print(text, file=sys.stderr, flush=True)

@@ -56,9 +56,9 @@ class Contestant:
     """A model on batches of one kind.
 
     Attributes:
-        name: of the row.
+        name: the row's name.
         module: what is trained.
-        loss: of a batch.
+        loss: what gives a batch's loss.
         batches: rows of each.
     """
 

@@ -39,7 +39,7 @@ Counts: TypeAlias = Counter[str]
 
 
 class Judge:
-    """Requests, one of them marked where a mark is given, and what became of them."""
+    """Requests, one of them marked if a mark is given, and what became of them."""
 
     def __init__(self, session: InferenceSession, mark: float | None = None) -> None:
         lengths = np.random.default_rng(9).integers(1, 60, BODIES).tolist()

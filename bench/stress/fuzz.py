@@ -1,7 +1,7 @@
 """`python -m bench fuzz`: valid bodies of every format, damaged at random, must give sequences or an error on purpose.
 
 Each case is drawn from its own number, so that `--targets NAME --first NUMBER --cases 1` repeats it. Prints what got
-out that should not have, and ends with one JSON line; exits with 1 where anything did.
+out that should not have, and ends with one JSON line; exits with 1 if anything did.
 """
 
 import argparse
@@ -252,7 +252,7 @@ def try_body(target: Target, body: bytes, spec: InputSpec) -> bool:
         Whether sequences came of it.
 
     Raises:
-        Exception: whatever is no `LengthwiseError`; `AssertionError` where what came of it cannot be encoded.
+        Exception: whatever is not a `LengthwiseError`; `AssertionError` if what came of it cannot be encoded.
     """
     try:
         read = target.decode(body, spec)

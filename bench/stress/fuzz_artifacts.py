@@ -1,7 +1,7 @@
 """`python -m bench fuzz-artifacts`: artifacts, damaged at random, must be refused for a reason, or hold their proof.
 
 Each file is drawn from its own number, so that `--first NUMBER --files 1` repeats it. What passes is loaded here, too,
-as the service would. Prints what became of the files, and ends with one JSON line; exits with 1 where anything but a
+as the service would. Prints what became of the files, and ends with one JSON line; exits with 1 if anything but a
 refusal on purpose came of one. Reads the shipped artifact, a small one made here, and those given.
 """
 
