@@ -7,6 +7,7 @@ The clock is replaced before anything reads it: each look at it is a microsecond
 always short, nothing is learnt from how slow callgrind is, and two counts of the same code are the same.
 """
 
+import gc
 import itertools
 import os
 import shutil
@@ -82,6 +83,8 @@ async def count_layers(model: Path) -> None:
             if message["type"] == "http.response.start":
                 statuses.append(message["status"])
 
+        gc.collect()
+        gc.freeze()  # as the service does once it is loaded
         tell_callgrind(os.getpid(), "instrumentation", "on")
         await count("run", lambda: served.session.run(batch))
         await count("engine", lambda: service.engine.encode(served, sequences))

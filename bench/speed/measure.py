@@ -33,7 +33,7 @@ class Pace:
     Attributes:
         rounds: how often the whole measurement is repeated.
         seconds: the time of each load.
-        warm_seconds: the time of the load before it, whose answers are checked; longer if a request is unanswered by then.
+        warm_seconds: the time of the load before it, whose answers are checked; longer until every request has one.
         raw_seconds: the time of each arrangement of the raw limit.
     """
 
