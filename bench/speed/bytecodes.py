@@ -7,7 +7,7 @@ from types import FrameType
 from typing import Any
 
 from bench.load.workloads import JSON, MODELS, draw_sequences
-from bench.speed.counted import LENGTH
+from bench.speed.counted import FEW, LENGTH, WARM
 from bench.speed.path import scope_of
 from service.app import create_app
 from service.settings import Settings
@@ -16,7 +16,10 @@ ROOMS = 2  # of `service.api.encoding`, the first two parts are its package
 
 
 async def count_bytecodes(model: Path) -> "Counter[tuple[str, str]]":
-    """Serve a model in this process, warm up, and count a request's bytecodes by package and function."""
+    """Serve a model in this process, warm up, and count a request's bytecodes by package and function.
+
+    It is a mean over as many requests as telemetry takes together.
+    """
     found: Counter[tuple[str, str]] = Counter()
 
     def trace(frame: FrameType, event: str, _found: Any) -> Any:
@@ -35,13 +38,15 @@ async def count_bytecodes(model: Path) -> "Counter[tuple[str, str]]":
 
     app = create_app(Settings(model=model, log_level="warning", processes=1))
     async with app.router.lifespan_context(app):
-        for _ in range(20):
+        for _ in range(WARM):
             await app(scope_of(body), receive, send)
-        call = app(scope_of(body), receive, send)
+        calls = [app(scope_of(body), receive, send) for _ in range(FEW)]
         sys.settrace(trace)
-        await call
+        for call in calls:
+            await call
         sys.settrace(None)
-    return found
+    means = {name: round(bytecodes / FEW) for name, bytecodes in found.items() if name[0] != "bench"}
+    return Counter({name: bytecodes for name, bytecodes in means.items() if bytecodes})
 
 
 def _name(frame: FrameType) -> tuple[str, str]:
