@@ -4,7 +4,7 @@
     python -m bench.speed.counted layers FILE
 
 Time is kept out of the counts, so that two of the same code are alike however slow callgrind is. Each look at the clock
-is a microsecond after the one before, so that a run is always short. Telemetry is settled once in 64 requests, and never
+is a microsecond after the one before, so that a run is always short. Telemetry is settled once in 64 requests, never
 because a while has passed.
 """
 
