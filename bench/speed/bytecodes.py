@@ -8,7 +8,7 @@ from typing import Any
 
 from bench.load.workloads import JSON, MODELS, draw_sequences
 from bench.speed.counted import FEW, LENGTH, WARM
-from bench.speed.path import scope_of
+from bench.speed.path import live, scope_of
 from service.app import create_app
 from service.settings import Settings
 
@@ -37,7 +37,7 @@ async def count_bytecodes(model: Path) -> "Counter[tuple[str, str]]":
         pass
 
     app = create_app(Settings(model=model, log_level="warning", processes=1))
-    async with app.router.lifespan_context(app):
+    async with live(app):
         for _ in range(WARM):
             await app(scope_of(body), receive, send)
         calls = [app(scope_of(body), receive, send) for _ in range(FEW)]

@@ -59,7 +59,7 @@ async def count_layers(model: Path) -> None:
     import numpy as np  # noqa: PLC0415 - after the clock is set
 
     from bench.load.workloads import JSON  # noqa: PLC0415
-    from bench.speed.path import scope_of  # noqa: PLC0415
+    from bench.speed.path import live, scope_of  # noqa: PLC0415
     from service.app import create_app  # noqa: PLC0415
     from service.codecs.json import ragged  # noqa: PLC0415
     from service.codecs.options import AnswerOptions  # noqa: PLC0415
@@ -68,7 +68,7 @@ async def count_layers(model: Path) -> None:
     from service.settings import Settings  # noqa: PLC0415
 
     app = create_app(Settings(model=model, log_level="warning", processes=1))
-    async with app.router.lifespan_context(app):
+    async with live(app):
         service = app.state.service
         served = next(iter(service.models))
         features = served.session.features

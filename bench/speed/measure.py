@@ -216,7 +216,7 @@ def measure_raw(model: Path, tasks: list[Task], pace: Pace) -> tuple[Figures, di
     """
     by_name = {task.name: task.sequences for task in tasks}
     figures: Figures = {}
-    arrangements = {}
+    arrangements: dict[str, str] = {}
     if "L" in by_name:
         figures["L.p50_ms"] = raw.measure_latency(model, by_name["L"][:200])
     for name in ("B" if "B" in by_name else "S", "mix"):

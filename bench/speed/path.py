@@ -13,10 +13,14 @@ import gc
 import json
 import sys
 import threading
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, cast
+
+from starlette.types import ASGIApp, Message
 
 import service
 from service.app import create_app
@@ -47,6 +51,22 @@ def scope_of(body: bytes) -> dict[str, Any]:
         "client": ("127.0.0.1", 1),
         "server": ("127.0.0.1", 80),
     }
+
+
+@asynccontextmanager
+async def live(app: ASGIApp) -> AsyncIterator[None]:
+    """Start an application and end it, as a server does."""
+    asked: asyncio.Queue[Message] = asyncio.Queue()
+    told: asyncio.Queue[Message] = asyncio.Queue()
+    living = asyncio.create_task(cast("Coroutine[Any, Any, None]", app({"type": "lifespan"}, asked.get, told.put)))
+    for event in ("startup", "shutdown"):
+        await asked.put({"type": f"lifespan.{event}"})
+        answer = await told.get()
+        if answer["type"] != f"lifespan.{event}.complete":
+            sys.exit(f"The application did not come through its {event}: {answer.get('message')}")
+        if event == "startup":
+            yield
+    await living
 
 
 @dataclass(slots=True)
@@ -96,7 +116,7 @@ async def trace_request() -> Trace:
     async def send(message: Any) -> None:
         messages.append(message)
 
-    async with app.fallback.router.lifespan_context(app.fallback):
+    async with live(app):
         for _ in range(20):
             await app(scope_of(BODY), receive, send)
         await asyncio.sleep(2 * NOTED_SECONDS)  # what is counted of them later, together, is not the next request's
