@@ -607,7 +607,7 @@ fn=(1) one
 cob=(2) /site-packages/onnxruntime.so
 cfn=(2) two
 calls=1 9
-7 1000
+7 {number}000
 ob=(2)
 fn=(2)
 9 {runtime}
