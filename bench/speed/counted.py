@@ -62,8 +62,8 @@ async def count_layers(model: Path) -> None:
     from bench.speed.path import live, scope_of  # noqa: PLC0415
     from service.app import create_app  # noqa: PLC0415
     from service.codecs.json import ragged  # noqa: PLC0415
+    from service.codecs.json.plain import Bounds  # noqa: PLC0415
     from service.codecs.options import AnswerOptions  # noqa: PLC0415
-    from service.codecs.question import Reply  # noqa: PLC0415
     from service.encoder.sequences import Answer, InputSpec, Sequences, pad_batch  # noqa: PLC0415
     from service.settings import Settings  # noqa: PLC0415
 
@@ -71,13 +71,14 @@ async def count_layers(model: Path) -> None:
     async with live(app):
         service = app.state.service
         served = next(iter(service.models))
-        features = served.session.features
+        kind = served.session.kind
+        features = kind.features
         steps = np.random.default_rng(0).standard_normal((LENGTH, features)).round(4).astype(np.float32)
         body = JSON.write([steps]).partition(b"\r\n\r\n")[2]
-        spec, sequences = InputSpec(features), Sequences(values=steps, lengths=np.array([LENGTH]))
+        spec, sequences = InputSpec(kind), Sequences(values=steps, lengths=np.array([LENGTH]))
         batch = pad_batch([steps])
-        reply = Reply(Answer(served.session.run(batch)), [LENGTH], served.name, LENGTH)
-        scope, options = scope_of(body), AnswerOptions()
+        answer = Answer(served.session.run(batch), lengths=[LENGTH], model=served.name, padded_steps=LENGTH)
+        scope, options, bounds, limits = scope_of(body), AnswerOptions(), Bounds.of([spec]), Settings().limits
         statuses: list[int] = []
 
         async def receive() -> dict[str, Any]:
@@ -92,8 +93,8 @@ async def count_layers(model: Path) -> None:
         tell_callgrind(os.getpid(), "instrumentation", "on")
         await count("run", lambda: served.session.run(batch))
         await count("engine", lambda: service.engine.encode(served, sequences))
-        await count("decode", lambda: ragged.decode(body, lambda _: spec, 100_000))
-        await count("write", lambda: ragged.write(reply, options))
+        await count("decode", lambda: ragged.parse(body, None, limits, bounds)[1](spec))
+        await count("write", lambda: ragged.write(answer, options))
         await count("application", lambda: app(dict(scope), receive, send))
         if {*statuses} != {200}:
             sys.exit(f"The requests were answered {sorted({*statuses})}")

@@ -43,9 +43,10 @@ CONNECTIONS = {"S": 64, "B": 32}
 def draw(session: EncoderSession, lengths: list[int], seed: int) -> list[Steps]:
     """Draw sequences that an encoder reads."""
     drawn = np.random.default_rng(seed)
-    if session.features is None:
-        return [drawn.integers(1, session.vocabulary or 2, length) for length in lengths]
-    return [drawn.standard_normal((length, session.features)).astype(np.float32) for length in lengths]
+    kind = session.kind
+    if kind.features is None:
+        return [drawn.integers(1, kind.vocabulary or 2, length) for length in lengths]
+    return [drawn.standard_normal((length, kind.features)).astype(np.float32) for length in lengths]
 
 
 def compare(cpu: EncoderSession, other: EncoderSession) -> dict[str, float]:
