@@ -52,10 +52,10 @@ format: $(VENV)/developing ## format, and fix what the linter can
 	$(BIN)/ruff check --fix .
 
 train: $(VENV)/training ## train the shipped recipe into RUN
-	$(BIN)/python -m model.train --dataset japanese-vowels --out $(RUN)
+	$(BIN)/python -m model train --dataset japanese-vowels --out $(RUN)
 
 evaluate: $(VENV)/training ## evaluate the trained encoder in RUN
-	$(BIN)/python -m model.evaluate $(RUN)
+	$(BIN)/python -m model evaluate $(RUN)
 
 export: $(VENV)/training ## export the encoder in RUN to OUT, and prove it
 	$(BIN)/python -m export $(RUN) -o $(OUT)

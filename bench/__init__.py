@@ -1,4 +1,10 @@
-"""Measures: figures, not tests."""
+"""Measures: figures, not tests.
+
+- `__main__`: `python -m bench NAME`, the one entry.
+- `speed/`: how fast something is.
+- `stress/`: what happens when something is wrong.
+- `load/`: what every measurement shares.
+"""
 
 import os
 

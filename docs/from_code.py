@@ -13,8 +13,9 @@ from typing import Any
 from pydantic import BaseModel
 
 from docs.tables import describe_type, read_attributes, sentence, table
-from model import checkpoint
-from model.catalogue import DATASETS, TASKS
+from model.data.catalogue import DATASETS
+from model.tasks.catalogue import TASKS
+from model.training import run_directory
 from service.encoder.manifest import Manifest
 from service.settings import Settings, variable_of
 
@@ -124,7 +125,7 @@ def write_dataclass(kind: type) -> str:
 
 def write_run_directory() -> str:
     """Write what a training leaves, as the module that writes it says."""
-    rows = re.findall(r"^\| (`.*`) \| (.*) \|$", checkpoint.__doc__ or "", re.MULTILINE)
+    rows = re.findall(r"^\| (`.*`) \| (.*) \|$", run_directory.__doc__ or "", re.MULTILINE)
     return table(["file", "what it holds"], rows)
 
 

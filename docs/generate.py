@@ -12,8 +12,8 @@ from functools import cache, partial
 from pathlib import Path
 
 from docs import from_code, from_service
-from model.config import TrainConfig
-from model.encoder import EncoderConfig
+from model.encoder.config import EncoderConfig
+from model.tasks.config import TrainConfig
 
 PAGES = [Path("README.md"), *sorted(Path("docs").rglob("*.md"))]
 BLOCK = re.compile(r"(<!-- begin ([a-z-]+) -->\n)(.*?)(<!-- end \2 -->)", re.DOTALL)

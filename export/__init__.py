@@ -1,3 +1,14 @@
-"""Converts a trained run into one ONNX file, and proves that it is the same encoder."""
+"""Converts an encoder into one ONNX file, and proves that the file is the same encoder.
+
+- `__main__`: the command.
+- `artifact`: from an encoder to a proven file.
+- `graph`, `pool`, `builder`: the ONNX graph; its pooling; its nodes as they are written down.
+- `oracle`: the encoder once more, in plain numpy.
+- `verify`: the proof.
+- `quantize`: int8 weights, and what they cost.
+- `foreign`: encoders from weights that other programs trained.
+- `torch_state`, `keras_file`, `tensorflow1`: the readers of such weights.
+- `gates`: the order in which each library stacks a cell's gates.
+"""
 
 import model  # noqa: F401 - it prepares threads before torch is imported, and explains what is missing

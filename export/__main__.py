@@ -15,8 +15,8 @@ from export.graph import GraphOptions
 from export.keras_file import read_keras
 from export.quantize import CannotQuantize, describe
 from export.torch_state import read_torch_state
-from model.checkpoint import BrokenRun
-from model.pooling import Pooling
+from model.encoder.pooling import Pooling
+from model.training.run_directory import BrokenRun
 from service.encoder.manifest import Manifest, ParityCheck
 from service.errors import LengthwiseError
 from service.settings import NAME
@@ -46,7 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="python -m export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("run", type=Path, nargs="?", metavar="RUN_DIR", help="a finished run of model.train")
+    what.add_argument("run", type=Path, nargs="?", metavar="RUN_DIR", help="the directory of a finished run")
     what.add_argument("--from-torch", type=Path, metavar="FILE", help="safetensors state dict of a recurrent layer")
     what.add_argument("--from-keras", type=Path, metavar="FILE", help=".keras file of a recurrent stack")
     parser.add_argument("-o", "--output", type=Path, required=True, help="the ONNX file to write")

@@ -14,11 +14,13 @@ from export.graph import GraphOptions, build_graph, hash_weights
 from export.oracle import Case
 from export.quantize import Judge, quantize_artifact
 from export.verify import SampleKind, draw_sequences, run_torch, verify
-from model.checkpoint import RunConfig, read_config, read_model, read_results, read_samples, read_tokenizer
-from model.datasets import LabelledSequences
-from model.encoder import EncoderConfig, SequenceEncoder, Standardization
-from model.tasks import SequenceClassifier, Task
+from model.data.datasets import LabelledSequences
+from model.encoder.config import EncoderConfig
+from model.encoder.encoder import SequenceEncoder, Standardization
+from model.tasks.supervised import SequenceClassifier
+from model.tasks.task import Task
 from model.threads import limit_threads
+from model.training.run_directory import RunConfig, read_config, read_model, read_results, read_samples, read_tokenizer
 from service.encoder.manifest import METADATA_KEY, Golden, Input, Manifest, ParityCheck, Statistics, Tensor
 from service.encoder.manifest import Task as TaskRecord
 from service.encoder.sequences import Steps
@@ -69,7 +71,7 @@ def export_run(
     """Export a finished run.
 
     Args:
-        run: the run directory of `model.train`.
+        run: the directory of a finished run.
         output: the file to write.
         name: the name the model is served under, as `NAME` allows it; the data set's by default.
         version: of the model.

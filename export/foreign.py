@@ -7,8 +7,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from model.encoder import EncoderConfig, SequenceEncoder
-from model.recurrent import RecurrentLayer
+from model.encoder.config import EncoderConfig
+from model.encoder.encoder import SequenceEncoder
+from model.encoder.recurrent import RecurrentLayer
 
 Floats = npt.NDArray[np.float32]
 

@@ -17,9 +17,10 @@ from onnx import TensorProto, ValueInfoProto, helper, numpy_helper
 from export.builder import GraphBuilder
 from export.gates import TORCH_TO_ONNX, reorder_gates
 from export.pool import add_pooling
-from model.encoder import EncoderConfig, SequenceEncoder
-from model.recurrent import RecurrentLayer
-from model.reset_before import ResetBeforeGRU
+from model.encoder.config import EncoderConfig
+from model.encoder.encoder import SequenceEncoder
+from model.encoder.recurrent import RecurrentLayer
+from model.encoder.reset_before import ResetBeforeGRU
 
 OPSET = 17
 IR_VERSION = 8

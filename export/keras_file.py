@@ -17,7 +17,7 @@ import numpy as np
 
 from export.foreign import CellWeights, Floats, ForeignEncoder, NotRepresentable, assemble
 from export.gates import KERAS_TO_TORCH, reorder_gates
-from model.encoder import EncoderConfig
+from model.encoder.config import EncoderConfig
 
 CELLS = {"LSTM": "lstm", "GRU": "gru", "SimpleRNN": "rnn"}
 POOLINGS = {"GlobalAveragePooling1D": "mean", "GlobalMaxPooling1D": "max"}

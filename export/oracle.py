@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
-from model.encoder import SequenceEncoder
-from model.recurrent import RecurrentLayer
+from model.encoder.encoder import SequenceEncoder
+from model.encoder.recurrent import RecurrentLayer
 from service.encoder.sequences import State, Steps
 
 Floats = npt.NDArray[np.floating]

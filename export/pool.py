@@ -6,7 +6,7 @@ from onnx import TensorProto
 from torch import Tensor
 
 from export.builder import GraphBuilder
-from model.encoder import SequenceEncoder
+from model.encoder.encoder import SequenceEncoder
 
 REGISTER = 16  # float32 numbers in the widest vector register
 

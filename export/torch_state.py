@@ -10,8 +10,8 @@ import safetensors
 import safetensors.numpy
 
 from export.foreign import GATES, CellWeights, Floats, ForeignEncoder, NotRepresentable, assemble
-from model.encoder import EncoderConfig
-from model.pooling import Pooling
+from model.encoder.config import EncoderConfig
+from model.encoder.pooling import Pooling
 
 KEY = re.compile(r"(weight_ih|weight_hh|bias_ih|bias_hh|weight_hr)_l(\d+)(_reverse)?")
 

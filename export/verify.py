@@ -13,8 +13,8 @@ import torch
 
 from export import oracle
 from export.oracle import Answer, Case
-from model.encoder import SequenceEncoder
-from model.recurrent import State as TorchState
+from model.encoder.encoder import SequenceEncoder
+from model.encoder.recurrent import State as TorchState
 from service.encoder.manifest import ParityCheck
 from service.encoder.sequences import Batch, Output, State, Steps, pad_batch
 from service.encoder.session import EncoderSession

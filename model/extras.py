@@ -1,4 +1,4 @@
-"""What a program lacks, in one sentence: a package of an extra that is not installed."""
+"""One sentence for a program whose extra is not installed: the package it lacks, and how to install it."""
 
 import sys
 from types import TracebackType
@@ -13,7 +13,7 @@ def explain_missing_packages() -> None:
 
 
 def _explain(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    spec = sys.modules["__main__"].__spec__  # of `python -m model.train`; None of a script or an interpreter
+    spec = sys.modules["__main__"].__spec__  # of `python -m model`; None for a script or an interpreter
     program = "" if spec is None else spec.name.removesuffix(".__main__")
     extra = EXTRAS.get(program.partition(".")[0])
     missing = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
@@ -22,5 +22,5 @@ def _explain(kind: type[BaseException], error: BaseException, trace: TracebackTy
         return
     remedy = f"{sys.executable} -m pip install '.[{extra}]'"
     if extra != "bench":
-        remedy = f"run `make install` and then .venv/bin/python -m {program}, or {remedy}"
+        remedy = f"run `make install` and use .venv/bin/python, or {remedy}"
     print(f"{program}: {missing} is not installed; the extra {extra!r} brings it: {remedy}", file=sys.stderr)

@@ -14,9 +14,10 @@ import torch
 from bench.load.workloads import LARGE, MANY, MODELS, SLOW, TRAININGS, Size
 from export.artifact import Origin, export_encoder, make_samples
 from export.graph import GraphOptions, build_graph
-from model.encoder import EncoderConfig, SequenceEncoder
-from model.pooling import Pooling
-from model.recurrent import Cell
+from model.encoder.config import EncoderConfig
+from model.encoder.encoder import SequenceEncoder
+from model.encoder.pooling import Pooling
+from model.encoder.recurrent import Cell
 
 FEATURES, HIDDEN, VOCABULARY = 12, 48, 40  # of the kinds
 CELLS: dict[str, tuple[Cell, bool]] = {

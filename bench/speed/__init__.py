@@ -1,7 +1,17 @@
 """How fast something is: ratios taken in one run on one machine.
 
-`service` measures the service beside its peers and the raw limit, with `tune` (a peer's fastest settings), `measure`
-(the loops), `raw` (ONNX Runtime alone), `report` (tables) and `plot` (figures). `scale` does so by CPUs, and `gpu` on
-CUDA. `ledger` counts what each layer of a request takes, with `counted` (what runs under callgrind) and `bytecodes`.
-`codecs`, `cost`, `schedule`, `start` and `training` each measure one part, and `path` traces what a request passes.
+- `service`: the service beside its peers and the raw limit.
+- `tune`: the fastest settings of a peer.
+- `scale`: the service and its peers by CPUs.
+- `gpu`: encoders on CUDA, proven and timed beside torch.
+- `ledger`: what each layer costs a request, in instructions.
+- `counted`, `bytecodes`: what the ledger counts: under callgrind, or the interpreter's own.
+- `measure`, `raw`: its loops over one server, and ONNX Runtime alone.
+- `report`, `plot`: its tables and figures.
+- `codecs`: decoding and encoding each format.
+- `cost`: predicted times of runs, against measured ones.
+- `schedule`: the queue alone.
+- `start`: from process start to ready.
+- `training`: sequences a second in training.
+- `path`: what a request passes.
 """

@@ -19,11 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from model.config import TrainConfig
-from model.data import Batch, LengthBuckets, SequenceSet
-from model.datasets import LabelledSequences
-from model.encoder import EncoderConfig, SequenceEncoder
-from model.tasks import SequenceClassifier
+from model.data.batches import Batch, LengthBuckets, SequenceSet
+from model.data.datasets import LabelledSequences
+from model.encoder.config import EncoderConfig
+from model.encoder.encoder import SequenceEncoder
+from model.tasks.config import TrainConfig
+from model.tasks.supervised import SequenceClassifier
 from service.costs.cpus import available_cpus
 
 CLASSES = 10

@@ -1,6 +1,8 @@
-"""What happens when something is wrong: too much load, faults, damage, time.
+"""What happens when something is wrong: too much load, faults, damage, time. Each program checks every answer.
 
-`overload`, `fairness`, `soak` and `many` load the service; `chaos` breaks it, by `faulty`; `fuzz` damages bodies, and
-`fuzz_artifacts` damages artifacts, by `damage`; `multiplied` sends small bodies that ask for much work. Each checks
-every answer.
+- `overload`, `fairness`, `soak`, `many`: too much load, unequal load, long load, many models.
+- `chaos`, `faulty`: the service broken on purpose, and the encoder that fails on marked sequences.
+- `fuzz`, `fuzz_artifacts`: damaged bodies, and damaged artifacts.
+- `damage`: the ways to damage an artifact.
+- `multiplied`: small bodies that ask for much work.
 """

@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from model.texts import build_tokenizer
+from model.data.texts import build_tokenizer
 from service.app import create_app
 from service.encoder import tokenizer as codec
 from service.encoder.tokenizer import Ids, Texts, Tokenize, find_unknown

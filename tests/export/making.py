@@ -13,11 +13,13 @@ from tokenizers.pre_tokenizers import Whitespace
 
 from export.artifact import Origin, export_encoder, export_run, make_samples
 from export.graph import GraphOptions
-from model.checkpoint import RunConfig, start_run, write_result
-from model.config import DataConfig, TrainConfig
-from model.datasets import LabelledSequences
-from model.encoder import EncoderConfig, SequenceEncoder
-from model.tasks import Task
+from model.data.datasets import LabelledSequences
+from model.encoder.config import EncoderConfig
+from model.encoder.encoder import SequenceEncoder
+from model.tasks.config import TrainConfig
+from model.tasks.task import Task
+from model.training.recipe import DataConfig
+from model.training.run_directory import RunConfig, start_run, write_result
 from tests.conftest import FEATURES, draw_sequences
 
 PLAIN = GraphOptions()

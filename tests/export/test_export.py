@@ -13,8 +13,9 @@ import export.artifact
 from export.__main__ import main
 from export.artifact import ProofFailed, export_run, prove
 from export.graph import GraphOptions, build_graph, hash_weights
-from model.checkpoint import BrokenRun, read_model, read_samples
-from model.encoder import EncoderConfig, SequenceEncoder
+from model.encoder.config import EncoderConfig
+from model.encoder.encoder import SequenceEncoder
+from model.training.run_directory import BrokenRun, read_model, read_samples
 from service.encoder.sequences import pad_batch
 from service.encoder.session import open_session
 from tests import oracle

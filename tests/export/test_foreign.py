@@ -20,7 +20,7 @@ from export.graph import build_graph
 from export.keras_file import read_keras
 from export.tensorflow1 import convert_gru_cell, convert_lstm_cell, convert_rnn_cell
 from export.torch_state import read_torch_state
-from model.encoder import EncoderConfig
+from model.encoder.config import EncoderConfig
 from service.encoder.manifest import Manifest
 from service.encoder.sequences import pad_batch
 from service.encoder.session import open_session

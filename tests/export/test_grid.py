@@ -9,8 +9,9 @@ import torch
 
 from export.artifact import prove
 from export.graph import GraphOptions, build_graph
-from model.encoder import EncoderConfig, SequenceEncoder
-from model.pooling import Pooling
+from model.encoder.config import EncoderConfig
+from model.encoder.encoder import SequenceEncoder
+from model.encoder.pooling import Pooling
 from service.encoder.sequences import Steps
 from tests.conftest import draw_sequences
 

@@ -13,9 +13,9 @@ from export.__main__ import main
 from export.artifact import export_run
 from export.graph import GraphOptions, build_graph, hash_weights
 from export.quantize import CannotQuantize, describe, quantize_graph
-from model.checkpoint import read_model, read_samples
-from model.encoder import EncoderConfig
-from model.tasks import SequenceClassifier
+from model.encoder.config import EncoderConfig
+from model.tasks.supervised import SequenceClassifier
+from model.training.run_directory import read_model, read_samples
 from service.app import create_app
 from service.encoder.manifest import METADATA_KEY, Manifest, Quantization
 from service.encoder.sequences import pad_batch

@@ -10,8 +10,10 @@ import torch
 from sklearn.neighbors import KNeighborsClassifier
 from starlette.testclient import TestClient
 
-from model.datasets import Dataset, japanese_vowels
-from model.encoder import EncoderConfig, SequenceEncoder
+from model.data.datasets import Dataset
+from model.data.named import japanese_vowels
+from model.encoder.config import EncoderConfig
+from model.encoder.encoder import SequenceEncoder
 from service.app import create_app
 from service.encoder.manifest import METADATA_KEY, Manifest
 from service.encoder.sequences import Embeddings, pad_batch

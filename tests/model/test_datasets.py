@@ -6,9 +6,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model import datasets
-from model.data import LengthBuckets, SequenceSet, in_order, mix_seed, shuffle_frames, split
-from model.datasets import DatasetUnavailable, LabelledSequences, digit_sums, japanese_vowels, which_first
+from model.data import named
+from model.data.batches import LengthBuckets, SequenceSet, in_order, mix_seed
+from model.data.datasets import DatasetUnavailable, LabelledSequences
+from model.data.named import digit_sums, japanese_vowels, which_first
+from model.data.splits import shuffle_frames, split
 from tests.conftest import draw_sequences
 
 
@@ -31,7 +33,7 @@ def test_japanese_vowels_is_the_official_split() -> None:
 
 def test_a_missing_package_is_one_clear_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without sktime there is no data, and the error says what to install."""
-    monkeypatch.setattr(datasets, "find_spec", lambda _: None)
+    monkeypatch.setattr(named, "find_spec", lambda _: None)
     with pytest.raises(
         DatasetUnavailable, match=r"package 'sktime', which is not installed: pip install '\.\[train\]'"
     ):

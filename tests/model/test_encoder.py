@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 
 from export import oracle
 from export.oracle import Case
-from model.encoder import EncoderConfig, SequenceEncoder, Standardization
-from model.pooling import masked_max, masked_mean, pool
-from model.recurrent import Cell, State
-from model.reset_before import ResetBeforeGRU
+from model.encoder.config import EncoderConfig
+from model.encoder.encoder import SequenceEncoder, Standardization
+from model.encoder.pooling import masked_max, masked_mean, pool
+from model.encoder.recurrent import Cell, State
+from model.encoder.reset_before import ResetBeforeGRU
 from tests.conftest import draw_sequences
 
 

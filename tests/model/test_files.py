@@ -13,11 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from model import tables
-from model.datasets import FileSource, LabelKind
-from model.files import read_dataset
-from model.readers import BadFile
-from model.texts import PADDING, UNKNOWN
+from model.data import tables
+from model.data.datasets import FileSource, LabelKind
+from model.data.files import read_dataset
+from model.data.readers import BadFile
+from model.data.texts import PADDING, UNKNOWN
 
 LISTS = [[[0.5, -1.0], [2.0, 0.0]], [[1.0, 1.0]], [[3.0, 0.25], [0.0, 4.0], [1.0, 2.0]], [[7.0, 7.0]], [[8.0, 1.0]]]
 IDS = [[1, 4, 2], [3], [2, 2], [5, 1], [4]]

@@ -10,15 +10,17 @@ from starlette.testclient import TestClient
 
 from export.artifact import export_run
 from export.graph import GraphOptions
-from model.checkpoint import RunConfig, read_model, start_run, write_result
-from model.config import DataConfig, Recipe, TrainConfig
-from model.data import SequenceSet
-from model.datasets import Dataset, LabelledSequences
-from model.encoder import EncoderConfig, SequenceEncoder
-from model.fit import train
-from model.language import LanguageModel
-from model.ngrams import Bigrams, Unigrams, estimate_discount, measure_perplexity
-from model.texts import build_tokenizer
+from model.data.batches import SequenceSet
+from model.data.datasets import Dataset, LabelledSequences
+from model.data.texts import build_tokenizer
+from model.encoder.config import EncoderConfig
+from model.encoder.encoder import SequenceEncoder
+from model.tasks.config import TrainConfig
+from model.tasks.language import LanguageModel
+from model.tasks.ngrams import Bigrams, Unigrams, estimate_discount, measure_perplexity
+from model.training.fit import train
+from model.training.recipe import DataConfig, Recipe
+from model.training.run_directory import RunConfig, read_model, start_run, write_result
 from service.app import create_app
 from service.settings import Settings
 

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from model.datasets import FileSource
-from model.files import read_dataset
-from model.progress import SECONDS_BETWEEN, Progress
-from model.texts import PADDING, UNKNOWN, describe_unknown
+from model.data.datasets import FileSource
+from model.data.files import read_dataset
+from model.data.texts import PADDING, UNKNOWN, describe_unknown
+from model.training.progress import SECONDS_BETWEEN, Progress
 
 WORDS = ["good film", "bad film", "good good film", "bad bad film"]
 
@@ -29,7 +29,17 @@ def write_texts(path: Path, texts: list[str]) -> None:
 
 def train(data: Path, *flags: str) -> subprocess.CompletedProcess[str]:
     """Train on a file as users do, without a terminal, with Python's own choice of warnings."""
-    command = [sys.executable, "-m", "model.train", "--data", str(data), "--out", str(data.with_suffix("")), *flags]
+    command = [
+        sys.executable,
+        "-m",
+        "model",
+        "train",
+        "--data",
+        str(data),
+        "--out",
+        str(data.with_suffix("")),
+        *flags,
+    ]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"}
     return subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
 

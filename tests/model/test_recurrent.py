@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from model.recurrent import RecurrentLayer, reverse_by_length, valid_mask
+from model.encoder.recurrent import RecurrentLayer, reverse_by_length, valid_mask
 
 LENGTHS = st.lists(st.integers(1, 12), min_size=1, max_size=6)
 

@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model import figures
-from model.checkpoint import BrokenRun, RunConfig, read_config, read_samples, start_run, write_result
-from model.config import DataConfig, TrainConfig
-from model.datasets import LabelledSequences
-from model.encoder import EncoderConfig
-from model.report import list_predictions, main, print_predictions, write_report
-from model.tasks import Judgement, Task
+from model.data.datasets import LabelledSequences
+from model.encoder.config import EncoderConfig
+from model.tasks.config import TrainConfig
+from model.tasks.task import Judgement, Task
+from model.training import figures
+from model.training.recipe import DataConfig
+from model.training.report import list_predictions, main, print_predictions, write_report
+from model.training.run_directory import BrokenRun, RunConfig, read_config, read_samples, start_run, write_result
 from tests.conftest import draw_sequences
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -68,7 +69,7 @@ def test_a_report_is_the_same_each_time(classified: Path) -> None:
 
 def test_a_task_that_judges_no_sequence_has_a_report_too(classified: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It lacks the pictures of judgements, and prints no predictions."""
-    monkeypatch.setattr("model.tasks.SequenceClassifier.judge", Task.judge)
+    monkeypatch.setattr("model.tasks.supervised.SequenceClassifier.judge", Task.judge)
     write_report(classified)
     assert {path.stem for path in (classified / "report").glob("*.png")} == {"learning-curves", "lengths", "embeddings"}
 
@@ -85,7 +86,7 @@ def test_predictions_are_printed_beside_the_truth(
     assert lines[10].startswith("row 19, 20 steps   b      ")
     print_predictions(regressed)
     assert [line.split()[4] for line in capsys.readouterr().out.splitlines()[1:]] == ["1.5", "-2", "7"]
-    monkeypatch.setattr("model.tasks.SequenceClassifier.judge", Task.judge)
+    monkeypatch.setattr("model.tasks.supervised.SequenceClassifier.judge", Task.judge)
     print_predictions(classified)
     assert capsys.readouterr().out == ""
 

@@ -10,18 +10,20 @@ import pytest
 import torch
 
 from export.artifact import export_run
-from model.catalogue import TASKS
-from model.checkpoint import read_config, read_model, read_samples
-from model.config import Recipe, TrainConfig
-from model.data import Batch, SequenceSet
-from model.datasets import Dataset, LabelledSequences
-from model.encoder import EncoderConfig, SequenceEncoder
-from model.evaluate import main as evaluate_main
-from model.fit import train
-from model.pooling import Pooling
-from model.selfsupervised import HIDDEN_SHARE, SHORTEST_CROP, TEMPERATURE, SelfSupervised, contrast, crop
-from model.train import RECIPES
-from model.train import main as train_main
+from model.data.batches import Batch, SequenceSet
+from model.data.datasets import Dataset, LabelledSequences
+from model.encoder.config import EncoderConfig
+from model.encoder.encoder import SequenceEncoder
+from model.encoder.pooling import Pooling
+from model.tasks.catalogue import TASKS
+from model.tasks.config import TrainConfig
+from model.tasks.selfsupervised import HIDDEN_SHARE, SHORTEST_CROP, TEMPERATURE, SelfSupervised, contrast, crop
+from model.training.evaluate import main as evaluate_main
+from model.training.fit import train
+from model.training.recipe import Recipe
+from model.training.run_directory import read_config, read_model, read_samples
+from model.training.train import RECIPES
+from model.training.train import main as train_main
 from tests.conftest import draw_sequences
 
 TRAINING = TrainConfig(epochs=2, batch_size=8, noise=0.1, offset=0.1, learning_rate=0.02, validation_share=0.2)

@@ -8,16 +8,26 @@ import pytest
 import torch
 
 from export.artifact import export_run
-from model.checkpoint import read_model, read_samples, read_tokenizer
-from model.config import Recipe, TrainConfig
-from model.data import SequenceSet
-from model.datasets import Dataset, LabelledSequences
-from model.encoder import EncoderConfig, SequenceEncoder
-from model.fit import train
-from model.report import write_report
-from model.similarity import SIF, SentenceSimilarity, average, correlate, sif_weights, start_as_average, weigh_tokens
-from model.tasks import WrongLabels, run_batches
-from model.train import main as train_main
+from model.data.batches import SequenceSet
+from model.data.datasets import Dataset, LabelledSequences
+from model.encoder.config import EncoderConfig
+from model.encoder.encoder import SequenceEncoder
+from model.tasks.config import TrainConfig
+from model.tasks.similarity import (
+    SIF,
+    SentenceSimilarity,
+    average,
+    correlate,
+    sif_weights,
+    start_as_average,
+    weigh_tokens,
+)
+from model.tasks.task import WrongLabels, run_batches
+from model.training.fit import train
+from model.training.recipe import Recipe
+from model.training.report import write_report
+from model.training.run_directory import read_model, read_samples, read_tokenizer
+from model.training.train import main as train_main
 
 # Lightning's own chatter: it warns of few workers and few batches, and its dependencies of their own deprecations.
 pytestmark = pytest.mark.filterwarnings("ignore")

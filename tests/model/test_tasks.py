@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from model.config import TrainConfig
-from model.data import SequenceSet
-from model.datasets import LabelledSequences
-from model.encoder import EncoderConfig, SequenceEncoder
-from model.tasks import Augmentation, SequenceClassifier, SequenceRegressor, run_batches
+from model.data.batches import SequenceSet
+from model.data.datasets import LabelledSequences
+from model.encoder.config import EncoderConfig
+from model.encoder.encoder import SequenceEncoder
+from model.tasks.config import TrainConfig
+from model.tasks.supervised import SequenceClassifier, SequenceRegressor
+from model.tasks.task import Augmentation, run_batches
 
 
 def make_classifier(training: TrainConfig, classes: int) -> SequenceClassifier:

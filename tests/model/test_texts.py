@@ -7,14 +7,15 @@ import pytest
 from starlette.testclient import TestClient
 
 from export.artifact import export_run
-from model import text_datasets
-from model.catalogue import TASKS
-from model.checkpoint import BrokenRun, read_samples, read_tokenizer
-from model.config import Recipe, TrainConfig
-from model.datasets import Dataset, DatasetUnavailable, LabelledSequences
-from model.encoder import EncoderConfig
-from model.fit import train
-from model.texts import build_tokenizer, choose_words, count_words, tokenize, vocabulary_size
+from model.data import text_datasets
+from model.data.datasets import Dataset, DatasetUnavailable, LabelledSequences
+from model.data.texts import build_tokenizer, choose_words, count_words, tokenize, vocabulary_size
+from model.encoder.config import EncoderConfig
+from model.tasks.catalogue import TASKS
+from model.tasks.config import TrainConfig
+from model.training.fit import train
+from model.training.recipe import Recipe
+from model.training.run_directory import BrokenRun, read_samples, read_tokenizer
 from service.app import create_app
 from service.settings import Settings
 
@@ -147,10 +148,11 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it() -> None:
 
 def test_pairs_stay_pairs(tmp_path: Path) -> None:
     """Subsets, shuffling, batches and samples in a run directory keep each sequence with its partner."""
-    from model.checkpoint import write_result
-    from model.data import SequenceSet, shuffle_frames, split
-    from model.encoder import SequenceEncoder
-    from model.tasks import SequenceRegressor
+    from model.data.batches import SequenceSet
+    from model.data.splits import shuffle_frames, split
+    from model.encoder.encoder import SequenceEncoder
+    from model.tasks.supervised import SequenceRegressor
+    from model.training.run_directory import write_result
 
     ids = [np.full(1 + row % 3, row + 1) for row in range(6)]
     pairs = LabelledSequences(ids, np.arange(6, dtype=np.float32), [np.repeat(steps, 2) for steps in ids])

@@ -58,7 +58,7 @@ sys.meta_path.insert(0, Watch())
 import MODULE
 """
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "OPENBLAS_"))}
-    for module in ("model.fit", "export.artifact"):
+    for module in ("model.training.fit", "export.artifact"):
         ran = subprocess.run(
             [sys.executable, "-c", script.replace("MODULE", module)],
             env=inherited,

@@ -13,19 +13,22 @@ import pytest
 import torch
 
 from export.artifact import export_run
-from model import train as train_module
-from model.catalogue import DATASETS, TASKS
-from model.checkpoint import BrokenRun, read_config, read_model, read_results, read_samples
-from model.config import Recipe, TrainConfig, read_recipe
-from model.data import split
-from model.datasets import Dataset, LabelledSequences
-from model.encoder import EncoderConfig
-from model.evaluate import evaluate
-from model.evaluate import main as evaluate_main
-from model.files import load_dataset
-from model.fit import Training, train
-from model.tasks import SequenceClassifier, WrongLabels
-from model.train import main as train_main
+from model.data.catalogue import DATASETS
+from model.data.datasets import Dataset, LabelledSequences
+from model.data.files import load_dataset
+from model.data.splits import split
+from model.encoder.config import EncoderConfig
+from model.tasks.catalogue import TASKS
+from model.tasks.config import TrainConfig
+from model.tasks.supervised import SequenceClassifier
+from model.tasks.task import WrongLabels
+from model.training import train as train_module
+from model.training.evaluate import evaluate
+from model.training.evaluate import main as evaluate_main
+from model.training.fit import Training, train
+from model.training.recipe import Recipe, read_recipe
+from model.training.run_directory import BrokenRun, read_config, read_model, read_results, read_samples
+from model.training.train import main as train_main
 
 # Lightning's own chatter: it warns of few workers and few batches, and its dependencies of their own deprecations.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -135,7 +138,7 @@ def test_a_broken_off_training_resumes_to_the_same_weights(
 KILLED_IN_ITS_THIRD_EPOCH = """
 import os, signal, sys
 from pathlib import Path
-from model.fit import Training, train
+from model.training.fit import Training, train
 from tests.model.test_train import RECIPE, make_dataset
 
 step = Training.training_step
@@ -401,6 +404,6 @@ def test_runs_of_different_tasks_are_not_averaged(easy: Path, tmp_path: Path, mo
     train_main(["--dataset", "easy", "--recipe", str(easy), "--out", str(tmp_path / "a"), "--epochs", "1"])
     (tmp_path / "b").symlink_to(tmp_path / "a")
     results = iter([{"accuracy": 1.0}, {"mse": 1.0}])
-    monkeypatch.setattr("model.evaluate.evaluate", lambda *_: next(results))
+    monkeypatch.setattr("model.training.evaluate.evaluate", lambda *_: next(results))
     with pytest.raises(SystemExit, match="evaluate: these runs are measured differently"):
         evaluate_main([str(tmp_path / "a"), str(tmp_path / "b")])

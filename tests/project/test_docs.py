@@ -187,7 +187,7 @@ def slug(title: str) -> str:
     ("verb", "installs", "runs"),
     [
         ("install", ".[train,export]", ""),
-        ("train", ".[train,export]", "model.train --dataset japanese-vowels --out runs/japanese-vowels"),
+        ("train", ".[train,export]", "model train --dataset japanese-vowels --out runs/japanese-vowels"),
         ("export", ".[train,export]", "export runs/japanese-vowels -o runs/japanese-vowels.onnx"),
         ("test", ".[dev]", "pytest --cov --cov-report=term"),
     ],

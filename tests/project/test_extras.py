@@ -10,13 +10,9 @@ from pathlib import Path
 import pytest
 
 from bench.__main__ import EVERY
+from model.__main__ import PROGRAMS as LEARNING
 
-PROGRAMS = {
-    ".".join(path.with_suffix("").parts).removesuffix(".__main__")
-    for folder in ("model", "export")
-    for path in Path(folder).glob("*.py")
-    if 'if __name__ == "__main__":' in path.read_text(encoding="utf-8")
-} | {f"bench {name}" for name in EVERY}
+PROGRAMS = {"export"} | {f"model {name}" for name in LEARNING} | {f"bench {name}" for name in EVERY}
 # These begin with what the service needs; some run `bench models` later.
 SERVING_ONLY = {
     f"bench {name}" for name in ("chaos", "cost", "fairness", "multiplied", "overload", "path", "schedule", "soak")
@@ -62,8 +58,8 @@ def test_a_program_names_the_extra_it_lacks(program: str, bare: dict[str, str]) 
     """It ends in failure with one line: what is missing, which extra brings it, and the command that installs it."""
     ended = start(program, bare, "--help")
     name = program.partition(" ")[0]
-    extra = {"model": "train", "export": "export", "bench": "bench"}[name.partition(".")[0]]
-    verb = "" if extra == "bench" else rf"run `make install` and then \.venv/bin/python -m {name}, or "
+    extra = {"model": "train", "export": "export", "bench": "bench"}[name]
+    verb = "" if extra == "bench" else "run `make install` and use \\.venv/bin/python, or "
     sentence = (
         rf"{name}: \w+ is not installed; the extra '{extra}' brings it: {verb}\S+ -m pip install '\.\[{extra}\]'\n"
     )

@@ -1,4 +1,4 @@
-"""The rooms of the service: each says what is in it, and what waits has one owner."""
+"""The rooms of the code: each says what is in it, and what waits in the service has one owner."""
 
 import ast
 import importlib
@@ -23,6 +23,9 @@ def parse(path: Path) -> ast.Module:
 
 
 ROOMS = sorted(".".join(path.parts[:-1]) for path in Path("service").rglob("*/__init__.py"))
+ROOMS += sorted(
+    ".".join(path.parts[:-1]) for folder in ("model", "export", "bench") for path in Path(folder).rglob("__init__.py")
+)
 
 
 @pytest.mark.parametrize("room", ROOMS)

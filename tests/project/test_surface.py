@@ -130,14 +130,17 @@ def test_surface_of_exit_codes_stays(tmp_path: Path, hold: Callable[[str, str], 
     pytest.importorskip("torch", reason="most of these commands train or export")
     calls = {
         "service": ["--help", "--no-such-flag", "--port=x", "--model=nothing.onnx"],
-        "model.train": ["--help", "--no-such-flag"],
-        "model.evaluate": ["--help", "nothing"],
-        "model.report": ["--help", "nothing"],
+        "model train": ["--help", "--no-such-flag"],
+        "model evaluate": ["--help", "nothing"],
+        "model report": ["--help", "nothing"],
         "export": ["--help", "nothing -o out.onnx"],
     }
     begun = {
         f"python -m {module} {line}": subprocess.Popen(
-            [sys.executable, "-m", module, *line.split()], stdout=DEVNULL, stderr=DEVNULL, env={"HOME": str(tmp_path)}
+            [sys.executable, "-m", *module.split(), *line.split()],
+            stdout=DEVNULL,
+            stderr=DEVNULL,
+            env={"HOME": str(tmp_path)},
         )
         for module, lines in calls.items()
         for line in lines

@@ -16,16 +16,16 @@ import pytest
 
 import service  # noqa: F401 - it turns telemetry off before onnxruntime is imported
 from export.__main__ import main as export_main
-from model.catalogue import DATASETS
-from model.datasets import Dataset
-from model.train import main as train_main
+from model.__main__ import main as model_main
+from model.data.catalogue import DATASETS
+from model.data.datasets import Dataset
 
 # Lightning warns of few workers and few batches, and its dependencies of their own deprecations.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 PAGE = Path("docs/guides/tutorials.md").read_text(encoding="utf-8")
 SERVES = "python -m service --model "  # held by other tests, which serve such files
-PROGRAMS: dict[str, Callable[[list[str]], None]] = {"model.train": train_main, "export": export_main}
+PROGRAMS: dict[str, Callable[[list[str]], None]] = {"model": model_main, "export": export_main}
 SECTIONS = {
     title: re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
     for title, _, text in (part.partition("\n") for part in PAGE.split("\n## "))
@@ -61,7 +61,7 @@ def run(line: str) -> None:
         return
     python, flag, name, *arguments = shlex.split(line)
     assert (python, flag) == ("python", "-m")
-    if name == "model.train":
+    if name == "model":
         arguments += ["--epochs", "1", *(["--seeds", "1"] if "--seeds" in arguments else [])]  # the last one counts
     PROGRAMS[name](arguments)
 

@@ -10,15 +10,17 @@ from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from model.catalogue import TASKS
-from model.checkpoint import RunConfig, read_results, resume_run, start_run, write_result
-from model.config import DataConfig, Hardware, Recipe, TrainConfig
-from model.data import Batch, LengthBuckets, SequenceSet, mix_seed, split
-from model.datasets import Dataset, LabelledSequences
-from model.evaluate import evaluate
-from model.progress import Progress, quiet
-from model.tasks import Task, WrongLabels
+from model.data.batches import Batch, LengthBuckets, SequenceSet, mix_seed
+from model.data.datasets import Dataset, LabelledSequences
+from model.data.splits import split
+from model.tasks.catalogue import TASKS
+from model.tasks.config import TrainConfig
+from model.tasks.task import Task, WrongLabels
 from model.threads import limit_threads
+from model.training.evaluate import evaluate
+from model.training.progress import Progress, quiet
+from model.training.recipe import DataConfig, Hardware, Recipe
+from model.training.run_directory import RunConfig, read_results, resume_run, start_run, write_result
 
 
 class Training(lightning.LightningModule):

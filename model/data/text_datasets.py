@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from model.datasets import Dataset, DatasetUnavailable, LabelledSequences, Steps
-from model.texts import build_tokenizer, build_word_tokenizer, count_words, tokenize, vocabulary_size
+from model.data.datasets import Dataset, DatasetUnavailable, LabelledSequences, Steps
+from model.data.texts import build_tokenizer, build_word_tokenizer, count_words, tokenize, vocabulary_size
 
 REVIEW_SEED = 20260103
 REVIEWS = {"train": 3000, "validation": 100, "test": 150}

@@ -5,10 +5,10 @@
 | `config.json` | task, encoder, training and data set: see `RunConfig` |
 | `weights.safetensors` | the task's module as trained, its encoder under `encoder.`; never a pickle |
 | `samples.safetensors` | held-out sequences, on which the export proves itself; lengths of those trained on |
-| `tokenizer.json` | where sequences were texts: what made ids of them; see `model.texts` |
+| `tokenizer.json` | where sequences were texts: what made ids of them; see `model.data.texts` |
 | `results.json` | the metrics of these weights |
 | `metrics.csv` | losses and validation metrics, epoch by epoch |
-| `report.html`, `report/` | the report and its pictures; see `model.report` |
+| `report.html`, `report/` | the report and its pictures; by `python -m model report` |
 | `last.ckpt` | Lightning's own state for `--resume`; nothing else reads it |
 """
 
@@ -25,11 +25,13 @@ import numpy.typing as npt
 import safetensors.numpy
 import safetensors.torch
 
-from model.catalogue import TASKS
-from model.config import DEFAULT_TASK, DataConfig, TrainConfig
-from model.datasets import FileSource, LabelledSequences
-from model.encoder import EncoderConfig, SequenceEncoder
-from model.tasks import Task
+from model.data.datasets import FileSource, LabelledSequences
+from model.encoder.config import EncoderConfig
+from model.encoder.encoder import SequenceEncoder
+from model.tasks.catalogue import TASKS
+from model.tasks.config import TrainConfig
+from model.tasks.task import Task
+from model.training.recipe import DEFAULT_TASK, DataConfig
 
 OUTPUTS = (
     "weights.safetensors",

@@ -1,4 +1,4 @@
-"""JSONL and NPZ, read row by row, and what all readers share; what is read is checked in `model.files`."""
+"""JSONL and NPZ, read row by row, and what all readers share; what is read is checked in `model.data.files`."""
 
 import json
 import zipfile
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from model.datasets import FileSource, LabelKind
+from model.data.datasets import FileSource, LabelKind
 
 
 class BadFile(Exception):

@@ -9,11 +9,11 @@ was tried.
 import torch
 from torch import Tensor, nn
 
-from model.config import TrainConfig
-from model.data import Batch, in_order
-from model.datasets import LabelledSequences
-from model.encoder import PAD_ID, SequenceEncoder
-from model.tasks import Task, run_batches
+from model.data.batches import Batch, in_order
+from model.data.datasets import LabelledSequences
+from model.encoder.encoder import PAD_ID, SequenceEncoder
+from model.tasks.config import TrainConfig
+from model.tasks.task import Task, run_batches
 
 SHORTEST_CROP = 0.5  # of a sequence
 HIDDEN_SHARE = 0.15  # of the tokens of a view; numbers are changed by noise and offset instead

@@ -5,7 +5,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from model.recurrent import last_outputs, valid_mask
+from model.encoder.recurrent import last_outputs, valid_mask
 
 Pooling: TypeAlias = Literal["mean", "max", "last", "attention", "mean+max"]
 

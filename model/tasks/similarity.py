@@ -6,11 +6,11 @@ import torch
 from scipy.stats import pearsonr, spearmanr
 from torch import Tensor, nn
 
-from model.config import TrainConfig
-from model.data import Batch
-from model.datasets import Dataset, LabelledSequences, Steps
-from model.encoder import SequenceEncoder
-from model.tasks import Judgement, Task, run_batches
+from model.data.batches import Batch
+from model.data.datasets import Dataset, LabelledSequences, Steps
+from model.encoder.encoder import SequenceEncoder
+from model.tasks.config import TrainConfig
+from model.tasks.task import Judgement, Task, run_batches
 
 SIF = 1e-3  # a, of the weights a / (a + p) that Arora, Liang and Ma (2017) give words of probability p
 

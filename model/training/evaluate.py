@@ -1,4 +1,4 @@
-"""`python -m model.evaluate RUN_DIR ...`: what trained encoders are worth on held-out sequences.
+"""`python -m model evaluate RUN_DIR ...`: what trained encoders are worth on held-out sequences.
 
 Besides the task's own metrics it judges embeddings of labelled classes as others will use them: by their nearest
 neighbour among the training sequences, and by a linear probe fitted on these.
@@ -14,13 +14,13 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from model.catalogue import TASKS
-from model.checkpoint import BrokenRun, read_config, read_model
-from model.datasets import Dataset, DatasetUnavailable
-from model.files import load_dataset
-from model.readers import BadFile
-from model.tasks import Task, run_batches
+from model.data.datasets import Dataset, DatasetUnavailable
+from model.data.files import load_dataset
+from model.data.readers import BadFile
+from model.tasks.catalogue import TASKS
+from model.tasks.task import Task, run_batches
 from model.threads import limit_threads
+from model.training.run_directory import BrokenRun, read_config, read_model
 
 
 def evaluate(task: Task, dataset: Dataset) -> dict[str, float]:
@@ -56,8 +56,8 @@ def _without_loss(metrics: dict[str, float]) -> dict[str, float]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Print one line a run, and mean and standard deviation where there are several."""
-    parser = argparse.ArgumentParser(prog="python -m model.evaluate", description=__doc__)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR", help="a finished run of model.train")
+    parser = argparse.ArgumentParser(prog="python -m model evaluate", description=__doc__)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR", help="the directory of a finished run")
     runs: list[Path] = parser.parse_args(arguments).runs
     try:
         results = [_evaluate_run(run) for run in runs]
@@ -81,7 +81,3 @@ def _evaluate_run(run: Path) -> dict[str, float]:
     limit_threads(config.encoder.hidden)
     source, labels = config.data.file or config.data.name, TASKS[config.task].labels
     return evaluate(read_model(run), load_dataset(source, labels, shuffled=config.training.shuffle_frames))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""Parquet and CSV, read row by row; what is read is checked in `model.files`."""
+"""Parquet and CSV, read row by row; what is read is checked in `model.data.files`."""
 
 import csv
 import json
@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from model.datasets import FileSource, LabelKind
-from model.readers import BadFile, Row, check_columns, hold_text, name_columns, round_to_float32
+from model.data.datasets import FileSource, LabelKind
+from model.data.readers import BadFile, Row, check_columns, hold_text, name_columns, round_to_float32
 
 ROWS_AT_ONCE = 4096  # of a Parquet file
 TEXT_COLUMN = "text"  # of a CSV that has no column of the name that was asked for

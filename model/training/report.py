@@ -1,6 +1,6 @@
 """The report of a run: `report.html`, one file that needs no other, and the pictures in it as PNGs in `report/`.
 
-`python -m model.report RUN_DIR` writes it anew; all of it comes from the run directory, and every sequence it judges
+`python -m model report RUN_DIR` writes it anew. All of it comes from the run directory, and every sequence it judges
 or shows was held out of training.
 """
 
@@ -18,8 +18,12 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
-from model import figures
-from model.checkpoint import (
+from model.data.datasets import LabelledSequences
+from model.data.texts import restore
+from model.tasks.task import Judgement, run_batches
+from model.threads import limit_threads
+from model.training import figures
+from model.training.run_directory import (
     BrokenRun,
     RunConfig,
     read_config,
@@ -29,10 +33,6 @@ from model.checkpoint import (
     read_tokenizer,
     read_training_lengths,
 )
-from model.datasets import LabelledSequences
-from model.tasks import Judgement, run_batches
-from model.texts import restore
-from model.threads import limit_threads
 
 SHOWN_EMBEDDINGS = 2000
 SHOWN_PREDICTIONS = 10
@@ -62,7 +62,7 @@ def write_report(run: Path) -> Path:
     """Write the report of a finished run.
 
     Args:
-        run: the run directory of `model.train`.
+        run: the directory of a finished run.
 
     Returns:
         The HTML file.
@@ -187,14 +187,10 @@ def _format_table(header: list[str], rows: list[list[str]]) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """Write the reports of finished runs."""
-    parser = argparse.ArgumentParser(prog="python -m model.report", description=__doc__)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR", help="a finished run of model.train")
+    parser = argparse.ArgumentParser(prog="python -m model report", description=__doc__)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR", help="the directory of a finished run")
     try:
         for run in parser.parse_args(arguments).runs:
             print(write_report(run))
     except BrokenRun as error:
         sys.exit(f"report: {error}")
-
-
-if __name__ == "__main__":
-    main()

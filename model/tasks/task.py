@@ -2,7 +2,7 @@
 
 A task is a module that holds the encoder under the name `encoder`, so that an export finds it in any run. Training,
 evaluation and report know tasks by `Task` alone; a new one is a class here or beside, with a line in
-`model.catalogue.TASKS`.
+`model.tasks.catalogue.TASKS`.
 """
 
 from abc import ABC, abstractmethod
@@ -15,10 +15,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from model.config import TrainConfig
-from model.data import Batch, SequenceSet, in_order
-from model.datasets import Dataset, LabelKind, LabelledSequences
-from model.encoder import SequenceEncoder
+from model.data.batches import Batch, SequenceSet, in_order
+from model.data.datasets import Dataset, LabelKind, LabelledSequences
+from model.encoder.encoder import SequenceEncoder
+from model.tasks.config import TrainConfig
 
 
 class WrongLabels(ValueError):
@@ -122,112 +122,6 @@ class Task(nn.Module, ABC):
         standardization = self.encoder.standardization
         std = torch.ones((), device=sequences.device) if standardization is None else standardization.std
         return self._augmentation(sequences, std)
-
-
-class SequenceClassifier(Task):
-    """Says which class a sequence is of: a linear classifier on its embedding."""
-
-    name = "classification"
-    labels = "classes"
-
-    def __init__(self, encoder: SequenceEncoder, training: TrainConfig, classes: int) -> None:
-        super().__init__(encoder, training, classes)
-        self.head = nn.Linear(encoder.config.dim, classes)
-        self._label_smoothing = training.label_smoothing
-        weights = torch.ones(classes) if training.class_weights == "balanced" else None
-        self.class_weights: Tensor | None
-        self.register_buffer("class_weights", weights)
-
-    def forward(self, sequences: Tensor, lengths: Tensor) -> Tensor:
-        """Score the classes: a padded batch and its lengths `(B,)` to `(B, classes)` logits."""
-        logits: Tensor = self.head(self.encoder(sequences, lengths))
-        return logits
-
-    def prepare(self, data: LabelledSequences) -> None:
-        """Fit the standardisation, and the class weights where they are asked for.
-
-        A class weighs n / (classes * its count), so that the mean weight of the training sequences is 1.
-        """
-        super().prepare(data)
-        if self.class_weights is not None:
-            counts = np.bincount(data.labels, minlength=len(self.class_weights))
-            weights = len(data) / (len(counts) * np.maximum(counts, 1))
-            self.class_weights.copy_(torch.from_numpy(weights))
-
-    def training_loss(self, batch: Batch) -> Tensor:
-        """Return the cross-entropy, with smoothed labels and weighted classes where these are asked for."""
-        logits = self(self.augment(batch.sequences), batch.lengths)
-        return nn.functional.cross_entropy(
-            logits, batch.labels, weight=self.class_weights, label_smoothing=self._label_smoothing
-        )
-
-    def measure(self, data: LabelledSequences) -> dict[str, float]:
-        """Return `loss`, with weighted classes but without smoothing, and `accuracy`."""
-        logits = run_batches(self, self, data).float()
-        labels = torch.from_numpy(data.labels).to(logits.device)
-        loss = nn.functional.cross_entropy(logits, labels, weight=self.class_weights)
-        return {"loss": float(loss), "accuracy": float((logits.argmax(dim=1) == labels).double().mean())}
-
-    def judge(self, data: LabelledSequences) -> Judgement:
-        """Judge by right and wrong."""
-        predicted = run_batches(self, self, data).argmax(dim=1).cpu().numpy()
-        return Judgement(predicted, (predicted == data.labels).astype(np.float64), "accuracy")
-
-
-class SequenceRegressor(Task):
-    """Says a number about a sequence, many steps to one: a linear function of its embedding.
-
-    It learns in units of the training targets' standard deviation, whatever their scale.
-    """
-
-    name = "regression"
-    labels = "numbers"
-    target_mean: Tensor
-    target_std: Tensor
-
-    def __init__(self, encoder: SequenceEncoder, training: TrainConfig, _classes: int = 0) -> None:
-        super().__init__(encoder, training, _classes)
-        self.head = nn.Linear(encoder.config.dim, 1)
-        self.register_buffer("target_mean", torch.zeros(()))
-        self.register_buffer("target_std", torch.ones(()))
-
-    def forward(self, sequences: Tensor, lengths: Tensor) -> Tensor:
-        """Predict in the targets' own units: a padded batch and its lengths `(B,)` to `(B,)`."""
-        outputs: Tensor = self.head(self.encoder(sequences, lengths))[:, 0]
-        return outputs.float() * self.target_std + self.target_mean
-
-    def prepare(self, data: LabelledSequences) -> None:
-        """Fit the standardisation of features and targets."""
-        super().prepare(data)
-        targets = data.labels.astype(np.float64)
-        self.target_mean.fill_(targets.mean())
-        self.target_std.fill_(targets.std() or 1.0)  # one target for all is predicted, not divided by zero
-
-    def training_loss(self, batch: Batch) -> Tensor:
-        """Return the mean squared error in standardised units."""
-        errors: Tensor = self(self.augment(batch.sequences), batch.lengths) - batch.labels
-        return nn.functional.mse_loss(errors / self.target_std, torch.zeros_like(errors))
-
-    def measure(self, data: LabelledSequences) -> dict[str, float]:
-        """Return `loss` in standardised units, `mse`, `mae`, and `r2`, the share of the variance explained."""
-        targets = data.labels.astype(np.float64)
-        errors = self._predict(data) - targets
-        mse, variance = float(np.mean(errors**2)), float(targets.var())
-        return {
-            "loss": mse / float(self.target_std) ** 2,
-            "mse": mse,
-            "mae": float(np.mean(np.abs(errors))),
-            "r2": 1.0 - mse / variance if variance else float("nan"),
-        }
-
-    def judge(self, data: LabelledSequences) -> Judgement:
-        """Judge by the absolute error."""
-        predicted = self._predict(data)
-        return Judgement(predicted, np.abs(predicted - data.labels.astype(np.float64)), "mean absolute error")
-
-    def _predict(self, data: LabelledSequences) -> npt.NDArray[np.float32]:
-        predictions: npt.NDArray[np.float32] = run_batches(self, self, data).cpu().numpy()
-        return predictions
 
 
 def run_batches(module: nn.Module, run: Callable[[Tensor, Tensor], Tensor], data: LabelledSequences) -> Tensor:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from model.datasets import Steps
+from model.data.datasets import Steps
 
 Counts = npt.NDArray[np.int64]
 Probabilities = npt.NDArray[np.float64]

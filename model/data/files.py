@@ -1,7 +1,7 @@
 """Data sets from users' own files, every row checked.
 
-`model.readers` yields the rows of any format; they are checked here, whatever they came from, and kept as float32 or
-int64 as they come, so that a large file is never held twice.
+The readers yield the rows of any format. They are checked here, whatever they came from, and kept as float32 or int64
+as they come, so that a large file is never held twice.
 
 | extension | what holds the sequences | how a row is named |
 |---|---|---|
@@ -18,12 +18,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from model.catalogue import DATASETS
-from model.data import shuffle_dataset, split
-from model.datasets import Dataset, FileSource, LabelKind, LabelledSequences, Steps
-from model.readers import BadFile, read_jsonl, read_npz, round_to_float32
-from model.tables import read_csv, read_parquet
-from model.texts import build_word_tokenizer, tokenize, vocabulary_size
+from model.data.catalogue import DATASETS
+from model.data.datasets import Dataset, FileSource, LabelKind, LabelledSequences, Steps
+from model.data.readers import BadFile, read_jsonl, read_npz, round_to_float32
+from model.data.splits import shuffle_dataset, split
+from model.data.tables import read_csv, read_parquet
+from model.data.texts import build_word_tokenizer, tokenize, vocabulary_size
 
 READERS = {".parquet": read_parquet, ".jsonl": read_jsonl, ".npz": read_npz, ".csv": read_csv}
 PAIRS = (".parquet", ".jsonl")  # the formats that hold two sequences in a row

@@ -4,13 +4,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from model.config import TrainConfig
-from model.data import Batch
-from model.datasets import Dataset, LabelledSequences
-from model.encoder import SequenceEncoder
-from model.ngrams import Bigrams, Unigrams, measure_perplexity
-from model.recurrent import valid_mask
-from model.tasks import Task, run_batches
+from model.data.batches import Batch
+from model.data.datasets import Dataset, LabelledSequences
+from model.encoder.encoder import SequenceEncoder
+from model.encoder.recurrent import valid_mask
+from model.tasks.config import TrainConfig
+from model.tasks.ngrams import Bigrams, Unigrams, measure_perplexity
+from model.tasks.task import Task, run_batches
 
 
 class LanguageModel(Task):

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
-from model.datasets import Dataset, LabelledSequences, Steps
+from model.data.datasets import Dataset, LabelledSequences, Steps
 
 PADDING, UNKNOWN = "[PAD]", "[UNK]"  # ids 0 and 1; no text holds them as words, since brackets are split off
 UNKNOWN_ID = 1

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from model.reset_before import ResetBeforeGRU
+from model.encoder.reset_before import ResetBeforeGRU
 
 Cell: TypeAlias = Literal["lstm", "gru", "rnn"]
 

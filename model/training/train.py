@@ -1,4 +1,4 @@
-"""`python -m model.train --dataset NAME` or `--data FILE`: train an encoder on a task, and leave a run directory.
+"""`python -m model train --dataset NAME` or `--data FILE`: train an encoder on a task, and leave a run directory.
 
 The validation set that stops a training early is carved out of the training sequences; the test sequences are
 read once, at the end, for the record. Files are Parquet, JSONL, NPZ or long CSV, told apart by extension.
@@ -12,17 +12,18 @@ from pathlib import Path
 
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
-from model.catalogue import DATASETS, TASKS
-from model.checkpoint import BrokenRun
-from model.config import Hardware, Recipe, read_recipe, read_task
-from model.datasets import Dataset, DatasetUnavailable, FileSource
-from model.files import load_dataset
-from model.fit import train
-from model.readers import BadFile
-from model.report import print_predictions, write_report
-from model.texts import describe_unknown
+from model.data.catalogue import DATASETS
+from model.data.datasets import Dataset, DatasetUnavailable, FileSource
+from model.data.files import load_dataset
+from model.data.readers import BadFile
+from model.data.texts import describe_unknown
+from model.tasks.catalogue import TASKS
+from model.training.fit import train
+from model.training.recipe import Hardware, Recipe, read_recipe, read_task
+from model.training.report import print_predictions, write_report
+from model.training.run_directory import BrokenRun
 
-RECIPES = Path(__file__).parent / "recipes"
+RECIPES = Path(__file__).parents[1] / "recipes"
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -82,7 +83,7 @@ def _find_recipe(task: str | None, dataset: str | None) -> Path | None:
 
 
 def _make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m model.train", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m model train", description=__doc__)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--dataset", choices=sorted(DATASETS), help="a data set the project knows")
     what.add_argument("--data", type=Path, metavar="FILE", help="your own: .parquet, .jsonl, .npz or .csv")
@@ -133,7 +134,3 @@ def share(text: str) -> float:
     if not 0.0 < number < 1.0:
         raise ValueError(text)
     return number
-
-
-if __name__ == "__main__":
-    main()

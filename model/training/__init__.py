@@ -1,0 +1,10 @@
+"""From a data set to a run directory: training, evaluation and report.
+
+- `train`: the command that trains.
+- `recipe`: what is chosen before a training.
+- `fit`: the training itself.
+- `progress`: what it says while it runs.
+- `run_directory`: what it leaves, and all that an export reads.
+- `evaluate`: the command that measures trained encoders.
+- `report`, `figures`: the command that writes the report, and its pictures.
+"""
