@@ -1,7 +1,8 @@
 """`python -m export RUN_DIR -o FILE`: export a trained encoder, prove it, print the proof.
 
 Weights that were trained elsewhere are read with `--from-torch` (a state dict of nn.LSTM, nn.GRU or nn.RNN in
-safetensors) or `--from-keras` (a .keras file); what cannot be represented exactly is refused.
+safetensors), `--from-keras` (a .keras file) or `--from-tf1` (the variables of a TensorFlow 1 checkpoint as NPZ). What
+cannot be represented exactly is refused.
 """
 
 import argparse
@@ -14,6 +15,7 @@ from export.artifact import Origin, ProofFailed, export_encoder, export_run, mak
 from export.graph import GraphOptions
 from export.keras_file import read_keras
 from export.quantize import CannotQuantize, describe
+from export.tensorflow1 import read_tensorflow1
 from export.torch_state import read_torch_state
 from model.encoder.pooling import Pooling
 from model.training.run_directory import BrokenRun
@@ -49,6 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
     what.add_argument("run", type=Path, nargs="?", metavar="RUN_DIR", help="the directory of a finished run")
     what.add_argument("--from-torch", type=Path, metavar="FILE", help="safetensors state dict of a recurrent layer")
     what.add_argument("--from-keras", type=Path, metavar="FILE", help=".keras file of a recurrent stack")
+    what.add_argument("--from-tf1", type=Path, metavar="FILE", help="NPZ of a TensorFlow 1 checkpoint's variables")
     parser.add_argument("-o", "--output", type=Path, required=True, help="the ONNX file to write")
     parser.add_argument(
         "--name", type=model_name, help="the name it is served under; the data set's or file's by default"
@@ -64,10 +67,17 @@ def build_parser() -> argparse.ArgumentParser:
     )
     foreign = parser.add_argument_group("weights trained elsewhere")
     poolings = [pooling for pooling in get_args(Pooling) if pooling != "attention"]
-    foreign.add_argument("--pooling", choices=poolings, default="mean", help="of --from-torch; mean by default")
-    foreign.add_argument("--prefix", default="", help="of the names in --from-torch, such as encoder.lstm.")
     foreign.add_argument(
-        "--embedding", metavar="NAME", help="tensor in --from-torch that embeds token ids; id 0 is padding"
+        "--pooling", choices=poolings, default="mean", help="of --from-torch and --from-tf1; mean by default"
+    )
+    foreign.add_argument("--prefix", default="", help="of names in --from-torch and --from-tf1, such as encoder.lstm.")
+    foreign.add_argument(
+        "--embedding",
+        metavar="NAME",
+        help="the table in --from-torch or --from-tf1 that embeds token ids; id 0 is padding",
+    )
+    foreign.add_argument(
+        "--forget-bias", type=float, default=1.0, help="of the LSTM in --from-tf1; 1.0 by default, as LSTMCell's"
     )
     foreign.add_argument("--normalize", action="store_true", help="scale embeddings to L2 norm 1")
     foreign.add_argument("--source", default="not stated", help="where the weights come from, for the manifest")
@@ -85,6 +95,9 @@ def export(options: argparse.Namespace) -> Manifest:
     if options.from_torch is not None:
         file = options.from_torch
         found = read_torch_state(file, options.pooling, options.prefix, options.embedding, normalize=options.normalize)
+    elif options.from_tf1 is not None:
+        file, chosen = options.from_tf1, (options.pooling, options.prefix, options.embedding)
+        found = read_tensorflow1(file, *chosen, forget_bias=options.forget_bias, normalize=options.normalize)
     else:
         file = options.from_keras
         found = read_keras(file, normalize=options.normalize)

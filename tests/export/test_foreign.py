@@ -18,7 +18,7 @@ from export.artifact import prove
 from export.foreign import CellWeights, NotRepresentable, assemble
 from export.graph import build_graph
 from export.keras_file import read_keras
-from export.tensorflow1 import convert_gru_cell, convert_lstm_cell, convert_rnn_cell
+from export.tensorflow1 import convert_gru_cell, convert_lstm_cell, convert_rnn_cell, read_tensorflow1
 from export.torch_state import read_torch_state
 from model.encoder.config import EncoderConfig
 from service.encoder.manifest import Manifest
@@ -300,3 +300,91 @@ def test_a_kernel_of_another_cell_is_refused() -> None:
         convert_lstm_cell(np.zeros((7, 15), np.float32), np.zeros(15, np.float32))
     with pytest.raises(ValueError, match="is not"):
         convert_rnn_cell(np.zeros((4, 4), np.float32), np.zeros(4, np.float32))
+
+
+def draw_tf1_lstm(inputs: int, hidden: int, seed: int) -> tuple[Arrays, Arrays]:
+    """Draw the kernel and the bias of an LSTM of TensorFlow 1."""
+    draw = np.random.default_rng(seed)
+    kernel = draw.normal(0, 0.5, (inputs + hidden, 4 * hidden)).astype(np.float32)
+    return kernel, draw.normal(0, 0.5, 4 * hidden).astype(np.float32)
+
+
+@pytest.mark.parametrize("forget_bias", [1.0, 0.25])
+def test_a_tensorflow_1_checkpoint_is_exported_as_tensorflow_1_runs_it(
+    forget_bias: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two bidirectional LSTM layers, their optimizer's slots beside them, give the mean of the published equations."""
+    arrays, cells = {}, {}
+    for layer, inputs in enumerate((3, 8)):
+        for direction in ("fw", "bw"):
+            cells[layer, direction] = draw_tf1_lstm(inputs, 4, len(cells))
+            scope = f"net/cell_{layer}/bidirectional_rnn/{direction}/lstm_cell"
+            arrays[f"{scope}/kernel"], arrays[f"{scope}/bias:0"] = cells[layer, direction]
+            arrays[f"{scope}/kernel/Adam"] = np.zeros(1)
+    np.savez(tmp_path / "net.npz", **arrays, allow_pickle=False)
+    main(["--from-tf1", str(tmp_path / "net.npz"), "-o", str(tmp_path / "n.onnx"), f"--forget-bias={forget_bias}"])
+    printed = capsys.readouterr().out
+    assert f"note: A forget bias of {forget_bias:g} is added" in printed
+    assert "embedding equals torch on made sequences, alone" in printed
+    expected = []
+    for steps in SEQUENCES:
+        below: Arrays = steps
+        for layer in (0, 1):
+            ahead = run_tf1_lstm(below, *cells[layer, "fw"], forget_bias)
+            behind = run_tf1_lstm(below[::-1], *cells[layer, "bw"], forget_bias)[::-1]
+            below = np.concatenate([ahead, behind], axis=1)
+        expected.append(below.mean(axis=0))
+    np.testing.assert_allclose(encode_file(tmp_path / "n.onnx", SEQUENCES), expected, rtol=0, atol=1e-6)
+
+
+def test_a_tensorflow_1_gru_of_token_ids_is_exported(tmp_path: Path) -> None:
+    """The prefix chooses it from among other variables, and the table embeds the ids."""
+    draw = np.random.default_rng(0)
+
+    def array(*shape: int) -> Arrays:
+        return draw.normal(0, 0.5, shape).astype(np.float32)
+
+    table, gates, candidate = array(9, 3), (array(7, 8), array(8)), (array(7, 4), array(4))
+    names = ["table", *(f"a/rnn/gru_cell/{part}" for part in ("gates/kernel", "gates/bias"))]
+    names += [f"a/rnn/gru_cell/candidate/{part}" for part in ("kernel", "bias")]
+    other = {"b/rnn/gru_cell/gates/kernel": array(7, 8)}
+    np.savez(tmp_path / "n.npz", **dict(zip(names, [table, *gates, *candidate], strict=True)), **other)
+    flags = ["--prefix", "a/", "--embedding", "table", "--pooling", "last"]
+    main(["--from-tf1", str(tmp_path / "n.npz"), "-o", str(tmp_path / "n.onnx"), *flags])
+    ids = np.array([3, 8, 1])
+    expected = run_tf1_gru(table[ids], gates, candidate)[-1]
+    np.testing.assert_allclose(encode_file(tmp_path / "n.onnx", [ids])[0], expected, rtol=0, atol=1e-6)
+
+
+LSTM_3_4 = draw_tf1_lstm(3, 4, 0)
+
+
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        (["dense/kernel", "dense/bias"], "it takes one kind of cell, of lstm_cell.*it holds dense/bias, dense/kernel"),
+        (["a/lstm_cell/kernel", "b/lstm_cell/kernel"], "belong to the same layer: choose one with --prefix"),
+        (["rnn/lstm_cell/w_f_diag"], "peepholes or a projection"),
+        (["rnn/lstm_cell/kernel"], "its weights do not fit together: 'bias'"),
+        (["fw/cell_1/lstm_cell/kernel", "bw/cell_1/lstm_cell/kernel"], "each direction is a stack of its own"),
+        (["rnn/gru_cell/gates/kernel", "rnn/lstm_cell/kernel"], "it takes one kind of cell"),
+    ],
+)
+def test_a_tensorflow_1_file_that_fits_nothing_is_refused(names: list[str], reason: str, tmp_path: Path) -> None:
+    """The sentence names the file and what is wrong with it."""
+    np.savez(tmp_path / "n.npz", **{name: LSTM_3_4[name.endswith("bias")] for name in names}, allow_pickle=False)
+    with pytest.raises(NotRepresentable, match=rf"n\.npz cannot be exported: .*{reason}"):
+        read_tensorflow1(tmp_path / "n.npz")
+
+
+def test_what_is_not_an_npz_file_of_cells_is_refused(tmp_path: Path) -> None:
+    """A pickle is not read, a pooling with weights has none here, and a missing table is named."""
+    path = tmp_path / "n.npz"
+    path.write_bytes(b"no zip")
+    with pytest.raises(NotRepresentable, match="it is not an NPZ file of numbers"):
+        read_tensorflow1(path)
+    np.savez(path, **{"rnn/lstm_cell/kernel": LSTM_3_4[0], "rnn/lstm_cell/bias": LSTM_3_4[1]}, allow_pickle=False)
+    with pytest.raises(NotRepresentable, match="attention pooling has weights"):
+        read_tensorflow1(path, "attention")
+    with pytest.raises(NotRepresentable, match="there is no table ids for token ids"):
+        read_tensorflow1(path, embedding="ids")
