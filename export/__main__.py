@@ -115,7 +115,9 @@ def model_name(text: str) -> str:
         ArgumentTypeError: this is none.
     """
     if not re.fullmatch(NAME, text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no name: letters, digits, dots, dashes, underscores, up to 100")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a name: letters, digits, dots, dashes, underscores, up to 100"
+        )
     return text
 
 

@@ -40,7 +40,7 @@ class _Reader:
                 self._config = json.loads(archive.read("config.json"))
                 self._weights = h5py.File(io.BytesIO(archive.read("model.weights.h5")))
         except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-            raise self.refuse(f"it is no .keras file: {error}") from error
+            raise self.refuse(f"it is not a .keras file: {error}") from error
 
     def refuse(self, reason: str) -> NotRepresentable:
         return NotRepresentable(self._file, reason)

@@ -36,7 +36,7 @@ def read_torch_state(
     try:
         state = safetensors.numpy.load_file(path)
     except (OSError, safetensors.SafetensorError) as error:
-        raise NotRepresentable(str(path), f"it is no safetensors file: {error}") from error
+        raise NotRepresentable(str(path), f"it is not a safetensors file: {error}") from error
     if pooling == "attention":
         raise NotRepresentable(
             str(path), "attention pooling has weights, and a state dict of a recurrent layer has none"

@@ -9,7 +9,7 @@ import torch
 import torch.utils.data
 from torch import Tensor
 
-from model.data.datasets import LabelledSequences
+from model.data.datasets import LabelledSequences, Unlabelled
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,16 +20,28 @@ class Batch:
         sequences: `(B, T, F)` float32, or `(B, T)` int64 token ids; zero past each row's length. Of pairs there are
             2B rows: the partner of row i is row B + i.
         lengths: `(B,)`, int64; of pairs `(2B,)`.
-        labels: `(B,)`, int64 classes or float32 numbers; `(B, 0)` where there are none.
+        given_labels: `(B,)`, int64 classes or float32 numbers; None if there are none.
     """
 
     sequences: Tensor
     lengths: Tensor
-    labels: Tensor
+    given_labels: Tensor | None
+
+    @property
+    def labels(self) -> Tensor:
+        """The labels, of which there must be some.
+
+        Raises:
+            Unlabelled: there are none.
+        """
+        if self.given_labels is None:
+            raise Unlabelled
+        return self.given_labels
 
     def to(self, device: torch.device) -> "Batch":
         """Move to a device, as Lightning asks of batches."""
-        return Batch(self.sequences.to(device), self.lengths.to(device), self.labels.to(device))
+        labels = None if self.given_labels is None else self.given_labels.to(device)
+        return Batch(self.sequences.to(device), self.lengths.to(device), labels)
 
 
 class SequenceSet(torch.utils.data.Dataset[Batch]):
@@ -38,7 +50,7 @@ class SequenceSet(torch.utils.data.Dataset[Batch]):
     def __init__(self, data: LabelledSequences) -> None:
         self._sequences = [torch.from_numpy(steps) for steps in data.sequences]
         self._partners = [torch.from_numpy(steps) for steps in data.partners or ()]
-        self._labels = torch.from_numpy(data.labels)
+        self._labels = None if data.given_labels is None else torch.from_numpy(data.given_labels)
 
     def __len__(self) -> int:
         """Count the sequences."""
@@ -52,7 +64,7 @@ class SequenceSet(torch.utils.data.Dataset[Batch]):
         return Batch(
             sequences=torch.nn.utils.rnn.pad_sequence(sequences, batch_first=True),
             lengths=torch.tensor([len(steps) for steps in sequences]),
-            labels=self._labels[rows],
+            given_labels=None if self._labels is None else self._labels[rows],
         )
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 Steps: TypeAlias = npt.NDArray[Any]  # (t, F) float32, or (t,) int64 token ids
+Labels: TypeAlias = npt.NDArray[np.int64] | npt.NDArray[np.float32]
 LabelKind: TypeAlias = Literal["classes", "numbers", "pairs", "none"]  # pairs: a number for each
 
 
@@ -17,18 +18,25 @@ class DatasetUnavailable(Exception):
         super().__init__(f"the data is read from the package {package!r}, which is not installed: {remedy}")
 
 
+class Unlabelled(ValueError):
+    """Labels are asked of sequences that have none."""
+
+    def __init__(self) -> None:
+        super().__init__("these sequences have no labels")
+
+
 @dataclass(frozen=True, slots=True)
 class LabelledSequences:
-    """Sequences of any length with one label each.
+    """Sequences of any length with one label each, or with none.
 
     Attributes:
         sequences: n arrays with `t_i >= 1`: `(t_i, F)` float32, or `(t_i,)` int64 token ids from 1 (0 is padding).
-        labels: `(n,)` int64, indices into `Dataset.classes`; `(n,)` float32 numbers; or `(n, 0)` where there are none.
-        partners: where labels are about pairs, the other sequence of each: n arrays like those of `sequences`.
+        given_labels: `(n,)` int64, indices into `Dataset.classes`; or `(n,)` float32 numbers; None if there are none.
+        partners: the other sequence of each pair, if labels are about pairs: n arrays like those of `sequences`.
     """
 
     sequences: list[Steps]
-    labels: npt.NDArray[np.int64] | npt.NDArray[np.float32]
+    given_labels: Labels | None
     partners: list[Steps] | None = None
 
     def __len__(self) -> int:
@@ -37,11 +45,23 @@ class LabelledSequences:
     def subset(self, rows: npt.NDArray[np.int64]) -> "LabelledSequences":
         """Keep the given rows, in the given order; the steps themselves are shared, not copied."""
         partners = None if self.partners is None else [self.partners[row] for row in rows]
-        return LabelledSequences([self.sequences[row] for row in rows], self.labels[rows], partners)
+        labels = None if self.given_labels is None else self.given_labels[rows]
+        return LabelledSequences([self.sequences[row] for row in rows], labels, partners)
 
     def without_labels(self) -> "LabelledSequences":
         """Keep the sequences alone, so that nothing can learn from their labels."""
-        return replace(self, labels=np.empty((len(self), 0), dtype=np.float32))
+        return replace(self, given_labels=None)
+
+    @property
+    def labels(self) -> Labels:
+        """The labels, of which there must be some.
+
+        Raises:
+            Unlabelled: there are none.
+        """
+        if self.given_labels is None:
+            raise Unlabelled
+        return self.given_labels
 
     @property
     def lengths(self) -> list[int]:
@@ -132,4 +152,4 @@ class Dataset:
             return "pairs"
         if self.classes:
             return "classes"
-        return "none" if self.train.labels.ndim == 2 else "numbers"
+        return "none" if self.train.given_labels is None else "numbers"

@@ -12,16 +12,16 @@ as they come, so that a large file is never held twice.
 | | or, if no column orders steps, a text a line, in the column of sequences or in `text` | `line 2` is the first |
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from model.data.catalogue import DATASETS
-from model.data.datasets import Dataset, FileSource, LabelKind, LabelledSequences, Steps
-from model.data.readers import BadFile, read_jsonl, read_npz, round_to_float32
-from model.data.splits import shuffle_dataset, split
+from model.data.datasets import Dataset, FileSource, LabelKind, LabelledSequences, Labels, Steps
+from model.data.readers import BadFile, Item, read_jsonl, read_npz, round_to_float32
+from model.data.splits import draw_rows, shuffle_dataset
 from model.data.tables import read_csv, read_parquet
 from model.data.texts import build_word_tokenizer, tokenize, vocabulary_size
 
@@ -32,12 +32,34 @@ TEST_SEED = 0  # of the share held out to test on: the same rows for every train
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """The checked rows of one file: n sequences, their labels as the file has them, places and partners."""
+    """The checked rows of one file.
 
-    sequences: list[Steps]
+    Attributes:
+        items: n texts, or n arrays of steps.
+        labels: as the file has them.
+        places: where each row stands, for messages.
+        partners: the other item of each pair; empty if labels are not about pairs.
+    """
+
+    items: list[Item]
     labels: list[object]
     places: list[str]
-    partners: list[Steps]
+    partners: list[Item]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What is trained or tested on, before texts become token ids: items, their labels as an encoder learns them."""
+
+    items: list[Item]
+    labels: Labels | None
+    partners: list[Item]
+
+    def subset(self, rows: npt.NDArray[np.int64]) -> "Part":
+        """Keep the given rows, in the given order."""
+        labels = None if self.labels is None else self.labels[rows]
+        partners = [self.partners[row] for row in rows] if self.partners else []
+        return Part([self.items[row] for row in rows], labels, partners)
 
 
 def load_dataset(source: str | FileSource, labels: LabelKind = "classes", *, shuffled: bool = False) -> Dataset:
@@ -57,7 +79,7 @@ def load_dataset(source: str | FileSource, labels: LabelKind = "classes", *, shu
 
 
 def read_dataset(source: FileSource, labels: LabelKind) -> Dataset:
-    """Read a user's file, and split it where there is no second one to test on.
+    """Read a user's file, and split it unless there is a second one to test on.
 
     Args:
         source: what to read.
@@ -68,24 +90,23 @@ def read_dataset(source: FileSource, labels: LabelKind) -> Dataset:
         BadFile: a file or a row of it cannot be learned from; names it and says why.
     """
     rows = _collect(source, source.path, labels)
-    held_out = _collect(source, source.test, labels, expected=rows.sequences[0]) if source.test else None
+    held_out = _collect(source, source.test, labels, expected=rows.items[0]) if source.test else None
     classes = _name_classes(rows.labels) if labels == "classes" else ()
-    train = _label(source.path, rows, labels, classes)
-    if held_out is None:
-        if len(train) < 3:
-            raise BadFile(
-                source.path, "", f"it takes 3 sequences to train, validate and test, and there are {len(train)}"
-            )
-        train, test = split(train, source.test_share, TEST_SEED)
+    whole = _label(source.path, rows, labels, classes)
+    if held_out is not None:
+        parts = whole, _label(source.test or "", held_out, labels, classes)
+    elif len(whole.items) < 3:
+        raise BadFile(
+            source.path, "", f"it takes 3 sequences to train, validate and test, and there are {len(whole.items)}"
+        )
     else:
-        test = _label(source.test or "", held_out, labels, classes)
-    vocabulary, tokenizer = None, None
-    if train.sequences[0].ndim == 0:
-        tokenizer = _read_tokenizer(source, train)
-        train, test = (_tokenize(source, part, tokenizer) for part in (train, test))
-        vocabulary = vocabulary_size(tokenizer)
-    elif train.sequences[0].ndim == 1:
-        vocabulary = source.vocabulary or 1 + max(int(steps.max()) for steps in [*rows.sequences, *rows.partners])
+        remaining, apart = draw_rows(len(whole.items), whole.labels, source.test_share, TEST_SEED)
+        parts = whole.subset(remaining), whole.subset(apart)
+    tokenizer = _read_tokenizer(source, parts[0]) if isinstance(rows.items[0], str) else None
+    train, test = (_make_sequences(source, part, tokenizer) for part in parts)
+    vocabulary = None if tokenizer is None else vocabulary_size(tokenizer)
+    if tokenizer is None and train.sequences[0].ndim == 1:
+        vocabulary = source.vocabulary or 1 + max(int(np.max(ids)) for ids in [*rows.items, *rows.partners])
         _check_vocabulary(source.path, rows, vocabulary)
         if held_out is not None:
             _check_vocabulary(source.test or "", held_out, vocabulary)
@@ -102,8 +123,8 @@ def read_dataset(source: FileSource, labels: LabelKind) -> Dataset:
     )
 
 
-def _collect(source: FileSource, path: str, labels: LabelKind, expected: Steps | None = None) -> Rows:
-    """Read and check every row of a file; `expected` is a sequence that all others must be of one kind with."""
+def _collect(source: FileSource, path: str, labels: LabelKind, expected: Item | None = None) -> Rows:
+    """Read and check every row of a file; `expected` is an item that all others must be of one kind with."""
     extension = Path(path).suffix.lower()
     if extension not in READERS:
         raise BadFile(path, "", f"the extension must be one of {', '.join(READERS)}")
@@ -112,47 +133,54 @@ def _collect(source: FileSource, path: str, labels: LabelKind, expected: Steps |
     rows = Rows([], [], [], [])
     try:
         for row in READERS[extension](Path(path), source, labels):
-            steps = _check_steps(path, row.place, row.steps, expected)
-            expected = steps if expected is None else expected
+            item = _check_item(path, row.place, row.item, expected)
+            expected = item if expected is None else expected
             if row.partner is not None:
-                rows.partners.append(_check_steps(path, f"{row.place}, {source.partner!r}", row.partner, expected))
+                rows.partners.append(_check_item(path, f"{row.place}, {source.partner!r}", row.partner, expected))
             if labels != "none" and (row.label is None or row.label == ""):
                 raise BadFile(path, row.place, "the label is missing")
-            rows.sequences.append(steps)
+            rows.items.append(item)
             rows.labels.append(row.label)
             rows.places.append(row.place)
     except OSError as error:
         raise BadFile(path, "", error.strerror or str(error)) from error
     except UnicodeDecodeError as error:
         raise BadFile(path, "", f"it is not UTF-8 text: {error}") from error
-    if not rows.sequences:
+    if not rows.items:
         raise BadFile(path, "", "it holds no sequences")
     return rows
 
 
-def _check_steps(path: str, place: str, steps: Steps, expected: Steps | None) -> Steps:
-    """Return steps as an encoder reads them, a text as it is, or say what is wrong with them and where."""
-    if not (str(steps).strip() if steps.ndim == 0 else len(steps)):
+def _check_item(path: str, place: str, item: Item, expected: Item | None) -> Item:
+    """Return a text as it is and steps as an encoder reads them, or say what is wrong with them and where."""
+    if not (item.strip() if isinstance(item, str) else len(item)):
         raise BadFile(path, place, "the sequence is empty")
-    if steps.ndim > 2 or (steps.ndim > 0 and steps.dtype.kind not in "iuf"):
+    if not isinstance(item, str) and (item.ndim > 2 or item.dtype.kind not in "iuf"):
         raise BadFile(path, place, "a sequence must be a list of steps, each a list of numbers, or a list of token ids")
-    if expected is not None and steps.ndim != expected.ndim:
-        kinds = {0: "words of a text", 1: "token ids", 2: "lists of numbers"}
-        raise BadFile(path, place, f"steps are {kinds[steps.ndim]}, and {kinds[expected.ndim]} in the first sequence")
-    if steps.ndim == 0:
-        return steps
-    if steps.ndim == 1:
-        return _check_tokens(path, place, steps)
-    if expected is not None and steps.shape[1] != expected.shape[1]:
-        found, wanted = steps.shape[1], expected.shape[1]
-        raise BadFile(path, place, f"steps have {found} numbers, and {wanted} in the first sequence")
+    if expected is not None and (found := _name_kind(item)) != (wanted := _name_kind(expected)):
+        raise BadFile(path, place, f"steps are {found}, and {wanted} in the first sequence")
+    if isinstance(item, str):
+        return item
+    if item.ndim == 1:
+        return _check_tokens(path, place, item)
+    if isinstance(expected, np.ndarray) and item.shape[1] != expected.shape[1]:
+        reason = f"steps have {item.shape[1]} numbers, and {expected.shape[1]} in the first sequence"
+        raise BadFile(path, place, reason)
+    return _check_numbers(path, place, item)
+
+
+def _name_kind(item: Item) -> str:
+    return "words of a text" if isinstance(item, str) else "token ids" if item.ndim == 1 else "lists of numbers"
+
+
+def _check_numbers(path: str, place: str, steps: Steps) -> Steps:
     if not steps.shape[1]:
         raise BadFile(path, place, "steps have no numbers")
     numbers = round_to_float32(steps)
     if not np.isfinite(numbers).all():
         step, feature = np.argwhere(~np.isfinite(numbers))[0]
         found = f"number {feature} of step {step} is {steps[step, feature]}"
-        raise BadFile(path, place, f"{found}, which is no finite float32")
+        raise BadFile(path, place, f"{found}, which is not a finite float32")
     return numbers
 
 
@@ -162,17 +190,17 @@ def _check_tokens(path: str, place: str, steps: Steps) -> Steps:
         fits &= steps == np.floor(steps)
     if not fits.all():
         step = int(np.argmin(fits))
-        reason = f"step {step} is {steps[step]}, which is no token id: an integer from 1, since 0 is padding"
+        reason = f"step {step} is {steps[step]}, which is not a token id: an integer from 1, since 0 is padding"
         if steps.dtype.kind == "f":
             reason += "; a step of one number is written as a list of one"
         raise BadFile(path, place, reason)
     return steps.astype(np.int64, copy=False)
 
 
-def _read_tokenizer(source: FileSource, train: LabelledSequences) -> str:
+def _read_tokenizer(source: FileSource, train: Part) -> str:
     """Return the JSON of the user's tokenizer, or of the words of the texts that are trained on."""
     if source.tokenizer is None:
-        texts = [str(text) for text in [*train.sequences, *(train.partners or ())]]
+        texts = [str(text) for text in [*train.items, *train.partners]]
         return build_word_tokenizer(texts, source.vocabulary)
     try:
         definition = Path(source.tokenizer).read_text(encoding="utf-8")
@@ -180,14 +208,18 @@ def _read_tokenizer(source: FileSource, train: LabelledSequences) -> str:
     except OSError as error:
         raise BadFile(source.tokenizer, "", error.strerror or str(error)) from error
     except Exception as error:  # the library raises nothing narrower
-        raise BadFile(source.tokenizer, "", f"it is no tokenizer of the tokenizers library: {error}") from error
+        raise BadFile(source.tokenizer, "", f"it is not a tokenizer of the tokenizers library: {error}") from error
     return definition
 
 
-def _tokenize(source: FileSource, texts: LabelledSequences, tokenizer: str) -> LabelledSequences:
-    def make_ids(sequences: list[Steps]) -> list[Steps]:
-        found = tokenize(tokenizer, [str(text) for text in sequences])
-        for text, ids in zip(sequences, found, strict=True):
+def _make_sequences(source: FileSource, part: Part, tokenizer: str | None) -> LabelledSequences:
+    """Turn texts into token ids with the tokenizer; without one the items are steps already."""
+
+    def make_steps(items: list[Item]) -> list[Steps]:
+        if tokenizer is None:
+            return [np.asarray(steps) for steps in items]
+        found = tokenize(tokenizer, [str(text) for text in items])
+        for text, ids in zip(items, found, strict=True):
             if not ids.all():
                 reason = (
                     f"of {str(text)!r:.60} a token has the id 0, which is padding: train the tokenizer with [PAD] first"
@@ -197,36 +229,34 @@ def _tokenize(source: FileSource, texts: LabelledSequences, tokenizer: str) -> L
                 raise BadFile(source.path, "", f"the text {str(text)!r:.60} holds no token")
         return found
 
-    partners = None if texts.partners is None else make_ids(texts.partners)
-    return replace(texts, sequences=make_ids(texts.sequences), partners=partners)
+    return LabelledSequences(make_steps(part.items), part.labels, make_steps(part.partners) if part.partners else None)
 
 
 def _check_vocabulary(path: str, rows: Rows, vocabulary: int) -> None:
     places = rows.places * (2 if rows.partners else 1)
-    for steps, place in zip([*rows.sequences, *rows.partners], places, strict=True):
+    for item, place in zip([*rows.items, *rows.partners], places, strict=True):
+        steps = np.asarray(item)
         if steps.max() >= vocabulary:
             step = int(steps.argmax())
             raise BadFile(path, place, f"token {steps[step]} at step {step} is beyond the vocabulary of {vocabulary}")
 
 
 def _name_classes(labels: list[object]) -> tuple[str, ...]:
-    """Return the classes in order: by value where all are integers, else alphabetically."""
+    """Return the classes in order: by value if all are integers, else alphabetically."""
     names = {str(label) for label in labels}
     if all(name.removeprefix("-").isdecimal() for name in names):
         return tuple(sorted(names, key=int))
     return tuple(sorted(names))
 
 
-def _label(path: str, rows: Rows, kind: LabelKind, classes: tuple[str, ...]) -> LabelledSequences:
-    return LabelledSequences(rows.sequences, _read_labels(path, rows, kind, classes), rows.partners or None)
+def _label(path: str, rows: Rows, kind: LabelKind, classes: tuple[str, ...]) -> Part:
+    return Part(rows.items, _read_labels(path, rows, kind, classes), rows.partners)
 
 
-def _read_labels(
-    path: str, rows: Rows, kind: LabelKind, classes: tuple[str, ...]
-) -> npt.NDArray[np.int64] | npt.NDArray[np.float32]:
-    """Turn labels into class indices, numbers or nothing."""
+def _read_labels(path: str, rows: Rows, kind: LabelKind, classes: tuple[str, ...]) -> Labels | None:
+    """Turn labels into class indices or numbers; None if there are none."""
     if kind == "none":
-        return np.empty((len(rows.labels), 0), dtype=np.float32)
+        return None
     if kind == "classes":
         indices = {name: index for index, name in enumerate(classes)}
         for label, place in zip(rows.labels, rows.places, strict=True):
@@ -238,7 +268,7 @@ def _read_labels(
         try:
             numbers[row] = float(str(label))
         except ValueError:
-            raise BadFile(path, place, f"the label {label!r} is no number") from None
+            raise BadFile(path, place, f"the label {label!r} is not a number") from None
         if not np.isfinite(numbers[row]):
-            raise BadFile(path, place, f"the label {label!r} is no finite number")
+            raise BadFile(path, place, f"the label {label!r} is not a finite number")
     return numbers

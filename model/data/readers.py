@@ -5,12 +5,14 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from model.data.datasets import FileSource, LabelKind
+
+Item: TypeAlias = npt.NDArray[Any] | str  # what a file holds of a sequence: its steps, or a text
 
 
 class BadFile(Exception):
@@ -26,26 +28,21 @@ class Row:
 
     Attributes:
         place: where it stands, for messages.
-        steps: the steps, of any shape and type; a text is an array of no dimensions that holds it.
-        label: the label as the file has it; None where there is none.
-        partner: where labels are about pairs, the other sequence; None elsewhere.
+        item: a text, or steps of any shape and type.
+        label: the label as the file has it; None if there is none.
+        partner: the other item, if labels are about pairs.
     """
 
     place: str
-    steps: npt.NDArray[Any]
+    item: Item
     label: object
-    partner: npt.NDArray[Any] | None = None
+    partner: Item | None = None
 
 
 def name_columns(source: FileSource, labels: LabelKind) -> list[str]:
     """Return what is read of each row: the sequence, its label if any, and its partner if any."""
     needed = {"none": 1, "classes": 2, "numbers": 2, "pairs": 3}[labels]
     return [source.sequence, source.label, source.partner][:needed]
-
-
-def hold_text(text: str) -> npt.NDArray[Any]:
-    """Hold a text in an array of no dimensions, until it becomes token ids."""
-    return np.array(text, dtype=object)
 
 
 def read_jsonl(path: Path, source: FileSource, labels: LabelKind) -> Iterator[Row]:
@@ -60,7 +57,7 @@ def read_jsonl(path: Path, source: FileSource, labels: LabelKind) -> Iterator[Ro
             except ValueError as error:
                 raise BadFile(path, place, f"it is not JSON: {error}") from error
             if not isinstance(content, dict):
-                raise BadFile(path, place, "it is no JSON object")
+                raise BadFile(path, place, "it is not a JSON object")
             for name in name_columns(source, labels):
                 if name not in content:
                     raise BadFile(path, place, f"there is no field {name!r}")
@@ -69,10 +66,10 @@ def read_jsonl(path: Path, source: FileSource, labels: LabelKind) -> Iterator[Ro
             yield Row(place, steps, content.get(source.label), partner)
 
 
-def _read_nested(path: Path, place: str, steps: Any) -> npt.NDArray[Any]:
-    """Turn nested lists or a text into an array; where lists are ragged or hold something else, say at which step."""
+def _read_nested(path: Path, place: str, steps: Any) -> Item:
+    """Turn nested lists into an array; if they are ragged or hold something else, say at which step."""
     if isinstance(steps, str):
-        return hold_text(steps)
+        return steps
     if not isinstance(steps, list):
         raise BadFile(path, place, f"the sequence is {steps!r:.40}, which is neither a list nor a text")
     try:
@@ -89,7 +86,7 @@ def _describe_fault(steps: list[Any]) -> str:
     for number, step in enumerate(steps):
         for found in step if isinstance(step, list) else [step]:
             if type(found) not in (int, float):
-                return f"step {number} holds {found!r:.40}, which is no number"
+                return f"step {number} holds {found!r:.40}, which is not a number"
         if (len(step) if isinstance(step, list) else None) != width:
             return f"step {number} does not hold as many numbers as step 0 does"
     return "it holds an integer beyond 64 bits"
@@ -106,7 +103,7 @@ def read_npz(path: Path, source: FileSource, labels: LabelKind) -> Iterator[Row]
             values, lengths = arrays[values_name], arrays["lengths"]
             found_labels = arrays[labels_name].tolist() if labelled else [None] * len(lengths)
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise BadFile(path, "", f"it is no NPZ file without pickles: {error}") from error
+        raise BadFile(path, "", f"it is not an NPZ file without pickles: {error}") from error
     if lengths.ndim != 1 or lengths.dtype.kind not in "iu" or (lengths < 0).any() or values.ndim not in (1, 2):
         raise BadFile(path, "", "lengths must be (n,) integers from 0, and values (sum of lengths, F) or (sum,)")
     if lengths.sum() != len(values) or len(found_labels) != len(lengths):

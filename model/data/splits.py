@@ -5,30 +5,38 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from model.data.datasets import Dataset, LabelledSequences
+from model.data.datasets import Dataset, LabelledSequences, Labels
+
+Rows = npt.NDArray[np.int64]
 
 
 def split(data: LabelledSequences, share: float, seed: int) -> tuple[LabelledSequences, LabelledSequences]:
-    """Hold out a part of `data`: the same share of every class, or of all rows where labels are no classes.
+    """Hold out a part of `data`; see `draw_rows`, whose arguments and order these are."""
+    remaining, apart = draw_rows(len(data), data.given_labels, share, seed)
+    return data.subset(remaining), data.subset(apart)
+
+
+def draw_rows(count: int, labels: Labels | None, share: float, seed: int) -> tuple[Rows, Rows]:
+    """Draw rows to hold out: the same share of every class, or of all rows if labels are not classes.
 
     Args:
-        data: n >= 2 sequences.
+        count: the number of rows, at least 2.
+        labels: one for each row, or None.
         share: rounded up; but of what there is, at least one row remains.
         seed: of the draw.
 
     Returns:
-        What remains, and what is held out.
+        The rows that remain, and those that are held out, each in ascending order.
     """
     draw = np.random.default_rng(seed)
-    is_classified = data.labels.ndim == 1 and data.labels.dtype == np.int64
-    strata = data.labels if is_classified else np.zeros(len(data), dtype=np.int64)
+    is_classified = labels is not None and labels.dtype == np.int64
+    strata = np.asarray(labels) if is_classified else np.zeros(count, dtype=np.int64)
     held_out: list[npt.NDArray[np.int64]] = []
     for label in np.unique(strata):
         rows = draw.permutation(np.flatnonzero(strata == label))
         held_out.append(rows[: min(int(np.ceil(share * len(rows))), len(rows) - 1)])
     apart = np.sort(np.concatenate(held_out))
-    remaining = np.setdiff1d(np.arange(len(data)), apart)
-    return data.subset(remaining), data.subset(apart)
+    return np.setdiff1d(np.arange(count), apart), apart
 
 
 def shuffle_frames(data: LabelledSequences, seed: int) -> LabelledSequences:
@@ -36,7 +44,7 @@ def shuffle_frames(data: LabelledSequences, seed: int) -> LabelledSequences:
     draw = np.random.default_rng(seed)
     sequences = [draw.permutation(steps) for steps in data.sequences]
     partners = None if data.partners is None else [draw.permutation(steps) for steps in data.partners]
-    return LabelledSequences(sequences, data.labels, partners)
+    return LabelledSequences(sequences, data.given_labels, partners)
 
 
 def shuffle_dataset(dataset: Dataset) -> Dataset:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model.data.datasets import FileSource, LabelKind
-from model.data.readers import BadFile, Row, check_columns, hold_text, name_columns, round_to_float32
+from model.data.readers import BadFile, Item, Row, check_columns, name_columns, round_to_float32
 
 ROWS_AT_ONCE = 4096  # of a Parquet file
 TEXT_COLUMN = "text"  # of a CSV that has no column of the name that was asked for
@@ -45,8 +45,8 @@ def read_parquet(path: Path, source: FileSource, labels: LabelKind) -> Iterator[
         raise BadFile(path, "", f"it cannot be read as Parquet: {error}") from error
 
 
-def _split_column(path: Path, start: int, column: Any) -> Sequence[npt.NDArray[Any]]:
-    """Turn a column of lists, of lists of lists or of texts into one array a row; of lists, all are views into one.
+def _split_column(path: Path, start: int, column: Any) -> Sequence[Item]:
+    """Take a column apart: a text a row, or an array a row of lists, all of them views into one.
 
     Args:
         path: for messages.
@@ -56,7 +56,7 @@ def _split_column(path: Path, start: int, column: Any) -> Sequence[npt.NDArray[A
     from pyarrow import types  # noqa: PLC0415
 
     if types.is_string(column.type) or types.is_large_string(column.type):
-        return [hold_text(text or "") for text in column.to_pylist()]
+        return [text or "" for text in column.to_pylist()]
     ends, steps = _flatten(path, column)
     widths = None
     if not types.is_primitive(steps.type):
@@ -147,7 +147,7 @@ def _read_texts(path: Path, reader: Any, header: list[str], column: str, label: 
         if isinstance(found, list):
             raise BadFile(path, place, f"{column!r} holds a list, and lists are read from .jsonl and .parquet")
         are_numbers &= type(found) in (int, float)
-        yield Row(place, hold_text(text), None if label is None else cells[header.index(label)])
+        yield Row(place, text, None if label is None else cells[header.index(label)])
     if are_numbers:
         raise BadFile(path, "", f"{column!r} holds no text: steps of numbers have a line each, with an id and an order")
 
@@ -194,7 +194,7 @@ def _read_lines(path: Path, reader: Any, header: list[str], source: FileSource, 
         for feature in features:
             number = _read_number(path, place, header[feature], cells[feature])
             if is_tokens and not number.is_integer():
-                raise BadFile(path, place, f"'token' is {cells[feature]!r}, which is no integer")
+                raise BadFile(path, place, f"'token' is {cells[feature]!r}, which is not an integer")
             lines.values.append(int(number) if is_tokens else number)  # type: ignore[arg-type]
     return lines
 
@@ -205,5 +205,5 @@ def _read_number(path: Path, place: str, column: str, text: str) -> float:
     except ValueError:
         number = math.nan
     if not math.isfinite(number) or abs(number) > FLOAT32_MAX:
-        raise BadFile(path, place, f"{column!r} is {text!r}, which is no finite float32")
+        raise BadFile(path, place, f"{column!r} is {text!r}, which is not a finite float32")
     return number

@@ -165,4 +165,4 @@ def _make_pairs(
 
 def _cut(tokenizer: str, texts: list[str]) -> LabelledSequences:
     sequences = list(chain.from_iterable(cut_windows(ids) for ids in tokenize(tokenizer, texts)))
-    return LabelledSequences(sequences, np.empty((len(sequences), 0), dtype=np.float32))
+    return LabelledSequences(sequences, None)

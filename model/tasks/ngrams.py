@@ -23,7 +23,7 @@ class Unigrams:
 
         Args:
             sequences: n >= 1 arrays of ids `(t_i,)`.
-            vocabulary: V, padding included, which is no token.
+            vocabulary: V, padding included, which is not a token.
         """
         counts = np.bincount(np.concatenate(sequences), minlength=vocabulary) + 1
         counts[0] = 0

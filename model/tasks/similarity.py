@@ -104,7 +104,7 @@ class SentenceSimilarity(Task):
     def _compare(self, data: LabelledSequences) -> Tensor:
         """Return the cosines of pairs, `(n,)`."""
         first, second = (
-            run_batches(self, self.encoder, LabelledSequences(sequences, data.labels))
+            run_batches(self, self.encoder, LabelledSequences(sequences, None))
             for sequences in (data.sequences, data.partners or [])
         )
         return nn.functional.cosine_similarity(first.float(), second.float())

@@ -135,7 +135,7 @@ def run_batches(module: nn.Module, run: Callable[[Tensor, Tensor], Tensor], data
     Returns:
         `(n, ...)`, row i for sequence i, on the module's device.
     """
-    items = SequenceSet(LabelledSequences(data.sequences, data.labels))
+    items = SequenceSet(LabelledSequences(data.sequences, None))
     device, was_training = next(module.parameters()).device, module.training
     module.eval()
     by_length = np.argsort(data.lengths, kind="stable")  # little is padded

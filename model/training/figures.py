@@ -113,12 +113,12 @@ def draw_buckets(lengths: Sequence[int], merit: Numbers, merit_name: str) -> Fig
     return figure
 
 
-def draw_embeddings(embeddings: Numbers, labels: Numbers, classes: Sequence[str]) -> Figure:
+def draw_embeddings(embeddings: Numbers, labels: Numbers | None, classes: Sequence[str]) -> Figure:
     """Draw embeddings `(n, D)` on their two main axes (PCA), coloured by label.
 
     Args:
         embeddings: of held-out sequences.
-        labels: `(n,)` class indices or numbers, or `(n, 0)`.
+        labels: `(n,)` class indices or numbers; None if there are none.
         classes: their names; empty where labels are no classes.
     """
     centred = embeddings - embeddings.mean(axis=0)
@@ -139,9 +139,9 @@ def draw_embeddings(embeddings: Numbers, labels: Numbers, classes: Sequence[str]
             )
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, markerscale=1.6)
     else:
-        colour = labels if labels.ndim == 1 else np.zeros(len(labels))
+        colour = np.zeros(len(embeddings)) if labels is None else labels
         points = axes.scatter(places[:, 0], places[:, 1], s=14, c=colour, cmap="viridis", linewidths=0, alpha=0.8)
-        if labels.ndim == 1:
+        if labels is not None:
             figure.colorbar(points, ax=axes, label="class index" if classes else "label")
     names = [f"axis {axis + 1}: {share:.0%} of the variance" for axis, share in enumerate(shares)]
     _label(axes, "embeddings of held-out sequences (PCA)", *names)

@@ -29,7 +29,7 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hardware:
-    """What a training runs on, in Lightning's words; it is no part of a run's config.
+    """What a training runs on, in Lightning's words; it is not part of a run's config.
 
     Attributes:
         accelerator: `auto`, `cpu`, `gpu`, ...
@@ -50,7 +50,7 @@ class DataConfig:
         source: where the data comes from.
         licence: under which terms.
         longest_training_sequence: in steps.
-        file: the user's file, where it is no data set of the project's own.
+        file: the user's file, if it is not a data set of the project.
     """
 
     name: str
@@ -100,5 +100,5 @@ def _read_fields(path: Path | None) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} is not a recipe: {error}") from error
     if not isinstance(fields, dict):
-        raise ValueError(f"{path} is not a recipe: it is no JSON object")  # noqa: TRY004 - of the file, not of a type
+        raise ValueError(f"{path} is not a recipe: it is not a JSON object")  # noqa: TRY004 - of the file, not of a type
     return fields

@@ -80,7 +80,7 @@ def write_report(run: Path) -> Path:
     pictures = {
         "learning-curves": figures.draw_curves(read_metrics(run)),
         "lengths": figures.draw_lengths(read_training_lengths(run), samples.lengths),
-        "embeddings": figures.draw_embeddings(embeddings, some.labels, config.data.classes),
+        "embeddings": figures.draw_embeddings(embeddings, some.given_labels, config.data.classes),
         **_draw_judgement(samples, judgement, config),
     }
     folder = run / "report"

@@ -143,9 +143,10 @@ def write_result(
     ragged: dict[str, npt.NDArray[Any]] = {
         "values": np.concatenate(sequences),
         "lengths": np.array([len(steps) for steps in sequences], dtype=np.int64),
-        "labels": samples.labels,
         "training_lengths": np.array(training_lengths, dtype=np.int64),
     }
+    if samples.given_labels is not None:
+        ragged["labels"] = samples.given_labels
     safetensors.numpy.save_file(ragged, run / "samples.safetensors")
     _write_json(run / "results.json", results)
 
@@ -172,8 +173,10 @@ def read_samples(run: Path) -> LabelledSequences:
     """
     ragged = _read_ragged(run)
     ends = np.cumsum(ragged["lengths"])
-    sequences, count = np.split(ragged["values"], ends[:-1]), len(ragged["labels"])
-    return LabelledSequences(sequences[:count], ragged["labels"], sequences[count:] or None)
+    sequences, labels = np.split(ragged["values"], ends[:-1]), ragged.get("labels")
+    if labels is None or labels.ndim == 2:  # as 0.1.0 wrote that there are none
+        return LabelledSequences(sequences, None)
+    return LabelledSequences(sequences[: len(labels)], labels, sequences[len(labels) :] or None)
 
 
 def read_tokenizer(run: Path) -> str | None:
@@ -204,7 +207,7 @@ def _read_ragged(run: Path) -> dict[str, npt.NDArray[Any]]:
         ragged = safetensors.numpy.load_file(run / "samples.safetensors")
     except (OSError, safetensors.SafetensorError) as error:
         raise BrokenRun(run, f"samples.safetensors: {error}") from error
-    if missing := {"values", "lengths", "labels", "training_lengths"} - ragged.keys():
+    if missing := {"values", "lengths", "training_lengths"} - ragged.keys():
         raise BrokenRun(run, f"samples.safetensors: it lacks {', '.join(sorted(missing))}")
     return ragged
 

@@ -119,7 +119,7 @@ def test_what_is_no_state_dict_is_refused(tmp_path: Path) -> None:
     """A pickle is not read, a pooling with weights has none here, and a missing table is named."""
     path = tmp_path / "net.pt"
     torch.save({"a": torch.zeros(1)}, path)
-    with pytest.raises(NotRepresentable, match="it is no safetensors file"):
+    with pytest.raises(NotRepresentable, match="it is not a safetensors file"):
         read_torch_state(path)
     safetensors.torch.save_file(nn.LSTM(3, 5).state_dict(), path)
     with pytest.raises(NotRepresentable, match="attention pooling has weights"):
@@ -220,7 +220,7 @@ def test_other_keras_files_are_refused(tmp_path: Path) -> None:
     """No zip, an embedding of token 0, a branching model: each has its sentence."""
     path = tmp_path / "net.keras"
     path.write_bytes(b"no zip")
-    with pytest.raises(NotRepresentable, match=r"it is no \.keras file"):
+    with pytest.raises(NotRepresentable, match=r"it is not a \.keras file"):
         read_keras(path)
     save_keras(path, layers.Embedding(9, 3), layers.LSTM(4), inputs=(None,))
     with pytest.raises(NotRepresentable, match="does not mask zero"):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from model.data import named
 from model.data.batches import LengthBuckets, SequenceSet, in_order, mix_seed
-from model.data.datasets import DatasetUnavailable, LabelledSequences
+from model.data.datasets import DatasetUnavailable, LabelledSequences, Unlabelled
 from model.data.named import digit_sums, japanese_vowels, which_first
 from model.data.splits import shuffle_frames, split
 from tests.conftest import draw_sequences
@@ -169,3 +169,16 @@ def test_numbers_are_split_plainly() -> None:
     training, validation = split(data, 0.25, seed=0)
     assert (len(training), len(validation)) == (15, 5)
     assert sorted([*training.labels, *validation.labels]) == list(range(20))
+
+
+def test_sequences_without_labels_give_none_and_refuse_to_be_learned_from() -> None:
+    """No labels are None, also in a part and in a batch; who asks for them gets a sentence."""
+    data = LabelledSequences([np.ones((2, 1), np.float32), np.ones((1, 1), np.float32)], None)
+    for part in (data, data.subset(np.array([1])), *split(data, 0.5, seed=0)):
+        assert part.given_labels is None
+        with pytest.raises(Unlabelled, match="these sequences have no labels"):
+            _ = part.labels
+    batch = SequenceSet(data)[[0, 1]]
+    assert batch.to(torch.device("cpu")).given_labels is None
+    with pytest.raises(Unlabelled):
+        _ = batch.labels

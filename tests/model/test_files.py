@@ -100,7 +100,7 @@ def test_labels_may_be_numbers_or_missing(extension: str, tmp_path: Path) -> Non
     WRITERS[extension](path, LISTS, [0.5, -2, 1e3, 0, 7])
     assert sorted(read(path, "numbers", path).train.labels.tolist()) == [-2.0, 0.0, 0.5, 7.0, 1000.0]
     unlabelled = read(path, "none", path)
-    assert unlabelled.train.labels.shape == (5, 0)
+    assert unlabelled.train.given_labels is None
     assert unlabelled.label_kind == "none"
     assert unlabelled.features == 2
 
@@ -162,13 +162,13 @@ NAN = float("nan")
     ("sequences", "labels", "reason"),
     [
         ([[[1.0]], [[1.0, 2.0]]], "ab", "steps have 2 numbers, and 1 in the first sequence"),
-        ([[[1.0]], [[1.0], [2.0], [NAN]]], "ab", "number 0 of step 2 is nan, which is no finite float32"),
-        ([[[1.0, 1.0]], [[1.0, 1e300]]], "ab", "number 1 of step 0 is .*, which is no finite float32"),
+        ([[[1.0]], [[1.0], [2.0], [NAN]]], "ab", "number 0 of step 2 is nan, which is not a finite float32"),
+        ([[[1.0, 1.0]], [[1.0, 1e300]]], "ab", "number 1 of step 0 is .*, which is not a finite float32"),
         ([[[1.0]], []], "ab", "the sequence is empty"),
         ([[[1.0]], [[1.0]]], ["a", None], "the label is missing"),
-        ([[1, 2], [2, 0]], "ab", "step 1 is 0, which is no token id: an integer from 1"),
-        ([[1, 2], [-3]], "ab", "step 0 is -3, which is no token id"),
-        ([[1.0, 2.0], [1.0, 2.5]], "ab", "step 1 is 2.5, which is no token id.*written as a list of one"),
+        ([[1, 2], [2, 0]], "ab", "step 1 is 0, which is not a token id: an integer from 1"),
+        ([[1, 2], [-3]], "ab", "step 0 is -3, which is not a token id"),
+        ([[1.0, 2.0], [1.0, 2.5]], "ab", "step 1 is 2.5, which is not a token id.*written as a list of one"),
     ],
 )
 @pytest.mark.parametrize("extension", ["jsonl", "parquet"])
@@ -188,9 +188,9 @@ def test_a_fault_names_file_row_and_step(
     [
         ('{"sequence": [[1.0, 2.0], [3.0]], "label": 1}', "step 1 does not hold as many numbers as step 0 does"),
         ('{"sequence": [[1.0], 3.0], "label": 1}', "step 1 does not hold as many numbers as step 0 does"),
-        ('{"sequence": [[1.0], ["3.0"]], "label": 1}', "step 1 holds '3.0', which is no number"),
-        ('{"sequence": [[1.0], [null]], "label": 1}', "step 1 holds None, which is no number"),
-        ('{"sequence": [[true]], "label": 1}', "step 0 holds True, which is no number"),
+        ('{"sequence": [[1.0], ["3.0"]], "label": 1}', "step 1 holds '3.0', which is not a number"),
+        ('{"sequence": [[1.0], [null]], "label": 1}', "step 1 holds None, which is not a number"),
+        ('{"sequence": [[true]], "label": 1}', "step 0 holds True, which is not a number"),
         ('{"sequence": [[1e999]], "label": 1}', "number 0 of step 0 is inf"),
         ('{"sequence": [[1%s]], "label": 1}' % ("0" * 30), "it holds an integer beyond 64 bits"),
         ('{"sequence": [[]], "label": 1}', "steps have no numbers"),
@@ -199,7 +199,7 @@ def test_a_fault_names_file_row_and_step(
         ('{"sequence": [[1.0]]}', "there is no field 'label'"),
         ('{"label": 1}', "there is no field 'sequence'"),
         ('{"sequence": [[1.0]], "label": ""}', "the label is missing"),
-        ("[1]", "it is no JSON object"),
+        ("[1]", "it is not a JSON object"),
         ("{", "it is not JSON"),
     ],
 )
@@ -229,15 +229,15 @@ def test_a_bad_line_of_json_is_named(line: str, reason: str, tmp_path: Path) -> 
         ("id,order,label\n", "there is no column besides id, order and label"),
         ("id,order,label,x\n", "it holds no sequences"),
         ("id,order,label,x\na,1,u\n", "line 2: there are 3 cells, and 4 columns"),
-        ("id,order,label,x\na,1,u,5\na,2,u,oops\n", "line 3: 'x' is 'oops', which is no finite float32"),
-        ("id,order,label,x\na,1,u,nan\n", "line 2: 'x' is 'nan', which is no finite float32"),
-        ("id,order,label,x\na,1,u,1e39\n", "line 2: 'x' is '1e39', which is no finite float32"),
+        ("id,order,label,x\na,1,u,5\na,2,u,oops\n", "line 3: 'x' is 'oops', which is not a finite float32"),
+        ("id,order,label,x\na,1,u,nan\n", "line 2: 'x' is 'nan', which is not a finite float32"),
+        ("id,order,label,x\na,1,u,1e39\n", "line 2: 'x' is '1e39', which is not a finite float32"),
         ("id,order,label,x\na,first,u,1\n", "line 2: 'order' is 'first'"),
         ("id,order,label,x\na,1,u,5\n\na,2,v,5\n", "line 4: sequence 'a' has the label 'v', and 'u' before"),
         ("id,order,label,x\na,1,u,5\na,1,u,6\n", "sequence 'a': 'order' is 1 for two of its steps"),
         ("id,order,label,x\na,1,,5\n", "sequence 'a': the label is missing"),
-        ("id,order,label,token\na,1,u,2.5\n", "line 2: 'token' is '2.5', which is no integer"),
-        ("id,order,label,token\na,1,u,0\n", "sequence 'a': step 0 is 0, which is no token id"),
+        ("id,order,label,token\na,1,u,2.5\n", "line 2: 'token' is '2.5', which is not an integer"),
+        ("id,order,label,token\na,1,u,0\n", "sequence 'a': step 0 is 0, which is not a token id"),
         ("id,order,label,x\na,1,u," + "5" * 200_000, "it cannot be read as CSV: field larger"),
     ],
 )
@@ -259,7 +259,7 @@ def test_a_bad_csv_is_named_by_line_or_sequence(text: str, reason: str, tmp_path
         ({"values": 1.0, "lengths": [1], "labels": [1]}, "lengths must be"),
         ({"values": [[1.0]], "lengths": [1, 0], "labels": [1, 2]}, "row 1: the sequence is empty"),
         ({"values": [["a"]], "lengths": [1], "labels": [1]}, "row 0: a sequence must be a list of steps"),
-        ({"values": np.array([None]), "lengths": [1], "labels": [1]}, "it is no NPZ file without pickles"),
+        ({"values": np.array([None]), "lengths": [1], "labels": [1]}, "it is not an NPZ file without pickles"),
     ],
 )
 def test_a_bad_npz_is_refused(arrays: dict[str, Any], reason: str, tmp_path: Path) -> None:
@@ -330,9 +330,9 @@ def test_the_test_file_must_fit_the_training_file(tmp_path: Path) -> None:
         read(train, test=test, vocabulary=3)
 
 
-@pytest.mark.parametrize(("label", "reason"), [("x", "is no number"), ("inf", "is no finite number")])
+@pytest.mark.parametrize(("label", "reason"), [("x", "is not a number"), ("inf", "is not a finite number")])
 def test_regression_needs_numbers(label: str, reason: str, tmp_path: Path) -> None:
-    """A label that is no number is named by its row."""
+    """A label that is not a number is named by its row."""
     write_jsonl(tmp_path / "a.jsonl", LISTS[:2], [1.5, label])
     with pytest.raises(BadFile, match=rf"a\.jsonl, line 3: the label '{label}' {reason}"):
         read(tmp_path / "a.jsonl", "numbers")
@@ -461,7 +461,7 @@ def test_texts_may_be_split_by_a_tokenizer_of_ones_own(tmp_path: Path) -> None:
     with pytest.raises(BadFile, match=r"own\.json: of 'a' a token has the id 0, which is padding"):
         read(tmp_path / "a.jsonl", test=tmp_path / "a.jsonl", tokenizer=str(tmp_path / "own.json"))
     (tmp_path / "own.json").write_text("{}")
-    with pytest.raises(BadFile, match=r"own\.json: it is no tokenizer"):
+    with pytest.raises(BadFile, match=r"own\.json: it is not a tokenizer"):
         read(tmp_path / "a.jsonl", tokenizer=str(tmp_path / "own.json"))
     with pytest.raises(BadFile, match=r"none\.json: No such file"):
         read(tmp_path / "a.jsonl", tokenizer=str(tmp_path / "none.json"))

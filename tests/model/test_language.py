@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import torch
 from starlette.testclient import TestClient
 
@@ -20,7 +21,7 @@ from model.tasks.language import LanguageModel
 from model.tasks.ngrams import Bigrams, Unigrams, estimate_discount, measure_perplexity
 from model.training.fit import train
 from model.training.recipe import DataConfig, Recipe
-from model.training.run_directory import RunConfig, read_model, start_run, write_result
+from model.training.run_directory import RunConfig, read_model, read_samples, start_run, write_result
 from service.app import create_app
 from service.settings import Settings
 
@@ -42,7 +43,7 @@ def draw_cycles(count: int, seed: int) -> LabelledSequences:
         while len(ids) < length:
             ids.append(A if ids[-1] != A else B + C - ids[-2])  # a b a c a b a c ...
         sequences.append(np.array(ids))
-    return LabelledSequences(sequences, np.empty((count, 0), np.float32))
+    return LabelledSequences(sequences, None)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +75,7 @@ def test_the_loss_is_over_every_token_but_the_first(config: EncoderConfig) -> No
     """Loss and perplexity are those of each sequence scored alone, step by step, padding or not."""
     torch.manual_seed(0)
     task = LanguageModel(SequenceEncoder(config), TrainConfig()).eval()
-    data = LabelledSequences([np.array(ids) for ids in ([1, 2, 3, 4], [5], [2, 2])], np.empty((3, 0), np.float32))
+    data = LabelledSequences([np.array(ids) for ids in ([1, 2, 3, 4], [5], [2, 2])], None)
     losses = []
     with torch.no_grad():
         for ids in map(torch.from_numpy, data.sequences):
@@ -162,3 +163,16 @@ def test_perplexity_is_one_over_the_geometric_mean_probability() -> None:
     """Three equally frequent tokens are a perplexity of 3."""
     sequences = [np.array([1, 2, 3])]
     assert measure_perplexity(Unigrams(sequences, 4), sequences) == pytest.approx(3.0)
+
+
+def test_samples_without_labels_are_read_back_without(tmp_path: Path) -> None:
+    """A run directory holds no array for labels that are not there; one of 0.1.0 holds an empty one."""
+    data, task = draw_cycles(20, 0), LanguageModel(SequenceEncoder(TIED), TrainConfig())
+    write_result(tmp_path, task, data, {})
+    path = tmp_path / "samples.safetensors"
+    written = safetensors.numpy.load_file(path)
+    assert "labels" not in written
+    for arrays in (written, {**written, "labels": np.empty((20, 0), np.float32)}):
+        safetensors.numpy.save_file(arrays, path)
+        found = read_samples(tmp_path)
+        assert (len(found), found.given_labels, found.partners) == (20, None, None)

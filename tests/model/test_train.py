@@ -310,7 +310,7 @@ def test_the_shuffled_control_is_trained_and_judged_on_shuffled_frames(easy: Pat
         ({"training": {"epoch": 3}}, "epoch"),
         ({"encoder": {"hidden": 0}}, "hidden is 0"),
         ({"task": "guessing"}, "guessing"),
-        ([], "no JSON object"),
+        ([], "not a JSON object"),
         (None, "No such"),
     ],
 )
