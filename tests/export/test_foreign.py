@@ -348,7 +348,9 @@ def test_a_tensorflow_1_gru_of_token_ids_is_exported(tmp_path: Path) -> None:
     names = ["table", *(f"a/rnn/gru_cell/{part}" for part in ("gates/kernel", "gates/bias"))]
     names += [f"a/rnn/gru_cell/candidate/{part}" for part in ("kernel", "bias")]
     other = {"b/rnn/gru_cell/gates/kernel": array(7, 8)}
-    np.savez(tmp_path / "n.npz", **dict(zip(names, [table, *gates, *candidate], strict=True)), **other)
+    np.savez(
+        tmp_path / "n.npz", **dict(zip(names, [table, *gates, *candidate], strict=True)), **other, allow_pickle=False
+    )
     flags = ["--prefix", "a/", "--embedding", "table", "--pooling", "last"]
     main(["--from-tf1", str(tmp_path / "n.npz"), "-o", str(tmp_path / "n.onnx"), *flags])
     ids = np.array([3, 8, 1])
