@@ -314,13 +314,14 @@ def test_a_tensorflow_1_checkpoint_is_exported_as_tensorflow_1_runs_it(
     forget_bias: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Two bidirectional LSTM layers, their optimizer's slots beside them, give the mean of the published equations."""
-    arrays, cells = {}, {}
+    arrays: dict[str, Arrays] = {}
+    cells: dict[tuple[int, str], tuple[Arrays, Arrays]] = {}
     for layer, inputs in enumerate((3, 8)):
         for direction in ("fw", "bw"):
             cells[layer, direction] = draw_tf1_lstm(inputs, 4, len(cells))
             scope = f"net/cell_{layer}/bidirectional_rnn/{direction}/lstm_cell"
             arrays[f"{scope}/kernel"], arrays[f"{scope}/bias:0"] = cells[layer, direction]
-            arrays[f"{scope}/kernel/Adam"] = np.zeros(1)
+            arrays[f"{scope}/kernel/Adam"] = np.zeros(1, np.float32)
     np.savez(tmp_path / "net.npz", **arrays, allow_pickle=False)
     main(["--from-tf1", str(tmp_path / "net.npz"), "-o", str(tmp_path / "n.onnx"), f"--forget-bias={forget_bias}"])
     printed = capsys.readouterr().out
