@@ -196,7 +196,7 @@ def test_the_command_exits_with_the_reason(
         main([str(tmp_path), "-o", str(tmp_path / "m.onnx")])
     with pytest.raises(SystemExit):
         main([str(run), "-o", str(tmp_path / "m.onnx"), "--name", "../etc"])
-    assert "'../etc' is no name" in capsys.readouterr().err
+    assert "'../etc' is not a name" in capsys.readouterr().err
     (tmp_path / "folder").mkdir()
     with pytest.raises(SystemExit, match=r"export: .*Is a directory"):
         main([str(run), "-o", str(tmp_path / "folder")])
