@@ -492,7 +492,7 @@ def test_only_whole_regular_files_are_read(tmp_path: Path) -> None:
         (pipe, "it is not a regular file"),
         (Path(os.devnull), "it is not a regular file"),
         (empty, "it is empty, or still being written"),
-        (huge, "it has 2147483648 bytes, and an ONNX file 2147483647 at most"),
+        (huge, "it has 2147483648 bytes, and an ONNX file has 2147483647 at most"),
         (tmp_path / "missing", "it cannot be read: No such file"),
     ):
         with pytest.raises(ArtifactError, match=f"{path.name} cannot be served: {reason}"):

@@ -471,7 +471,7 @@ def test_without_pyarrow_arrow_is_refused_by_name(client: TestClient, monkeypatc
     monkeypatch.delitem(sys.modules, arrow.FORMAT.module)
     refused = post(client, arrow.MEDIA_TYPE, ARROW)
     assert refused.status_code == 415
-    assert "install the extra arrow there (pip install '.[arrow]')" in refused.json()["detail"]
+    assert "install the service's extra arrow (pip install '.[arrow]')" in refused.json()["detail"]
     refused = post(client, npz.MEDIA_TYPE, NPZ, arrow.MEDIA_TYPE)
     assert (refused.status_code, refused.json()["path"]) == (406, "Accept")
     assert refused.json()["detail"].endswith("this answer can be application/json or application/x-npy.")

@@ -15,7 +15,10 @@ from model.__main__ import PROGRAMS as LEARNING
 PROGRAMS = {"export"} | {f"model {name}" for name in LEARNING} | {f"bench {name}" for name in EVERY}
 # These begin with what the service needs; some run `bench models` later.
 SERVING_ONLY = {
-    f"bench {name}" for name in ("chaos", "cost", "fairness", "multiplied", "overload", "path", "schedule", "soak")
+    f"bench {name}"
+    for name in (
+        ["chaos", "cost", "fairness", "gpu", "ledger", "many", "multiplied", "overload", "path", "schedule", "soak"]
+    )
 }
 
 # Python imports it before anything else, if it finds it.
