@@ -16,6 +16,7 @@ from service.api.worker import Worker
 from service.catalogue.loading import Loader
 from service.catalogue.models import Models
 from service.catalogue.repository import Repository
+from service.encoder.remote import Owners
 from service.encoder.session import find_artifact
 from service.errors import ArtifactError
 from service.observing.counts import Telemetry
@@ -25,12 +26,13 @@ from service.settings import Settings
 PARTS = (native, openai, kserve, statistics, repository, operations, monitoring, pages)
 
 
-def create_app(settings: Settings, worker: Worker | None = None) -> Front:
+def create_app(settings: Settings, worker: Worker | None = None, owners: Owners | None = None) -> Front:
     """Load the encoder, prove that it is the one that was exported, and build the app that serves it.
 
     Args:
         settings: the service's settings.
         worker: what this process is, if it is one of several.
+        owners: the processes that run the batches, if this one does not.
 
     Raises:
         StartupError: the artifact, its golden vectors, the provider or the API keys are not as they must be.
@@ -39,7 +41,7 @@ def create_app(settings: Settings, worker: Worker | None = None) -> Front:
     telemetry = Telemetry(map(problems.name_problem, problems.REFUSALS))
     if settings.log_requests:
         telemetry.witnesses.append(RequestLog(settings.log_level, settings.log_format).write)
-    models, loader = Models(settings.default_model), Loader(settings)
+    models, loader = Models(settings.default_model), Loader(settings, owners)
     artifacts = Repository(settings.models or find_artifact(settings.model), models, loader.open, telemetry.see_change)
     if settings.models and not settings.models.is_dir():
         raise ArtifactError(str(settings.models), "it is not a folder")

@@ -397,6 +397,7 @@ class RunLost(LengthwiseError):
     """A run never ended, and whoever had a sequence in it gets no answer."""
 
     def __init__(self, reason: str) -> None:
+        self.reason = reason
         super().__init__(f"The model's run was lost: {reason}.")
 
 

@@ -16,6 +16,8 @@ Form: TypeAlias = Literal["auto", "json", "human"]  # of log lines
 NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,99}"  # what a model may be called
 UNREAD_BYTES = 256 * 2**20  # of a process
 SHIPPED_MODEL = Path("artifacts/japanese-vowels.onnx")
+# What a GPU takes in place of the defaults: a step costs it the same for one row as for hundreds.
+OWNED = {"max_batch_sequences": 512, "max_batch_steps": 131_072}
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +113,11 @@ class Settings(BaseSettings):
         "more CPUs and memory than one Python process makes use of. Linux only.",
     )
     provider: Provider = Field("auto", description="Where the encoder runs; auto takes CUDA if it works.")
-    cuda_device: int = Field(0, ge=0, description="Number of the GPU, if CUDA runs the encoder.")
+    cuda_device: str = Field(
+        "0",
+        pattern=r"^\d+(,\d+)*$",
+        description="Number of the GPU that CUDA runs it on; several, separated by commas, share the work.",
+    )
     cuda_memory_bytes: int = Field(
         0, ge=0, description="What ONNX Runtime may take of the GPU's memory; 0 is all of it."
     )
@@ -132,8 +138,16 @@ class Settings(BaseSettings):
     )
     max_text_characters: int = Field(2**16, ge=1, description="Characters in one text, counted before it is tokenised.")
     max_request_characters: int = Field(2**20, ge=1, description="Characters in all texts of a request together.")
-    max_batch_sequences: int = Field(32, ge=1, description="Sequences in a batch.")
-    max_batch_steps: int = Field(16384, ge=1, description="Padded steps in a batch; bounds the memory of a run.")
+    max_batch_sequences: int = Field(
+        32,
+        ge=1,
+        description="Sequences in a batch; on a GPU 512 by default, and the batches of all workers share its runs.",
+    )
+    max_batch_steps: int = Field(
+        16384,
+        ge=1,
+        description="Padded steps in a run; bounds its memory. On a GPU 131072 by default, for all workers together.",
+    )
     max_run_seconds: float = Field(
         30.0, gt=0, description="How long a run may take before its runner is given up for hung."
     )
@@ -208,6 +222,12 @@ class Settings(BaseSettings):
         is_link = isinstance(port, str) and port.startswith("tcp://")
         return cls.model_fields["port"].default if is_link else port
 
+    @field_validator("cuda_device", mode="before")
+    @classmethod
+    def _write_number(cls, device: object) -> object:
+        """Take a number as well as a list of them."""
+        return str(device) if isinstance(device, int) else device
+
     @model_validator(mode="before")
     @classmethod
     def _follow_xdg(cls, values: dict[str, Any]) -> dict[str, Any]:
@@ -253,7 +273,17 @@ class Settings(BaseSettings):
     @property
     def cuda(self) -> CudaOptions:
         """What the CUDA provider is started with."""
-        return CudaOptions(self.cuda_device, self.cuda_memory_bytes)
+        return CudaOptions(self.cuda_devices[0], self.cuda_memory_bytes)
+
+    @property
+    def cuda_devices(self) -> tuple[int, ...]:
+        """The GPUs that CUDA runs it on."""
+        return tuple(dict.fromkeys(map(int, self.cuda_device.split(","))))
+
+    def fit_owner(self) -> Self:
+        """Return settings for a service whose runs a GPU's owner does: batches are larger unless they are set."""
+        unset = {name: value for name, value in OWNED.items() if name not in self.model_fields_set}
+        return self.model_copy(update=unset)
 
     @cached_property
     def limits(self) -> Limits:

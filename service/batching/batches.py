@@ -3,6 +3,8 @@
 import asyncio
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
+from math import inf
 from typing import NamedTuple, Protocol, TypeAlias
 
 import numpy as np
@@ -11,7 +13,7 @@ import numpy.typing as npt
 from service.batching.queue import Queue
 from service.encoder.sequences import Answer, Embeddings, Sequences, State, are_finite, pad_batch
 from service.encoder.session import EncoderSession
-from service.errors import LengthwiseError, RunFailed
+from service.errors import LengthwiseError, RunFailed, RunLost
 
 logger = logging.getLogger("lengthwise")
 
@@ -46,6 +48,12 @@ class RowOutputs(NamedTuple):
     state: State
 
 
+class Lost(str):
+    """Why a run gave nothing, if none of its sequences is to blame."""
+
+    __slots__ = ()
+
+
 Outcome: TypeAlias = Embeddings | RowOutputs | str  # a row's embedding `(D,)`, all its outputs, or why there are none
 
 
@@ -59,6 +67,7 @@ class Delivery:
         steps: its n sequences, `(t_i, F)`, or `(t_i,)` token ids.
         state: the state each starts from, `(n, layers, directions, H)`; empty if they start from zero.
         is_whole: whether more than the embeddings is wanted.
+        deadline: when that is of no use any more.
         done: set once there is an answer, or an error in its place.
         arrived: when the request came.
         started: when its first run began; None if none has begun.
@@ -70,12 +79,19 @@ class Delivery:
 
     __slots__ = (
         *("_embeddings", "_field", "_left", "_rows"),
-        *("answer", "arrived", "done", "is_whole", "padded_steps", "queue_seconds", "run_seconds"),
+        *("answer", "arrived", "deadline", "done", "is_whole", "padded_steps", "queue_seconds", "run_seconds"),
         *("started", "state", "steps", "target"),
     )
 
     def __init__(
-        self, target: Target, sequences: Sequences, done: asyncio.Future[None], now: float, *, is_whole: bool
+        self,
+        target: Target,
+        sequences: Sequences,
+        done: asyncio.Future[None],
+        now: float,
+        *,
+        is_whole: bool,
+        deadline: float = inf,
     ) -> None:
         """Begin with no row filled in.
 
@@ -85,11 +101,13 @@ class Delivery:
             done: a new future.
             now: the time.
             is_whole: whether more than the embeddings is wanted.
+            deadline: when an answer is of no use any more.
         """
         self.target = target
         self.steps = sequences.split()
         self.state = sequences.state
         self.is_whole = is_whole
+        self.deadline = deadline
         self.done = done
         self.arrived = now
         self.started: float | None = None
@@ -116,7 +134,8 @@ class Delivery:
             return
         self.padded_steps += padded_steps
         if isinstance(outcome, str):
-            self.fail(RunFailed(row, outcome, self._field))
+            is_lost = isinstance(outcome, Lost)
+            self.fail(RunLost(outcome) if is_lost else RunFailed(row, outcome, self._field))
             return
         if isinstance(outcome, RowOutputs):
             self._rows[row] = outcome
@@ -152,6 +171,8 @@ def run_parts(session: EncoderSession, parts: Sequence[Part]) -> Embeddings | li
     """
     try:
         encoded = _encode(session, parts)
+    except RunLost as lost:  # no sequence is to blame
+        return [Lost(lost.reason)] * len(parts)
     except Exception as error:  # whatever it is, only its own sequence may suffer
         if len(parts) == 1:
             ((delivery, row),) = parts
@@ -168,6 +189,8 @@ def _encode(session: EncoderSession, parts: Sequence[Part]) -> Embeddings | list
     """Encode a batch: embeddings only, or all outputs of each row if any request wants more."""
     steps = [delivery.steps[row] for delivery, row in parts]
     batch = pad_batch(steps, _stack_states(session, parts) if any(delivery.state for delivery, _ in parts) else None)
+    if any(delivery.deadline < inf for delivery, _ in parts):
+        batch = replace(batch, deadlines=np.array([delivery.deadline for delivery, _ in parts]))
     if not any(delivery.is_whole for delivery, _ in parts):
         return _check(session, session.run(batch), len(parts))
     result = session.run_all(batch)

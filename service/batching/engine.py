@@ -107,7 +107,9 @@ class Engine:
         self.queues.submit(target.queue, job, now)
         self.requests += 1
         is_whole = set(outputs) != {"embedding"}
-        delivery = job.delivery = Delivery(target, sequences, self._loop.create_future(), now, is_whole=is_whole)
+        delivery = job.delivery = Delivery(
+            target, sequences, self._loop.create_future(), now, is_whole=is_whole, deadline=deadline
+        )
         self._deliveries[delivery] = None
         timer = None if deadline == inf else self._loop.call_later(deadline - now, delivery.fail, DeadlinePassed())
         self._schedule_dispatch()

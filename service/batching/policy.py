@@ -42,3 +42,6 @@ class Policy:
 
 
 POLICY = Policy()
+# If another process runs the batches, together with those of others: the event loop must not wait for it, and to share
+# work out among runners that all wait for the same device gains nothing.
+AFAR = Policy(little_seconds=0.0, slacks=())

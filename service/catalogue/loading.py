@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from service.batching.policy import AFAR, POLICY
 from service.batching.queue import Bounds
 from service.batching.sharing import Queues
 from service.catalogue.models import Models, ServedModel
@@ -12,6 +13,7 @@ from service.costs.cpus import share_cpus
 from service.costs.measure import count_runners
 from service.costs.memory import resident_bytes
 from service.encoder.manifest import Manifest
+from service.encoder.remote import Owners
 from service.encoder.session import EncoderSession, find_artifact
 from service.encoder.tokenizer import describe_input
 from service.settings import Settings
@@ -26,17 +28,20 @@ class Loader:
         queues: all that waits and runs in the process, of all models.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, owners: Owners | None = None) -> None:
         """Load nothing yet.
 
         Args:
             settings: the service's settings. If they name one artifact, it is trusted at the start, as the service
                 itself is; any later one, and any from a folder, is examined first.
+            owners: the processes that run what is loaded; without any, this one does.
         """
         self.settings = settings
         self._is_wary = settings.models is not None
         self._examiner = Examiner()
-        self.queues = Queues(settings.runners or count_runners(share_cpus(settings.processes)))
+        self._owners = owners
+        runners = settings.runners or count_runners(share_cpus(settings.processes))
+        self.queues = Queues(runners, AFAR if owners else POLICY)
         self._arranged: Settings | None = None
 
     def open(self, path: Path, models: Models) -> ServedModel:
@@ -53,7 +58,8 @@ class Loader:
         settings = self._arranged or self.settings
 
         def reopen(threads: int) -> EncoderSession:
-            return EncoderSession(content, str(path), settings.provider, threads, settings.cuda)
+            runtime = self._owners.open(content, str(path)) if self._owners else None
+            return EncoderSession(content, str(path), settings.provider, threads, settings.cuda, runtime=runtime)
 
         session = reopen(settings.threads or 1)
         difference = session.replay_golden()

@@ -34,6 +34,9 @@ logger = logging.getLogger("lengthwise")
 COARSE_STEPS, COARSE_RUN_SECONDS = (4, 32, 256), 0.012
 FINE_STEPS, FINE_RUN_SECONDS = (1, 12, 96, 512, 1024), 0.1
 
+# Where another process runs the batches of all: one is under way, one waits to be next, and one is left to small work.
+AFAR_RUNNERS = 3
+
 LAYOUT = 3  # raised if something is measured or chosen in another way, so that older files are not used
 
 Positive: TypeAlias = Annotated[int, Field(ge=1)]
@@ -73,6 +76,12 @@ class Calibrator:
         """
         self.session = session
         self.cpus = share_cpus(settings.processes)
+        self._settings = settings
+        if session.measured:  # by the process that runs it, which shares nothing out
+            self._file, self.is_cached = None, True
+            self.arrangements = [Arrangement(runners=settings.runners or AFAR_RUNNERS, threads=settings.threads or 1)]
+            self.costs = CostModel(session.measured, settings.max_batch_sequences)
+            return
         self._file = _place(settings, session)
         own = _read(self._file)
         found = own or akin
@@ -82,7 +91,6 @@ class Calibrator:
         )
         if self.arrangements[0].threads != (settings.threads or 1):
             self.session = reopen(self.arrangements[0].threads)
-        self._settings = settings
         measured = (
             {(rows, steps): seconds for rows, steps, seconds in found.runs} if found else self._measure_coarsely()
         )
@@ -105,6 +113,8 @@ class Calibrator:
 
     def choose_shape(self) -> Shape | None:
         """Return a shape whose measurement would refine the model; None if none is left."""
+        if self.session.measured:
+            return None
         for rows, steps in self._grid((*COARSE_STEPS, *FINE_STEPS)):
             if (rows, steps) not in self.costs.measured and self.costs.predict(rows, steps) <= FINE_RUN_SECONDS:
                 return rows, steps
@@ -112,6 +122,8 @@ class Calibrator:
 
     def save(self) -> None:
         """Write the calibration into the file that the next start reads."""
+        if self.session.measured:
+            return
         if self._file is None:
             _tell_not_kept(self._settings.cache_dir, "the user has no home")
             return

@@ -204,11 +204,13 @@ class Batch:
         steps: `(B, T, F)` float32, or `(B, T)` int64 token ids; zero past each row's length.
         lengths: `(B,)`, int64, `0 <= lengths[i] <= T`.
         state: of `(B, layers, directions, H)`, to start from; empty if rows start from zero.
+        deadlines: `(B,)`, when each row is of no use any more, on the clock of `time.perf_counter`; None if never.
     """
 
     steps: Steps
     lengths: Lengths
     state: State = field(default_factory=dict)
+    deadlines: npt.NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True, slots=True)

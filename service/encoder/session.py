@@ -1,33 +1,23 @@
 """An encoder on ONNX Runtime: the one class that export proves and the service runs."""
 
 import hashlib
-import re
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 
 from service.encoder.manifest import Manifest, read_manifest
-from service.encoder.providers import CUDA_PROVIDER, choose_providers
+from service.encoder.runtime import CUDA_DEFAULTS, Feed, LocalRuntime, Runtime, first_line
 from service.encoder.sequences import Batch, Embeddings, Features, Output, Result, State, Tokens, make_zeros, pad_batch
-from service.errors import ArtifactError, GoldenMismatch, ProviderUnavailable
+from service.errors import ArtifactError, GoldenMismatch
 from service.settings import CudaOptions, Provider
-
-CUDA_DEFAULTS = CudaOptions()
 
 STATE_INPUTS = {"initial_h", "initial_c"}
 STATE_OUTPUTS = {"state_h", "state_c"}
 
-SOURCE_FOLDERS = re.compile(r"/[\w./+-]*/(?=[\w-]+\.(?:cc|cpp|cu|h)\b)")
-
 # The golden vectors were written by the CPU kernels of one machine. Another CPU sums in another order: the last bits of
 # float32 sums of O(1). cuDNN sums in blocks, with TensorFloat-32 switched off.
 GOLDEN_TOLERANCE = {"cpu": 1e-5, "cuda": 1e-3}
-
-_SHRINKING = onnxruntime.RunOptions()
-_SHRINKING.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
 
 
 class EncoderSession:
@@ -45,6 +35,7 @@ class EncoderSession:
         state_shape: `(layers, directions, H)` of the final state it gives or the initial one it takes, or None.
         state_names: what a state is made of: `h`, and `c` of LSTMs.
         takes_state: whether sequences may start from a state.
+        measured: what runs cost, seconds by rows and steps, if that is known before anything is measured here.
     """
 
     def __init__(
@@ -54,6 +45,8 @@ class EncoderSession:
         provider: Provider = "cpu",
         threads: int = 1,
         cuda: CudaOptions = CUDA_DEFAULTS,
+        *,
+        runtime: Runtime | None = None,
     ) -> None:
         """Load an artifact.
 
@@ -63,6 +56,7 @@ class EncoderSession:
             provider: where to run it; `auto` takes CUDA where it works and the CPU otherwise.
             threads: threads within one run.
             cuda: what CUDA is started with.
+            runtime: what runs it, if it is loaded already; nothing of the three before counts then.
 
         Raises:
             ArtifactError: the bytes are not an ONNX graph with the inputs and output of an encoder.
@@ -70,21 +64,15 @@ class EncoderSession:
         """
         self.file = file
         self.sha256 = hashlib.sha256(content).hexdigest()
-        self._session = _load(content, file, threads, choose_providers(provider, cuda))
-        self._device = cuda.device
-        taken = self._session.get_providers()[0]
-        self.provider = "cuda" if taken == CUDA_PROVIDER else "cpu"
-        if provider == "cuda" != self.provider:
-            raise ProviderUnavailable(
-                provider, "ONNX Runtime could not start it: is there a GPU, its driver and cuDNN?"
-            )
-        try:
-            self._outputs = [node.name for node in self._session.get_outputs()]
-            self.kind = self._read_kind()
-            self._read_state()
-            metadata = self._session.get_modelmeta().custom_metadata_map
-        except UnicodeDecodeError as error:
-            raise ArtifactError(file, f"it names something in what is no UTF-8: {error}") from error
+        self._runtime = runtime or LocalRuntime(content, file, provider, threads, cuda)
+        self.provider = self._runtime.provider
+        self.measured = self._runtime.measured
+        self._outputs = [
+            node.name for node in self._runtime.outputs if node.name in {"embedding", "steps", *STATE_OUTPUTS}
+        ]
+        self.kind = self._read_kind()
+        self._read_state()
+        metadata = self._runtime.metadata
         self.dim, self.width = self._try_out()
         self.outputs = self._list_outputs()
         self.manifest: Manifest | None = read_manifest(metadata, file)
@@ -116,38 +104,14 @@ class EncoderSession:
         return Result(found["embedding"], found.get("steps"), state)
 
     def release_memory(self) -> None:
-        """Give back what the largest runs so far took; the next large one takes it anew.
-
-        ONNX Runtime's arena grows to what concurrent runs of the largest batches need, and shrinks at the end of a run
-        that asks for it.
-        """
-        if self.provider == "cpu":
-            self._session.run(["embedding"], self._feed(pad_batch([make_zeros(self.kind, 1)])), _SHRINKING)
+        """Give back what the largest runs so far took; the next large one takes it anew."""
+        self._runtime.release_memory(self._feed(pad_batch([make_zeros(self.kind, 1)])))
 
     def _run(self, outputs: list[str], batch: Batch) -> list[npt.NDArray[np.float32]]:
-        feed = self._feed(batch)
-        if self.provider == "cpu":
-            return cast("list[npt.NDArray[np.float32]]", self._session.run(outputs, feed))
-        return self._run_bound(outputs, feed)
+        return self._runtime.run(outputs, self._feed(batch), batch.deadlines)
 
-    def _run_bound(
-        self, outputs: list[str], feed: dict[str, npt.NDArray[np.generic]], device: str = "cuda"
-    ) -> list[npt.NDArray[np.float32]]:
-        """Run with everything bound to where the kernels want it: lengths in host memory, steps on `device`."""
-        binding = self._session.io_binding()
-        for name, array in feed.items():
-            if name == "lengths":
-                binding.bind_cpu_input(name, array)
-            else:
-                value = onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), device, self._device)
-                binding.bind_ortvalue_input(name, value)
-        for name in outputs:
-            binding.bind_output(name, "cpu")
-        self._session.run_with_iobinding(binding)
-        return cast("list[npt.NDArray[np.float32]]", binding.copy_outputs_to_cpu())
-
-    def _feed(self, batch: Batch) -> dict[str, npt.NDArray[np.generic]]:
-        feed: dict[str, npt.NDArray[np.generic]] = {"sequences": batch.steps, "lengths": batch.lengths}
+    def _feed(self, batch: Batch) -> Feed:
+        feed: Feed = {"sequences": batch.steps, "lengths": batch.lengths}
         if self.takes_state:
             feed |= {
                 f"initial_{name}": state for name, state in (batch.state or self.zero_state(len(batch.lengths))).items()
@@ -176,7 +140,7 @@ class EncoderSession:
             together = self.run(pad_batch(sequences))
             difference = float(np.max([np.abs(alone - expected), np.abs(together - expected)]))
         except Exception as error:  # whatever a hostile golden vector provokes, the file is the culprit
-            raise ArtifactError(self.file, f"its golden vectors cannot be run: {_first_line(error)}") from error
+            raise ArtifactError(self.file, f"its golden vectors cannot be run: {first_line(error)}") from error
         if expected.shape != alone.shape:  # numpy has stretched one to fit
             raise ArtifactError(
                 self.file,
@@ -189,8 +153,8 @@ class EncoderSession:
 
     def _read_kind(self) -> Features | Tokens:
         """Return what the steps are of a graph that has the inputs and output of an encoder."""
-        inputs = {node.name: (node.type, node.shape) for node in self._session.get_inputs()}
-        outputs = {node.name: node.type for node in self._session.get_outputs()}
+        inputs = {node.name: (node.type, node.shape) for node in self._runtime.inputs}
+        outputs = {node.name: node.type for node in self._runtime.outputs}
         match inputs, outputs:
             case (
                 {"sequences": ("tensor(float)", [*free, int(features)]), "lengths": ("tensor(int64)", [_]), **more},
@@ -211,8 +175,8 @@ class EncoderSession:
 
     def _read_state(self) -> None:
         """Learn from the graph what states it takes and gives."""
-        taken = {node.name: node for node in self._session.get_inputs() if node.name in STATE_INPUTS}
-        given = {node.name: node for node in self._session.get_outputs() if node.name in STATE_OUTPUTS}
+        taken = {node.name: node for node in self._runtime.inputs if node.name in STATE_INPUTS}
+        given = {node.name: node for node in self._runtime.outputs if node.name in STATE_OUTPUTS}
         self.takes_state = bool(taken)
         self.state_names = [letter for letter in "hc" if f"initial_{letter}" in taken or f"state_{letter}" in given]
         shapes = {(node.type, *node.shape[1:]) for node in [*taken.values(), *given.values()]}
@@ -230,7 +194,7 @@ class EncoderSession:
         try:
             result = self.run_all(pad_batch([make_zeros(self.kind, length) for length in (3, 1)]))
         except Exception as error:
-            raise ArtifactError(self.file, f"it fails on two short sequences: {_first_line(error)}") from error
+            raise ArtifactError(self.file, f"it fails on two short sequences: {first_line(error)}") from error
         shape = result.embeddings.shape
         if len(shape) != 2 or shape[0] != 2 or not shape[1]:
             raise ArtifactError(self.file, f"its embeddings of two sequences have the shape {list(shape)}")
@@ -279,25 +243,6 @@ def find_artifact(path: Path) -> Path:
     return files[0]
 
 
-def _load(
-    content: bytes, file: str, threads: int, providers: list[str | tuple[str, dict[str, str]]]
-) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.enable_mem_pattern = False  # shapes vary from run to run, and a plan a shape would only pile up
-    options.log_severity_level = 3  # errors; what matters is raised
-    try:
-        return onnxruntime.InferenceSession(content, options, providers=providers)
-    except Exception as error:  # its exceptions share no base below Exception
-        raise ArtifactError(file, f"ONNX Runtime refuses it: {_first_line(error)}") from error
-
-
 def _are_open(sizes: list[object]) -> bool:
     """Whether no size of a shape is fixed."""
     return not any(isinstance(size, int) for size in sizes)
-
-
-def _first_line(error: Exception) -> str:
-    """Say what went wrong in one line, without the folders of the machine that ONNX Runtime was built on."""
-    return SOURCE_FOLDERS.sub("", str(error).strip().partition("\n")[0]) or type(error).__name__

@@ -24,6 +24,7 @@ from service.app import create_app
 from service.errors import LengthwiseError, StartupError
 from service.observing import logs
 from service.server import check
+from service.server.owner.keeping import Keeper, start_owners
 from service.server.transport import GatheringProtocol
 from service.server.workers import supervise
 from service.settings import Settings, find_log_format, unknown_variables, variable_of
@@ -36,9 +37,10 @@ FILES = 100  # that a process has open beside its connections, at most
 class DrainingServer(uvicorn.Server):
     """On a signal, refuse new requests before the ones in flight are awaited and the listener closes."""
 
-    def __init__(self, config: uvicorn.Config, app: Front, worker: Worker | None) -> None:
+    def __init__(self, config: uvicorn.Config, app: Front, keeper: Keeper | None, worker: Worker | None) -> None:
         super().__init__(config)
         self._service = app.state.service
+        self._keeper = keeper
         self._worker = worker
         self._changed = asyncio.Event()  # fewer connections
 
@@ -48,6 +50,9 @@ class DrainingServer(uvicorn.Server):
             checked = check.listen()
             asyncio.get_running_loop().add_reader(checked, check.answer, checked, self._tell)
         await super().startup([] if self._worker else sockets)
+        if self._keeper and not self._worker:
+            loop = asyncio.get_running_loop()
+            self._keeper.attend(loop.add_reader, loop.remove_reader)
         if self._worker:
             leave = partial(self.handle_exit, signal.SIGTERM, None)
             attending = self._worker.attend(self._adopt, self._count, self._changed, leave)
@@ -100,12 +105,14 @@ def main(arguments: list[str]) -> None:
                 allowed,
                 settings.max_connections,
             )
+        keeper = start_owners(settings)
+        settings = settings.fit_owner() if keeper else settings
         if settings.processes > 1:
             gc.collect()
             gc.freeze()  # what is there stays shared
-            supervise(settings, partial(serve, settings))
+            supervise(settings, partial(serve, settings, keeper), keeper)
         else:
-            serve(settings)
+            serve(settings, keeper)
     except StartupError as error:
         sys.exit(logs.write_ending(error.tell(variable_of), settings.log_format))
     except ValidationError as error:
@@ -116,18 +123,19 @@ def main(arguments: list[str]) -> None:
         sys.exit(1)
 
 
-def serve(settings: Settings, worker: Worker | None = None) -> None:
+def serve(settings: Settings, keeper: Keeper | None = None, worker: Worker | None = None) -> None:
     """Serve until a signal says stop.
 
     Args:
         settings: of the service.
+        keeper: of the processes that own the GPUs, if there are any.
         worker: what this process is, if it is one of several.
 
     Raises:
         SystemExit: it cannot start; one sentence says why.
     """
     try:
-        app = create_app(settings, worker)
+        app = create_app(settings, worker, keeper.owners if keeper else None)
     except StartupError as error:
         sys.exit(logs.write_ending(error.tell(variable_of), settings.log_format))
     service = app.state.service
@@ -155,4 +163,4 @@ def serve(settings: Settings, worker: Worker | None = None) -> None:
         config.ssl.minimum_version = max(ssl.TLSVersion.TLSv1_2, config.ssl.minimum_version)
     gc.collect()
     gc.freeze()  # what is there now stays, and need not be looked through again
-    DrainingServer(config, app, worker).run()
+    DrainingServer(config, app, keeper, worker).run()

@@ -19,6 +19,7 @@ from math import inf
 from service.api.worker import REPORT, REPORT_SECONDS, TAKES_NONE, Worker
 from service.errors import StartupError
 from service.server import check
+from service.server.owner.keeping import Keeper
 from service.settings import Settings
 
 logger = logging.getLogger("lengthwise")
@@ -77,11 +78,13 @@ class _Supervisor:
         settings: say how many.
         listeners: bound, and not listening yet.
         serve: serves as that worker until a signal says stop.
+        keeper: of the processes that own the GPUs, if there are any.
     """
 
     settings: Settings
     listeners: list[socket.socket]
     serve: Callable[[Worker], None]
+    keeper: Keeper | None
     _name: str = field(default_factory=secrets.token_hex)
     _secret: bytes = field(default_factory=secrets.token_bytes)
     _processes: dict[int, _Process] = field(default_factory=dict)  # by their numbers
@@ -110,6 +113,8 @@ class _Supervisor:
             signal.signal(known, lambda *_: None)  # the number comes by the socket
         self._selector.register(self._told, selectors.EVENT_READ, self._obey)
         self._selector.register(self._checked, selectors.EVENT_READ, lambda asked: check.answer(asked, self._tell))
+        if self.keeper:
+            self.keeper.attend(self._watch, self._selector.unregister)
         self._start(0)  # alone, since it measures what the others then find measured
         end = 0.0
         while self._ended_by is None or self._processes:
@@ -127,6 +132,9 @@ class _Supervisor:
                 if now > end:
                     self._signal(signal.SIGKILL)
         return self._ended_by
+
+    def _watch(self, opened: socket.socket, call: Callable[[], None]) -> None:
+        self._selector.register(opened, selectors.EVENT_READ, lambda _: call())
 
     def _end_hung(self, now: float) -> None:
         for process in self._processes.values():
@@ -300,12 +308,13 @@ class _Supervisor:
                 os.kill(process.pid, wanted)
 
 
-def supervise(settings: Settings, serve: Callable[[Worker], None]) -> None:
+def supervise(settings: Settings, serve: Callable[[Worker], None], keeper: Keeper | None = None) -> None:
     """Serve by several processes until a signal says stop, and end by that signal, as a single one does.
 
     Args:
         settings: say how many, and where to listen.
         serve: serves as that worker until a signal says stop; called in each process.
+        keeper: of the processes that own the GPUs, if there are any.
 
     Raises:
         StartupError: this is not Linux, or the address cannot be listened on.
@@ -322,7 +331,7 @@ def supervise(settings: Settings, serve: Callable[[Worker], None]) -> None:
             listener.bind(address)
     except OSError as error:
         raise _cannot_listen(settings, error) from error
-    ended_by = _Supervisor(settings, listeners, serve).run()
+    ended_by = _Supervisor(settings, listeners, serve, keeper).run()
     signal.signal(ended_by, signal.SIG_DFL)
     signal.raise_signal(ended_by)
 

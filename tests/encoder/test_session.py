@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from service.encoder.manifest import METADATA_KEY, Input, Manifest, ParityCheck
 from service.encoder.providers import CPU_PROVIDER, CUDA_PROVIDER, choose_providers
+from service.encoder.runtime import LocalRuntime
 from service.encoder.sequences import Batch, Features, pad_batch
 from service.encoder.session import EncoderSession, open_session
 from service.errors import ArtifactError, GoldenMismatch, ProviderUnavailable
@@ -236,7 +237,9 @@ def test_a_bound_run_gives_the_same_bits(artifact: Path) -> None:
     """What CUDA runs through, inputs and outputs bound by name, is on the CPU the plain run."""
     session = open_session(artifact)
     batch = pad_batch(draw_sequences([3, 0, 5]))
-    bound = session._run_bound(["embedding"], session._feed(batch), device="cpu")
+    runtime = session._runtime
+    assert isinstance(runtime, LocalRuntime)
+    bound = runtime.run_bound(["embedding"], session._feed(batch), device="cpu")
     assert bound[0].tobytes() == session.run(batch).tobytes()
 
 
