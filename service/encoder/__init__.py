@@ -5,7 +5,7 @@
 - `providers`: ONNX Runtime's execution providers, and the options each is started with.
 - `runtime`: what runs a graph: the seam between a session and ONNX Runtime, in this process or another.
 - `region`: memory that two processes share, and what they say of it.
-- `lane`: a way to the process that owns a GPU, for one run at a time.
+- `channel`: a way to the process that owns a GPU, for one run at a time.
 - `remote`: a graph that runs there.
 - `session`: an artifact opened and proven, and its runs.
 - `tokenizer`: texts to token ids, by the tokenizer inside the artifact.

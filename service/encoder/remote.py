@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from service.encoder.lane import Lane, OwnerFailed
+from service.encoder.channel import Channel, OwnerFailed
 from service.encoder.region import Place, Region
 from service.encoder.runtime import Deadlines, Feed, Measured
 from service.errors import ArtifactError, RunLost
@@ -61,17 +61,17 @@ class RemoteRuntime:
         self._file = file
         self._content = Region.holding(content)
         self._lock = threading.Lock()
-        self._idle: list[list[Lane]] = [[] for _ in owners.addresses]
+        self._idle: list[list[Channel]] = [[] for _ in owners.addresses]
         self.measured: Measured = {}
         for number in range(len(owners.addresses)):
             try:
-                lane = self._open(number, LOAD_SECONDS)
+                channel = self._open(number, LOAD_SECONDS)
             except OSError as error:
                 raise ArtifactError(file, f"the process that owns the GPU did not load it: {error}") from error
-            self.provider, self.inputs, self.outputs = lane.provider, lane.inputs, lane.outputs
-            self.metadata, self.measured = lane.metadata, lane.measured
-            self._content = lane.content  # the owner's own: all that ask share it
-            self._idle[number].append(lane)
+            self.provider, self.inputs, self.outputs = channel.provider, channel.inputs, channel.outputs
+            self.metadata, self.measured = channel.metadata, channel.measured
+            self._content = channel.content  # the owner's own: all that ask share it
+            self._idle[number].append(channel)
 
     def run(
         self, outputs: Sequence[str], feed: Feed, deadlines: Deadlines | None = None
@@ -83,66 +83,66 @@ class RemoteRuntime:
             OwnerFailed: the run failed.
         """
         try:
-            lane, number = self._take()
+            channel, number = self._take()
         except OSError as error:
             raise RunLost(f"the process that owns the GPU is not there ({_name(error)})") from error
         try:
-            found = lane.run(outputs, feed, deadlines)
+            found = channel.run(outputs, feed, deadlines)
         except OwnerFailed:
-            self._give_back(lane, number)
+            self._give_back(channel, number)
             raise
         except OSError as error:
-            lane.close()
+            channel.close()
             raise RunLost(f"the process that owns the GPU ended, or did not answer ({_name(error)})") from error
         except BaseException:
-            lane.close()
+            channel.close()
             raise
-        self._give_back(lane, number)
+        self._give_back(channel, number)
         return found
 
     def release_memory(self, _feed: Feed) -> None:
-        """Keep one lane to each owner, and no more shared memory than small runs need."""
+        """Keep one channel to each owner, and no more shared memory than small runs need."""
         with self._lock:
-            spare = [lane for idle in self._idle for lane in idle[1:]]
+            spare = [channel for idle in self._idle for channel in idle[1:]]
             self._idle = [idle[:1] for idle in self._idle]
             for idle in self._idle:
-                for lane in idle:
-                    lane.shrink()
-        for lane in spare:
-            lane.close()
+                for channel in idle:
+                    channel.shrink()
+        for channel in spare:
+            channel.close()
 
-    def _take(self) -> tuple["Lane", int]:
-        """Return a lane to the owner that is free first."""
+    def _take(self) -> tuple["Channel", int]:
+        """Return a channel to the owner that is free first."""
         error: OSError | None = None
         for number in self._owners.by_turn():
             while True:
                 with self._lock:
-                    lane = self._idle[number].pop() if self._idle[number] else None
-                if lane is None:
+                    channel = self._idle[number].pop() if self._idle[number] else None
+                if channel is None:
                     break
-                if lane.is_open():
-                    return lane, number
-                lane.close()
+                if channel.is_open():
+                    return channel, number
+                channel.close()
             try:
                 return self._open(number, min(RETURN_SECONDS, self._owners.max_run_seconds)), number
             except OSError as failed:
                 error = failed
         raise error or ConnectionError("there is none")
 
-    def _give_back(self, lane: "Lane", number: int) -> None:
+    def _give_back(self, channel: "Channel", number: int) -> None:
         with self._lock:
-            self._idle[number].append(lane)
+            self._idle[number].append(channel)
 
-    def _open(self, number: int, seconds: float) -> "Lane":
+    def _open(self, number: int, seconds: float) -> "Channel":
         known = [[*shape, cost] for shape, cost in self.measured.items()]
-        lane = Lane(self._owners.addresses[number], seconds)
+        channel = Channel(self._owners.addresses[number], seconds)
         try:
-            lane.greet(self._content, self._file, known)
+            channel.greet(self._content, self._file, known)
         except BaseException:
-            lane.close()
+            channel.close()
             raise
-        lane.settle(self._owners.max_run_seconds)
-        return lane
+        channel.settle(self._owners.max_run_seconds)
+        return channel
 
 
 def read_board(board: Region, owners: int) -> npt.NDArray[np.float64]:

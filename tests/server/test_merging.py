@@ -28,7 +28,7 @@ from service.encoder.region import (
 from service.encoder.runtime import CUDA_DEFAULTS, Feed, LocalRuntime
 from service.encoder.sequences import Batch, Embeddings, pad_batch
 from service.encoder.session import EncoderSession
-from service.server.owner.blocks import Block, Lane, Staging, lock_pages
+from service.server.owner.blocks import Block, Channel, Staging, lock_pages
 from service.server.owner.choosing import choose
 from service.server.owner.graphs import Graph
 from service.server.owner.merging import Merger
@@ -125,28 +125,28 @@ def graph(runtime: Counting) -> Graph:
 
 
 class Asker:
-    """A lane, seen from its other end."""
+    """A channel, seen from its other end."""
 
     def __init__(self, graph: Graph) -> None:
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.socket.settimeout(60)
-        self.lane = Lane(theirs, graph)
+        self.channel = Channel(theirs, graph)
 
     def __del__(self) -> None:
         self.socket.close()
-        self.lane.socket.close()
+        self.channel.socket.close()
 
     def hand_in(self, batch: Batch, due: float = inf) -> Block:
         """Lay a batch out in shared memory, and return what waits then."""
-        graph = self.lane.graph
+        graph = self.channel.graph
         assert graph is not None
         rows, steps = batch.steps.shape[:2]
         places, size = place_inputs(graph.runtime.inputs, rows, steps, dated=batch.deadlines is not None)
-        self.lane.region = Region.of(size)
+        self.channel.region = Region.of(size)
         given = {"sequences": batch.steps, "lengths": batch.lengths, DEADLINES: batch.deadlines}
         for place in places:
-            self.lane.region.array(place)[...] = given[place.name]
-        return Block.of(self.lane, graph, (7, rows, steps, EMBEDDING, int(batch.deadlines is not None)), due)
+            self.channel.region.array(place)[...] = given[place.name]
+        return Block.of(self.channel, graph, (7, rows, steps, EMBEDDING, int(batch.deadlines is not None)), due)
 
     def wait(self) -> Embeddings | str:
         """Return what it is answered."""
@@ -157,7 +157,7 @@ class Asker:
             return said[ANSWERED.size :].decode()
         assert state == DONE
         shapes = [tuple(size for size in shape if size) for shape in SHAPE.iter_unpack(said[ANSWERED.size :])]
-        ((place,), _), region = place_outputs(shapes), self.lane.region
+        ((place,), _), region = place_outputs(shapes), self.channel.region
         assert region is not None
         rows: Embeddings = region.array(place).copy()
         return rows
@@ -232,7 +232,7 @@ def test_a_run_too_large_for_the_memory_is_done_in_parts_and_not_tried_again(
     assert askers[0].wait() == "MemoryError: the arena is full"
 
 
-def test_what_waits_of_a_lane_that_ended_is_not_run(merger: Merger, graph: Graph, runtime: Counting) -> None:
+def test_what_waits_of_a_channel_that_ended_is_not_run(merger: Merger, graph: Graph, runtime: Counting) -> None:
     """Its rows are forgotten, and its memory with them."""
     askers = [Asker(graph) for _ in range(3)]
     with merger.device:
@@ -241,7 +241,7 @@ def test_what_waits_of_a_lane_that_ended_is_not_run(merger: Merger, graph: Graph
             time.sleep(0.001)
         for asker in askers[1:]:
             merger.add(asker.hand_in(draw([4, 4], 1)))
-        merger.drop(askers[1].lane)
+        merger.drop(askers[1].channel)
     assert same(askers[2].wait(), draw([4, 4], 1))
     assert runtime.shapes == [(1, 4), (2, 4)]
 
@@ -254,7 +254,7 @@ def test_what_cannot_be_meant_is_refused(graph: Graph, asked: tuple[int, int, in
     asker = Asker(graph)
     asker.hand_in(draw([3, 2], 0))
     with pytest.raises(ValueError, match=r"are no run|is over the \d+ bytes shared"):
-        Block.of(asker.lane, graph, asked, inf)
+        Block.of(asker.channel, graph, asked, inf)
 
 
 def test_lengths_beyond_the_steps_are_refused(graph: Graph) -> None:

@@ -22,7 +22,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from bench.load.servers import find_family
-from service.encoder.lane import OwnerFailed
+from service.encoder.channel import OwnerFailed
 from service.encoder.providers import CPU_PROVIDER, CUDA_PROVIDER
 from service.encoder.region import MOST_BYTES, Region
 from service.encoder.remote import Owners, RemoteRuntime
@@ -181,7 +181,7 @@ threading.Event().wait()
 
 
 def test_an_asker_that_is_killed_leaves_nothing_behind() -> None:
-    """The owner gives up its lanes and their memory, and serves the others."""
+    """The owner gives up its channels and their memory, and serves the others."""
     with keep() as keeper:
         remote = open_remote(keeper.owners)
         remote.run(draw_batch(1))
@@ -201,12 +201,12 @@ def test_an_asker_that_is_killed_leaves_nothing_behind() -> None:
 
 
 def test_a_stranger_who_says_nothing_that_makes_sense_is_hung_up_on(owners: Owners) -> None:
-    """Whatever is wrong with what is asked, the lane is closed and the owner goes on."""
+    """Whatever is wrong with what is asked, the channel is closed and the owner goes on."""
     remote = open_remote(owners)
-    lane, _ = runtime_of(remote)._take()
+    channel, _ = runtime_of(remote)._take()
     region = Region.of(1)
-    socket.send_fds(lane._socket, [bytes(30)], [region.fd])
-    assert lane._socket.recv(100) == b""
+    socket.send_fds(channel._socket, [bytes(30)], [region.fd])
+    assert channel._socket.recv(100) == b""
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as stranger:
         stranger.connect(owners.addresses[0])
         stranger.send(b"{")
@@ -230,11 +230,11 @@ def test_shared_memory_is_bounded(owners: Owners) -> None:
     remote = open_remote(owners)
     runtime = runtime_of(remote)
     remote.run(pad_batch(draw_sequences([2000] * 60)))
-    (lane,) = runtime._idle[0]
-    assert lane._region
-    assert lane._region.size > 2**20
+    (channel,) = runtime._idle[0]
+    assert channel._region
+    assert channel._region.size > 2**20
     remote.release_memory()
-    assert lane._region is None
+    assert channel._region is None
     assert len(remote.run(draw_batch(3))) == 4
 
 

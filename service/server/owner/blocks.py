@@ -1,4 +1,4 @@
-"""Rows that lanes hand in, laid out as one batch, and what a run gave for them handed back."""
+"""Rows that channels hand in, laid out as one batch, and what a run gave for them handed back."""
 
 import ctypes
 import mmap
@@ -32,7 +32,7 @@ PORTABLE = 1  # cudaHostRegister: for every context
 
 
 @dataclass(slots=True, eq=False)
-class Lane:
+class Channel:
     """A way by which one process asks for one run at a time.
 
     Attributes:
@@ -53,18 +53,18 @@ class Block:
     """Padded rows that wait to run.
 
     Attributes:
-        lane: what handed them in.
+        channel: what handed them in.
         graph: what runs them.
-        number: what the lane knows the run by.
+        number: what the channel knows the run by.
         rows: how many there are.
         steps: what they are padded to.
         outputs: what is wanted.
         due: when they should have run.
-        inputs: the arrays in the lane's region, and the rows' deadlines if they have any.
+        inputs: the arrays in the channel's region, and the rows' deadlines if they have any.
         kept: which rows run, if some are too late; None for all.
     """
 
-    lane: Lane
+    channel: Channel
     graph: Graph
     number: int
     rows: int
@@ -79,23 +79,23 @@ class Block:
         self.company = self.graph, self.outputs
 
     @classmethod
-    def of(cls, lane: Lane, graph: Graph, asked: tuple[int, int, int, int, int], due: float) -> "Block":
-        """Read what a lane asks for.
+    def of(cls, channel: Channel, graph: Graph, asked: tuple[int, int, int, int, int], due: float) -> "Block":
+        """Read what a channel asks for.
 
         Raises:
             ValueError: it cannot be meant.
         """
         number, rows, steps, wanted, dated = asked
         outputs = tuple(name for place, name in enumerate(OUTPUTS) if wanted >> place & 1)
-        if lane.region is None or not rows or not steps or not outputs or not set(outputs) <= set(graph.outputs):
+        if channel.region is None or not rows or not steps or not outputs or not set(outputs) <= set(graph.outputs):
             raise ValueError(f"{rows} rows of {steps} steps for {outputs} are no run")
         places, _ = place_inputs(graph.runtime.inputs, rows, steps, dated=bool(dated))
-        inputs: Feed = {place.name: lane.region.array(place) for place in places}
+        inputs: Feed = {place.name: channel.region.array(place) for place in places}
         lengths: npt.NDArray[Any] = inputs["lengths"].copy()  # what is checked is what runs
         if lengths.min() < 0 or lengths.max() > steps:
             raise ValueError(f"lengths are not within 0 and {steps}")
         inputs["lengths"] = lengths
-        return cls(lane, graph, number, rows, steps, outputs, due, inputs)
+        return cls(channel, graph, number, rows, steps, outputs, due, inputs)
 
     def drop_late(self, now: float) -> int:
         """Leave out the rows whose deadline has passed, and return how many are left."""
@@ -115,9 +115,9 @@ class Block:
         """Hand back what a run gave for the rows that ran; the others get zeros."""
         shapes = self.graph.shapes(self.outputs, self.rows, self.steps)
         places, size = place_outputs(shapes)
-        region, fds = self.lane.region, []
+        region, fds = self.channel.region, []
         if region is None or region.size < size:
-            self.lane.region = region = Region.of(size)
+            self.channel.region = region = Region.of(size)
             fds = [region.fd]
         for place, rows in zip(places, found, strict=True):
             target = region.array(place)
@@ -139,9 +139,9 @@ class Block:
 
     def _send(self, state: int, told: bytes, fds: list[int]) -> None:
         self.inputs = {}
-        self.lane.is_busy = False
+        self.channel.is_busy = False
         with suppress(OSError):  # it has ended, and nobody waits
-            socket.send_fds(self.lane.socket, [ANSWERED.pack(self.number, state) + told], fds)
+            socket.send_fds(self.channel.socket, [ANSWERED.pack(self.number, state) + told], fds)
 
 
 class Staging:

@@ -30,7 +30,7 @@ class Graph:
         costs: what a run takes.
         budget: padded steps that one run may have; halved if the device's memory turns out too small.
         outputs: what it gives, of what may be asked for.
-        lanes: how many ask for it.
+        channels: how many ask for it.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Graph:
         self.content = content
         self.runtime = runtime
         self.budget = budget
-        self.lanes = 0
+        self.channels = 0
         self.outputs = tuple(name for name in OUTPUTS if name in {node.name for node in runtime.outputs})
         self._trails: dict[str, tuple[int, ...]] = {}
         with device:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from service.encoder.region import Region
 from service.encoder.remote import read_board
 from service.encoder.runtime import Device, Feed
-from service.server.owner.blocks import Block, Lane, Staging, hand_back, lay_out
+from service.server.owner.blocks import Block, Channel, Staging, hand_back, lay_out
 from service.server.owner.choosing import choose
 
 logger = logging.getLogger("lengthwise")
@@ -64,10 +64,10 @@ class Merger:
             self._tell()
             self._changed.notify()
 
-    def drop(self, lane: Lane) -> None:
-        """Forget what waits of a lane whose process has ended."""
+    def drop(self, channel: Channel) -> None:
+        """Forget what waits of a channel whose process has ended."""
         with self._changed:
-            self._waiting = [block for block in self._waiting if block.lane is not lane]
+            self._waiting = [block for block in self._waiting if block.channel is not channel]
 
     def seconds_since_start(self, now: float) -> float:
         """Return how long the run under way has taken so far; 0 if there is none."""

@@ -21,12 +21,12 @@ from functools import partial
 from logging.config import dictConfig
 from typing import Any
 
-from service.encoder.lane import is_own
+from service.encoder.channel import is_own
 from service.encoder.region import ASKED, MESSAGE_BYTES, Region
 from service.encoder.runtime import Device, LocalRuntime
 from service.errors import LengthwiseError
 from service.observing import logs
-from service.server.owner.blocks import Block, Lane
+from service.server.owner.blocks import Block, Channel
 from service.server.owner.choosing import PATIENCE_SECONDS
 from service.server.owner.graphs import Graph
 from service.server.owner.merging import Merger
@@ -40,7 +40,7 @@ PROBE = (
     b"b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\x11"
 )
 CHECK_SECONDS = 1.0  # between two looks at whether a run hangs
-MOST_LANES = 4096  # that are open at a time; each is a file or two
+MOST_CHANNELS = 4096  # that are open at a time; each is a file or two
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ class Options:
 
 
 class Owner:
-    """Takes lanes, and what is asked on them."""
+    """Takes channels, and what is asked on them."""
 
     def __init__(self, options: Options) -> None:
         """Start the threads that run things.
@@ -93,7 +93,7 @@ class Owner:
         self._merger = Merger(options.provider, Region(options.board), options.owners, options.number)
         self._graphs: dict[str, Graph] = {}
         self._loading, self._counting = threading.Lock(), threading.Lock()
-        self._lanes = 0
+        self._channels = 0
         self._selector = selectors.DefaultSelector()
 
     def run(self, listener: socket.socket, link: socket.socket) -> None:
@@ -117,93 +117,93 @@ class Owner:
             connection, _ = listener.accept()
         except OSError:
             return
-        if not is_own(connection) or self._lanes >= MOST_LANES:
+        if not is_own(connection) or self._channels >= MOST_CHANNELS:
             connection.close()
             return
         connection.setblocking(False)
-        self._lanes += 1
-        self._selector.register(connection, selectors.EVENT_READ, partial(self._hear, Lane(connection)))
+        self._channels += 1
+        self._selector.register(connection, selectors.EVENT_READ, partial(self._hear, Channel(connection)))
 
-    def _hear(self, lane: Lane, _: object) -> None:
-        """Take what a lane's process says; whatever makes no sense ends the lane."""
+    def _hear(self, channel: Channel, _: object) -> None:
+        """Take what a channel's process says; whatever makes no sense ends the channel."""
         fds: list[int] = []
         try:
-            said, fds, *_ = socket.recv_fds(lane.socket, MESSAGE_BYTES, 1)
+            said, fds, *_ = socket.recv_fds(channel.socket, MESSAGE_BYTES, 1)
             regions = [Region(fds.pop()) for _ in range(len(fds))]
-            if not said or lane.is_busy:  # it ended, or does not wait for an answer
-                self._part(lane)
+            if not said or channel.is_busy:  # it ended, or does not wait for an answer
+                self._part(channel)
                 return
-            lane.is_busy = True
-            if lane.graph is None:
+            channel.is_busy = True
+            if channel.graph is None:
                 (content,) = regions
-                threading.Thread(target=self._greet, args=(lane, said, content), daemon=True).start()
+                threading.Thread(target=self._greet, args=(channel, said, content), daemon=True).start()
                 return
             if regions:
-                (lane.region,) = regions
+                (channel.region,) = regions
             *asked, due = ASKED.unpack(said)
             urgent = min(due, time.perf_counter() + PATIENCE_SECONDS)
-            self._merger.add(Block.of(lane, lane.graph, (*asked,), urgent))
+            self._merger.add(Block.of(channel, channel.graph, (*asked,), urgent))
         except BlockingIOError:
             return
         except Exception as error:  # noqa: BLE001 - it ended, or is none of ours
             if not isinstance(error, OSError):
-                logger.warning("A lane is closed: %s", error)
+                logger.warning("A channel is closed: %s", error)
             for fd in fds:
                 os.close(fd)
-            self._part(lane)
+            self._part(channel)
 
-    def _part(self, lane: Lane) -> None:
-        """Forget a lane, and its graph if no other asks for it."""
-        self._selector.unregister(lane.socket)
-        self._lanes -= 1
-        self._merger.drop(lane)
+    def _part(self, channel: Channel) -> None:
+        """Forget a channel, and its graph if no other asks for it."""
+        self._selector.unregister(channel.socket)
+        self._channels -= 1
+        self._merger.drop(channel)
         with self._counting:
-            lane.socket.close()
-            self._leave(lane)
+            channel.socket.close()
+            self._leave(channel)
 
-    def _leave(self, lane: Lane) -> None:
-        graph, lane.graph, lane.region = lane.graph, None, None
+    def _leave(self, channel: Channel) -> None:
+        graph, channel.graph, channel.region = channel.graph, None, None
         if graph is not None:
-            graph.lanes -= 1
-            if not graph.lanes:
+            graph.channels -= 1
+            if not graph.channels:
                 self._graphs = {known: other for known, other in self._graphs.items() if other is not graph}
 
-    def _greet(self, lane: Lane, said: bytes, content: Region) -> None:
-        """Load the graph that a lane is for, unless it is known, and tell of it."""
+    def _greet(self, channel: Channel, said: bytes, content: Region) -> None:
+        """Load the graph that a channel is for, unless it is known, and tell of it."""
         try:
             greeting = json.loads(said)
             artifact = content.content()
             name = hashlib.sha256(artifact).hexdigest()
-            graph = self._join(lane, name)
+            graph = self._join(channel, name)
             if graph is None:
                 with self._loading:  # one at a time
-                    graph = self._join(lane, name) or self._open(lane, name, artifact, content, greeting)
+                    graph = self._join(channel, name) or self._open(channel, name, artifact, content, greeting)
             fds, answer = [graph.content.fd, graph.description.fd], b"{}"
         except Exception as error:  # noqa: BLE001 - whatever it is, it is said
             reason = getattr(error, "reason", str(error)) or type(error).__name__
             fds, answer = [], json.dumps({"error": reason[:1000]}).encode()
-        lane.is_busy = False
+        channel.is_busy = False
         with suppress(OSError):  # it ended, which the selector tells
-            socket.send_fds(lane.socket, [answer], fds)
+            socket.send_fds(channel.socket, [answer], fds)
 
-    def _open(self, lane: Lane, name: str, artifact: bytes, content: Region, greeting: dict[str, Any]) -> Graph:
+    def _open(self, channel: Channel, name: str, artifact: bytes, content: Region, greeting: dict[str, Any]) -> Graph:
         measured = {(int(rows), int(steps)): float(cost) for rows, steps, cost in greeting["measured"]}
         runtime = self._load(artifact, greeting["file"])
         graph = Graph(content, runtime, measured, self._options.max_batch_steps, self._merger.device)
         with self._counting:
             self._graphs[name] = graph
-        self._join(lane, name)
+        self._join(channel, name)
         return graph
 
-    def _join(self, lane: Lane, name: str) -> Graph | None:
-        """Count a lane as one of a graph's, if that is known."""
+    def _join(self, channel: Channel, name: str) -> Graph | None:
+        """Count a channel as one of a graph's, if that is known."""
         with self._counting:
             graph = self._graphs.get(name)
             if graph is not None:
-                graph.lanes += 1
-                lane.graph = graph
-                if lane.socket.fileno() < 0:  # it ended meanwhile
-                    self._leave(lane)
+                graph.channels += 1
+                channel.graph = graph
+                if channel.socket.fileno() < 0:  # it ended meanwhile
+                    self._leave(channel)
             return graph
 
 

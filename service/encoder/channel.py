@@ -32,7 +32,7 @@ from service.encoder.region import (
 from service.encoder.runtime import Deadlines, Feed, Tensor
 from service.errors import ArtifactError
 
-KEPT_BYTES = 2**20  # of a region that an idle lane keeps
+KEPT_BYTES = 2**20  # of a region that an idle channel keeps
 PEER = Struct("=3i")  # process, user and group at the other end of a socket
 
 
@@ -40,7 +40,7 @@ class OwnerFailed(Exception):
     """The other process could not run the batch; its own words."""
 
 
-class Lane:
+class Channel:
     """A way to an owner for one run at a time."""
 
     def __init__(self, address: str, seconds: float) -> None:
@@ -61,7 +61,7 @@ class Lane:
             raise PermissionError("another user listens there")
 
     def greet(self, content: Region, file: str, measured: list[list[float]]) -> None:
-        """Say which graph the lane is for, and learn of it; the owner may know it from others."""
+        """Say which graph the channel is for, and learn of it; the owner may know it from others."""
         greeting = json.dumps({"file": file, "measured": measured}).encode()
         socket.send_fds(self._socket, [greeting], [content.fd])
         said, fds = _receive(self._socket, 2)
