@@ -607,3 +607,46 @@ def test_memory_is_released_once_requests_have_ended(
         client.post("/encode", json={"sequences": PAIR})
         assert released.acquire(timeout=60)
         assert not released.acquire(timeout=0.1)
+
+
+def test_a_run_that_another_process_lost_is_nobodys_fault(artifact: Path) -> None:
+    """Every request in it is told that it was lost, none is halved to find a culprit, and the next is answered."""
+    runs: list[int] = []
+
+    def lose(run: Run, batch: Batch) -> Embeddings:
+        runs.append(len(batch.lengths))
+        if len(runs) == 1:
+            raise RunLost("the process that owns the GPU ended")
+        return run(batch)
+
+    session = make_session(artifact, lose)
+    requests = [draw_sequences([3]), draw_sequences([4])]
+    found = run_all(session, requests, runners=1)
+    assert [str(one) for one in found] == ["The model's run was lost: the process that owns the GPU ended."] * 2
+    assert runs == [2]
+    assert isinstance(run_all(session, requests[:1])[0], Delivery)
+
+
+def test_a_batch_knows_its_rows_deadlines(artifact: Path) -> None:
+    """Whoever runs it later can leave out what is late by then; if no request has a deadline, nothing is said."""
+    seen: list[list[float] | None] = []
+
+    def note(run: Run, batch: Batch) -> Embeddings:
+        seen.append(None if batch.deadlines is None else batch.deadlines.tolist())
+        return run(batch)
+
+    async def scenario() -> float:
+        engine = make_engine(make_session(artifact, note), runners=1)
+        deadline = time.perf_counter() + 1000
+        try:
+            await encode_all(engine, [draw_sequences([3])])
+            await asyncio.gather(
+                engine.encode(join(draw_sequences([4]), Features(3)), deadline),
+                engine.encode(join(draw_sequences([5]), Features(3))),
+            )
+        finally:
+            engine.close()
+        return deadline
+
+    deadline = asyncio.run(scenario())
+    assert seen == [None, [deadline, inf]]
