@@ -19,7 +19,7 @@ from model.training import run_directory
 from service.encoder.manifest import Manifest
 from service.settings import Settings, variable_of
 
-PROGRAMS = ("service", "model", "export", "bench")  # the folders whose modules may be commands
+PROGRAMS = ("service", "model", "export", "bulk", "bench")  # the folders whose modules may be commands
 
 
 def write_settings() -> str:

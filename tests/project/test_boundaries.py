@@ -17,11 +17,12 @@ ALLOWED = {
     "service": {"service"},
     "model": {"model"},
     "export": {"export", "model", "service"},
-    "bench": {"bench", "model", "service"},
+    "bulk": {"bulk", "service"},
+    "bench": {"bench", "bulk", "model", "service"},
     "bench/load/models.py": {"bench", "model", "export"},
     "client": {"lengthwise_client"},
 }
-OURS = {"service", "model", "export", "bench", "lengthwise_client", "tests"}
+OURS = {"service", "model", "export", "bulk", "bench", "lengthwise_client", "tests"}
 NEVER_IN_SERVICE = {"torch", "onnx", "pytorch_lightning", "sklearn", "sktime"}
 
 

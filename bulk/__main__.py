@@ -1,0 +1,175 @@
+"""Encode every sequence in files, and go on where it stopped if it is called again.
+
+`python -m bulk INPUT... -o OUT --model FILE` writes OUT/part-00000.parquet and so on; OUT/plan.json says what they are.
+"""
+
+import argparse
+import hashlib
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from bulk.encoder import Encoder
+from bulk.mistakes import BulkError
+from bulk.plan import Plan, read_plan, require_same
+from bulk.progress import Meter
+from bulk.run import Bounds, run
+from bulk.sinks import finish, open_sink
+from bulk.sources.files import find_inputs, make_shards, open_source
+from bulk.sources.lines import LineSource, infer_types
+from bulk.sources.wanted import Wanted
+from service.encoder.session import find_artifact
+from service.errors import StartupError
+from service.settings import SHIPPED_MODEL, Settings
+
+STOPPED = 143  # the exit code of a program that a signal ended, as shells and Kubernetes read it
+
+
+def read_arguments(arguments: list[str]) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="python -m bulk", description=__doc__)
+    add = parser.add_argument
+    add("inputs", nargs="+", type=Path, metavar="INPUT", help=".parquet, .jsonl, .txt, .npz, .npy, or a folder")
+    add("-o", "--out", type=Path, required=True, metavar="OUT", help="folder to write to; made if it is not there")
+    add("--model", type=Path, default=SHIPPED_MODEL, help="the encoder: an ONNX file, or a folder that holds one")
+    add("--format", choices=("parquet", "jsonl", "npy"), default="parquet", help="of the output")
+    add("--outputs", default="embedding", help="what to write, of embedding, steps, state, separated by commas")
+    add("--sequence", default="sequence", metavar="NAME", help="the column, or field, of the sequences")
+    add("--columns", metavar="NAMES", help="what else to keep of each row, separated by commas; all of it by default")
+    add("--on-error", choices=("null", "drop", "fail"), default="null", help="a row that cannot be encoded")
+    add("--max-errors", type=int, metavar="N", help="end once more rows could not be encoded; any number by default")
+    add("--empty-sequences", choices=("refuse", "zero"), default="refuse", help="what a sequence without steps gives")
+    add("--max-sequence-steps", type=int, default=8192, metavar="N", help="steps in one sequence")
+    add("--limit", type=int, metavar="N", help="encode the shards that hold the first N rows, and no more")
+    add("--shard", metavar="I/N", help="be one of N programs that share the work, the I-th from 0")
+    add("--dry-run", action="store_true", help="say what there is to do and how long it should take, and do nothing")
+    add("--provider", choices=("auto", "cpu", "cuda"), default="auto", help="where the encoder runs")
+    add("--quiet", action="store_true", help="show no progress")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Encode; exit with one sentence if that cannot be."""
+    options = read_arguments(sys.argv[1:] if arguments is None else arguments)
+    try:
+        sys.exit(encode(options))
+    except (BulkError, StartupError) as error:
+        sys.exit(f"lengthwise: {error}")
+    except ValidationError as error:
+        sys.exit(f"lengthwise: {'; '.join(fault['msg'] for fault in error.errors())}")
+
+
+def encode(options: argparse.Namespace) -> int:
+    """Plan, encode what is not done, and say what came of it; return the exit code."""
+    place, programs = read_share(options.shard)
+    settings = Settings(
+        model=options.model,
+        provider=options.provider,
+        empty_sequences=options.empty_sequences,
+        max_sequence_steps=options.max_sequence_steps,
+        max_batch_steps=max(16384, options.max_sequence_steps),
+        max_request_steps=max(100_000, options.max_sequence_steps),
+        max_queue_steps=max(1_000_000, options.max_sequence_steps),
+    )
+    encoder = Encoder(settings)
+    try:
+        plan, wanted = make_plan(options, encoder, settings)
+        if options.dry_run:
+            describe(plan, wanted, encoder)
+            return 0
+        plan.save(options.out)
+        sink = open_sink(options.format, options.out, plan, encoder.session.dim)
+        count = len(plan.shards)
+        if options.limit is not None:
+            count = sum(plan.first_row(number) < options.limit for number in range(count))
+        mine = [number for number in range(count) if number % programs == place and not sink.is_done(number)]
+        bounds = Bounds(options.on_error, options.max_errors, threading.Event())
+        for name in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(name, lambda *_: bounds.stop.set())
+        rows = sum(plan.shards[number].rows for number in mine)
+        with Meter(rows, quiet=options.quiet) as meter:
+            encoded = run(plan, mine, (wanted, encoder, sink), meter, bounds)
+        left = sum(not sink.is_done(number) for number in range(len(plan.shards)))
+        errors = finish(options.out, plan) if not left else meter.done.errors
+        sys.stderr.write(
+            f"{meter.done.rows:,} rows in {meter.seconds:,.1f} s, {meter.done.describe(meter.seconds)}; "
+            f"{len(plan.shards) - left} of {len(plan.shards)} shards are done"
+            f"{f', and {errors} rows could not be encoded: see errors.jsonl' if errors and not left else ''}.\n"
+        )
+        return STOPPED if encoded < len(mine) else 0
+    finally:
+        encoder.close()
+
+
+def make_plan(options: argparse.Namespace, encoder: Encoder, settings: Settings) -> tuple[Plan, Wanted]:
+    """Return the plan of the output folder, made now or before, and what is read of each row."""
+    outputs = options.outputs.split(",")
+    for name in outputs:
+        if name not in encoder.session.outputs:
+            offered = ", ".join(encoder.session.outputs)
+            raise BulkError(f"--outputs names {name!r}, and {encoder.session.file} gives {offered}")
+    if "embedding" not in outputs or (options.format == "npy" and outputs != ["embedding"]):
+        raise BulkError("--outputs must name embedding, and for --format npy nothing else")
+    if options.format == "npy" and options.on_error == "drop":
+        raise BulkError("--format npy holds a row for each that was read: --on-error null makes it NaN")
+    columns = None if options.columns is None else tuple(name for name in options.columns.split(",") if name)
+    wanted = Wanted(options.sequence, columns, encoder.spec, settings.limits)
+    inputs = find_inputs(options.inputs)
+    first = open_source(inputs[0].path, wanted)
+    is_typed = options.format == "parquet" and isinstance(first, LineSource) and not first.is_text
+    types = infer_types(inputs[0].path, wanted) if is_typed else None
+    said: dict[str, Any] = {
+        "format": options.format,
+        "outputs": sorted(outputs),
+        "sequence": options.sequence,
+        "columns": None if columns is None else list(columns),
+        "types": types,
+        "on_error": options.on_error,
+        "empty_sequences": options.empty_sequences,
+        "max_sequence_steps": options.max_sequence_steps,
+    }
+    wanted = Wanted(options.sequence, columns, encoder.spec, settings.limits, types)
+    model = hashlib.sha256(find_artifact(options.model).read_bytes()).hexdigest()
+    if (plan := read_plan(options.out)) is not None:
+        require_same(plan, model, said, inputs, options.out)
+        return plan, wanted
+    return Plan(model, said, inputs, make_shards(inputs, wanted)), wanted
+
+
+def read_share(text: str | None) -> tuple[int, int]:
+    """Read `I/N`.
+
+    Raises:
+        BulkError: it is not two numbers, 0 <= I < N.
+    """
+    if text is None:
+        return 0, 1
+    place, _, programs = text.partition("/")
+    if not (place.isdigit() and programs.isdigit() and int(place) < int(programs)):
+        raise BulkError(f"--shard is {text!r}, and must be I/N with 0 <= I < N, as 0/4")
+    return int(place), int(programs)
+
+
+def describe(plan: Plan, wanted: Wanted, encoder: Encoder) -> None:
+    """Say what there is to do; the time is that of the first shard, for as many rows as there are."""
+    sys.stdout.write(f"{plan.rows:,} rows of {len(plan.inputs)} files in {len(plan.shards)} shards\n")
+    if not plan.shards:
+        return
+    shard = plan.shards[0]
+    rows = open_source(plan.inputs[0].path, wanted).read(shard)
+    seconds = encoder.predict(np.fromiter(map(len, rows.sequences), np.int64, len(rows.sequences)))
+    times = plan.rows / max(1, shard.rows)
+    sys.stdout.write(
+        f"about {rows.steps * times:,.0f} steps, {seconds * times:,.1f} s on {encoder.runners} CPUs, "
+        f"{plan.rows * encoder.session.dim * 4 / 2**20:,.1f} MiB of embeddings; judged by the first shard, in which "
+        f"{len(rows.errors)} of {shard.rows:,} rows cannot be encoded\n"
+    )
+
+
+if __name__ == "__main__":
+    main()

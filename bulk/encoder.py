@@ -1,0 +1,118 @@
+"""A shard encoded on all CPUs: sorted by length, cut by the service's costs, each row back in its place."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from service.batching.cutting import cut_sorted
+from service.costs.calibrate import load
+from service.encoder.sequences import Embeddings, Output, State, Steps, pad_batch
+from service.encoder.tokenizer import describe_input
+from service.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """What a model gave for n sequences, in order.
+
+    Attributes:
+        embeddings: `(n, D)`.
+        steps: n arrays `(t, W)`; empty if they were not asked for.
+        state: of `(n, layers, directions, H)`; empty if it was not asked for.
+        padded_steps: steps computed, padding included.
+    """
+
+    embeddings: Embeddings
+    steps: list[npt.NDArray[np.float32]]
+    state: State
+    padded_steps: int
+
+
+class Encoder:
+    """An artifact, and the runners and costs that were measured for it here.
+
+    Attributes:
+        session: runs it.
+        spec: what it reads.
+        costs: what its runs take.
+        runners: runs at the same time.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        """Open and measure an artifact.
+
+        Raises:
+            StartupError: it cannot be opened.
+        """
+        calibrator = load(settings)
+        self.session = calibrator.session
+        self.spec = describe_input(self.session)
+        self.costs = calibrator.costs
+        self.runners = calibrator.arrangements[0].runners
+        self._most_steps = settings.max_batch_steps
+        self._pool = ThreadPoolExecutor(self.runners, "runner")
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        manifest = self.session.manifest
+        return Path(self.session.file).stem if manifest is None else manifest.name
+
+    def close(self) -> None:
+        """End the runners."""
+        self._pool.shutdown()
+
+    def cut(self, lengths: npt.NDArray[np.int64]) -> list[tuple[npt.NDArray[np.int64], float]]:
+        """Cut sequences into batches.
+
+        Args:
+            lengths: `(n,)`.
+
+        Returns:
+            For each batch, the longest first, the places of its sequences and the seconds it should take.
+        """
+        order = np.argsort(lengths, kind="stable")
+        ascending = np.maximum(1, lengths[order]).tolist()
+        return [
+            (order[start:stop], seconds) for start, stop, seconds in cut_sorted(ascending, self.costs, self._most_steps)
+        ]
+
+    def predict(self, lengths: npt.NDArray[np.int64]) -> float:
+        """Return the seconds that encoding sequences of these lengths should take."""
+        return sum(seconds for _, seconds in self.cut(lengths)) / self.runners
+
+    def encode(self, sequences: list[Steps], outputs: tuple[Output, ...] = ("embedding",)) -> Encoded:
+        """Encode n sequences.
+
+        On the CPU, no embedding of a float32 LSTM or GRU depends by a bit on how they are cut.
+        """
+        session = self.session
+        count = len(sequences)
+        embeddings = np.zeros((count, session.dim), np.float32)
+        steps: list[npt.NDArray[np.float32]] = []
+        state: State = {}
+        if "steps" in outputs:
+            steps = [np.empty((0, session.width or 0), np.float32)] * count
+        if "state" in outputs:
+            state = {name: np.zeros((count, *(session.state_shape or ())), np.float32) for name in session.state_names}
+
+        def run(places: npt.NDArray[np.int64]) -> int:
+            batch = pad_batch([sequences[place] for place in places])
+            if len(outputs) == 1:
+                embeddings[places] = session.run(batch)
+            else:
+                result = session.run_all(batch)
+                embeddings[places] = result.embeddings
+                if steps and result.steps is not None:
+                    for place, row, length in zip(places, result.steps, batch.lengths, strict=True):
+                        steps[place] = row[:length].copy()
+                for name, part in state.items():
+                    part[places] = result.state[name]
+            return int(np.prod(batch.steps.shape[:2]))
+
+        lengths = np.fromiter(map(len, sequences), np.int64, count)
+        padded = self._pool.map(run, [places for places, _ in self.cut(lengths)])
+        return Encoded(embeddings, steps, state, sum(padded))

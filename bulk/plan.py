@@ -1,0 +1,134 @@
+"""The plan: what is encoded, by which model, into which parts. It is written down before the first part is.
+
+A part is done when its final name is there. So whatever runs shards, at least once and in any order, writes the same
+parts: each row once, in order, byte for byte.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from bulk.mistakes import BulkError
+
+FORMAT = 1
+NAME = "plan.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """A file that is read.
+
+    Attributes:
+        path: as it was given, or found in a folder that was.
+        bytes: its size.
+        modified_ns: when it was last written.
+    """
+
+    path: str
+    bytes: int
+    modified_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """Rows of one input that are encoded together and become one part.
+
+    Attributes:
+        input: its place among the inputs.
+        start: number of its first row in that input, from 0.
+        rows: how many there are.
+        first: where the input begins to be read: a row group, a byte of the text, a step of the values.
+        last: where that ends.
+    """
+
+    input: int
+    start: int
+    rows: int
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be encoded.
+
+    Attributes:
+        model: SHA-256 of the artifact.
+        options: those that change the output, by name.
+        inputs: in the order of their rows.
+        shards: in the order of the parts.
+    """
+
+    model: str
+    options: dict[str, Any]
+    inputs: list[Input]
+    shards: list[Shard]
+
+    @property
+    def rows(self) -> int:
+        """Rows in all shards."""
+        return sum(shard.rows for shard in self.shards)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all that decides the output; the parts name it."""
+        return hashlib.sha256(self._write().encode()).hexdigest()
+
+    def first_row(self, number: int) -> int:
+        """Return how many rows all shards before shard `number` have."""
+        return sum(shard.rows for shard in self.shards[:number])
+
+    def save(self, folder: Path) -> None:
+        """Write the plan, unless it is there; of several that write at once, one does."""
+        folder.mkdir(parents=True, exist_ok=True)
+        draft = folder / f".{NAME}.{os.getpid()}"
+        draft.write_text(self._write(), encoding="utf-8")
+        draft.replace(folder / NAME)
+
+    def _write(self) -> str:
+        return json.dumps({"format": FORMAT, **asdict(self)}, indent=1)
+
+
+def read_plan(folder: Path) -> Plan | None:
+    """Read the plan of an output folder, None if it has none.
+
+    Raises:
+        BulkError: it was written by another version, or is damaged.
+    """
+    try:
+        found = json.loads((folder / NAME).read_text(encoding="utf-8"))
+        if found.pop("format") != FORMAT:
+            raise BulkError(f"{folder / NAME} was written by another version: encode into another folder")
+        inputs = [Input(**one) for one in found.pop("inputs")]
+        return Plan(inputs=inputs, shards=[Shard(**one) for one in found.pop("shards")], **found)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise BulkError(f"{folder / NAME} cannot be read as a plan: {error}") from error
+
+
+def require_same(plan: Plan, model: str, options: dict[str, Any], inputs: Sequence[Input], folder: Path) -> None:
+    """Refuse to go on with a plan for something else.
+
+    Raises:
+        BulkError: names what changed.
+    """
+    changes = [] if plan.model == model else [f"the model was {plan.model[:12]} and is {model[:12]}"]
+    changes += [
+        f"{name} was {plan.options.get(name)!r} and is {options.get(name)!r}"
+        for name in sorted({*plan.options, *options})
+        if plan.options.get(name) != options.get(name)
+    ]
+    before, now = ({one.path: one for one in some} for some in (plan.inputs, inputs))
+    changes += [f"{path} is no longer there" for path in before if path not in now]
+    changes += [f"{path} was not there" for path in now if path not in before]
+    changes += [f"{path} was written anew" for path in now if path in before and now[path] != before[path]]
+    if not changes and list(before) != list(now):
+        changes.append("the inputs are in another order")
+    if changes:
+        said = f"{folder} holds the output of another plan: {'; '.join(changes)}"
+        raise BulkError(f"{said}. Encode into another folder, or remove it.")

@@ -1,0 +1,97 @@
+"""Shards read, encoded and written at the same time, until all are done or somebody says stop."""
+
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from bulk.encoder import Encoded, Encoder
+from bulk.mistakes import BadRow, TooManyErrors
+from bulk.plan import Plan
+from bulk.progress import Meter
+from bulk.rows import Rows
+from bulk.sinks import Sink
+from bulk.sources.files import open_source
+from bulk.sources.wanted import Source, Wanted
+from service.api.problems import describe
+from service.errors import LengthwiseError
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """When to end early.
+
+    Attributes:
+        on_error: `fail` at the first row that cannot be encoded; `null` and `drop` go on.
+        max_errors: rows that may be so; None for any number.
+        stop: set to end after the shard in hand.
+    """
+
+    on_error: str
+    max_errors: int | None
+    stop: threading.Event
+
+
+def run(plan: Plan, numbers: list[int], work: tuple[Wanted, Encoder, Sink], meter: Meter, bounds: Bounds) -> int:
+    """Encode shards that are not done.
+
+    While one is encoded, the next is read and the one before is written, so three are in memory at most.
+
+    Args:
+        plan: of all shards.
+        numbers: of those to encode, ascending.
+        work: what is read of each row, what encodes it, and what writes it.
+        meter: is told of each shard.
+        bounds: when to end early.
+
+    Returns:
+        How many were encoded.
+
+    Raises:
+        BulkError: an input cannot be read, or too much is wrong with its rows.
+    """
+    wanted, encoder, sink = work
+    sources: dict[int, Source] = {}
+
+    def read(number: int) -> Rows:
+        shard = plan.shards[number]
+        if shard.input not in sources:
+            sources.clear()  # inputs are read one after the other
+            sources[shard.input] = open_source(plan.inputs[shard.input].path, wanted)
+        return sources[shard.input].read(shard)
+
+    encoded_shards = 0
+    with ThreadPoolExecutor(1, "reader") as reader, ThreadPoolExecutor(1, "writer") as writer:
+        written: Future[None] | None = None
+        upcoming = [reader.submit(read, number) for number in numbers[:1]]
+        for place, number in enumerate(numbers):
+            rows = upcoming.pop().result()
+            is_last = place + 1 == len(numbers) or bounds.stop.is_set()
+            if not is_last:
+                upcoming.append(reader.submit(read, numbers[place + 1]))
+            problems = [tell(plan, number, row, error) for row, error in rows.errors.items()]
+            if problems and bounds.on_error == "fail":
+                first = problems[0]
+                raise BadRow(first["file"], first["row"], first["problem"]["detail"])
+            encoded: Encoded = encoder.encode(rows.sequences, tuple(plan.options["outputs"]))
+            if written:
+                written.result()
+            written = writer.submit(sink.write, number, rows, encoded, problems)
+            meter.add(len(rows.sequences), rows.steps, encoded.padded_steps, len(rows.errors))
+            encoded_shards += 1
+            if bounds.max_errors is not None and meter.done.errors > bounds.max_errors:
+                written.result()
+                raise TooManyErrors(meter.done.errors, bounds.max_errors)
+            if is_last:
+                break
+        if written:
+            written.result()
+    return encoded_shards
+
+
+def tell(plan: Plan, number: int, row: int, error: LengthwiseError) -> dict[str, Any]:
+    """Tell of a row that cannot be encoded, as the service would."""
+    shard = plan.shards[number]
+    problem = describe(error, "").model_dump(exclude_none=True)
+    del problem["request_id"]
+    return {"file": plan.inputs[shard.input].path, "row": shard.start + row, "problem": problem}

@@ -1,0 +1,11 @@
+"""Sequences read from files, a shard at a time.
+
+Read in this order:
+
+- `wanted`: what is read of each row, and what every source offers.
+- `parsing`: rows of JSON and texts, read as the model reads them.
+- `parquet`: Parquet, by row groups.
+- `lines`: JSON lines and texts, plain or compressed.
+- `arrays`: arrays of numpy, mapped from their files.
+- `files`: which files are meant, by which source each is read, and where it is cut into shards.
+"""

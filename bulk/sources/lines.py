@@ -1,0 +1,155 @@
+"""JSON lines and texts; a shard is whole lines.
+
+A compressed file is read from its beginning up to the shard, once for all shards in turn.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow as pa
+
+from bulk.mistakes import BadInput
+from bulk.plan import Shard
+from bulk.rows import Rows
+from bulk.sources import wanted as bounds
+from bulk.sources.parsing import finish, read_sequence, read_texts
+from bulk.sources.wanted import Wanted
+from service.encoder.sequences import Steps
+from service.errors import InvalidField, LengthwiseError
+
+COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
+TYPES = {int: "int64", float: "double", bool: "bool", str: "string"}
+TYPED_LINES = 1000  # of JSON lines, from which the types of their columns are told
+
+
+class LineSource:
+    """Lines of JSON or of text, plain or compressed; a shard is whole lines."""
+
+    def __init__(self, path: Path, wanted: Wanted, *, is_text: bool) -> None:
+        self._path = path
+        self._wanted = wanted
+        self.is_text = is_text
+        self._stream: Any = None
+        self._place = 0  # of the stream, in bytes as they are when decompressed
+
+    def survey(self) -> Iterator[tuple[int, int, int]]:
+        """Yield shards that end with the line in which some 32 MB are full."""
+        first = place = rows = 0
+        last = b"\n"
+        try:
+            with self._open() as stream:
+                while piece := stream.read(bounds.SHARD_BYTES):
+                    end = piece.rfind(b"\n")
+                    if end < 0:
+                        place, last = place + len(piece), piece[-1:]
+                        continue
+                    rows += piece.count(b"\n")
+                    yield rows, first, place + end + 1
+                    first, rows, place, last = place + end + 1, 0, place + len(piece), piece[-1:]
+        except (OSError, pa.ArrowException) as error:
+            raise BadInput(self._path, f"it cannot be read: {error}") from error
+        if last != b"\n":
+            yield rows + 1, first, place
+
+    def read(self, shard: Shard) -> Rows:
+        """Read lines; those of a compressed file are best read in their order."""
+        try:
+            text = self._read_bytes(shard.first, shard.last)
+        except (OSError, pa.ArrowException) as error:
+            raise BadInput(self._path, f"it cannot be read: {error}", f"line {shard.start + 1}") from error
+        lines = text.removesuffix(b"\n").split(b"\n")
+        if self.is_text:
+            texts = [line.decode("utf-8", "replace").removesuffix("\r") for line in lines]
+            kept = pa.table({"text": texts}) if self._wanted.columns in (None, ("text",)) else None
+            return read_texts(texts, self._wanted.spec, self._wanted.limits, kept)
+        return self._parse(lines)
+
+    def _parse(self, lines: list[bytes]) -> Rows:
+        wanted, spec = self._wanted, self._wanted.spec
+        found: list[Steps | str | LengthwiseError] = []
+        others: list[dict[str, Any]] = []
+        for line in lines:
+            try:
+                row = orjson.loads(line)
+            except orjson.JSONDecodeError as error:
+                found.append(InvalidField("", f"a line that is not JSON ({error})", "one object a line"))
+                others.append({})
+                continue
+            if not isinstance(row, dict) or wanted.column not in row:
+                found.append(InvalidField("", "no object with this field", f"an object with {wanted.column!r}"))
+                others.append({})
+                continue
+            sequence = read_sequence(row.pop(wanted.column), spec)
+            kept = row if wanted.columns is None else {name: row.get(name) for name in wanted.columns}
+            fault = None if wanted.types is None else find_misfit(kept, wanted.types)
+            found.append(fault or sequence)
+            others.append({} if fault else kept)
+        return finish(found, spec, wanted.limits, others)
+
+    def begin(self, count: int) -> Iterator[dict[str, Any]]:
+        """Yield the first so many objects; what is none is left out."""
+        text, lines = b"", 0
+        with self._open() as stream:
+            while lines < count and (piece := stream.read(2**20)):
+                text += piece
+                lines += piece.count(b"\n")
+        for line in text.split(b"\n")[:count]:
+            try:
+                row = orjson.loads(line)
+            except orjson.JSONDecodeError:
+                continue
+            if isinstance(row, dict):
+                yield row
+
+    def _open(self) -> Any:
+        codec = COMPRESSED.get(self._path.suffix)
+        stream = pa.OSFile(str(self._path))
+        return pa.CompressedInputStream(stream, codec) if codec else stream
+
+    def _read_bytes(self, first: int, last: int) -> bytes:
+        if self._stream is None or self._place > first:
+            self._stream, self._place = self._open(), 0
+        if self._place < first and self._path.suffix not in COMPRESSED:
+            self._stream.seek(first)
+            self._place = first
+        while self._place < first:
+            self._place += len(self._stream.read(min(bounds.SHARD_BYTES, first - self._place)))
+        text: bytes = self._stream.read(last - first)
+        self._place = last
+        return text
+
+
+def infer_types(path: str, wanted: Wanted) -> dict[str, str]:
+    """Tell the types of what JSON lines hold besides sequences, from the first of them.
+
+    Returns:
+        An Arrow type by name; `json` for what is a list, an object, or differs from line to line.
+    """
+    source = LineSource(Path(path), wanted, is_text=False)
+    types: dict[str, str] = {} if wanted.columns is None else dict.fromkeys(wanted.columns, "")
+    for row in source.begin(TYPED_LINES):
+        for name, value in row.items():
+            if name == wanted.column or (wanted.columns is not None and name not in types) or value is None:
+                continue
+            kind = TYPES.get(type(value), "json")
+            known = types.get(name) or kind
+            types[name] = known if known == kind else "double" if {known, kind} == {"int64", "double"} else "json"
+    return {name: kind or "json" for name, kind in types.items()}
+
+
+def find_misfit(row: dict[str, Any], types: dict[str, str]) -> LengthwiseError | None:
+    """Return what is wrong with what a line holds besides its sequence, if its column could not hold it."""
+    for name, value in row.items():
+        kind = types.get(name)
+        if kind is None:
+            expected = f"none of the first {TYPED_LINES} lines has it; name all that are kept with --columns"
+            return InvalidField(name, "a field of later lines", expected)
+        if value is None or kind == "json":
+            continue
+        if type(value) is int and kind in ("int64", "double") and abs(value) < 2**63:
+            continue
+        if TYPES.get(type(value)) != kind:
+            return InvalidField(name, repr(value)[:40], f"{kind}, as in the first {TYPED_LINES} lines")
+    return None

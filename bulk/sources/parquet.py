@@ -1,0 +1,113 @@
+"""Parquet: a column of lists or texts; a shard is whole row groups."""
+
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from bulk.mistakes import BadInput
+from bulk.plan import Shard
+from bulk.rows import PLACE, Rows, check, split
+from bulk.sources import wanted as bounds
+from bulk.sources.parsing import read_texts
+from bulk.sources.wanted import Wanted
+from service.encoder.sequences import Steps
+from service.errors import FeatureMismatch, LengthwiseError
+
+
+class ParquetSource:
+    """A Parquet file; a shard is whole row groups."""
+
+    def __init__(self, path: Path, wanted: Wanted) -> None:
+        self._path = path
+        self._wanted = wanted
+        try:
+            self._file = pq.ParquetFile(path, memory_map=True)
+        except (pa.ArrowException, OSError) as error:
+            raise BadInput(path, f"it cannot be read as Parquet: {error}") from error
+        names = self._file.schema_arrow.names
+        kept = [name for name in names if name != wanted.column] if wanted.columns is None else [*wanted.columns]
+        for name in (wanted.column, *kept):
+            if name not in names:
+                raise BadInput(path, f"there is no column {name!r}: it has {', '.join(map(repr, names))}")
+        self._columns = kept
+
+    def survey(self) -> Iterator[tuple[int, int, int]]:
+        """Yield shards of so many row groups that they take some 32 MB."""
+        metadata = self._file.metadata
+        first = rows = size = 0
+        for number in range(metadata.num_row_groups):
+            group = metadata.row_group(number)
+            if rows and size + group.total_byte_size > bounds.SHARD_BYTES:
+                yield rows, first, number
+                first, rows, size = number, 0, 0
+            rows += group.num_rows
+            size += group.total_byte_size
+        if rows:
+            yield rows, first, metadata.num_row_groups
+
+    def read(self, shard: Shard) -> Rows:
+        """Read row groups."""
+        try:
+            groups = range(shard.first, shard.last)
+            table = self._file.read_row_groups(groups, columns=[self._wanted.column, *self._columns])
+        except (pa.ArrowException, OSError) as error:
+            raise BadInput(self._path, f"it cannot be read: {error}", f"rows {shard.start} and on") from error
+        column = table.column(self._wanted.column).combine_chunks()
+        return self._split(column, table.select(self._columns))
+
+    def _split(self, column: Any, columns: pa.Table) -> Rows:
+        spec, limits = self._wanted.spec, self._wanted.limits
+        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+            return read_texts(column.to_pylist(), spec, limits, columns)
+        ends, steps = self._flatten(column)
+        widths = None
+        if not pa.types.is_primitive(steps.type):
+            value_ends, steps = self._flatten(steps)
+            widths = np.diff(value_ends)
+        if not (pa.types.is_integer(steps.type) or pa.types.is_floating(steps.type)):
+            raise BadInput(self._path, f"the steps hold {steps.type}, which are not numbers")
+        values = steps.to_numpy(zero_copy_only=False)  # null becomes NaN, which is refused
+        if (widths is None) != (spec.kind.features is None):
+            expected = (
+                "lists of token ids"
+                if spec.kind.features is None
+                else f"lists of steps of {spec.kind.features} numbers"
+            )
+            raise BadInput(self._path, f"{self._wanted.column!r} holds {column.type}, and the model reads {expected}")
+        found: list[Steps | LengthwiseError]
+        if widths is None:
+            if not pa.types.is_integer(steps.type):
+                raise BadInput(self._path, f"{self._wanted.column!r} holds {column.type}, and token ids are integers")
+            whole = values.astype(np.int64, copy=False)
+            found = [*split(whole, ends)]
+            return check(found, spec, limits, columns, whole)
+        with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite, and is refused
+            numbers = values.astype(np.float32, copy=False)
+        features = spec.kind.features or 0
+        if (widths == features).all():
+            whole = numbers.reshape(-1, features)
+            found = [*split(whole, ends)]
+            return check(found, spec, limits, columns, whole)
+        found = []
+        for start, stop in pairwise(ends):
+            wrong = np.flatnonzero(widths[start:stop] != features)
+            if len(wrong):
+                step = int(wrong[0])
+                found.append(FeatureMismatch(f"{PLACE}[{step}]", int(widths[start + step]), features))
+            else:
+                found.append(numbers[value_ends[start] : value_ends[stop]].reshape(-1, features))
+        return check(found, spec, limits, columns)
+
+    def _flatten(self, lists: Any) -> tuple[npt.NDArray[np.int64], Any]:
+        """Return where each of n lists begins and the last one ends, `(n + 1,)`, and what they hold, end to end."""
+        if not isinstance(lists, pa.ListArray | pa.LargeListArray | pa.FixedSizeListArray):
+            raise BadInput(self._path, f"{self._wanted.column!r} holds {lists.type}, neither lists nor texts")
+        lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
+        return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]), lists.flatten()

@@ -1,0 +1,59 @@
+"""Rows of JSON and texts, read as the model reads them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from bulk.mistakes import BadInput
+from bulk.rows import PLACE, Rows, check, empty
+from service.encoder.sequences import InputSpec, Steps
+from service.errors import FeatureMismatch, InvalidField, LengthwiseError, NotOffered, TextTooLong
+from service.settings import Limits
+
+
+def read_sequence(found: Any, spec: InputSpec) -> Steps | str | LengthwiseError:  # noqa: PLR0911 - a fault each
+    """Read the sequence in a row of JSON: a text, or lists of numbers."""
+    if isinstance(found, str):
+        return found if spec.tokenize else NotOffered(PLACE, "is a text, and the model reads none")
+    if not isinstance(found, list):
+        return InvalidField(PLACE, type(found).__name__, "a list")
+    if spec.kind.features is None:
+        if all(type(one) is int and abs(one) < 2**63 for one in found):
+            return np.array(found, np.int64)
+        place = next(n for n, one in enumerate(found) if type(one) is not int or abs(one) >= 2**63)
+        return InvalidField(f"{PLACE}[{place}]", repr(found[place])[:40], "a token id")
+    for place, step in enumerate(found):
+        if not isinstance(step, list):
+            return InvalidField(f"{PLACE}[{place}]", repr(step)[:40], f"a step: a list of {spec.kind.features} numbers")
+        if len(step) != spec.kind.features:
+            return FeatureMismatch(f"{PLACE}[{place}]", len(step), spec.kind.features)
+        for feature, number in enumerate(step):
+            if type(number) not in (int, float):
+                return InvalidField(f"{PLACE}[{place}][{feature}]", repr(number)[:40], "a number")
+    with np.errstate(over="ignore"):
+        return np.array(found, np.float64).astype(np.float32).reshape(-1, spec.kind.features)
+
+
+def read_texts(texts: Sequence[str | None], spec: InputSpec, limits: Limits, columns: Any) -> Rows:
+    """Tokenise texts; null is an empty one."""
+    if spec.tokenize is None:
+        raise BadInput("the input", "it holds texts, and the model reads none")
+    return finish([text or "" for text in texts], spec, limits, columns)
+
+
+def finish(found: Sequence[Steps | str | LengthwiseError], spec: InputSpec, limits: Limits, columns: Any) -> Rows:
+    """Tokenise what are texts, and check everything."""
+    read: list[Steps | LengthwiseError] = [empty(spec)] * len(found)
+    texts: list[tuple[int, str]] = []
+    for row, one in enumerate(found):
+        if not isinstance(one, str):
+            read[row] = one
+        elif len(one) > limits.max_text_characters:
+            read[row] = TextTooLong(PLACE, len(one), limits.max_text_characters)
+        else:
+            texts.append((row, one))
+    if texts and spec.tokenize is not None:
+        for (row, _), ids in zip(texts, spec.tokenize([text for _, text in texts]), strict=True):
+            read[row] = ids
+    return check(read, spec, limits, columns)

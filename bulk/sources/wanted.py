@@ -1,0 +1,41 @@
+"""What is read of each row, and what every source offers."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from bulk.plan import Shard
+from bulk.rows import Rows
+from service.encoder.sequences import InputSpec
+from service.settings import Limits
+
+SHARD_BYTES = 2**25  # of an input, as it lies in memory
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is read of each row.
+
+    Attributes:
+        column: that holds the sequences.
+        columns: what else is kept; None for all there is.
+        spec: what the model reads.
+        limits: what one sequence may be.
+        types: of what is kept of JSON lines, by name, as `infer_types` found them; None if all may be kept as it is.
+    """
+
+    column: str
+    columns: tuple[str, ...] | None
+    spec: InputSpec
+    limits: Limits
+    types: dict[str, str] | None = None
+
+
+class Source(Protocol):
+    """One input."""
+
+    def survey(self) -> Iterator[tuple[int, int, int]]:
+        """Yield rows, first and last of each shard, as `Shard` has them."""
+
+    def read(self, shard: Shard) -> Rows:
+        """Read a shard."""

@@ -1,0 +1,374 @@
+"""Files in, files out: each row once, in order, the same bytes however often the program was stopped."""
+
+import gzip
+import hashlib
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from starlette.testclient import TestClient
+
+from bulk.__main__ import main
+from bulk.sources import lines, wanted
+from tests.conftest import FEATURES, MADE, draw_sequences
+from tests.made import take
+
+LENGTHS = [5, 1, 9, 2, 2, 7, 3, 30, 1, 4, 6, 8, 2, 5, 3, 3]
+
+
+def write_parquet(path: Path, sequences: list[npt.NDArray[np.float32]], rows: int = 4, **columns: list[Any]) -> Path:
+    """Write sequences as lists of lists, so many rows in a group."""
+    lists = pa.array([steps.tolist() for steps in sequences], pa.list_(pa.list_(pa.float32())))
+    pq.write_table(pa.table({**columns, "sequence": lists}), path, row_group_size=rows)
+    return path
+
+
+def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
+    """Write an object a line, compressed if the name says so."""
+    text = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    path.write_bytes(gzip.compress(text) if path.suffix == ".gz" else text)
+    return path
+
+
+def encode(*arguments: object) -> int:
+    """Call the command, and return how it ended."""
+    with pytest.raises(SystemExit) as ended:
+        main(["--model", str(MADE), "--quiet", *map(str, arguments)])
+    if isinstance(ended.value.code, str):
+        pytest.fail(ended.value.code)
+    return int(ended.value.code or 0)
+
+
+def refuse(*arguments: object) -> str:
+    """Call the command, and return the sentence it ends with."""
+    with pytest.raises(SystemExit) as ended:
+        main(["--model", str(MADE), "--quiet", *map(str, arguments)])
+    assert isinstance(ended.value.code, str)
+    return ended.value.code
+
+
+def read_parts(out: Path) -> pa.Table:
+    """Read all parts in their order."""
+    return pa.concat_tables([pq.read_table(part) for part in sorted(out.glob("part-*.parquet"))])
+
+
+def read_embeddings(out: Path) -> npt.NDArray[np.float32]:
+    """Return the embeddings of all parts, `(n, D)`."""
+    return np.stack(read_parts(out)["embedding"].to_numpy())
+
+
+def hash_folder(out: Path) -> dict[str, str]:
+    """Hash what is in a folder; a draft would be a fault."""
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(out.iterdir())}
+
+
+@pytest.fixture(autouse=True)
+def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shards of some steps, so that few rows make several."""
+    monkeypatch.setattr(wanted, "SHARD_BYTES", 700)
+
+
+@pytest.fixture
+def sequences() -> list[npt.NDArray[np.float32]]:
+    """Sequences of lengths that are out of order."""
+    return draw_sequences(LENGTHS)
+
+
+def test_every_format_gives_what_the_service_gives(
+    client: TestClient, sequences: list[npt.NDArray[np.float32]], tmp_path: Path
+) -> None:
+    """Bit for bit, in the order of the rows."""
+    body = {"sequences": [steps.tolist() for steps in sequences], "encoding_format": "float"}
+    expected = np.array(client.post("/encode", json=body).json()["embeddings"], np.float32)
+    rows = [{"id": row, "sequence": steps.tolist()} for row, steps in enumerate(sequences)]
+    np.savez(tmp_path / "in.npz", values=np.concatenate(sequences), lengths=np.array(LENGTHS))
+    np.savez_compressed(tmp_path / "small.npz", values=np.concatenate(sequences), lengths=np.array(LENGTHS))
+    inputs = [
+        write_parquet(tmp_path / "in.parquet", sequences),
+        write_jsonl(tmp_path / "in.jsonl", rows),
+        write_jsonl(tmp_path / "in.jsonl.gz", rows),
+        tmp_path / "in.npz",
+        tmp_path / "small.npz",
+    ]
+    for number, file in enumerate(inputs):
+        out = tmp_path / f"out{number}"
+        assert encode(file, "-o", out) == 0
+        assert len(json.loads((out / "plan.json").read_text())["shards"]) > 1, file
+        np.testing.assert_array_equal(read_embeddings(out), expected, err_msg=str(file))
+
+
+def test_arrays_of_one_length_are_sequences_too(client: TestClient, tmp_path: Path) -> None:
+    """`(n, T, F)` in an npy is n sequences, and the output may be one array."""
+    array = np.stack(draw_sequences([4] * 20))
+    np.save(tmp_path / "in.npy", array)
+    assert encode(tmp_path / "in.npy", "-o", tmp_path / "out", "--format", "npy") == 0
+    expected = client.post("/encode", json={"sequences": array.tolist()}).json()["embeddings"]
+    np.testing.assert_array_equal(np.load(tmp_path / "out/embeddings.npy"), np.array(expected, np.float32))
+
+
+def test_other_columns_are_kept_or_chosen(sequences: list[npt.NDArray[np.float32]], tmp_path: Path) -> None:
+    """All of them by default, with their types; the sequence itself is not copied."""
+    ids = [f"r{row}" for row in range(len(sequences))]
+    file = write_parquet(tmp_path / "in.parquet", sequences, id=ids, weight=[0.5] * len(ids))
+    encode(file, "-o", tmp_path / "all")
+    assert read_parts(tmp_path / "all").drop_columns("embedding").to_pydict() == {"id": ids, "weight": [0.5] * 16}
+    encode(file, "-o", tmp_path / "one", "--columns", "id")
+    assert read_parts(tmp_path / "one").column_names == ["id", "embedding"]
+    encode(file, "-o", tmp_path / "none", "--columns", "")
+    assert read_parts(tmp_path / "none").column_names == ["embedding"]
+
+
+def test_fields_of_json_lines_become_columns_of_one_type(tmp_path: Path) -> None:
+    """What differs from line to line, or is a list, is kept as JSON."""
+    sequence = draw_sequences([2])[0].tolist()
+    rows = [
+        {"id": 1, "share": 1, "name": "a", "tags": [1], "sequence": sequence},
+        {"id": 2, "share": 0.5, "name": None, "tags": "x", "sequence": sequence},
+    ]
+    encode(write_jsonl(tmp_path / "in.jsonl", rows), "-o", tmp_path / "out")
+    kept = read_parts(tmp_path / "out").drop_columns("embedding")
+    assert kept.to_pydict() == {"id": [1, 2], "share": [1.0, 0.5], "name": ["a", None], "tags": ["[1]", '"x"']}
+
+
+def test_a_field_that_does_not_fit_its_column_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Neither dropped nor turned into something else."""
+    monkeypatch.setattr(lines, "TYPED_LINES", 1)
+    sequence = draw_sequences([2])[0].tolist()
+    rows = [{"id": 1, "sequence": sequence}, {"id": "b", "sequence": sequence}, {"new": 1, "sequence": sequence}]
+    encode(write_jsonl(tmp_path / "in.jsonl", rows), "-o", tmp_path / "out")
+    told = [json.loads(line) for line in (tmp_path / "out/errors.jsonl").read_text().splitlines()]
+    assert [(one["row"], one["problem"]["path"]) for one in told] == [(1, "id"), (2, "new")]
+
+
+BAD = [
+    ([[1.0, 2.0, 3.0], [1.0, 2.0]], "feature-mismatch", "sequence[1]"),
+    ([[1.0, float("nan"), 3.0]], "non-finite-value", "sequence[0][0][1]"),
+    ([], "empty-sequence", "sequence[0]"),
+    ([[0.0] * FEATURES] * 40, "sequence-too-long", "sequence[0]"),
+]
+
+
+@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+def test_bad_rows_are_told_and_the_rest_is_encoded(kind: str, tmp_path: Path) -> None:
+    """Each with its file, its number and the problem that HTTP would answer; its embedding is null."""
+    good = draw_sequences([3])[0].tolist()
+    rows: list[Any] = [good, *(row for bad, _, _ in BAD for row in (bad, good))]
+    file = tmp_path / f"in.{kind}"
+    if kind == "parquet":
+        pq.write_table(pa.table({"sequence": pa.array(rows, pa.list_(pa.list_(pa.float32())))}), file, row_group_size=3)
+    else:
+        file.write_text("".join(json.dumps({"sequence": row}) + "\n" for row in rows).replace("NaN", "1e999"))
+        rows[3] = None
+    assert encode(file, "-o", tmp_path / "out", "--max-sequence-steps", 39) == 0
+    told = [json.loads(line) for line in (tmp_path / "out/errors.jsonl").read_text().splitlines()]
+    assert [(one["file"], one["row"]) for one in told] == [(str(file), row) for row in (1, 3, 5, 7)]
+    found = [(one["problem"]["type"].rpartition(":")[2], one["problem"].get("path")) for one in told]
+    expected = [(name, place) for _, name, place in BAD]
+    if kind == "jsonl":  # JSON has no NaN, and a number beyond all floats is refused by its parser
+        found[1] = expected[1]
+    assert found == expected
+    embeddings = read_parts(tmp_path / "out")["embedding"].to_pylist()
+    assert [row for row, one in enumerate(embeddings) if one is None] == [1, 3, 5, 7]
+    assert embeddings[0] == embeddings[2] == embeddings[8]
+
+
+def test_bad_rows_may_end_it_or_be_left_out(tmp_path: Path) -> None:
+    """`fail` names the row; `drop` leaves it out of the output, not out of the problems."""
+    good = draw_sequences([3])[0].tolist()
+    file = write_jsonl(tmp_path / "in.jsonl", [{"sequence": good}, {"sequence": []}, {"sequence": good}])
+    assert f"{file}, row 1: " in refuse(file, "-o", tmp_path / "fail", "--on-error", "fail")
+    encode(file, "-o", tmp_path / "drop", "--on-error", "drop")
+    assert len(read_parts(tmp_path / "drop")) == 2
+    assert len((tmp_path / "drop/errors.jsonl").read_text().splitlines()) == 1
+    assert "--max-errors is 0" in refuse(file, "-o", tmp_path / "few", "--max-errors", 0)
+    encode(file, "-o", tmp_path / "zero", "--empty-sequences", "zero")
+    assert not read_embeddings(tmp_path / "zero")[1].any()
+
+
+def test_a_plan_for_something_else_is_refused(sequences: list[npt.NDArray[np.float32]], tmp_path: Path) -> None:
+    """It says what changed, and nothing is written."""
+    file = write_parquet(tmp_path / "in.parquet", sequences)
+    encode(file, "-o", tmp_path / "out")
+    before = hash_folder(tmp_path / "out")
+    assert "on_error was 'null' and is 'drop'" in refuse(file, "-o", tmp_path / "out", "--on-error", "drop")
+    write_parquet(file, sequences[:-1])
+    assert f"{file} was written anew" in refuse(file, "-o", tmp_path / "out")
+    other = write_parquet(tmp_path / "other.parquet", sequences)
+    assert f"{other} was not there" in refuse(other, "-o", tmp_path / "out")
+    assert hash_folder(tmp_path / "out") == before
+
+
+def test_several_programs_share_the_work(sequences: list[npt.NDArray[np.float32]], tmp_path: Path) -> None:
+    """Whoever encodes which shard, in any order and one of them twice, the output is the same."""
+    rows = [{"id": row, "sequence": steps.tolist()} for row, steps in enumerate([*sequences, sequences[0][:0]])]
+    file = write_jsonl(tmp_path / "in.jsonl", rows)
+    encode(file, "-o", tmp_path / "alone")
+    for share in ("3/4", "1/4", "0/4", "1/4", "2/4"):
+        assert not (tmp_path / "shared/errors.jsonl").exists()
+        encode(file, "-o", tmp_path / "shared", "--shard", share)
+    assert hash_folder(tmp_path / "shared") == hash_folder(tmp_path / "alone")
+    assert "0 <= I < N" in refuse(file, "-o", tmp_path / "x", "--shard", "4/4")
+
+
+def test_a_limit_encodes_the_first_rows_and_the_rest_follows(
+    sequences: list[npt.NDArray[np.float32]], tmp_path: Path
+) -> None:
+    """The shards that hold them; without the limit the same command goes on."""
+    file = write_parquet(tmp_path / "in.parquet", sequences)
+    encode(file, "-o", tmp_path / "out", "--limit", 5)
+    assert 5 <= len(read_parts(tmp_path / "out")) < len(sequences)
+    encode(file, "-o", tmp_path / "out")
+    assert len(read_parts(tmp_path / "out")) == len(sequences)
+
+
+def test_a_dry_run_says_what_there_is_to_do(
+    sequences: list[npt.NDArray[np.float32]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rows, steps, time and size, and nothing is written."""
+    assert encode(write_parquet(tmp_path / "in.parquet", sequences), "-o", tmp_path / "out", "--dry-run") == 0
+    said = capsys.readouterr().out
+    assert said.startswith("16 rows of 1 files in ")
+    assert "steps, " in said
+    assert not (tmp_path / "out").exists()
+
+
+def start(file: Path, out: Path) -> subprocess.Popen[bytes]:
+    """Start the command in a process of its own, with small shards."""
+    script = "from bulk.sources import wanted; wanted.SHARD_BYTES = 2**16; from bulk.__main__ import main; main()"
+    command = [sys.executable, "-c", script, str(file), "-o", str(out), "--model", str(MADE), "--quiet"]
+    return subprocess.Popen(command, stderr=subprocess.DEVNULL)
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> Path:
+    """A file of many shards, some rows of which are bad."""
+    draw = np.random.default_rng(1)
+    rows = [
+        {"id": row, "sequence": draw.standard_normal((row % 40, FEATURES)).astype(np.float32).tolist()}
+        for row in range(4000)
+    ]
+    return write_jsonl(tmp_path / "many.jsonl", rows)
+
+
+def test_killed_at_any_moment_it_goes_on_and_the_output_is_the_same(many: Path, tmp_path: Path) -> None:
+    """SIGKILL costs the shards under way, and no byte differs from an undisturbed run, problems included."""
+    with start(many, tmp_path / "alone") as undisturbed:
+        assert undisturbed.wait() == 0
+    expected = hash_folder(tmp_path / "alone")
+    assert "errors.jsonl" in expected
+    draw = random.Random(0)  # noqa: S311 - not for secrets
+    killed = 0
+    for _ in range(5):
+        with start(many, tmp_path / "out") as process:
+            plan = tmp_path / "out/plan.json"
+            while not plan.exists() and process.poll() is None:
+                time.sleep(0.01)
+            before = len(list((tmp_path / "out").glob("part-*.parquet")))
+            wanted = before + draw.randint(0, 6)
+            while len(list((tmp_path / "out").glob("part-*.parquet"))) < wanted and process.poll() is None:
+                time.sleep(0.001)
+            process.kill()
+            killed += process.wait() == -signal.SIGKILL
+    assert killed
+    with start(many, tmp_path / "out") as process:
+        assert process.wait() == 0
+    assert hash_folder(tmp_path / "out") == expected
+
+
+def test_sigterm_ends_after_the_shard_in_hand(many: Path, tmp_path: Path) -> None:
+    """It exits as a stopped program does, leaves no draft, and the same command goes on."""
+    with start(many, tmp_path / "out") as process:
+        while not list((tmp_path / "out").glob("part-*.parquet")):
+            time.sleep(0.001)
+        process.terminate()
+        code = process.wait()
+    assert code == 143
+    assert not [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
+    with start(many, tmp_path / "out") as process:
+        assert process.wait() == 0
+    assert len(read_parts(tmp_path / "out")) == 4000
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("in.csv", b"", "it is none of .parquet"),
+        ("in.parquet", b"PAR1", "it cannot be read as Parquet"),
+        ("in.npz", b"PK", "it cannot be read as .npz"),
+        ("in.txt", b"a text\n", "the model reads none"),
+    ],
+)
+def test_what_cannot_be_read_is_named(name: str, content: bytes, said: str, tmp_path: Path) -> None:
+    """In one sentence."""
+    (tmp_path / name).write_bytes(content)
+    assert said in refuse(tmp_path / name, "-o", tmp_path / "out")
+
+
+def test_a_column_that_is_not_there_is_named(sequences: list[npt.NDArray[np.float32]], tmp_path: Path) -> None:
+    """With those that are."""
+    file = write_parquet(tmp_path / "in.parquet", sequences)
+    assert "there is no column 'x': it has 'sequence'" in refuse(file, "-o", tmp_path / "out", "--sequence", "x")
+
+
+def test_token_ids_are_read_and_checked(tmp_path: Path) -> None:
+    """Of Parquet, JSON lines and arrays alike; an unknown id is a bad row."""
+    model = take("tokens", tmp_path / "tokens.onnx")
+    ids = [[1, 2, 3], [8], [4, 9], [5, 6]]
+    pq.write_table(pa.table({"sequence": pa.array(ids, pa.list_(pa.int32()))}), tmp_path / "in.parquet")
+    write_jsonl(tmp_path / "in.jsonl", [{"sequence": one} for one in ids])
+    np.savez(tmp_path / "in.npz", values=np.concatenate(ids), lengths=np.array([3, 1, 2, 2]))
+    found = []
+    for kind in ("parquet", "jsonl", "npz"):
+        out = tmp_path / kind
+        assert encode(tmp_path / f"in.{kind}", "-o", out, "--model", model) == 0
+        found.append(read_parts(out)["embedding"].to_pylist())
+        (told,) = map(json.loads, (out / "errors.jsonl").read_text().splitlines())
+        assert (told["row"], told["problem"]["path"]) == (2, "sequence[0][1]")
+    assert found[0] == found[1] == found[2]
+    assert found[0][2] is None
+
+
+def test_texts_are_tokenised(tmp_path: Path) -> None:
+    """Of a text file a line each, of Parquet and of JSON lines; the text is kept beside."""
+    model = take("texts", tmp_path / "texts.onnx")
+    texts = ["so it goes", "it", "so so"]
+    (tmp_path / "in.txt").write_text("\n".join(texts))
+    pq.write_table(pa.table({"text": texts}), tmp_path / "in.parquet")
+    write_jsonl(tmp_path / "in.jsonl", [{"text": one} for one in texts])
+    found = []
+    for kind in ("txt", "parquet", "jsonl"):
+        encode(tmp_path / f"in.{kind}", "-o", tmp_path / kind, "--model", model, "--sequence", "text")
+        found.append(read_embeddings(tmp_path / kind))
+    assert read_parts(tmp_path / "txt")["text"].to_pylist() == texts
+    np.testing.assert_array_equal(found[0], found[1])
+    np.testing.assert_array_equal(found[0], found[2])
+
+
+@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+def test_steps_and_states_are_written_if_the_artifact_gives_them(kind: str, tmp_path: Path) -> None:
+    """As the service answers them; what it does not give is refused by name."""
+    model = take("parts-lstm", tmp_path / "all.onnx")
+    file = write_parquet(tmp_path / "in.parquet", draw_sequences([2, 5]))
+    flags = (file, "-o", tmp_path / "out", "--outputs", "embedding,steps,state", "--format", kind)
+    assert "gives embedding" in refuse(*flags)
+    encode(*flags, "--model", model)
+    if kind == "parquet":
+        rows = read_parts(tmp_path / "out").to_pylist()
+        lengths = [len(row["steps"]) for row in rows]
+        assert {name for name in rows[0] if name.startswith("state_")} == {"state_h", "state_c"}
+    else:
+        parts = sorted((tmp_path / "out").glob("part*"))
+        rows = [json.loads(line) for part in parts for line in part.read_text().splitlines()]
+        lengths = [len(row["steps"]) for row in rows]
+        assert [*rows[0]["state"]] == ["h", "c"]
+    assert lengths == [2, 5]
