@@ -6,6 +6,7 @@
 - `encoder`: a shard sorted by length, cut by the service's costs, and run on all CPUs.
 - `sinks`: the parts of the output, each under its final name only once it is whole.
 - `progress`: how far it is, for people and for logs.
+- `__main__`: the command line.
 - `run`: shards read, encoded and written at the same time, until all are done or a signal says stop.
 - `mistakes`: what ends the program in a sentence.
 """
