@@ -90,29 +90,34 @@ FAILURES: tuple[type[errors.LengthwiseError], ...] = (
 )
 
 
-async def answer(request: Request, parse: Parse, model: ServedModel | None = None) -> Response:
+async def answer(request: Request, parse: Parse, named: ServedModel | None = None) -> Response:
     """Encode the sequences of a request, and write what came of them as the request wants it.
 
     Args:
         request: a request whose body is not read yet.
         parse: from that body, opened if it was compressed, to what it asks.
-        model: the model that the head of the request names; None if that is left to the body.
+        named: the model that the head of the request names; None if that is left to the body.
 
     Raises:
         LengthwiseError: why there is no answer.
     """
     service, exchange, arrived = service_of(request), exchange_of(request), time.perf_counter()
     settings, limits = service.settings, service.settings.limits
-    deadline = admit(request, arrived, service.models if model is None else (model,))
+    deadline = admit(request, arrived, service.models if named is None else (named,))
     body = await read_body(request, settings.max_body_bytes, settings.body_timeout_seconds)
 
     began = time.perf_counter()
     if encoding := _read_encoding(request):
         body = await asyncio.to_thread(decompress, body, encoding, settings.max_body_bytes)
+
+    def read() -> tuple[Question, ServedModel, Sequences | Texts]:
+        question = parse(body)
+        chosen = named or find_model(request, question.model)
+        return question, chosen, _read(question, chosen, limits)
+
+    # One turn of one thread, so that what was parsed is read while it is at hand, and not kept while others wait.
     is_large = len(body) > large.LARGE_BODY_BYTES
-    question = await asyncio.to_thread(parse, body) if is_large else parse(body)
-    model = model or find_model(request, question.model)
-    given = await asyncio.to_thread(_read, question, model, limits) if is_large else _read(question, model, limits)
+    question, model, given = await asyncio.to_thread(read) if is_large else read()
     if question.timeout_seconds is not None:
         deadline = min(deadline, arrived + question.timeout_seconds)
     if isinstance(given, Texts):

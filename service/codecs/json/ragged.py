@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from service.codecs import large
 from service.codecs.json import exact
-from service.codecs.json.plain import Bounds, parse_plain, require_bounds
+from service.codecs.json.plain import Bounds, ReadPlain, parse_plain, require_bounds
 from service.codecs.options import AnswerOptions, add_query, validate
 from service.codecs.question import Format, ReadSequences, Written
 from service.encoder.sequences import Answer, InputSpec, Sequences, cut, drop_padding
@@ -103,6 +103,7 @@ def parse_fields(
         The other fields, and what reads the sequences or texts.
     """
     document: dict[str, Any] | None = None
+    read_plain: ReadPlain | None = None
     if parsed := parse_plain(body, names[0], may_be_alone=may_be_alone):
         fields, read_plain = parsed
     else:
@@ -112,7 +113,9 @@ def parse_fields(
         fields = {name: value for name, value in document.items() if name not in names}
 
     def read(spec: InputSpec) -> Sequences | Texts:
-        if document is None and (sequences := read_plain(spec.kind)) is not None:
+        nonlocal read_plain
+        plain, read_plain = read_plain, None  # it holds what was parsed, twice the body, which nobody needs again
+        if plain and (sequences := plain(spec.kind)) is not None:
             return sequences
         return read_exactly(document or exact.read_document(body), spec)
 
