@@ -225,7 +225,7 @@ def test_another_python_is_tested_without_torch_unless_told(tmp_path: Path) -> N
 
 def test_a_python_that_is_not_here_is_named() -> None:
     """`make` says which it looked for, and makes no environment."""
-    command = ["make", "--dry-run", "test", "PYTHON=python3.99"]
+    command = ["make", "--no-print-directory", "--dry-run", "test", "PYTHON=python3.99"]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ran.returncode != 0
     assert "python3.99 is not here" in ran.stderr
