@@ -117,7 +117,9 @@ def test_new_requests_are_refused_while_draining(artifact: Path) -> None:
 
 def test_what_outlasts_the_drain_is_answered_503(slow: Path) -> None:
     """When the time to drain is up, requests that still wait are told so, and the process ends."""
-    requests = [draw_sequences([8000] * 12, features=1, seed=n) for n in range(10)]  # some 30 s of work, within the bound of steps
+    requests = [
+        draw_sequences([8000] * 12, features=1, seed=n) for n in range(10)
+    ]  # some 30 s of work, within the bound of steps
     flags = ("--runners", "1", "--max-batch-sequences", "1", "--drain-seconds", "1", "--max-queue-seconds", "600")
     with start_service("--model", str(slow), *flags) as (process, url):
         connections = post_to_all(url, requests)
