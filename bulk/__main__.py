@@ -1,4 +1,4 @@
-"""Encode every sequence in files, and go on where it stopped if it is called again.
+"""Encode every sequence in files; called again after it was stopped, do what is left.
 
 `python -m bulk INPUT... -o OUT --model FILE` writes OUT/part-00000.parquet and so on; OUT/plan.json says what they are.
 """
@@ -18,7 +18,7 @@ from bulk.encoder import Encoder
 from bulk.mistakes import BulkError
 from bulk.plan import Plan, read_plan, require_same
 from bulk.progress import Meter
-from bulk.run import Bounds, run
+from bulk.run import Bounds, Stages, run
 from bulk.sinks import finish, open_sink
 from bulk.sources.files import find_inputs, make_shards, open_source
 from bulk.sources.lines import LineSource, infer_types
@@ -88,12 +88,12 @@ def encode(options: argparse.Namespace) -> int:
         if options.limit is not None:
             count = sum(plan.first_row(number) < options.limit for number in range(count))
         mine = [number for number in range(count) if number % programs == place and not sink.is_done(number)]
-        bounds = Bounds(options.on_error, options.max_errors, threading.Event())
+        bounds = Bounds(options.max_errors, threading.Event())
         for name in (signal.SIGTERM, signal.SIGINT):
             signal.signal(name, lambda *_: bounds.stop.set())
         rows = sum(plan.shards[number].rows for number in mine)
         with Meter(rows, quiet=options.quiet) as meter:
-            encoded = run(plan, mine, (wanted, encoder, sink), meter, bounds)
+            encoded = run(plan, mine, Stages(wanted, encoder, sink), meter, bounds)
         left = sum(not sink.is_done(number) for number in range(len(plan.shards)))
         errors = finish(options.out, plan) if not left else meter.done.errors
         sys.stderr.write(
@@ -165,7 +165,7 @@ def describe(plan: Plan, wanted: Wanted, encoder: Encoder) -> None:
     seconds = encoder.predict(np.fromiter(map(len, rows.sequences), np.int64, len(rows.sequences)))
     times = plan.rows / max(1, shard.rows)
     sys.stdout.write(
-        f"about {rows.steps * times:,.0f} steps, {seconds * times:,.1f} s on {encoder.runners} CPUs, "
+        f"about {rows.steps * times:,.0f} steps, {seconds * times:,.1f} s with {encoder.runners} runs at a time, "
         f"{plan.rows * encoder.session.dim * 4 / 2**20:,.1f} MiB of embeddings; judged by the first shard, in which "
         f"{len(rows.errors)} of {shard.rows:,} rows cannot be encoded\n"
     )

@@ -42,7 +42,7 @@ class Shard:
         start: number of its first row in that input, from 0.
         rows: how many there are.
         first: where the input begins to be read: a row group, a byte of the text, a step of the values.
-        last: where that ends.
+        last: the place after its end.
     """
 
     input: int
@@ -83,7 +83,7 @@ class Plan:
         return sum(shard.rows for shard in self.shards[:number])
 
     def save(self, folder: Path) -> None:
-        """Write the plan, unless it is there; of several that write at once, one does."""
+        """Write the plan; several programs that do so at once write the same one."""
         folder.mkdir(parents=True, exist_ok=True)
         draft = folder / f".{NAME}.{os.getpid()}"
         draft.write_text(self._write(), encoding="utf-8")
@@ -124,8 +124,8 @@ def require_same(plan: Plan, model: str, options: dict[str, Any], inputs: Sequen
         if plan.options.get(name) != options.get(name)
     ]
     before, now = ({one.path: one for one in some} for some in (plan.inputs, inputs))
-    changes += [f"{path} is no longer there" for path in before if path not in now]
-    changes += [f"{path} was not there" for path in now if path not in before]
+    changes += [f"{path} has gone" for path in before if path not in now]
+    changes += [f"{path} has come" for path in now if path not in before]
     changes += [f"{path} was written anew" for path in now if path in before and now[path] != before[path]]
     if not changes and list(before) != list(now):
         changes.append("the inputs are in another order")

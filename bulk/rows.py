@@ -20,7 +20,7 @@ class Rows:
     """The rows of a shard.
 
     Attributes:
-        sequences: n of them, `(t, F)` or `(t,)`; an empty one where there is an error.
+        sequences: n of them, `(t, F)` or `(t,)`; an empty one if the row has an error.
         errors: why a row cannot be encoded, by its place among the n.
         columns: what else the rows hold: a pyarrow table of n rows, or n objects of JSON; None if nothing else is kept.
     """

@@ -18,21 +18,34 @@ from service.errors import LengthwiseError
 
 
 @dataclass(frozen=True, slots=True)
+class Stages:
+    """What a shard goes through.
+
+    Attributes:
+        wanted: says what is read of each row.
+        encoder: encodes.
+        sink: writes.
+    """
+
+    wanted: Wanted
+    encoder: Encoder
+    sink: Sink
+
+
+@dataclass(frozen=True, slots=True)
 class Bounds:
     """When to end early.
 
     Attributes:
-        on_error: `fail` at the first row that cannot be encoded; `null` and `drop` go on.
-        max_errors: rows that may be so; None for any number.
+        max_errors: rows that may fail; None for any number.
         stop: set to end after the shard in hand.
     """
 
-    on_error: str
     max_errors: int | None
     stop: threading.Event
 
 
-def run(plan: Plan, numbers: list[int], work: tuple[Wanted, Encoder, Sink], meter: Meter, bounds: Bounds) -> int:
+def run(plan: Plan, numbers: list[int], stages: Stages, meter: Meter, bounds: Bounds) -> int:
     """Encode shards that are not done.
 
     While one is encoded, the next is read and the one before is written, so three are in memory at most.
@@ -40,7 +53,7 @@ def run(plan: Plan, numbers: list[int], work: tuple[Wanted, Encoder, Sink], mete
     Args:
         plan: of all shards.
         numbers: of those to encode, ascending.
-        work: what is read of each row, what encodes it, and what writes it.
+        stages: what each shard goes through.
         meter: is told of each shard.
         bounds: when to end early.
 
@@ -50,14 +63,13 @@ def run(plan: Plan, numbers: list[int], work: tuple[Wanted, Encoder, Sink], mete
     Raises:
         BulkError: an input cannot be read, or too much is wrong with its rows.
     """
-    wanted, encoder, sink = work
     sources: dict[int, Source] = {}
 
     def read(number: int) -> Rows:
         shard = plan.shards[number]
         if shard.input not in sources:
             sources.clear()  # inputs are read one after the other
-            sources[shard.input] = open_source(plan.inputs[shard.input].path, wanted)
+            sources[shard.input] = open_source(plan.inputs[shard.input].path, stages.wanted)
         return sources[shard.input].read(shard)
 
     encoded_shards = 0
@@ -70,13 +82,13 @@ def run(plan: Plan, numbers: list[int], work: tuple[Wanted, Encoder, Sink], mete
             if not is_last:
                 upcoming.append(reader.submit(read, numbers[place + 1]))
             problems = [tell(plan, number, row, error) for row, error in rows.errors.items()]
-            if problems and bounds.on_error == "fail":
+            if problems and plan.options["on_error"] == "fail":
                 first = problems[0]
                 raise BadRow(first["file"], first["row"], first["problem"]["detail"])
-            encoded: Encoded = encoder.encode(rows.sequences, tuple(plan.options["outputs"]))
+            encoded: Encoded = stages.encoder.encode(rows.sequences, tuple(plan.options["outputs"]))
             if written:
                 written.result()
-            written = writer.submit(sink.write, number, rows, encoded, problems)
+            written = writer.submit(stages.sink.write, number, rows, encoded, problems)
             meter.add(len(rows.sequences), rows.steps, encoded.padded_steps, len(rows.errors))
             encoded_shards += 1
             if bounds.max_errors is not None and meter.done.errors > bounds.max_errors:

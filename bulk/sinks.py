@@ -5,9 +5,10 @@ A part that is there is never written again, and a part written twice at once is
 
 import json
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import orjson
@@ -22,37 +23,11 @@ Kind: TypeAlias = Literal["parquet", "jsonl", "npy"]
 
 ROW_GROUP_BYTES = 100 * 2**20
 PROBLEMS = "errors.jsonl"
+OPTIONS = orjson.OPT_SERIALIZE_NUMPY
 
 
-class Sink(Protocol):
-    """Where parts go."""
-
-    def is_done(self, number: int) -> bool:
-        """Whether a shard's part is there."""
-
-    def write(self, number: int, rows: Rows, encoded: Encoded, problems: list[dict[str, Any]]) -> None:
-        """Write a shard's part."""
-
-
-def open_sink(kind: Kind, folder: Path, plan: Plan, dim: int) -> Sink:
-    """Return what writes the parts of a plan.
-
-    Args:
-        kind: of files.
-        folder: to write to; the plan is in it.
-        plan: of all parts.
-        dim: D, the numbers in an embedding.
-    """
-    kinds: dict[Kind, type[ParquetSink | JsonSink | NumpySink]] = {
-        "parquet": ParquetSink,
-        "jsonl": JsonSink,
-        "npy": NumpySink,
-    }
-    return kinds[kind](folder, plan, dim)
-
-
-class _Parts:
-    """What all sinks share: names, drafts and problems."""
+class Sink(ABC):
+    """Writes the parts of a plan."""
 
     suffix = ""
 
@@ -70,22 +45,23 @@ class _Parts:
         return self.name(number).exists()
 
     def write(self, number: int, rows: Rows, encoded: Encoded, problems: list[dict[str, Any]]) -> None:
-        """Write a part: its problems first, so that whoever finds the part finds them too."""
-        told = self.folder / f"part-{number:05}.errors"
-        if problems:
-            self._put(told, b"".join(orjson.dumps(one) + b"\n" for one in problems))
+        """Write a part: its problems first, so that nobody finds the part without them."""
         draft = self.folder / f".{self.name(number).name}.{os.getpid()}"
-        self.save(draft, number, rows, encoded)
-        _sync(draft)
         try:
+            if problems:
+                self._put(
+                    self.folder / f"part-{number:05}.errors", b"".join(orjson.dumps(one) + b"\n" for one in problems)
+                )
+            self.save(draft, number, rows, encoded)
+            _sync(draft)
             draft.replace(self.name(number))
         except FileNotFoundError:
             if not self.is_done(number):  # another program wrote it too, and cleared up after all were done
                 raise
 
+    @abstractmethod
     def save(self, draft: Path, number: int, rows: Rows, encoded: Encoded) -> None:
         """Write a part to a draft."""
-        raise NotImplementedError
 
     def _put(self, path: Path, content: bytes) -> None:
         draft = self.folder / f".{path.name}.{os.getpid()}"
@@ -94,7 +70,7 @@ class _Parts:
         draft.replace(path)
 
 
-class ParquetSink(_Parts):
+class ParquetSink(Sink):
     """Parquet: the columns that are kept, and `embedding`, a list of D floats, null if the row has none."""
 
     suffix = ".parquet"
@@ -147,7 +123,7 @@ class ParquetSink(_Parts):
         return arrays
 
 
-class JsonSink(_Parts):
+class JsonSink(Sink):
     """JSON lines: `row`, what the row held besides, and `embedding`, null if the row has none."""
 
     suffix = ".jsonl"
@@ -176,7 +152,7 @@ class JsonSink(_Parts):
         return told
 
 
-class NumpySink(_Parts):
+class NumpySink(Sink):
     """One array `(rows, D)` in `embeddings.npy`, mapped into memory; a row without an embedding is NaN."""
 
     suffix = ".done"
@@ -206,7 +182,17 @@ class NumpySink(_Parts):
         draft.touch()
 
 
-OPTIONS = orjson.OPT_SERIALIZE_NUMPY
+def open_sink(kind: Kind, folder: Path, plan: Plan, dim: int) -> Sink:
+    """Return what writes the parts of a plan.
+
+    Args:
+        kind: of files.
+        folder: to write to; the plan is in it.
+        plan: of all parts.
+        dim: D, the numbers in an embedding.
+    """
+    kinds: dict[Kind, type[Sink]] = {"parquet": ParquetSink, "jsonl": JsonSink, "npy": NumpySink}
+    return kinds[kind](folder, plan, dim)
 
 
 def finish(folder: Path, plan: Plan) -> int:

@@ -77,7 +77,7 @@ def _tokenize(found: Sequences | Texts, spec: InputSpec) -> Sequences:
     if isinstance(found, Sequences):
         return found
     found.check(LIMITS)
-    assert spec.tokenize is not None, "texts are read for who has a tokenizer"
+    assert spec.tokenize is not None, "only a model with a tokenizer reads texts"
     return join(spec.tokenize(found.texts), spec.kind, found.field)
 
 

@@ -31,7 +31,7 @@ SECONDS = 30.0  # for an answer
 
 
 class Case(NamedTuple):
-    """A body, before it is compressed, and where it goes."""
+    """A body before it is compressed, and the path it is sent to."""
 
     model: str  # "floats" or "texts"
     name: str

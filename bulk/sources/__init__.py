@@ -7,5 +7,5 @@ Read in this order:
 - `parquet`: Parquet, by row groups.
 - `lines`: JSON lines and texts, plain or compressed.
 - `arrays`: arrays of numpy, mapped from their files.
-- `files`: which files are meant, by which source each is read, and where it is cut into shards.
+- `files`: lists the files that are meant, picks the source of each, and cuts it into shards.
 """

@@ -26,32 +26,33 @@ class ArraySource:
                 array = np.load(path, mmap_mode="r", allow_pickle=False)
                 if array.ndim not in (2, 3):
                     raise BadInput(path, f"its shape is {array.shape}, and n sequences are (n, T, F), or (n, T) of ids")
-                self._values = array.reshape(-1, *array.shape[2:])
+                values = array.reshape(-1, *array.shape[2:])
                 self._ends = np.arange(len(array) + 1, dtype=np.int64) * array.shape[1]
             else:
-                self._values = _map_member(path, "values")
+                values = _map_member(path, "values")
                 lengths = np.asarray(_map_member(path, "lengths"))
                 self._ends = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-                if lengths.ndim != 1 or (lengths < 0).any() or self._ends[-1] != len(self._values):
-                    raise BadInput(
-                        path, f"the lengths sum to {self._ends[-1]}, and there are {len(self._values)} steps"
-                    )
+                if lengths.ndim != 1 or (lengths < 0).any() or self._ends[-1] != len(values):
+                    raise BadInput(path, f"the lengths sum to {self._ends[-1]}, and there are {len(values)} steps")
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise BadInput(path, f"it cannot be read as {path.suffix}: {error}") from error
         spec = wanted.spec
         kinds = "iu" if spec.kind.features is None else "iuf"
-        width = self._values.shape[1] if self._values.ndim == 2 else None
-        if self._values.dtype.kind not in kinds or width != spec.kind.features:
+        width = values.shape[1] if values.ndim == 2 else None
+        if values.dtype.kind not in kinds or width != spec.kind.features:
             expected = "(S,) token ids" if spec.kind.features is None else f"(S, {spec.kind.features}) numbers"
-            raise BadInput(path, f"it holds {self._values.shape} {self._values.dtype}, and the model reads {expected}")
+            raise BadInput(path, f"it holds {values.shape} {values.dtype}, and the model reads {expected}")
+        self._step_bytes = values[:1].nbytes or 1
+        # What is mapped is mapped anew for each shard: else all pages that were read would stay in memory.
+        self._whole: npt.NDArray[Any] | None = None if isinstance(values, np.memmap) else values
 
     def survey(self) -> Iterator[tuple[int, int, int]]:
         """Yield shards of rows that take some 32 MB."""
-        step_bytes = self._values[:1].nbytes or 1
         row, rows = 0, len(self._ends) - 1
         while row < rows:
             stop = (
-                int(np.searchsorted(self._ends, self._ends[row] + bounds.SHARD_BYTES // step_bytes, side="right")) - 1
+                int(np.searchsorted(self._ends, self._ends[row] + bounds.SHARD_BYTES // self._step_bytes, side="right"))
+                - 1
             )
             stop = min(rows, max(row + 1, min(stop, row + bounds.SHARD_BYTES // 64)))
             yield stop - row, row, stop
@@ -62,8 +63,17 @@ class ArraySource:
         ends = self._ends[shard.first : shard.last + 1]
         kind = np.int64 if self._wanted.spec.kind.features is None else np.float32
         with np.errstate(over="ignore"):
-            whole = np.array(self._values[ends[0] : ends[-1]], dtype=kind)
+            whole = np.array(self._map()[ends[0] : ends[-1]], dtype=kind)
         return check([*split(whole, ends - ends[0])], self._wanted.spec, self._wanted.limits, None, whole)
+
+    def _map(self) -> npt.NDArray[Any]:
+        """Return all steps, end to end."""
+        if self._whole is not None:
+            return self._whole
+        if self._path.suffix == ".npz":
+            return _map_member(self._path, "values")
+        array: npt.NDArray[Any] = np.load(self._path, mmap_mode="r", allow_pickle=False)
+        return array.reshape(-1, *array.shape[2:])
 
 
 def _map_member(path: Path, name: str) -> npt.NDArray[Any]:

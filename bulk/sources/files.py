@@ -1,4 +1,4 @@
-"""Which files are meant, by which source each is read, and where it is cut into shards.
+"""Lists the files that are meant, picks the source of each, and cuts it into shards.
 
 | files | what holds the sequences | a shard is |
 |---|---|---|

@@ -28,7 +28,7 @@ class ParquetSource:
         self._path = path
         self._wanted = wanted
         try:
-            self._file = pq.ParquetFile(path, memory_map=True)
+            self._file = pq.ParquetFile(path)
         except (pa.ArrowException, OSError) as error:
             raise BadInput(path, f"it cannot be read as Parquet: {error}") from error
         names = self._file.schema_arrow.names

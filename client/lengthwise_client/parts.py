@@ -36,7 +36,7 @@ class Served:
 
         Args:
             info: the document as the service sent it.
-            name: the model's name; None for the default. If there is no such model, the service will say so itself.
+            name: the model's name; None for the default. The service refuses a name it does not know.
         """
         name, settings = name or info["default_model"], info["settings"]
         models: list[dict[str, Any]] = info["models"] or [{"features": None, "dim": 0}]

@@ -204,7 +204,7 @@ def test_a_plan_for_something_else_is_refused(sequences: list[npt.NDArray[np.flo
     write_parquet(file, sequences[:-1])
     assert f"{file} was written anew" in refuse(file, "-o", tmp_path / "out")
     other = write_parquet(tmp_path / "other.parquet", sequences)
-    assert f"{other} was not there" in refuse(other, "-o", tmp_path / "out")
+    assert f"{other} has come" in refuse(other, "-o", tmp_path / "out")
     assert hash_folder(tmp_path / "out") == before
 
 
