@@ -66,10 +66,10 @@ class ParquetSource:
         spec, limits = self._wanted.spec, self._wanted.limits
         if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
             return read_texts(column.to_pylist(), spec, limits, columns)
-        ends, steps = self._flatten(column)
+        ends, steps = self._flatten(column, column.type)
         widths = None
         if not pa.types.is_primitive(steps.type):
-            value_ends, steps = self._flatten(steps)
+            value_ends, steps = self._flatten(steps, column.type)
             widths = np.diff(value_ends)
         if not (pa.types.is_integer(steps.type) or pa.types.is_floating(steps.type)):
             raise BadInput(self._path, f"the steps hold {steps.type}, which are not numbers")
@@ -105,9 +105,12 @@ class ParquetSource:
                 found.append(numbers[value_ends[start] : value_ends[stop]].reshape(-1, features))
         return check(found, spec, limits, columns)
 
-    def _flatten(self, lists: Any) -> tuple[npt.NDArray[np.int64], Any]:
-        """Return where each of n lists begins and the last one ends, `(n + 1,)`, and what they hold, end to end."""
+    def _flatten(self, lists: Any, kind: Any) -> tuple[npt.NDArray[np.int64], Any]:
+        """Return where each of n lists begins and the last one ends, `(n + 1,)`, and what they hold, end to end.
+
+        `kind` is the type of the column, for the message if they are not lists.
+        """
         if not isinstance(lists, pa.ListArray | pa.LargeListArray | pa.FixedSizeListArray):
-            raise BadInput(self._path, f"{self._wanted.column!r} holds {lists.type}, neither lists nor texts")
+            raise BadInput(self._path, f"{self._wanted.column!r} holds {kind}, neither lists of numbers nor texts")
         lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
         return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]), lists.flatten()

@@ -19,6 +19,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from bulk.__main__ import main
+from bulk.progress import Meter
 from bulk.sources import lines, wanted
 from tests.conftest import FEATURES, MADE, draw_sequences
 from tests.made import take
@@ -372,3 +373,126 @@ def test_steps_and_states_are_written_if_the_artifact_gives_them(kind: str, tmp_
         lengths = [len(row["steps"]) for row in rows]
         assert [*rows[0]["state"]] == ["h", "c"]
     assert lengths == [2, 5]
+
+
+def test_without_a_terminal_a_line_a_minute_says_how_far_it_is(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the rate, the padding, what failed and the time that is left."""
+    now = [0.0]
+    monkeypatch.setattr("bulk.progress.time.monotonic", lambda: now[0])
+    with Meter(1000) as meter:
+        now[0] = 59.0
+        meter.add(100, 1000, 1250, 0)
+        assert capsys.readouterr().err == ""
+        now[0] = 100.0
+        meter.add(100, 1000, 1250, 3)
+        said = capsys.readouterr().err
+    assert said == "200 of 1,000 rows, 20 steps/s, 20.0% padding, 3 could not be encoded, 7 minutes left\n"
+
+
+def test_at_a_terminal_a_bar_shows_the_same(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends with all rows, the rate and the padding; `--quiet` shows none."""
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    with Meter(200, quiet=True) as meter:
+        meter.add(200, 1000, 1250, 0)
+    assert capsys.readouterr().err == ""
+    with Meter(200) as meter:
+        meter.add(200, 1000, 1250, 0)
+    said = capsys.readouterr().err
+    assert "200 of 200 rows" in said
+    assert "20.0% padding" in said
+
+
+@pytest.mark.parametrize(
+    ("row", "path"),
+    [
+        ("[1, 2]", ""),
+        ("not json", ""),
+        ('{"other": 1}', ""),
+        ('{"sequence": 5}', "sequence"),
+        ('{"sequence": "a text"}', "sequence"),
+        ('{"sequence": [[1, 2, 3], 4]}', "sequence[1]"),
+        ('{"sequence": [[1, 2, "3"]]}', "sequence[0][2]"),
+        ('{"sequence": [[1, 2, true]]}', "sequence[0][2]"),
+    ],
+)
+def test_a_line_that_is_no_sequence_is_a_bad_row(row: str, path: str, tmp_path: Path) -> None:
+    """It is told by its place, and the lines beside it are encoded."""
+    good = json.dumps({"sequence": [[1.0, 2.0, 3.0]]})
+    (tmp_path / "in.jsonl").write_text(f"{good}\n{row}\n{good}")  # the last line has no end
+    assert encode(tmp_path / "in.jsonl", "-o", tmp_path / "out") == 0
+    (told,) = map(json.loads, (tmp_path / "out/errors.jsonl").read_text().splitlines())
+    assert (told["row"], told["problem"].get("path", "")) == (1, path)
+    assert [one is None for one in read_parts(tmp_path / "out")["embedding"].to_pylist()] == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("column", "said"),
+    [
+        (pa.array([[1, 2]]), "the model reads lists of steps of 3 numbers"),
+        (pa.array([["a"]]), "string>, neither lists of numbers nor texts"),
+        (pa.array([[True]]), "the steps hold bool, which are not numbers"),
+        (pa.array([1, 2]), "holds int64, neither lists of numbers nor texts"),
+        (pa.array(["a text"]), "the model reads none"),
+    ],
+)
+def test_a_column_of_another_kind_is_refused(column: Any, said: str, tmp_path: Path) -> None:
+    """The sentence says what it holds and what the model reads."""
+    pq.write_table(pa.table({"sequence": column}), tmp_path / "in.parquet")
+    assert said in refuse(tmp_path / "in.parquet", "-o", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("arrays", "said"),
+    [
+        ({"values": np.zeros((3, 3)), "lengths": [1, 1]}, "the lengths sum to 2, and there are 3 steps"),
+        ({"values": np.zeros((3, 2)), "lengths": [3]}, "the model reads (S, 3) numbers"),
+        ({"values": np.zeros((3, 3))}, "it cannot be read as .npz"),
+    ],
+)
+def test_arrays_of_another_shape_are_refused(arrays: dict[str, Any], said: str, tmp_path: Path) -> None:
+    """The sentence says what was found."""
+    np.savez(tmp_path / "in.npz", **arrays)
+    assert said in refuse(tmp_path / "in.npz", "-o", tmp_path / "out")
+    np.save(tmp_path / "in.npy", np.zeros(3))
+    assert "its shape is (3,)" in refuse(tmp_path / "in.npy", "-o", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--format", "npy", "--on-error", "drop"), "--on-error null makes it NaN"),
+        (("--outputs", "steps"), "gives embedding"),
+        (("--max-sequence-steps", "0"), "greater than or equal to 1"),
+    ],
+)
+def test_flags_that_contradict_are_refused(
+    flags: tuple[str, ...], said: str, sequences: list[npt.NDArray[np.float32]], tmp_path: Path
+) -> None:
+    """In one sentence, before anything is written."""
+    file = write_parquet(tmp_path / "in.parquet", sequences)
+    assert said in refuse(file, "-o", tmp_path / "out", *flags)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_bad_row_is_nan_in_one_array(tmp_path: Path) -> None:
+    """The array has a row for each that was read."""
+    good = draw_sequences([3])[0].tolist()
+    file = write_jsonl(tmp_path / "in.jsonl", [{"sequence": good}, {"sequence": []}, {"sequence": good}])
+    encode(file, "-o", tmp_path / "out", "--format", "npy")
+    found = np.load(tmp_path / "out/embeddings.npy")
+    assert np.isnan(found).all(axis=1).tolist() == [False, True, False]
+
+
+def test_a_plan_that_cannot_be_read_is_named(sequences: list[npt.NDArray[np.float32]], tmp_path: Path) -> None:
+    """Whether it is damaged or another version's, it is never taken for a new start."""
+    file = write_parquet(tmp_path / "in.parquet", sequences)
+    (tmp_path / "out").mkdir()
+    for text, said in (("{", "cannot be read as a plan"), ('{"format": 0}', "was written by another version")):
+        (tmp_path / "out/plan.json").write_text(text)
+        assert said in refuse(file, "-o", tmp_path / "out")

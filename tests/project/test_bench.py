@@ -641,6 +641,22 @@ def test_bytecodes_are_counted_alike_each_time(model: Path) -> None:
     assert sum(one.values()) == pytest.approx(sum(two.values()), rel=0.02)  # ids of requests grow, timers come and go
 
 
+def test_counting_bytecodes_leaves_the_trace_as_it_was(model: Path) -> None:
+    """Whoever traces this process, a debugger or coverage, goes on doing so afterwards."""
+    before = sys.gettrace()
+
+    def idle(*_: object) -> None:
+        pass
+
+    sys.settrace(idle)
+    try:
+        asyncio.run(count_bytecodes(model))
+        found = sys.gettrace()
+    finally:
+        sys.settrace(before)
+    assert found is idle
+
+
 def test_encoders_are_compared_and_a_wrong_one_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     """The same session differs in nothing; one whose answers are off by a little too much ends the program."""
     files = [Path(f"tests/artifacts/{kind}.onnx") for kind in ("triples", "triples-anew")]
