@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from math import inf
 from pathlib import Path
 
@@ -355,8 +355,9 @@ def serve_behind(processes: int) -> Iterator[tuple[subprocess.Popen[str], str]]:
 def owner_of(process: subprocess.Popen[str]) -> int | None:
     """Return the process that owns the device."""
     for pid in find_family(process.pid)[1:]:
-        if b"owner.process" in Path(f"/proc/{pid}/cmdline").read_bytes():
-            return pid
+        with suppress(FileNotFoundError):  # it ended meanwhile
+            if b"owner.process" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                return pid
     return None
 
 
@@ -386,12 +387,14 @@ def test_a_service_whose_owner_is_killed_under_load_goes_on(processes: int) -> N
 
         with ThreadPoolExecutor(4) as pool:
             asking = [pool.submit(ask) for _ in range(4)]
-            wait_until(lambda: len(statuses) > 20)
-            os.kill(victim, signal.SIGKILL)
-            wait_until(lambda: owner_of(process) not in (None, victim))
-            before = len(statuses)
-            wait_until(lambda: statuses[before:].count(200) > 20)
-            is_over.set()
+            try:
+                wait_until(lambda: len(statuses) > 20)
+                os.kill(victim, signal.SIGKILL)
+                wait_until(lambda: owner_of(process) not in (None, victim))
+                before = len(statuses)
+                wait_until(lambda: statuses[before:].count(200) > 20)
+            finally:
+                is_over.set()  # or a failure would leave them asking for ever
             for one in asking:
                 one.result(60)
         assert statuses.count(500) <= 4 * 3
