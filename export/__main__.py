@@ -25,7 +25,7 @@ from service.settings import NAME
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Export as the command line says; exit with the reason where the proof fails."""
+    """Export as the command line says; exit with the reason if the proof fails."""
     options = build_parser().parse_args(arguments)
     try:
         manifest = export(options)

@@ -21,8 +21,7 @@ from model.tasks.supervised import SequenceClassifier
 from model.tasks.task import Task
 from model.threads import limit_threads
 from model.training.run_directory import RunConfig, read_config, read_model, read_results, read_samples, read_tokenizer
-from service.encoder.manifest import METADATA_KEY, Golden, Input, Manifest, ParityCheck, Statistics, Tensor
-from service.encoder.manifest import Task as TaskRecord
+from service.encoder.manifest import METADATA_KEY, Golden, Input, Manifest, ParityCheck, Statistics, TaskRecord, Tensor
 from service.encoder.sequences import Steps
 from service.encoder.session import EncoderSession
 
@@ -49,9 +48,9 @@ class Origin:
         version: of the model.
         source: of the data, or of the weights.
         licence: under which terms.
-        longest_training_sequence: steps; None where nobody knows.
-        task: what it was trained to do; None where nobody knows.
-        tokenizer: of texts, as the JSON of the `tokenizers` library; None where it reads none.
+        longest_training_sequence: steps; None if nobody knows.
+        task: what it was trained to do; None if nobody knows.
+        tokenizer: of texts, as the JSON of the `tokenizers` library; None if it reads none.
         samples: what it is proven on: `real` sequences of a data set, or `made` ones.
     """
 
@@ -157,7 +156,7 @@ def export_encoder(
 
 
 def make_samples(config: EncoderConfig, count: int = 60, longest: int = 40) -> list[Steps]:
-    """Make sequences to prove an encoder on where nobody has real ones: standard normal features, or any tokens."""
+    """Make sequences to prove an encoder on if nobody has real ones: standard normal features, or any tokens."""
     draw = np.random.default_rng(0)
     lengths = draw.integers(1, longest + 1, count)
     if config.features is None:

@@ -48,6 +48,6 @@ class GraphBuilder:
         return outputs
 
     def occupied(self) -> str:
-        """Return bool `[B, 1]`: true where a row's sequence is not empty."""
+        """Return bool `[B, 1]`: true if a row's sequence is not empty."""
         filled = self.add("Greater", ["lengths", self.integer(0)], "filled")
         return self.add("Unsqueeze", [filled, self.integers(1)], "occupied")

@@ -63,7 +63,7 @@ def build_graph(encoder: SequenceEncoder, options: GraphOptions | None = None) -
     if options.initial_state and config.bidirectional:
         raise ValueError(
             "an encoder that reads in both directions takes no initial state: the backward one starts at the "
-            "end of a sequence, where nothing came before"
+            "end of a sequence, and nothing came before that"
         )
     builder = GraphBuilder()
     steps = _add_input(builder, encoder)
@@ -124,7 +124,7 @@ def _add_input(builder: GraphBuilder, encoder: SequenceEncoder) -> str:
 
 
 def _add_mask(builder: GraphBuilder, time_major: str) -> None:
-    """Add `valid`, bool `[T, B]`: true where a step belongs to its row's sequence."""
+    """Add `valid`, bool `[T, B]`: true if a step belongs to its row's sequence."""
     shape = builder.add("Shape", [time_major], "time_size", start=0, end=1)  # [1]
     time = builder.add("Squeeze", [shape, builder.integers(0)], "time")
     places = builder.add("Range", [builder.integer(0), time, builder.integer(1)], "places")  # [T]

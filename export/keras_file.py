@@ -54,7 +54,7 @@ class _Reader:
         before: str | None = None
         for layer in self._config["config"]["layers"]:
             name, config = layer["class_name"], layer["config"]
-            if name in MASK_OPERATORS:  # they feed masks; where one feeds a layer, that layer's source is not the chain
+            if name in MASK_OPERATORS:  # they feed masks; if one feeds a layer, that layer's source is not the chain
                 continue
             arguments = [node["args"] for node in layer.get("inbound_nodes", [])]
             sources = re.findall(r"'keras_history': \['([^']*)'", str(arguments))
@@ -172,6 +172,6 @@ def _read_cell(reader: _Reader, kind: str, config: dict[str, Any], group: str) -
     kernel, recurrent, *biases = reader.arrays(group)
     order = KERAS_TO_TORCH[kind]
     rows = np.zeros((2, kernel.shape[1]), dtype=np.float32)
-    if biases:  # one row, or two where a GRU's reset gate acts after the recurrent product
+    if biases:  # one row, or two if a GRU's reset gate acts after the recurrent product
         rows[: biases[0].ndim] = biases[0]
     return CellWeights(*(reorder_gates(part, order) for part in (kernel.T, recurrent.T, rows[0], rows[1])))

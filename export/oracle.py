@@ -23,7 +23,7 @@ class Case:
 
     Attributes:
         sequence: `(t, F)`, or `(t,)` token ids, `0 <= t`.
-        initial: the state to start from, as in `Answer`; nothing where it starts from zero.
+        initial: the state to start from, as in `OracleOutput`; nothing if it starts from zero.
     """
 
     sequence: Steps
@@ -31,7 +31,7 @@ class Case:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class OracleOutput:
     """What an encoder makes of one sequence.
 
     Attributes:
@@ -45,7 +45,7 @@ class Answer:
     state: Mapping[str, Floats]
 
 
-def encode(encoder: SequenceEncoder, case: Case) -> Answer:
+def encode(encoder: SequenceEncoder, case: Case) -> OracleOutput:
     """Encode one sequence with the encoder's weights."""
     config = encoder.config
     if encoder.embedding is not None:
@@ -68,7 +68,7 @@ def encode(encoder: SequenceEncoder, case: Case) -> Answer:
                 part[index, place] = value
             beside.append(outputs[::-1] if place else outputs)
         steps = np.concatenate(beside, axis=1)
-    return Answer(_embed(encoder, steps), steps, state)
+    return OracleOutput(_embed(encoder, steps), steps, state)
 
 
 def run_cell(cell: nn.Module, steps: Floats, h: Floats, c: Floats | None = None) -> tuple[Floats, ...]:

@@ -52,8 +52,8 @@ def quantize_artifact(
     Args:
         graph: proven, float32.
         manifest: of that graph.
-        samples: n >= 1 sequences to measure on, held out of training where there was one.
-        judge: what the task makes of their embeddings; None where there is no such thing.
+        samples: n >= 1 sequences to measure on, held out of training if there was one.
+        judge: what the task makes of their embeddings; None if there is no such thing.
 
     Returns:
         The quantised graph, and its manifest: no proof, which was of another graph, but what quantising cost, and
@@ -98,7 +98,7 @@ def quantize_graph(graph: onnx.ModelProto) -> onnx.ModelProto:
         file = Path(folder) / "quantized.onnx"
         logging.disable(logging.WARNING)  # it recommends a preparation for graphs that were not written by hand
         try:
-            # Unsigned weights: where a CPU has no int8 dot product, signed ones would overflow its 16-bit sums.
+            # Unsigned weights: if a CPU has no int8 dot product, signed ones would overflow its 16-bit sums.
             quantize_dynamic(graph, file, op_types_to_quantize=["LSTM"], per_channel=True, weight_type=QuantType.QUInt8)
         finally:
             logging.disable(logging.NOTSET)
@@ -148,7 +148,7 @@ def describe(cost: Quantization, kind: str) -> str:
     rows = {
         "largest and mean difference to float32": f"{cost.max_error:.2g}, {cost.mean_error:.2g}",
         "cosine to float32, 1st percentile and median": f"{cost.cosine_p1:.5f}, {cost.cosine_median:.5f}",
-        "largest difference between alone and batched": f"{cost.batch_difference:.2g}, where float32 has 0",
+        "largest difference between alone and batched": f"{cost.batch_difference:.2g}; float32 has 0",
         "golden vectors replay within": f"{cost.golden_tolerance:.2g}",
         "speed-up, one thread, sorted batches": f"{cost.speed_up:.2f} on {cost.cpu}",
     }

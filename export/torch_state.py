@@ -27,7 +27,7 @@ def read_torch_state(
         path: a safetensors file.
         pooling: how steps become one vector; `attention` would need weights of its own.
         prefix: of the recurrent module's names, such as `encoder.lstm.`.
-        embedding: name of an `nn.Embedding`'s weight `(V, E)`, where the model reads token ids; row 0 is padding.
+        embedding: name of an `nn.Embedding`'s weight `(V, E)`, if the model reads token ids; row 0 is padding.
         normalize: scale embeddings to L2 norm 1.
 
     Raises:

@@ -12,14 +12,14 @@ import numpy.typing as npt
 import torch
 
 from export import oracle
-from export.oracle import Answer, Case
+from export.oracle import Case, OracleOutput
 from model.encoder.encoder import SequenceEncoder
 from model.encoder.recurrent import State as TorchState
 from service.encoder.manifest import ParityCheck
 from service.encoder.sequences import Batch, Output, State, Steps, pad_batch
 from service.encoder.session import EncoderSession
 
-# Outputs are hidden states in (-1, 1) and averages of them, where one bit of float32 is 6e-8. Sums over some hundred
+# Outputs are hidden states in (-1, 1) and averages of them, in which one bit of float32 is 6e-8. Sums over some hundred
 # terms, ordered differently, differ in the last bits, and sharp gates carry that on: 1e-6 between torch and ONNX
 # Runtime, 2e-6 between either and float64 were measured. A wrong gate, length or average is off by 1e-2.
 TOLERANCE = 5e-6
@@ -31,7 +31,7 @@ GRID_BATCHES = (1, 2, 3, 8, 33)
 JUNK = (1e6, np.inf, np.nan)
 
 SampleKind: TypeAlias = Literal["real", "made"]  # of a data set, or drawn at random
-Pair: TypeAlias = tuple[Answer, Answer]  # found and expected
+Pair: TypeAlias = tuple[OracleOutput, OracleOutput]  # found and expected
 
 
 def verify(
@@ -46,7 +46,7 @@ def verify(
         kind: of the samples; claims about them say it.
 
     Returns:
-        One check a claim; the proof holds where all of them do.
+        One check a claim; the proof holds if all of them do.
     """
     proof = _Proof(encoder, session, samples, kind)
     return [check for part in session.outputs for check in proof.check(part)]
@@ -66,7 +66,7 @@ class _Proof:
         mixed = [[everything[row] for row in rows] for rows in _mix(len(everything))]
         alone = {id(case): run_session(session, [case])[0] for case in everything}
 
-        def expected(cases: Sequence[Case]) -> list[Answer]:
+        def expected(cases: Sequence[Case]) -> list[OracleOutput]:
             return [alone[id(case)] for case in cases]
 
         self._on_grid = _pair(self._grid, lambda cases: run_session(session, cases), self._torch)
@@ -92,23 +92,23 @@ class _Proof:
         nothing = "is the initial one" if part == "state" else "is zero"
         yield _compare(part, f"{nothing} for an empty sequence", EXACT, self._empty)
 
-    def _torch(self, cases: Sequence[Case]) -> list[Answer]:
+    def _torch(self, cases: Sequence[Case]) -> list[OracleOutput]:
         return run_torch(self._encoder, cases, embedding_only=self._session.outputs == ("embedding",))
 
-    def _nothing(self, case: Case) -> Answer:
+    def _nothing(self, case: Case) -> OracleOutput:
         """Return what an empty sequence must give."""
         session = self._session
         initial = case.initial or {name: state[0] for name, state in session.zero_state(1).items()}
-        return Answer(np.zeros(session.dim), np.zeros((0, session.width or 0)), initial)
+        return OracleOutput(np.zeros(session.dim), np.zeros((0, session.width or 0)), initial)
 
 
-def run_session(session: EncoderSession, cases: Sequence[Case], junk: float | None = None) -> list[Answer]:
+def run_session(session: EncoderSession, cases: Sequence[Case], junk: float | None = None) -> list[OracleOutput]:
     """Run cases as one batch.
 
     Args:
         session: what was exported.
         cases: n >= 1.
-        junk: where it is not None, rows are padded seven steps further than needed, with this in the padding.
+        junk: if it is not None, rows are padded seven steps further than needed, with this in the padding.
     """
     batch = pad_batch([case.sequence for case in cases], _stack_states(cases))
     if junk is not None:
@@ -117,8 +117,8 @@ def run_session(session: EncoderSession, cases: Sequence[Case], junk: float | No
     return _split(batch.lengths, result.embeddings, result.steps, result.state)
 
 
-def run_torch(encoder: SequenceEncoder, cases: Sequence[Case], *, embedding_only: bool = True) -> list[Answer]:
-    """Run cases as one padded batch; without the outputs of each step and the state where nobody asks for them."""
+def run_torch(encoder: SequenceEncoder, cases: Sequence[Case], *, embedding_only: bool = True) -> list[OracleOutput]:
+    """Run cases as one padded batch; without the outputs of each step and the state if nobody asks for them."""
     batch = pad_batch([case.sequence for case in cases])
     initial = {name: torch.from_numpy(state) for name, state in _stack_states(cases).items()}
     inputs = torch.from_numpy(batch.steps), torch.from_numpy(batch.lengths), TorchState(**initial) if initial else None
@@ -143,7 +143,7 @@ def draw_sequences(samples: Sequence[Steps], lengths: Iterable[int], seed: int) 
 
 
 def _with_states(sequences: Sequence[Steps], session: EncoderSession, seed: int) -> list[Case]:
-    """Draw an initial state for each sequence, where the graph takes one."""
+    """Draw an initial state for each sequence, if the graph takes one."""
     draw = np.random.default_rng(seed)
     names = session.state_names if session.takes_state else []
     shape = session.state_shape
@@ -154,14 +154,14 @@ def _stack_states(cases: Sequence[Case]) -> State:
     return {name: np.stack([case.initial[name] for case in cases]) for name in cases[0].initial}
 
 
-def _split(lengths: npt.NDArray[np.int64], embeddings: Any, steps: Any, state: Any) -> list[Answer]:
-    """Split a batch's results into rows; steps past the length must be zero, and stay in where they are not."""
+def _split(lengths: npt.NDArray[np.int64], embeddings: Any, steps: Any, state: Any) -> list[OracleOutput]:
+    """Split a batch's results into rows; steps past the length must be zero, and stay in if they are not."""
     answers = []
     for row, length in enumerate(lengths):
         outputs = np.zeros((length, 0)) if steps is None else steps[row]
         if not outputs[length:].any():
             outputs = outputs[:length]
-        answers.append(Answer(embeddings[row], outputs, {name: part[row] for name, part in state.items()}))
+        answers.append(OracleOutput(embeddings[row], outputs, {name: part[row] for name, part in state.items()}))
     return answers
 
 
@@ -183,8 +183,8 @@ def _compare(part: Output, claim: str, tolerance: float, pairs: Sequence[Pair]) 
     )
 
 
-def _difference(part: Output, found: Answer, expected: Answer) -> float:
-    """Return the largest difference in any element; infinite where the shapes differ.
+def _difference(part: Output, found: OracleOutput, expected: OracleOutput) -> float:
+    """Return the largest difference in any element; infinite if the shapes differ.
 
     It is relative to elements over 1, such as the cells of an LSTM, since that is how float32 rounds.
     """

@@ -18,7 +18,7 @@ from starlette.testclient import TestClient
 from service.app import create_app
 from service.settings import Settings
 
-# Examples are the same in every run, and slow first calls (a kernel's warm-up) are no failure.
+# Examples are the same in every run, and slow first calls (a kernel's warm-up) are not a failure.
 hypothesis.settings.register_profile("suite", deadline=None, derandomize=True)
 hypothesis.settings.register_profile("fuzz", deadline=None, max_examples=2000)  # --hypothesis-profile=fuzz
 hypothesis.settings.load_profile("suite")

@@ -31,12 +31,12 @@ from service.settings import Settings
 
 SHAPES = {"small": (32, 50), "medium": (16, 100)}  # sequences, steps
 ROUNDS = 15
-ROUND_SECONDS = 0.02  # of each task in each round
+ROUND_SECONDS = 0.02  # of each of them in each round
 LIMITS = Settings().limits
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class Timed:
     """Something that is timed: of a format, `decode`, `encode` or `run`."""
 
     form: str
@@ -69,7 +69,7 @@ def decode_plainly(body: bytes) -> list[Steps]:
     return [np.asarray(steps, dtype=np.float32) for steps in orjson.loads(body)["sequences"]]
 
 
-def make_tasks(session: EncoderSession, sequences: list[Steps]) -> list[Task]:
+def list_timed(session: EncoderSession, sequences: list[Steps]) -> list[Timed]:
     """Make what is timed for one model."""
     spec, bodies = InputSpec(session.kind), write_bodies(sequences)
     batch = pad_batch(sequences)
@@ -96,34 +96,34 @@ def make_tasks(session: EncoderSession, sequences: list[Steps]) -> list[Task]:
         )
 
     return [
-        Task("the model", "run", lambda: session.run(batch)),
-        Task("orjson + numpy", "decode", lambda: decode_plainly(bodies["json"])),
-        Task("json", "decode", check(decode_json)),
-        Task("ndjson", "decode", decode_lines),
-        Task("npz", "decode", check(lambda: npz.read(bodies["npz"], spec, 2**25))),
-        Task("npy", "decode", check(lambda: npy.read(bodies["npy"], spec, 2**25))),
-        Task("arrow", "decode", check(lambda: arrow.read(bodies["arrow"], spec, 2**25))),
-        Task("json", "encode", lambda: ragged.write(answer, floats)),
-        Task("json, base64", "encode", lambda: ragged.write(answer, base64)),
-        Task("ndjson", "encode", encode_lines("float")),
-        Task("ndjson, base64", "encode", encode_lines("base64")),
-        Task("npy", "encode", lambda: npy.write(answer, floats)),
-        Task("arrow", "encode", lambda: arrow.write(answer, floats)),
+        Timed("the model", "run", lambda: session.run(batch)),
+        Timed("orjson + numpy", "decode", lambda: decode_plainly(bodies["json"])),
+        Timed("json", "decode", check(decode_json)),
+        Timed("ndjson", "decode", decode_lines),
+        Timed("npz", "decode", check(lambda: npz.read(bodies["npz"], spec, 2**25))),
+        Timed("npy", "decode", check(lambda: npy.read(bodies["npy"], spec, 2**25))),
+        Timed("arrow", "decode", check(lambda: arrow.read(bodies["arrow"], spec, 2**25))),
+        Timed("json", "encode", lambda: ragged.write(answer, floats)),
+        Timed("json, base64", "encode", lambda: ragged.write(answer, base64)),
+        Timed("ndjson", "encode", encode_lines("float")),
+        Timed("ndjson, base64", "encode", encode_lines("base64")),
+        Timed("npy", "encode", lambda: npy.write(answer, floats)),
+        Timed("arrow", "encode", lambda: arrow.write(answer, floats)),
     ]
 
 
-def measure(tasks: list[Task], rounds: int) -> dict[str, dict[str, float]]:
-    """Return the least microseconds of each task, by format and stage."""
+def measure(timed: list[Timed], rounds: int) -> dict[str, dict[str, float]]:
+    """Return the least microseconds of each, by format and stage."""
     least: dict[str, dict[str, float]] = {}
     for _ in range(rounds):
-        for task in tasks:
+        for one in timed:
             began, times = time.perf_counter(), list[float]()
             while not times or time.perf_counter() - began < ROUND_SECONDS:
                 start = time.perf_counter()
-                task.call()
+                one.call()
                 times.append(time.perf_counter() - start)
-            stages = least.setdefault(task.form, {})
-            stages[task.stage] = min(stages.get(task.stage, np.inf), 1e6 * min(times))
+            stages = least.setdefault(one.form, {})
+            stages[one.stage] = min(stages.get(one.stage, np.inf), 1e6 * min(times))
     return least
 
 
@@ -156,8 +156,8 @@ def main(arguments: list[str] | None = None) -> None:
         for name, (rows, steps) in SHAPES.items():
             session = open_session(Path(folder) / f"{name}.onnx", threads=1)
             drawn = np.random.default_rng(0).standard_normal((rows, steps, MODELS[name].features))
-            tasks = make_tasks(session, list(drawn.astype(np.float32)))
-            found[name] = measure(tasks, options.rounds)
+            timed = list_timed(session, list(drawn.astype(np.float32)))
+            found[name] = measure(timed, options.rounds)
             print_table(name, found[name])
     rounded = {
         name: {form: {stage: round(cost, 1) for stage, cost in stages.items()} for form, stages in least.items()}

@@ -24,7 +24,7 @@ import numpy as np
 from bench.load.launch import make_models
 from bench.load.servers import OURS, OURS_BINARY, Unavailable
 from bench.load.workloads import SIZES, Size
-from bench.speed.measure import Figures, Pace, measure_server, plan_tasks
+from bench.speed.measure import Figures, Pace, draw_workloads, measure_server
 from bench.speed.report import align, distrust
 from service.encoder.sequences import Batch, Steps, pad_batch
 from service.encoder.session import EncoderSession, open_session
@@ -176,13 +176,16 @@ def print_runs(name: str, lines: list[dict[str, float]]) -> None:
 
 def measure_service(model: Path, pace: Pace, processes: str) -> dict[str, Figures]:
     """Put single sequences in JSON, and requests of 32 in npz, on the service, and print what it gives."""
-    tasks = {task.name: replace(task, connections=CONNECTIONS[task.name]) for task in plan_tasks(model, [*CONNECTIONS])}
+    workloads = {
+        drawn.name: replace(drawn, connections=CONNECTIONS[drawn.name])
+        for drawn in draw_workloads(model, [*CONNECTIONS])
+    }
     found: dict[str, Figures] = {}
     rows = [[model.stem, "sequences/s", "p50 ms", "p99 ms", "failed", "gen"]]
     for workload, server in (("S", OURS), ("B", OURS_BINARY)):
         try:
             asked = replace(server, processes=processes)
-            figures = measure_server(asked, Path(sys.executable), model, [tasks[workload]], pace)
+            figures = measure_server(asked, Path(sys.executable), model, [workloads[workload]], pace)
         except Unavailable as error:
             print(f"{model.stem}, {workload}: not measured: {error}")
             continue

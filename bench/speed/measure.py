@@ -44,7 +44,7 @@ class Pace:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Task:
+class DrawnWorkload:
     """A workload on a model.
 
     Attributes:
@@ -76,23 +76,23 @@ class Task:
 
 
 @cache
-def write_requests(task: Task, wire: Wire) -> list[bytes]:
-    """Encode every request of a task, once for all rounds."""
-    return [wire.write(request) for request in task.requests]
+def write_requests(drawn: DrawnWorkload, wire: Wire) -> list[bytes]:
+    """Encode every request of a workload, once for all rounds."""
+    return [wire.write(request) for request in drawn.requests]
 
 
-def plan_tasks(model: Path, names: Iterable[str] = WORKLOADS) -> list[Task]:
+def draw_workloads(model: Path, names: Iterable[str] = WORKLOADS) -> list[DrawnWorkload]:
     """Draw the requests of workloads, all of them by default, and compute what must be answered."""
     session = raw.open_raw(model, threads=1)
-    tasks = []
+    workloads = []
     for name in names:
         requests = draw_requests(WORKLOADS[name], SIZES[model.stem].features)
-        tasks.append(Task(name, requests, [raw.encode_alone(session, request) for request in requests]))
-    return tasks
+        workloads.append(DrawnWorkload(name, requests, [raw.encode_alone(session, request) for request in requests]))
+    return workloads
 
 
 def measure_server(
-    server: Server, python: Path, model: Path, tasks: list[Task], pace: Pace, *, is_open: bool = False
+    server: Server, python: Path, model: Path, workloads: list[DrawnWorkload], pace: Pace, *, is_open: bool = False
 ) -> Figures:
     """Start a server and put every workload on it.
 
@@ -100,7 +100,7 @@ def measure_server(
         server: the row's server.
         python: the interpreter from `Server.prepare`.
         model: the ONNX file.
-        tasks: the workloads.
+        workloads: the workloads.
         pace: how long everything takes.
         is_open: whether to add the open loops, at 50 and 80 % of the rate that `S` reaches.
 
@@ -108,38 +108,38 @@ def measure_server(
         Unavailable: it cannot be started, or answers wrongly.
     """
     figures: Figures = {}
-    first = write_requests(tasks[0], server.wire)[0]
+    first = write_requests(workloads[0], server.wire)[0]
     watch = Watch()
     with start(server, python, model, first, model.with_suffix(".log")) as running:
         figures["ready_seconds"] = running.ready_seconds
-        for task in tasks:
-            outcome = warm_up(running, server.wire, task, pace.warm_seconds)
+        for drawn in workloads:
+            outcome = warm_up(running, server.wire, drawn, pace.warm_seconds)
             if server.name == OURS.name:
-                figures[f"{task.name}.padding"] = padding_ratio(outcome)
-            figures |= load_server(running, server.wire, task, pace.seconds)
-            if is_open and task.name == "S":
-                figures |= load_openly(running, write_requests(task, server.wire), figures["S.rate"], 2 * pace.seconds)
+                figures[f"{drawn.name}.padding"] = padding_ratio(outcome)
+            figures |= load_server(running, server.wire, drawn, pace.seconds)
+            if is_open and drawn.name == "S":
+                figures |= load_openly(running, write_requests(drawn, server.wire), figures["S.rate"], 2 * pace.seconds)
         figures["resident_mb"] = running.resident_mb
         figures["others_share"] = watch.others_share(find_family(running.process.pid))
     return figures
 
 
-def warm_up(running: Running, wire: Wire, task: Task, seconds: float) -> Outcome:
-    """Put a task's load on a server until every request was answered at least once, and check the answers.
+def warm_up(running: Running, wire: Wire, drawn: DrawnWorkload, seconds: float) -> Outcome:
+    """Put a workload's load on a server until every request was answered at least once, and check the answers.
 
     Raises:
         Unavailable: an answer is wrong, or a request was not answered.
     """
-    requests, connections = write_requests(task, wire), task.in_flight
+    requests, connections = write_requests(drawn, wire), drawn.in_flight
     time.sleep(SETTLE_SECONDS)
     outcome = run_closed(running.port, requests, connections, seconds)
     if len(outcome.answers) < len(requests):
         outcome = run_number(running.port, requests, connections, len(requests))
-    check(outcome, task, wire)
+    check(outcome, drawn, wire)
     return outcome
 
 
-def load_server(running: Running, wire: Wire, task: Task, seconds: float) -> Figures:
+def load_server(running: Running, wire: Wire, drawn: DrawnWorkload, seconds: float) -> Figures:
     """Measure a server that was warmed up, and what the load generator itself takes meanwhile.
 
     Returns:
@@ -148,8 +148,8 @@ def load_server(running: Running, wire: Wire, task: Task, seconds: float) -> Fig
     """
     time.sleep(SETTLE_SECONDS)
     before = _family_seconds(running)
-    load = drive(running.port, write_requests(task, wire), task.in_flight, seconds)
-    return describe(task.name, load, task.workload.sequences, _family_seconds(running) - before)
+    load = drive(running.port, write_requests(drawn, wire), drawn.in_flight, seconds)
+    return describe(drawn.name, load, drawn.workload.sequences, _family_seconds(running) - before)
 
 
 def load_openly(running: Running, requests: list[bytes], rate: float, seconds: float) -> Figures:
@@ -186,20 +186,20 @@ def describe(name: str, load: Load, sequences: int, server_seconds: float) -> Fi
     }
 
 
-def check(outcome: Outcome, task: Task, wire: Wire) -> None:
+def check(outcome: Outcome, drawn: DrawnWorkload, wire: Wire) -> None:
     """Compare every answer with the embeddings of the same sequences alone.
 
     Raises:
         Unavailable: one is wrong, or is missing; a measurement would mean nothing.
     """
-    total = len(task.expected)
+    total = len(drawn.expected)
     if len(outcome.answers) < total:
         missing = total - len(outcome.answers)
-        raise Unavailable(f"{task.name}: {missing} of {total} requests were not answered: {outcome.failures}")
+        raise Unavailable(f"{drawn.name}: {missing} of {total} requests were not answered: {outcome.failures}")
     for index, body in outcome.answers.items():
-        found, expected = wire.read(body), task.expected[index]
+        found, expected = wire.read(body), drawn.expected[index]
         if found.shape != expected.shape or not np.abs(found - expected).max() <= TOLERANCE:
-            raise Unavailable(f"{task.name}: it answers wrongly; embeddings are to be within {TOLERANCE:g}")
+            raise Unavailable(f"{drawn.name}: it answers wrongly; embeddings are to be within {TOLERANCE:g}")
 
 
 def padding_ratio(outcome: Outcome) -> float:
@@ -208,13 +208,13 @@ def padding_ratio(outcome: Outcome) -> float:
     return float(sum(usage["padded_steps"] for usage in usages) / sum(usage["steps"] for usage in usages))
 
 
-def measure_raw(model: Path, tasks: list[Task], pace: Pace) -> tuple[Figures, dict[str, str]]:
+def measure_raw(model: Path, workloads: list[DrawnWorkload], pace: Pace) -> tuple[Figures, dict[str, str]]:
     """Measure the raw limit of a model on each workload's sequences.
 
     Returns:
         `L.p50_ms`, the `.rate` of the others (sequences/s; `S` has the lengths of `B`), and the arrangement of each.
     """
-    by_name = {task.name: task.sequences for task in tasks}
+    by_name = {drawn.name: drawn.sequences for drawn in workloads}
     figures: Figures = {}
     arrangements: dict[str, str] = {}
     if "L" in by_name:

@@ -18,7 +18,7 @@ from bench.load.drive import name_generator
 from bench.load.launch import make_models
 from bench.load.servers import MOSEC, OURS, OURS_BINARY, PEERS, Server, Unavailable, add_processes
 from bench.load.workloads import MODELS
-from bench.speed.measure import Figures, Pace, Task, measure_raw, measure_server, plan_tasks
+from bench.speed.measure import DrawnWorkload, Figures, Pace, draw_workloads, measure_raw, measure_server
 from bench.speed.plot import draw_lines
 from bench.speed.report import align, compare, spell
 from bench.speed.service import note, prepare, tune
@@ -47,9 +47,9 @@ def hold_to(number: int) -> Iterator[None]:
         os.sched_setaffinity(0, allowed)
 
 
-def widen(task: Task, cpus: int) -> Task:
-    """Return a task with enough connections for so many CPUs."""
-    return replace(task, connections=max(task.workload.connections, CONNECTIONS_A_CPU[task.name] * cpus))
+def widen(drawn: DrawnWorkload, cpus: int) -> DrawnWorkload:
+    """Return a workload with enough connections for so many CPUs."""
+    return replace(drawn, connections=max(drawn.workload.connections, CONNECTIONS_A_CPU[drawn.name] * cpus))
 
 
 def measure_scaling(
@@ -62,16 +62,16 @@ def measure_scaling(
     """
     found: Scaling = {}
     missing: dict[str, str] = {}
-    drawn = plan_tasks(model, PANELS)
+    whole = draw_workloads(model, PANELS)
     for cpus in counts:
         with hold_to(cpus):
-            tasks = [widen(task, available_cpus()) for task in drawn]
-            found[cpus] = {"raw": measure_raw(model, tasks, pace)[0]}
-            able = tune(pythons, model, tasks) if is_tuned else pythons
+            workloads = [widen(drawn, available_cpus()) for drawn in whole]
+            found[cpus] = {"raw": measure_raw(model, workloads, pace)[0]}
+            able = tune(pythons, model, workloads) if is_tuned else pythons
             for server, python in able.items():
                 note(f"{model.stem} on {cpus} CPUs: {server.name}")
                 try:
-                    figures = measure_server(server, python, model, tasks, pace)
+                    figures = measure_server(server, python, model, workloads, pace)
                 except (Unavailable, OSError) as error:
                     missing[f"{server.name} on {cpus} CPUs"] = str(error)
                 else:

@@ -18,7 +18,7 @@ from bench.load.drive import name_generator
 from bench.load.launch import make_models
 from bench.load.servers import ALONE, MOSEC, OURS, OURS_BINARY, PEERS, Server, Unavailable, add_processes
 from bench.load.workloads import MODELS, WORKLOADS
-from bench.speed.measure import Pace, Task, measure_raw, measure_server, plan_tasks
+from bench.speed.measure import DrawnWorkload, Pace, draw_workloads, measure_raw, measure_server
 from bench.speed.plot import draw_bars
 from bench.speed.report import Results, compare, render
 from bench.speed.start import measure_starts
@@ -45,9 +45,9 @@ def main(arguments: list[str] | None = None) -> None:
     for name in options.models:
         results = Results(name, missing=dict(missing), generator=name_generator())
         model = folder / f"{name}.onnx"
-        tasks = plan_tasks(model)
-        able = pythons if options.quick else tune(pythons, model, tasks)
-        asked = [task for task in tasks if task.name in options.workloads]
+        workloads = draw_workloads(model)
+        able = pythons if options.quick else tune(pythons, model, workloads)
+        asked = [drawn for drawn in workloads if drawn.name in options.workloads]
         measure_model(results, model, able, asked, pace, is_quick=options.quick)
         print(render(results), end="\n\n", flush=True)
         every.append(results)
@@ -107,25 +107,31 @@ def prepare(servers: list[Server], folder: Path) -> tuple[dict[Server, Path], di
     return pythons, missing
 
 
-def tune(pythons: dict[Server, Path], model: Path, tasks: list[Task]) -> dict[Server, Path]:
+def tune(pythons: dict[Server, Path], model: Path, workloads: list[DrawnWorkload]) -> dict[Server, Path]:
     """Put the settings with which mosec is fastest on a model in its place."""
     if MOSEC not in pythons:
         return pythons
     note(f"{model.stem}: searching for the fastest settings of {MOSEC.name}")
-    tuned = find_fastest(MOSEC, pythons[MOSEC], model, tasks) or [MOSEC]
+    tuned = find_fastest(MOSEC, pythons[MOSEC], model, workloads) or [MOSEC]
     others = {server: python for server, python in pythons.items() if server != MOSEC}
     return others | dict.fromkeys(tuned, pythons[MOSEC])
 
 
 def measure_model(
-    results: Results, model: Path, pythons: dict[Server, Path], tasks: list[Task], pace: Pace, *, is_quick: bool
+    results: Results,
+    model: Path,
+    pythons: dict[Server, Path],
+    workloads: list[DrawnWorkload],
+    pace: Pace,
+    *,
+    is_quick: bool,
 ) -> None:
     """Measure every server on one model, round by round, into `results`.
 
     A server that fails is not started again; what it gave before stands, with the reason.
     """
     for number in range(pace.rounds):
-        raw, results.arrangements = measure_raw(model, tasks, pace)
+        raw, results.arrangements = measure_raw(model, workloads, pace)
         results.raw.append(raw)
         for place, server in enumerate(plan_round(list(pythons), is_quick=is_quick)):
             if server.name in results.missing:
@@ -133,7 +139,7 @@ def measure_model(
             note(f"{results.model}, round {number + 1} of {pace.rounds}: {server.name}")
             is_open = server.name == OURS.name and place == 0
             try:
-                figures = measure_server(server, pythons[server], model, tasks, pace, is_open=is_open)
+                figures = measure_server(server, pythons[server], model, workloads, pace, is_open=is_open)
             except (Unavailable, OSError) as error:
                 results.missing[server.name] = str(error)
             else:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from bench.load.servers import Server, Unavailable, start
-from bench.speed.measure import Figures, Task, load_server, warm_up, write_requests
+from bench.speed.measure import DrawnWorkload, Figures, load_server, warm_up, write_requests
 from service.costs.cpus import available_cpus
 
 BATCHES, WAITS_MS = (8, 16, 32), (0, 1, 2)
@@ -16,9 +16,9 @@ JUDGES = ("S", "B")  # the workloads that are to be fast
 SECONDS = 1.0
 
 
-def find_fastest(peer: Server, python: Path, model: Path, tasks: list[Task]) -> list[Server]:
+def find_fastest(peer: Server, python: Path, model: Path, workloads: list[DrawnWorkload]) -> list[Server]:
     """Return a peer with the settings that are fastest for each judge, named by them; without one if none answers."""
-    judges = [task for task in tasks if task.name in JUDGES]
+    judges = [drawn for drawn in workloads if drawn.name in JUDGES]
     found: dict[Server, Figures] = {}
     _try(list_arrangements(peer), python, model, judges, found)
     _try([one for server in _choose(found, judges) for one in list_waits(server)], python, model, judges, found)
@@ -42,7 +42,9 @@ def name_settings(server: Server) -> str:
     return f"{server.name}, workers {server.workers}, batch {server.batch}, wait {server.wait_ms} ms"
 
 
-def _try(servers: list[Server], python: Path, model: Path, judges: list[Task], found: dict[Server, Figures]) -> None:
+def _try(
+    servers: list[Server], python: Path, model: Path, judges: list[DrawnWorkload], found: dict[Server, Figures]
+) -> None:
     """Measure the servers that are not in `found`, and put them there; one that fails has no figures."""
     for server in servers:
         if server in found:
@@ -51,19 +53,19 @@ def _try(servers: list[Server], python: Path, model: Path, judges: list[Task], f
         first = write_requests(judges[0], server.wire)[0]
         try:
             with start(server, python, model, first, model.with_suffix(".log")) as running:
-                for task in judges:
-                    warm_up(running, server.wire, task, 0.0)
-                    found[server] |= load_server(running, server.wire, task, SECONDS)
+                for drawn in judges:
+                    warm_up(running, server.wire, drawn, 0.0)
+                    found[server] |= load_server(running, server.wire, drawn, SECONDS)
         except (Unavailable, OSError):
             continue
 
 
-def _choose(found: dict[Server, Figures], judges: list[Task]) -> list[Server]:
+def _choose(found: dict[Server, Figures], judges: list[DrawnWorkload]) -> list[Server]:
     """Return the fastest for each judge, each server once."""
     able = {
         server: figures for server, figures in found.items() if all(f"{one.name}.rate" in figures for one in judges)
     }
     if not able:
         return []
-    best = [max(able, key=lambda server: able[server][f"{task.name}.rate"]) for task in judges]
+    best = [max(able, key=lambda server: able[server][f"{drawn.name}.rate"]) for drawn in judges]
     return list(dict.fromkeys(best))

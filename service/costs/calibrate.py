@@ -34,7 +34,7 @@ logger = logging.getLogger("lengthwise")
 COARSE_STEPS, COARSE_RUN_SECONDS = (4, 32, 256), 0.012
 FINE_STEPS, FINE_RUN_SECONDS = (1, 12, 96, 512, 1024), 0.1
 
-# Where another process runs the batches of all: one is under way, one waits to be next, and one is left to small work.
+# If another process runs the batches of all: one is under way, one waits to be next, and one is left to small work.
 AFAR_RUNNERS = 3
 
 LAYOUT = 3  # raised if something is measured or chosen in another way, so that older files are not used

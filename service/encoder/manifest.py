@@ -61,8 +61,8 @@ class Input(Record):
 
     Attributes:
         kind: `features`, numbers; `tokens`, ids; or `text`, ids that `tokenizer` makes of strings.
-        features: F, where steps are numbers.
-        vocabulary: V, where they are ids: each is in `1..V-1`, and 0 is padding.
+        features: F, if steps are numbers.
+        vocabulary: V, if they are ids: each is in `1..V-1`, and 0 is padding.
         tokenizer: of texts, as the JSON of the `tokenizers` library.
     """
 
@@ -84,7 +84,7 @@ class Statistics(Record):
     std: list[float]
 
 
-class Task(Record):
+class TaskRecord(Record):
     """What the encoder was trained to do, and how well it did.
 
     Attributes:
@@ -131,7 +131,7 @@ class Quantization(Record):
         mean_error: mean of these differences.
         cosine_p1: cosine of an embedding to float32's that one in a hundred stays below.
         cosine_median: cosine that half stay below.
-        accuracy_before: of the task's head on float32 embeddings, where it classifies.
+        accuracy_before: of the task's head on float32 embeddings, if it classifies.
         accuracy_after: of the same head on these.
         speed_up: throughput over float32's on `cpu`, one thread, length-sorted batches.
         cpu: where that was measured.
@@ -164,7 +164,7 @@ class Manifest(Record):
         encoder: the fields of the recipe's `encoder`.
         dim: D, the numbers in an embedding.
         pooling: how steps become one vector.
-        longest_training_sequence: steps; longer inputs are served but were never seen in training. None where nobody
+        longest_training_sequence: steps; longer inputs are served but were never seen in training. None if nobody
             knows, as of weights trained elsewhere.
         source: where the data or the weights come from.
         licence: under which terms.
@@ -182,7 +182,7 @@ class Manifest(Record):
     pooling: str
     longest_training_sequence: int | None
     standardization: Statistics | None
-    task: Task | None
+    task: TaskRecord | None
     source: str
     licence: str
     weights_sha256: str
@@ -207,7 +207,7 @@ def read_manifest(metadata: Mapping[str, str], file: str) -> Manifest | None:
         file: its name, for the error.
 
     Returns:
-        The manifest, or None where the file carries none.
+        The manifest, or None if the file carries none.
 
     Raises:
         ArtifactError: there is one and it does not validate, or cannot be repeated as JSON.

@@ -26,12 +26,12 @@ class EncoderSession:
     Attributes:
         file: the name it was loaded under, for messages.
         sha256: of the whole artifact.
-        manifest: what the artifact says of itself; None where it says nothing, and then nothing was proven.
+        manifest: what the artifact says of itself; None if it says nothing, and then nothing was proven.
         provider: what it runs on, `cpu` or `cuda`.
         kind: what a step is; of token ids, how many there are if the manifest says so.
-        outputs: what a request may ask for: `embedding`, and `steps` and `state` where the graph gives them.
+        outputs: what a request may ask for: `embedding`, and `steps` and `state` if the graph gives them.
         dim: D, the numbers in an embedding.
-        width: W, the numbers the graph gives for each step; None where it gives embeddings only.
+        width: W, the numbers the graph gives for each step; None if it gives embeddings only.
         state_shape: `(layers, directions, H)` of the final state it gives or the initial one it takes, or None.
         state_names: what a state is made of: `h`, and `c` of LSTMs.
         takes_state: whether sequences may start from a state.
@@ -53,7 +53,7 @@ class EncoderSession:
         Args:
             content: the ONNX file.
             file: its name, for messages.
-            provider: where to run it; `auto` takes CUDA where it works and the CPU otherwise.
+            provider: where to run it; `auto` takes CUDA if it works and the CPU otherwise.
             threads: threads within one run.
             cuda: what CUDA is started with.
             runtime: what runs it, if it is loaded already; nothing of the three before counts then.
@@ -119,14 +119,14 @@ class EncoderSession:
         return feed
 
     def zero_state(self, rows: int) -> State:
-        """Return what `rows` sequences start from where nothing is given, if the graph has a state at all."""
+        """Return what `rows` sequences start from if nothing is given, if the graph has a state at all."""
         return {name: np.zeros((rows, *(self.state_shape or ())), dtype=np.float32) for name in self.state_names}
 
     def replay_golden(self) -> float | None:
         """Encode the manifest's golden sequences, alone and in one batch, and compare with what was proven.
 
         Returns:
-            The largest difference found; None where there is no manifest.
+            The largest difference found; None if there is no manifest.
 
         Raises:
             GoldenMismatch: it is over the provider's tolerance.
@@ -219,7 +219,7 @@ def open_session(
     """Load the artifact at `path`, or the one in the folder `path`; see `EncoderSession`.
 
     Raises:
-        ArtifactError: also where the file cannot be read, or a folder does not hold just one.
+        ArtifactError: also if the file cannot be read, or a folder does not hold just one.
     """
     path = find_artifact(path)
     try:
@@ -239,7 +239,7 @@ def find_artifact(path: Path) -> Path:
         return path
     files = sorted(path.glob("*.onnx"))
     if len(files) != 1:
-        raise ArtifactError(str(path), f"it is a folder with {len(files)} files *.onnx, where one is expected")
+        raise ArtifactError(str(path), f"it is a folder with {len(files)} files *.onnx: one is expected")
     return files[0]
 
 

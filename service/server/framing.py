@@ -50,8 +50,8 @@ class FramingProtocol(HttpToolsProtocol):
     """uvicorn's HTTP/1.1, sure of where requests end.
 
     Attributes:
-        head_bytes: of a request line and headers, where they do not come in one piece; likewise of trailers, and of
-            what else is no part of a body.
+        head_bytes: of a request line and headers, if they do not come in one piece; likewise of trailers, and of
+            what else is not part of a body.
     """
 
     head_bytes: ClassVar[int] = 2**16
@@ -112,7 +112,7 @@ class FramingProtocol(HttpToolsProtocol):
         super()._start_asgi_task(cycle, app)  # type: ignore[arg-type]
 
     def send_400_response(self, msg: str) -> None:
-        """Say that what came is no request, where that can be taken for no other answer, and end the connection.
+        """Say that what came is not a request, if that cannot be taken for another answer, and end the connection.
 
         Requests before it are answered.
         """

@@ -188,7 +188,7 @@ class GatheringProtocol(FramingProtocol):
         """Close the connection if nothing is under way, no other clock runs, and that was so at the last look.
 
         So it is while a head comes, before the first one, and while the rest of a body comes that was refused. An
-        answer that nobody reads ends it, too, where nothing else is sent either: in twice the time after which a stream
+        answer that nobody reads ends it, too, if nothing else is sent either: in twice the time after which a stream
         takes the rest of its body, so that who reads last has that chance.
         """
         if self.cycle is not None and self.cycle.more_body:

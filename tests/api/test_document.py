@@ -93,7 +93,7 @@ def test_every_example_is_answered(one: TestClient) -> None:
 
 
 def test_every_example_of_several_models_is_answered(several: TestClient) -> None:
-    """Each model has its own, and where a path and a body must fit they do."""
+    """Each model has its own, and if a path and a body must fit they do."""
     document = read_document(several)
     sent = ask_as_shown(several, document)
     assert (sent["encode"], sent["create_embeddings"]) == (4, 4)  # sequences for each of three, and texts for one

@@ -214,7 +214,7 @@ def test_a_full_queue_answers_503(serve: Serve) -> None:
 
 @pytest.mark.parametrize("status", [503, 429])
 def test_a_queue_of_too_many_seconds_is_refused_as_the_setting_says(status: int, serve: Serve) -> None:
-    """503, or 429 where a setting says so, with the wait in seconds and in milliseconds; `/openapi.json` has both."""
+    """503, or 429 if a setting says so, with the wait in seconds and in milliseconds; `/openapi.json` has both."""
     client = serve(max_queue_seconds=2, overload_status=status)
     service = client.app.state.service  # type: ignore[attr-defined]
     queues, model = service.engine.queues, service.models.find(None)
@@ -232,7 +232,7 @@ def test_a_queue_of_too_many_seconds_is_refused_as_the_setting_says(status: int,
 
 
 def test_a_deadline_that_cannot_be_met_is_a_504(serve: Serve) -> None:
-    """It is refused at once where the answer would be late, by the request's own time or by the setting's."""
+    """It is refused at once if the answer would be late, by the request's own time or by the setting's."""
     client = serve(request_timeout_ms=1)
     client.app.state.service.models.find(None).calibrator.costs.learn((1, 1), 1.0)  # type: ignore[attr-defined]
     client.app.state.service.models.find(None).calibrator.costs.learn((32, 8192), 2.0)  # type: ignore[attr-defined]

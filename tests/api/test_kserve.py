@@ -332,7 +332,7 @@ BAD: dict[str, tuple[bytes | dict[str, Any], str]] = {
     "an unknown output": ({**make(), "outputs": [{"name": "x"}]}, "outputs[0].name is 'x', and the model gives embed"),
     "an output twice": ({**make(), "outputs": [{"name": "embedding"}] * 2}, "outputs[1].name is embedding again"),
     "another model": ({**make(), "model_name": "x"}, "model_name is 'x' in the body and 'made' in the path: expected"),
-    "a model that is no name": ({**make(), "model_name": 5}, "model_name is a number: expected a valid string"),
+    "a model that is not a name": ({**make(), "model_name": 5}, "model_name is a number: expected a valid string"),
     "a negative timeout": ({**make(), "parameters": {"timeout": -1}}, "parameters.timeout is a number"),
     "a key twice": (b'{"inputs": [], "inputs": []}', "'inputs' is given twice"),
     "a right key twice": (TEXT.replace(b"{", b'{"id": "a", "id": "b", ', 1), "'id' is given twice"),

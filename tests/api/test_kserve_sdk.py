@@ -1,4 +1,4 @@
-"""KServe's own Python client, `pip install kserve`: the bytes it sends, and the client itself where it is installed."""
+"""KServe's own Python client, `pip install kserve`: the bytes it sends, and the client itself if it is installed."""
 
 import asyncio
 import json

@@ -275,7 +275,7 @@ def test_bad_bodies_are_named(body: bytes, param: str | None, sentence: str, cli
     ],
 )
 def test_input_of_any_depth_is_read_fast(features: int | None, given: Any, lengths: list[int] | None) -> None:
-    """One sequence or several, plain input is left to the exact reader only where it is wrong."""
+    """One sequence or several, plain input is left to the exact reader only if it is wrong."""
     body = json.dumps({"model": "made", "input": given}).encode()
     parsed = parse_plain(body, "input", may_be_alone=True)
     found = parsed and parsed[1](Tokens() if features is None else Features(features))

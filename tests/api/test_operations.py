@@ -114,7 +114,7 @@ def test_the_docs_page_is_there(client: TestClient) -> None:
 
 @pytest.fixture
 def document(serve: Serve) -> Any:
-    """The OpenAPI document as clients get it, where there are admins."""
+    """The OpenAPI document as clients get it, if there are admins."""
     return serve(admin_key="a-key-of-admins-only").get("/openapi.json").json()
 
 

@@ -38,7 +38,7 @@ def ask(client: TestClient, path: str = "/v2/models/stats") -> list[dict[str, An
 
 
 def test_statistics_are_zero_before_the_first_request(official: triton.InferenceServerClient) -> None:
-    """Triton's client gets every figure, and to ask for them, or about the model, is no inference."""
+    """Triton's client gets every figure, and to ask for them, or about the model, is not an inference."""
     official.get_model_metadata("made")
     official.is_model_ready("made", "1")
     nothing = {"count": 0, "ns": 0}

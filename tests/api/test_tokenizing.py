@@ -52,7 +52,7 @@ class Watched:
 
 @pytest.fixture(scope="module")
 def artifact() -> Path:
-    """An encoder of texts, where `so` is the id 2, `it` 3, and any other word 1."""
+    """An encoder of texts, if `so` is the id 2, `it` 3, and any other word 1."""
     return ARTIFACTS / "texts.onnx"
 
 

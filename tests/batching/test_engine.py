@@ -317,7 +317,7 @@ def test_answers_that_nobody_waits_for_are_dropped(artifact: Path) -> None:
 
 @pytest.mark.parametrize("times", [1, 2])
 def test_a_runner_that_dies_is_replaced(artifact: Path, times: int) -> None:
-    """What it ran is run once more; where that thread dies too, its request is told so, and others are answered."""
+    """What it ran is run once more; if that thread dies too, its request is told so, and others are answered."""
     left = [times]
 
     def die(run: Run, batch: Batch) -> Embeddings:

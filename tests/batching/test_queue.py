@@ -103,7 +103,7 @@ class Simulation:
         self._ends: list[tuple[float, Run]] = []
 
     def submit(self, lengths: list[int], allowed: float = inf) -> Job | None:
-        """Submit a job now; None where it is refused."""
+        """Submit a job now; None if it is refused."""
         job = Job(lengths, self.now + allowed)
         try:
             self.queue.submit(job, self.now)
@@ -504,7 +504,7 @@ def test_a_queue_is_bounded_in_seconds() -> None:
 
 
 def test_a_full_queue_refuses_what_is_not_read_yet() -> None:
-    """What has no room however small it is is refused; bulk in the way of bulk only is no reason."""
+    """What has no room however small it is is refused; bulk in the way of bulk only is not a reason."""
     queue = make_queue(rows=1, steps=10**5, queue=10**7, queue_seconds=1.0)
     queue.submit(Job([1000] * 200), 0.0)
     queue.require_room(0.0)
@@ -572,7 +572,7 @@ def test_bulk_leaves_a_cpu_while_others_come() -> None:
 
 
 def test_a_batch_takes_no_longer_than_a_quarter_of_a_second() -> None:
-    """A run cannot be interrupted: where one batch of all would be cheapest but long, several run."""
+    """A run cannot be interrupted: if one batch of all would be cheapest but long, several run."""
     queue = make_queue(rows=32, steps=10**6, queue=10**6)
     queue.submit(Job([8000] * 6), 0.0)  # 0.08 s each
     assert [len(run.entries) for run in drain(queue)] == [3, 3]

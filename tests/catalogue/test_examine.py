@@ -226,7 +226,7 @@ def test_memory_is_bounded_and_told() -> None:
 
 
 def test_the_file_itself_counts_as_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A session keeps the bytes it was made from, beside what it takes; what is freed meanwhile is no gain."""
+    """A session keeps the bytes it was made from, beside what it takes; what is freed meanwhile is not a gain."""
     for before, after, taken in ((100, 350, 250), (350, 100, 0)):
         found = iter([before, after])
         monkeypatch.setattr(trial, "_read_memory", found.__next__)
@@ -501,7 +501,7 @@ def test_only_whole_regular_files_are_read(tmp_path: Path) -> None:
 
 
 def test_a_pipe_in_place_of_a_file_blocks_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Even where it comes between the look at the file and its opening."""
+    """Even if it comes between the look at the file and its opening."""
     good, pipe = tmp_path / "good", tmp_path / "pipe"
     good.write_bytes(PLAIN)
     os.mkfifo(pipe)
@@ -541,7 +541,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(
 
 
 def test_files_are_examined_at_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A line for each; the exit code is 1 where one cannot be served."""
+    """A line for each; the exit code is 1 if one cannot be served."""
     half = tmp_path / "half.onnx"
     half.write_bytes(SHIPPED_MODEL.read_bytes()[:1000])
     with pytest.raises(SystemExit, match="1"):

@@ -113,7 +113,7 @@ def index(client: TestClient | httpx.Client, **body: Any) -> dict[str, tuple[str
 
 
 def test_every_artifact_of_a_folder_is_served_under_its_name(start: Start, folder: Path) -> None:
-    """Each reads its own features; all dialects name them; nothing is meant where no model is named."""
+    """Each reads its own features; all dialects name them; nothing is meant if no model is named."""
     client = start()
     assert answer(client, "a") == answer(client, "a@1") == embed(folder / "a.onnx")
     two = client.post("/encode", json={"sequences": [[[0.5, 1.0]]], "model": "b"})
@@ -333,7 +333,7 @@ def test_measurements_are_lent_to_a_model_of_the_same_architecture(
 def test_files_that_are_bad_at_the_start_keep_no_other_from_serving(
     start: Start, folder: Path, originals: dict[str, bytes]
 ) -> None:
-    """A folder is served as far as it is good; drafts, whose names begin with a dot, are no artifacts."""
+    """A folder is served as far as it is good; drafts, whose names begin with a dot, are not artifacts."""
     put(folder / "c.onnx", originals["a"][:1000])
     (folder / ".d.onnx").write_bytes(b"a draft")
     (folder / "README").write_text("no artifact", encoding="utf-8")
@@ -345,7 +345,7 @@ def test_files_that_are_bad_at_the_start_keep_no_other_from_serving(
 
 
 def test_a_folder_that_is_none_ends_the_start(tmp_path: Path) -> None:
-    """It is no service without models by mistake; an empty folder is one that waits for some."""
+    """It is not a service without models by mistake; an empty folder is one that waits for some."""
     with pytest.raises(StartupError, match="is not a folder"):
         create_app(Settings(models=tmp_path / "missing"))
     with TestClient(create_app(Settings(models=tmp_path))) as client:

@@ -69,7 +69,7 @@ def test_a_full_queue_is_waited_for_as_the_service_says(serve: Serve, monkeypatc
 
 
 def test_a_draining_service_is_asked_five_times_in_all(relay: Relay) -> None:
-    """Another instance might answer; where none does, the problem is the last answer's."""
+    """Another instance might answer; if none does, the problem is the last answer's."""
     service_in(relay.app.app).is_draining = True
     with relay.connect() as client, pytest.raises(Refused) as caught:
         client.encode(SEQUENCES)
@@ -337,7 +337,7 @@ def test_a_restarted_service_is_found_again(artifact: Any) -> None:
 
 
 def test_every_call_gets_through_an_overload(tmp_path: Path) -> None:
-    """Over real sockets, where eight threads call and the queue holds one call's steps, each has its rows at last."""
+    """Over real sockets: eight threads call and the queue holds one call's steps, each has its rows at last."""
     slow = make_wide(tmp_path / "slow.onnx", features=1, hidden=160)  # some 10 ms for 500 steps
     flags = ("--runners", "1", "--max-queue-steps", "500", "--max-request-steps", "500", "--max-sequence-steps", "500")
     requests = [draw_sequences([500], features=1, seed=n) for n in range(24)]

@@ -508,7 +508,7 @@ def test_the_service_neither_needs_nor_imports_pyarrow() -> None:
     ],
 )
 def test_the_answer_is_of_the_kind_that_is_most_welcome(accept: str, expected: str | None, client: TestClient) -> None:
-    """Weights decide, then the most specific range, then our order; where nothing fits, 406 lists what would."""
+    """Weights decide, then the most specific range, then our order; if nothing fits, 406 lists what would."""
     response = post(client, npz.MEDIA_TYPE, NPZ, accept)
     if expected:
         assert (response.status_code, response.headers["content-type"]) == (200, expected)

@@ -60,7 +60,7 @@ def test_a_bomb_over_http_is_413(client: TestClient) -> None:
     ],
 )
 def test_what_is_not_compressed_as_it_says_is_refused(body: bytes, reason: str, client: TestClient) -> None:
-    """A body that is cut, goes on, or is no gzip at all is 422, with the reason."""
+    """A body that is cut, goes on, or is not gzip at all is 422, with the reason."""
     with pytest.raises(MalformedBody, match=reason):
         decompress(body, "gzip", 10_000)
     problem = post(client, body, "gzip").json()

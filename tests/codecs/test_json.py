@@ -104,7 +104,7 @@ def test_the_fast_decoder_accepts_only_what_the_exact_one_does(
 
 
 def test_a_list_hidden_among_numbers_is_found() -> None:
-    """`[1, [2]]` flattens to two numbers and is no step of two numbers; `lengths: null` does not hide it."""
+    """`[1, [2]]` flattens to two numbers and is not a step of two numbers; `lengths: null` does not hide it."""
     for body in ({"sequences": [[[1, [2]]]]}, {"sequences": [[[1, [2]]]], "lengths": None}):
         with pytest.raises(errors.NotANumber, match=r"sequences\[0\]\[0\]\[1\] is a list of 1"):
             decode(body)
@@ -362,7 +362,7 @@ def test_zeros_after_the_last_token_are_padding() -> None:
     ],
 )
 def test_bad_tokens_are_named(body: Any, error: type[errors.InvalidRequest], sentence: str) -> None:
-    """What is no id, or none of this vocabulary, is refused with its place."""
+    """What is not an id, or none of this vocabulary, is refused with its place."""
     with pytest.raises(error, match=sentence):
         read(json.dumps(body).encode(), TOKENS).check(LIMITS, TOKENS.kind.vocabulary)
 

@@ -130,7 +130,7 @@ TRICKS = [
 
 @pytest.mark.parametrize("pair", TRICKS)
 def test_no_line_lends_brackets_to_another(pair: tuple[bytes, bytes]) -> None:
-    """Lines that are no sequences each are refused each, whatever they would be when joined."""
+    """Lines that are not sequences are refused each, whatever they would be when joined."""
     for found, text in zip(decode(list(pair)), pair, strict=True):
         try:
             is_sequence = all(len(step) == 2 for step in json.loads(text))

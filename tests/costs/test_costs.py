@@ -177,7 +177,7 @@ def test_warm_up_leaves_long_runs_to_idle_time(artifact: Path, tmp_path: Path, m
 
 
 def test_the_fastest_arrangement_is_chosen(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """More threads in a run are taken where they clearly gain, and what a setting fixes is not tried."""
+    """More threads in a run are taken if they clearly gain, and what a setting fixes is not tried."""
     session = open_session(artifact)
     opened: list[int] = []
     gain = 1.0
@@ -297,7 +297,7 @@ def test_the_quota_of_the_control_group_is_read(
 
 
 def test_the_cpu_is_named(tmp_path: Path) -> None:
-    """By its model where the kernel tells it, else by its architecture."""
+    """By its model if the kernel tells it, else by its architecture."""
     assert cpus.name_cpu(tmp_path)
     (tmp_path / "cpuinfo").write_text("processor : 0\nmodel name\t: Made CPU\n", encoding="utf-8")
     assert cpus.name_cpu(tmp_path) == "Made CPU"
@@ -356,7 +356,7 @@ def test_predictions_are_of_this_encoder(artifact: Path) -> None:
 
 
 def test_long_runs_correct_the_costs_sooner() -> None:
-    """Runs of a second are few: eight that take twice as long are believed, where eight short ones are not yet."""
+    """Runs of a second are few: eight that take twice as long are believed, eight short ones are not yet."""
     factors = []
     for seconds in (1.0, 0.001):
         costs = CostModel({(1, 1): seconds}, 1)

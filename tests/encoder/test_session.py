@@ -110,7 +110,7 @@ def strip(model: onnx.ModelProto) -> None:
 
 
 def test_a_graph_may_leave_its_embedding_size_open(artifact: Path) -> None:
-    """The size is read off a first run where the graph does not state it."""
+    """The size is read off a first run if the graph does not state it."""
 
     def open_up(model: onnx.ModelProto) -> None:
         strip(model)
@@ -184,7 +184,7 @@ def test_a_folder_of_one_artifact_stands_for_it(artifact: Path, tmp_path: Path) 
         (tmp_path / name).write_bytes(artifact.read_bytes())
         if name == "a.onnx":
             assert open_session(tmp_path).file == str(tmp_path / "a.onnx")
-    with pytest.raises(ArtifactError, match=r"it is a folder with 2 files \*\.onnx, where one is expected"):
+    with pytest.raises(ArtifactError, match=r"it is a folder with 2 files \*\.onnx: one is expected"):
         open_session(tmp_path)
 
 

@@ -15,5 +15,5 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def small_grid(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Prove on fewer batches, where a test proves many encoders; the shipped one has the whole grid."""
+    """Prove on fewer batches, if a test proves many encoders; the shipped one has the whole grid."""
     monkeypatch.setattr("export.verify.GRID_BATCHES", (1, 5))

@@ -158,7 +158,7 @@ def test_what_holds_no_lstm_is_refused(operators: list[str], held: str) -> None:
 
 
 def test_an_lstm_that_cannot_be_quantised_is_refused(quantized_run: Path) -> None:
-    """Weights that are no initializers are left as they were by ONNX Runtime, and the sentence says so."""
+    """Weights that are not initializers are left as they were by ONNX Runtime, and the sentence says so."""
     graph = build_graph(read_model(quantized_run).encoder)
     for node in list(graph.graph.node):
         if node.op_type == "LSTM":

@@ -164,7 +164,7 @@ def test_sums_are_sums_of_digits() -> None:
 
 
 def test_numbers_are_split_plainly() -> None:
-    """Where labels are no classes, a share of all rows is held out."""
+    """If labels are not classes, a share of all rows is held out."""
     data = LabelledSequences(draw_sequences([1] * 20), np.arange(20, dtype=np.float32))
     training, validation = split(data, 0.25, seed=0)
     assert (len(training), len(validation)) == (15, 5)

@@ -111,7 +111,7 @@ def test_a_token_becomes_the_fourth_root_of_the_vocabulary() -> None:
 
 
 def test_max_pooling_sees_negative_steps_only() -> None:
-    """The zeros of the padding are no maximum of what lies below zero."""
+    """The zeros of the padding are not the maximum of what lies below zero."""
     steps = torch.tensor([[[-2.0], [-4.0], [0.0]], [[0.0], [0.0], [0.0]]])
     assert masked_max(steps, torch.tensor([2, 0])).tolist() == [[-2.0], [0.0]]
 

@@ -58,7 +58,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, f
 
 
 def test_a_language_model_beats_the_counts(trained: tuple[Path, dict[str, float]]) -> None:
-    """What follows from two tokens is learned, where counted pairs must guess every other token."""
+    """What follows from two tokens is learned; counted pairs must guess every other token."""
     run, results = trained
     assert results["bigram_perplexity"] < results["unigram_perplexity"]
     assert results["bigram_perplexity"] > 1.3  # half the tokens are a toss: 2 ** 0.5 = 1.41, the discount apart

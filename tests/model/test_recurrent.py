@@ -69,7 +69,7 @@ def test_reverse_by_length_is_its_own_inverse(lengths: list[int]) -> None:
 
 
 def test_valid_mask_is_tensorflows_sequence_mask() -> None:
-    """A step is valid where its index is below the row's length."""
+    """A step is valid if its index is below the row's length."""
     expected = torch.tensor([[False, False, False], [True, False, False], [True, True, True]])
     assert torch.equal(valid_mask(torch.tensor([0, 1, 3]), 3), expected)
 

@@ -77,7 +77,7 @@ def test_a_task_that_judges_no_sequence_has_a_report_too(classified: Path, monke
 def test_predictions_are_printed_beside_the_truth(
     classified: Path, regressed: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ten rows from first to last, by class name or number; none where nothing is predicted."""
+    """Ten rows from first to last, by class name or number; none if nothing is predicted."""
     print_predictions(classified)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["held-out", "sequence", "truth", "prediction"]
@@ -100,7 +100,7 @@ def test_short_token_sequences_are_shown_whole(regressed: Path) -> None:
 
 
 def test_reports_are_written_anew_by_command(classified: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The command names the file; what is no finished run is one sentence."""
+    """The command names the file; what is not a finished run is one sentence."""
     main([str(classified)])
     assert capsys.readouterr().out == f"{classified}/report.html\n"
     for name in ("metrics.csv", "samples.safetensors"):

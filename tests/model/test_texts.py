@@ -33,7 +33,7 @@ def test_words_are_lower_cased_and_split_at_punctuation() -> None:
 
 
 def test_the_most_frequent_words_are_chosen() -> None:
-    """Words come by frequency, and by alphabet where they are as frequent."""
+    """Words come by frequency, and by alphabet if they are as frequent."""
     counts = count_words(["b a, B", "c a b"])
     assert counts == {"a": 2, "b": 3, "c": 1, ",": 1}
     assert choose_words(counts, 3) == ["b", "a", ","]
@@ -81,7 +81,7 @@ def test_texts_are_served_as_they_were_trained(text_run: Path, tmp_path: Path) -
 
 
 def test_a_tokenizer_that_cannot_be_read_is_named(text_run: Path, tmp_path: Path) -> None:
-    """No file is no tokenizer; one that is no text breaks the run."""
+    """No file is no tokenizer; one that is not text breaks the run."""
     assert read_tokenizer(tmp_path) is None
     (tmp_path / "tokenizer.json").write_bytes(b"\xff")
     with pytest.raises(BrokenRun, match=r"tokenizer\.json"):

@@ -166,7 +166,7 @@ def test_a_killed_training_resumes_to_the_same_weights(finished: tuple[Path, dic
 
 
 def test_a_resumed_training_goes_on_from_its_last_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where the last epoch was no improvement, none before it is trained again."""
+    """Also if the last epoch was not an improvement, none before it is trained again."""
     measured = iter([1.0, 2.0, 3.0])
     monkeypatch.setattr(SequenceClassifier, "measure", lambda *_: {"loss": next(measured), "accuracy": 0.0})
     with pytest.raises(StopIteration):  # the fourth measurement breaks the training off
@@ -230,7 +230,7 @@ def test_a_regression_is_learned(tmp_path: Path) -> None:
 
 
 def test_a_task_refuses_labels_it_cannot_learn_from(tmp_path: Path) -> None:
-    """Classes are no numbers to regress on, and the sentence says what was found."""
+    """Classes are not numbers to regress on, and the sentence says what was found."""
     with pytest.raises(WrongLabels, match="the task regression learns from numbers, and easy is labelled with classes"):
         train(tmp_path, make_dataset(), dataclasses.replace(RECIPE, task="regression"))
 

@@ -106,7 +106,7 @@ def test_the_lines_of_a_stream_are_part_of_its_trace(serve: Serve, exporter: InM
 
 
 def test_failures_are_errors_and_refusals_are_not(serve: Serve, exporter: InMemorySpanExporter) -> None:
-    """A span says which problem was answered, and is an error where the service is at fault."""
+    """A span says which problem was answered, and is an error if the service is at fault."""
     client = serve()
     client.post("/encode", json={"sequences": []})
     client.app.state.service.is_draining = True  # type: ignore[attr-defined]
@@ -203,7 +203,7 @@ for endpoint in ("", "http://127.0.0.1:9"):
 
 
 def test_without_the_extra_nothing_is_traced_and_nothing_fails() -> None:
-    """It is said once, where traces were asked for; where they were not, nothing is imported."""
+    """It is said once, if traces were asked for; if they were not, nothing is imported."""
     ran = subprocess.run([sys.executable, "-c", WITHOUT], capture_output=True, text=True, check=False)
     assert ran.stdout == "live\nlive\n", ran.stderr
     assert ran.stderr.count("pip install '.[otel]'") == 1

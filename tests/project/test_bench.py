@@ -41,7 +41,7 @@ from bench.load.workloads import (
 )
 from bench.speed import codecs, gpu, ledger, raw, scale, tune
 from bench.speed.bytecodes import count_bytecodes
-from bench.speed.measure import Pace, Task, check, measure_raw, measure_server, padding_ratio, plan_tasks
+from bench.speed.measure import DrawnWorkload, Pace, check, draw_workloads, measure_raw, measure_server, padding_ratio
 from bench.speed.plot import draw_bars, draw_lines
 from bench.speed.report import Results, compare, render, take_medians
 from bench.speed.service import SERVERS, parse_arguments, plan_round, summarize
@@ -245,14 +245,14 @@ def test_kserve_answers_are_read() -> None:
 
 def test_a_wrong_answer_is_never_measured() -> None:
     """An embedding off by more than the tolerance, one of another shape, NaN, or no answer at all is refused."""
-    task = Task("L", [], [np.zeros((1, 2), dtype=np.float32)])
+    drawn = DrawnWorkload("L", [], [np.zeros((1, 2), dtype=np.float32)])
     read: Wire = JSON
-    check(Outcome(answers={0: b'{"embeddings": [[0, 1e-6]]}'}), task, read)
+    check(Outcome(answers={0: b'{"embeddings": [[0, 1e-6]]}'}), drawn, read)
     for wrong in (b'{"embeddings": [[0, 1e-4]]}', b'{"embeddings": [[0]]}', b'{"embeddings": [[0, null]]}'):
         with pytest.raises(Unavailable, match="wrongly"):
-            check(Outcome(answers={0: wrong}), task, read)
+            check(Outcome(answers={0: wrong}), drawn, read)
     with pytest.raises(Unavailable, match=r"1 of 1 requests were not answered: \{'503': 9\}"):
-        check(Outcome(failures={"503": 9}), task, read)
+        check(Outcome(failures={"503": 9}), drawn, read)
 
 
 def test_padding_is_what_our_answers_say() -> None:
@@ -273,14 +273,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_our_service_is_measured_on_every_workload(model: Path) -> None:
     """Started, checked and loaded, it has every figure of the table, none failed, and no process of it is left."""
-    tasks = plan_tasks(model)
-    figures = measure_server(OURS, OURS.prepare(model.parent), model, tasks, PACE, is_open=True)
+    workloads = draw_workloads(model)
+    figures = measure_server(OURS, OURS.prepare(model.parent), model, workloads, PACE, is_open=True)
     for name in WORKLOADS:
         assert figures[f"{name}.rate"] > 0
         assert figures[f"{name}.failed"] == 0
         assert figures[f"{name}.padding"] >= 1
     assert {"open50.p99_ms", "open80.p50_ms", "resident_mb", "ready_seconds"} <= set(figures)
-    limit, arrangements = measure_raw(model, tasks, PACE)
+    limit, arrangements = measure_raw(model, workloads, PACE)
     assert limit["S.rate"] == limit["B.rate"] > 0
     assert set(arrangements) == {"B", "mix"}
 
@@ -380,7 +380,7 @@ def test_medians_are_over_the_rounds_that_have_the_figure() -> None:
 
 
 def test_ratios_are_to_the_best_that_speaks_json() -> None:
-    """Binary Triton is faster here and is not compared with; the raw limit is, where it has a figure."""
+    """Binary Triton is faster here and is not compared with; the raw limit is, if it has a figure."""
     ratios, refused = compare(canned().medians())
     assert ratios == {
         "S.to_best_peer": 4.0,
@@ -440,7 +440,7 @@ def test_the_json_holds_the_table() -> None:
 
 
 def test_rounds_put_our_service_before_each_peer() -> None:
-    """Interleaved; once only where it is quick or alone."""
+    """Interleaved; once only if it is quick or alone."""
     one, two = PEERS[:2]
     assert plan_round([OURS, one, two], is_quick=False) == [OURS, one, OURS, two]
     assert plan_round([OURS, one, two], is_quick=True) == [OURS, one, two]
@@ -546,7 +546,7 @@ def test_the_fastest_settings_of_a_peer_are_kept(monkeypatch: pytest.MonkeyPatch
     tried = []
 
     def measure(
-        servers: list[Server], _python: Path, _model: Path, _judges: list[Task], found: dict[Server, Any]
+        servers: list[Server], _python: Path, _model: Path, _judges: list[DrawnWorkload], found: dict[Server, Any]
     ) -> None:
         for server in servers:
             tried.append(server)
@@ -557,14 +557,14 @@ def test_the_fastest_settings_of_a_peer_are_kept(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(tune, "_try", measure)
     monkeypatch.setattr(tune, "available_cpus", lambda: 4)
-    tasks = [Task(name, [], []) for name in ("L", "S", "B")]
-    best = tune.find_fastest(MOSEC, Path("python"), Path("small.onnx"), tasks)
+    workloads = [DrawnWorkload(name, [], []) for name in ("L", "S", "B")]
+    best = tune.find_fastest(MOSEC, Path("python"), Path("small.onnx"), workloads)
     assert [(one.workers, one.batch, one.wait_ms) for one in best] == [(4, 16, 0), (1, 8, 0)]
     assert best[0].name == "mosec, orjson, workers 4, batch 16, wait 0 ms"
     assert {server.workers for server in tried} == {1, 2, 4}
     assert len(tried) == 9 + 6
     monkeypatch.setattr(tune, "_try", lambda *_: None)
-    assert tune.find_fastest(MOSEC, Path("python"), Path("small.onnx"), tasks) == []
+    assert tune.find_fastest(MOSEC, Path("python"), Path("small.onnx"), workloads) == []
 
 
 def test_numbers_of_cpus_double_up_to_all() -> None:
@@ -741,7 +741,7 @@ class Answered:
 
 
 def test_a_retry_is_judged_by_the_next_that_was_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Told to wait 1.5 s where the next accepted request waited 1.25 s is an error of 0.25 s."""
+    """Told to wait 1.5 s while the next accepted request waited 1.25 s is an error of 0.25 s."""
     witness = overload.Witness()
     monkeypatch.setattr("bench.stress.overload.time.perf_counter", lambda: 10.0)
     queued = b"HTTP/1.1 200 OK\r\nserver-timing: decode;dur=0.1, queue;dur=%d, run;dur=2.0"

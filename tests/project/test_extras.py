@@ -1,4 +1,4 @@
-"""Programs where no extra is installed: each says in one sentence what it lacks."""
+"""Programs if no extra is installed: each says in one sentence what it lacks."""
 
 import os
 import re

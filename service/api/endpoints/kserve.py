@@ -20,7 +20,7 @@ VERSION = {"name": "version", "in": "path", "required": True, "schema": {"type":
 LENGTH = {
     "name": HEADER_LENGTH,
     "in": "header",
-    "description": "Bytes of the JSON, where raw data follow it.",
+    "description": "Bytes of the JSON, if raw data follow it.",
     "schema": {"type": "integer", "minimum": 0},
 }
 
@@ -69,7 +69,7 @@ class ModelReady(BaseModel):
 
 
 async def live(request: Request) -> Response:
-    """Answer 200 while the event loop turns, and runs end where requests wait."""
+    """Answer 200 while the event loop turns, and runs end if requests wait."""
     service_of(request).require_progress()
     return _json({"live": True})
 

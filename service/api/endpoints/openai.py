@@ -24,7 +24,7 @@ class Model(BaseModel):
 
     id: str
     object: Literal["model"]
-    created: int = Field(description="When it was exported, in seconds since 1970; 0 where the artifact does not say.")
+    created: int = Field(description="When it was exported, in seconds since 1970; 0 if the artifact does not say.")
     owned_by: Literal["lengthwise"]
 
 

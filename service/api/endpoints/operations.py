@@ -54,8 +54,8 @@ class ModelInfo(BaseModel):
     sha256: str = Field(description="Of the whole artifact; every answer repeats it as X-Model-Sha.")
     verified: bool = Field(description="Whether golden vectors in the file were replayed here before serving.")
     golden_difference: float | None = Field(description="Largest difference in that replay.")
-    features: int | None = Field(description="Numbers in a step; null where steps are token ids.")
-    vocabulary: int | None = Field(description="Token ids are below it; null where steps are numbers.")
+    features: int | None = Field(description="Numbers in a step; null if steps are token ids.")
+    vocabulary: int | None = Field(description="Token ids are below it; null if steps are numbers.")
     reads: list[str] = Field(description="Fields of a request that may bring sequences: `sequences`, `texts`, `state`.")
     outputs: list[str] = Field(description="What a request may ask for.")
     dim: int = Field(description="Numbers in an embedding.")
@@ -64,7 +64,7 @@ class ModelInfo(BaseModel):
     manifest: dict[str, Any] | None = Field(description="What the artifact says of itself, golden vectors left out.")
 
 
-class Refused(BaseModel):
+class RefusedArtifact(BaseModel):
     """An artifact that is not served, or a newer version of one that is."""
 
     file: str
@@ -75,15 +75,15 @@ class Info(BaseModel):
     """What this service is, and every limit in force."""
 
     version: str
-    default_model: str | None = Field(description="What a request is for that names none; null where it must.")
+    default_model: str | None = Field(description="What a request is for that names none; null if it must.")
     models: list[ModelInfo] = Field(description="By name, and of each the newest version first.")
-    refused: list[Refused]
+    refused: list[RefusedArtifact]
     settings: dict[str, Any] = Field(description="Every setting in force.")
     versions: dict[str, str] = Field(description="Of Python and the libraries that matter.")
 
 
 async def live(request: Request) -> Response:
-    """Answer 200 while the event loop turns, and runs end where requests wait."""
+    """Answer 200 while the event loop turns, and runs end if requests wait."""
     service_of(request).require_progress()
     return _json(Health(status="live"))
 
@@ -113,7 +113,9 @@ async def info(request: Request) -> Response:
                 _describe_model(model, service.models.names_of(model), queues.forecast(model.queue, now))
                 for model in service.models
             ],
-            refused=[Refused(file=one.file, reason=one.reason) for one in service.repository.index() if one.reason],
+            refused=[
+                RefusedArtifact(file=one.file, reason=one.reason) for one in service.repository.index() if one.reason
+            ],
             settings=settings,
             versions=versions,
         )

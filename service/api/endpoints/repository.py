@@ -73,7 +73,7 @@ def _document(schema: type[BaseModel], *parameters: dict[str, Any]) -> dict[str,
 
 
 async def list_states(request: Request) -> Response:
-    """List every artifact, and why it is not served where it is not; of a newer version that is refused, too."""
+    """List every artifact, and why it is not served, if it is not; of a newer version that is refused, too."""
     wanted = validate(IndexRequest, await _read_fields(request), IndexRequest.model_fields)
     states = [
         ModelState(
@@ -86,7 +86,7 @@ async def list_states(request: Request) -> Response:
 
 
 async def load(request: Request) -> Response:
-    """Answer once the model is served as its file has it; where that is refused, what was served before still is."""
+    """Answer once the model is served as its file has it; if that is refused, what was served before still is."""
     validate(ChangeRequest, await _read_fields(request), ChangeRequest.model_fields)
     await service_of(request).repository.load(request.path_params["model"])
     return Response(b"{}", media_type="application/json")

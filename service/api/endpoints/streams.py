@@ -38,7 +38,7 @@ WINDOWS = 8  # under way
 PIECE_BYTES = 2**14  # cut into lines at a time, between other work of the event loop
 DRAIN_CHECK_SECONDS = 1.0  # how often a stream that waits for its sender looks whether the service drains
 
-Row: TypeAlias = npt.NDArray[np.float32] | LengthwiseError  # an embedding `(D,)`, or why there is none
+LineOutcome: TypeAlias = npt.NDArray[np.float32] | LengthwiseError  # an embedding `(D,)`, or why there is none
 
 
 class Window(NamedTuple):
@@ -216,7 +216,7 @@ class LineStream(Response):
             self._reader.owe_more(len(body))
         return body
 
-    async def _run(self, sequences: list[Steps]) -> list[Row]:
+    async def _run(self, sequences: list[Steps]) -> list[LineOutcome]:
         """Encode sequences; a full queue is waited for, and if the model fails on one, the others have their own."""
         if not sequences:
             return []

@@ -32,7 +32,7 @@ def read(body: bytes, spec: InputSpec, _limit: int) -> Sequences:
     Raises:
         InvalidRequest: one of its subclasses: it is not such a stream, or does not hold sequences of the model's.
     """
-    import pyarrow as pa  # noqa: PLC0415 - only where Arrow is spoken
+    import pyarrow as pa  # noqa: PLC0415 - only if Arrow is spoken
 
     try:
         messages = pa.ipc.MessageReader.open_stream(pa.py_buffer(body))
@@ -62,7 +62,7 @@ def read(body: bytes, spec: InputSpec, _limit: int) -> Sequences:
 
 def write(answer: Answer, _options: AnswerOptions) -> Written:
     """Write the columns `embedding`, fixed_size_list<float>[D], and `length`, int64, in one record batch."""
-    import pyarrow as pa  # noqa: PLC0415 - only where Arrow is spoken
+    import pyarrow as pa  # noqa: PLC0415 - only if Arrow is spoken
 
     embeddings = answer.embeddings
     rows = pa.FixedSizeListArray.from_arrays(pa.array(embeddings.reshape(-1)), embeddings.shape[1])
@@ -103,7 +103,7 @@ def _find(metadata: memoryview, table: int, place: int) -> int:
 
 def _split_column(column: Any, kind: Kind) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """Return the steps of a column's lists, end to end, and their lengths."""
-    import pyarrow.types as kinds  # noqa: PLC0415 - only where Arrow is spoken
+    import pyarrow.types as kinds  # noqa: PLC0415 - only if Arrow is spoken
 
     column.validate(full=True)  # its offsets are what the client says they are
     has_lists = isinstance(kind, Features)
@@ -131,7 +131,7 @@ def _split_column(column: Any, kind: Kind) -> tuple[npt.NDArray[Any], npt.NDArra
 FORMAT = Format(
     MEDIA_TYPE,
     body="A column `sequence` of list<fixed_size_list<float>[features]>, or list<int64> of token ids. "
-    "Where the service has the extra `arrow`.",
+    "If the service has the extra `arrow`.",
     answer="The columns `embedding`, fixed_size_list<float>[dim], and `length`, int64.",
     read=read,
     write=write,

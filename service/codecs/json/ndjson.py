@@ -159,7 +159,7 @@ def _write(content: Mapping[str, Any]) -> bytes:
 # Its bodies have no end, so that they are neither read nor answered as a whole: `LineStream` does both.
 FORMAT = Format(
     MEDIA_TYPE,
-    body="One sequence a line, as in `sequences`, or a string where the model reads texts: a stream of any length, "
+    body="One sequence a line, as in `sequences`, or a string if the model reads texts: a stream of any length, "
     "answered line by line while it is sent.",
     answer='To such a body: for each line `{"index": i, "embedding": [...]}`, or `{"index": i, "problem": {...}}` with '
     'the problem and its `line`. A last line `{"problem": {...}}` without `index` says why the rest, from its `line` '

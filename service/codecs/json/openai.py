@@ -40,7 +40,7 @@ class EmbeddingsRequest(EmbeddingsOptions):
     """What to embed, as OpenAI's clients write it."""
 
     input: str | list[str] | list[int] | list[list[int]] | list[list[float]] | list[list[list[float]]] = Field(
-        description="A text or texts, where the model has a tokenizer; the token ids of one sequence or of several; "
+        description="A text or texts, if the model has a tokenizer; the token ids of one sequence or of several; "
         "the steps of one sequence or of several, each a list of the model's features."
     )
 

@@ -52,11 +52,9 @@ class EncodeRequest(EncodeOptions):
     sequences: (
         Annotated[list[list[list[float]]], Field(min_length=1)] | Annotated[list[list[int]], Field(min_length=1)]
     ) = Field(default_factory=list, description="What to encode.")
-    texts: list[str] = Field(
-        default_factory=list, description="In place of `sequences`, where the model has a tokenizer."
-    )
+    texts: list[str] = Field(default_factory=list, description="In place of `sequences`, if the model has a tokenizer.")
     state: dict[Literal["h", "c"], StateRows] | None = Field(
-        None, description="What each sequence starts from, where the model takes it: the `state` of an earlier answer."
+        None, description="What each sequence starts from, if the model takes it: the `state` of an earlier answer."
     )
 
 

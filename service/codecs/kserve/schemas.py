@@ -55,7 +55,7 @@ class InferHeader(Part):
     parameters: InferParameters = InferParameters()
     inputs: list[TensorHeader] = Field(fail_fast=True)
     outputs: list[RequestedOutput] | None = Field(
-        None, fail_fast=True, description="All that the model gives, where it is left out."
+        None, fail_fast=True, description="All that the model gives, if it is left out."
     )
 
 
@@ -85,8 +85,8 @@ class OutputTensor(BaseModel):
     name: str
     shape: list[int]
     datatype: str
-    data: list[float] | None = Field(None, description="Flat; raw behind the JSON where that was asked for.")
-    parameters: dict[str, int] | None = Field(None, description="`binary_data_size`, where it is raw.")
+    data: list[float] | None = Field(None, description="Flat; raw behind the JSON if that was asked for.")
+    parameters: dict[str, int] | None = Field(None, description="`binary_data_size`, if it is raw.")
 
 
 class InferResponse(BaseModel):

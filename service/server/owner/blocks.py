@@ -88,7 +88,7 @@ class Block:
         number, rows, steps, wanted, dated = asked
         outputs = tuple(name for place, name in enumerate(OUTPUTS) if wanted >> place & 1)
         if channel.region is None or not rows or not steps or not outputs or not set(outputs) <= set(graph.outputs):
-            raise ValueError(f"{rows} rows of {steps} steps for {outputs} are no run")
+            raise ValueError(f"{rows} rows of {steps} steps for {outputs} are not a run")
         places, _ = place_inputs(graph.runtime.inputs, rows, steps, dated=bool(dated))
         inputs: Feed = {place.name: channel.region.array(place) for place in places}
         lengths: npt.NDArray[Any] = inputs["lengths"].copy()  # what is checked is what runs
@@ -203,7 +203,7 @@ def hand_back(blocks: Sequence[Block], found: Sequence[npt.NDArray[np.float32]])
                     for name, array in zip(block.outputs, found, strict=True)
                 ]
             )
-        except Exception as error:  # noqa: BLE001 - no room, or a graph whose outputs are no batches
+        except Exception as error:  # noqa: BLE001 - no room, or a graph whose outputs are not batches
             block.fail(error)
         begin = end
 
