@@ -106,6 +106,13 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for every interface.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one and logs it.")
+    grpc_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="Port on which the Open Inference Protocol is spoken over gRPC; without it, it is not. 0 takes a "
+        "free one and logs it. It needs the extra `grpc`.",
+    )
     processes: int = Field(
         1,
         ge=1,

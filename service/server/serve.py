@@ -9,9 +9,10 @@ import ssl
 import sys
 from contextlib import suppress
 from functools import partial
+from importlib import import_module
 from logging.config import dictConfig
 from types import FrameType
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import uvicorn
 from pydantic import ValidationError
@@ -21,6 +22,7 @@ from service.api.crowd import SPARE, allow_files
 from service.api.front import Front
 from service.api.worker import Worker
 from service.app import create_app
+from service.codecs.question import can_import
 from service.errors import LengthwiseError, StartupError
 from service.observing import logs
 from service.server import check
@@ -28,6 +30,9 @@ from service.server.owner.keeping import Keeper, start_owners
 from service.server.transport import GatheringProtocol
 from service.server.workers import supervise
 from service.settings import Settings, find_log_format, unknown_variables, variable_of
+
+if TYPE_CHECKING:  # it needs the extra `grpc`
+    from service.server.rpc.listening import Listener
 
 # How long a thread that needs the interpreter waits for one that has it; the default, 5 ms, is many runs long.
 SWITCH_SECONDS = 0.00005
@@ -39,7 +44,8 @@ class DrainingServer(uvicorn.Server):
 
     def __init__(self, config: uvicorn.Config, app: Front, keeper: Keeper | None, worker: Worker | None) -> None:
         super().__init__(config)
-        self._service = app.state.service
+        self._app, self._service = app, app.state.service
+        self._calls: Listener | None = None  # of gRPC
         self._keeper = keeper
         self._worker = worker
         self._changed = asyncio.Event()  # fewer connections
@@ -50,6 +56,8 @@ class DrainingServer(uvicorn.Server):
             checked = check.listen()
             asyncio.get_running_loop().add_reader(checked, check.answer, checked, self._tell)
         await super().startup([] if self._worker else sockets)
+        if self._service.settings.grpc_port is not None:
+            await self._take_calls()
         if self._keeper and not self._worker:
             loop = asyncio.get_running_loop()
             self._keeper.attend(loop.add_reader, loop.remove_reader)
@@ -57,6 +65,26 @@ class DrainingServer(uvicorn.Server):
             leave = partial(self.handle_exit, signal.SIGTERM, None)
             attending = self._worker.attend(self._adopt, self._count, self._changed, leave)
             self._attending = asyncio.create_task(attending)
+
+    async def _take_calls(self) -> None:
+        """Listen for calls of gRPC, and answer those under way before what encodes is ended.
+
+        Raises:
+            SystemExit: that cannot be; one sentence says why.
+        """
+        settings, end = self._service.settings, self.lifespan.shutdown
+        calls = import_module("service.server.rpc.listening").Listener(self._service, self._app.fallback)
+        try:
+            await calls.start()
+        except StartupError as error:
+            await end()
+            sys.exit(logs.write_ending(error.tell(variable_of), settings.log_format))
+
+        async def end_after_calls() -> None:
+            await self._calls_ended
+            await end()
+
+        self._calls, self.lifespan.shutdown = calls, end_after_calls  # type: ignore[method-assign]
 
     def _tell(self) -> str:
         """Say whether this process takes requests."""
@@ -79,6 +107,12 @@ class DrainingServer(uvicorn.Server):
             await asyncio.get_running_loop().connect_accepted_socket(
                 partial(make, on_lost=self._changed.set), connection, ssl=self.config.ssl
             )
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer what is under way, over HTTP and gRPC at the same time."""
+        if self._calls:
+            self._calls_ended = asyncio.create_task(self._calls.stop())
+        await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Mark the service as draining, then shut down as uvicorn does."""
@@ -105,6 +139,8 @@ def main(arguments: list[str]) -> None:
                 allowed,
                 settings.max_connections,
             )
+        if settings.grpc_port is not None and not can_import("grpc_reflection"):
+            raise StartupError("gRPC needs packages that are not installed: pip install '.[grpc]'.")
         keeper = start_owners(settings)
         settings = settings.fit_owner() if keeper else settings
         if settings.processes > 1:

@@ -16,6 +16,7 @@ from service.codecs.kserve import inference, schemas
 from service.codecs.kserve.tensors import HEADER_LENGTH
 
 PATH = {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}
+PLATFORM = "onnx_onnxv1"
 VERSION = {"name": "version", "in": "path", "required": True, "schema": {"type": "string"}}
 LENGTH = {
     "name": HEADER_LENGTH,
@@ -96,7 +97,7 @@ async def describe_model(request: Request) -> Response:
     described = inference.describe_tensors(model.session, model.spec)
     tensors = {kind: [tensor.model_dump() for tensor in found] for kind, found in described.items()}
     versions = [one.version for one in service_of(request).models if one.name == model.name]
-    head = {"name": model.name, "versions": versions, "platform": "onnx_onnxv1"}
+    head = {"name": model.name, "versions": versions, "platform": PLATFORM}
     return _json({**head, **tensors})
 
 

@@ -75,14 +75,17 @@ def _document(schema: type[BaseModel], *parameters: dict[str, Any]) -> dict[str,
 async def list_states(request: Request) -> Response:
     """List every artifact, and why it is not served, if it is not; of a newer version that is refused, too."""
     wanted = validate(IndexRequest, await _read_fields(request), IndexRequest.model_fields)
-    states = [
-        ModelState(
-            name=one.name, version=one.version, state="READY" if one.ready else "UNAVAILABLE", reason=one.reason
-        ).model_dump()
-        for one in service_of(request).repository.index()
-        if one.ready or not wanted.ready
-    ]
+    states = [state.model_dump() for state in list_artifacts(request, ready=wanted.ready)]
     return Response(orjson.dumps(states), media_type="application/json")
+
+
+def list_artifacts(request: Request, *, ready: bool) -> list[ModelState]:
+    """List the artifacts, or those of them that are served."""
+    return [
+        ModelState(name=one.name, version=one.version, state="READY" if one.ready else "UNAVAILABLE", reason=one.reason)
+        for one in service_of(request).repository.index()
+        if one.ready or not ready
+    ]
 
 
 async def load(request: Request) -> Response:

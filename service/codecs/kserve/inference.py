@@ -4,10 +4,10 @@ Sequences come as the graph takes them, padded, with or without `lengths`; or, w
 with `lengths` that say where to cut.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -38,6 +38,8 @@ from service.settings import Limits
 
 HEADERS = {"Content-Type": "application/json"}
 MAX_OTHER_LISTS = 100  # in the JSON of a request: of inputs, outputs and shapes
+# Writes tensors, each with whether it is wanted raw, beside what else an answer says.
+WriteTensors: TypeAlias = Callable[[dict[str, Any], list[tuple[Tensor, bool]]], Written]
 DATATYPES = {np.dtype(np.float32): "FP32", np.dtype(np.int64): "INT64", np.dtype(object): "BYTES"}
 
 
@@ -101,6 +103,22 @@ def parse(body: bytes, header_length: int | None, signature: Signature) -> Quest
     # Nested data have a list a step and a sequence at most, and so many more a sequence in each state.
     require_bounds(text, limits, bounds, (3 + bounds.state_lists) * limits.max_request_steps + MAX_OTHER_LISTS)
     header, found = tensors.read(body, header_length, limits.max_request_steps)
+    return ask(header, found, signature, _write)
+
+
+def ask(header: InferHeader, found: list[Tensor], signature: Signature, write_tensors: WriteTensors) -> Question:
+    """Return what a request asks, whatever its tensors were written in.
+
+    Args:
+        header: what it says.
+        found: its inputs.
+        signature: what the model reads and gives.
+        write_tensors: writes the answer.
+
+    Raises:
+        InvalidRequest: one of its subclasses, naming the first fault.
+    """
+    limits = signature.limits
     if header.model_name not in (None, signature.name, f"{signature.name}@{signature.version}"):
         raise InvalidField(
             "model_name",
@@ -125,10 +143,7 @@ def parse(body: bytes, header_length: int | None, signature: Signature) -> Quest
             arrays["steps"] = np.concatenate(answer.steps) if is_ragged else _pad(answer, time)
         content = {"model_name": answer.model, "model_version": signature.version}
         content |= {} if header.id is None else {"id": header.id}
-        written, length = tensors.write(content, [(Tensor(name, arrays[name]), is_raw) for name, is_raw in wanted])
-        if length is None:
-            return written, HEADERS
-        return written, {"Content-Type": "application/octet-stream", HEADER_LENGTH: str(length)}
+        return write_tensors(content, [(Tensor(name, arrays[name]), is_raw) for name, is_raw in wanted])
 
     timeout = header.parameters.timeout
     return Question(
@@ -136,11 +151,20 @@ def parse(body: bytes, header_length: int | None, signature: Signature) -> Quest
         write,
         signature.name,
         outputs,
+        normalize=header.parameters.normalize,
         timeout_seconds=timeout / 1e6 if timeout else None,
         number_bytes=RAW_BYTES if all(is_raw for _, is_raw in wanted) else NUMBER_BYTES["float"],
         padded_to=None if is_ragged else time or 0,
         check=check,
     )
+
+
+def _write(content: dict[str, Any], outputs: list[tuple[Tensor, bool]]) -> Written:
+    """Write an answer as JSON, with raw data behind it if they are wanted."""
+    written, length = tensors.write(content, outputs)
+    if length is None:
+        return written, HEADERS
+    return written, {"Content-Type": "application/octet-stream", HEADER_LENGTH: str(length)}
 
 
 def _read(found: list[Tensor], limits: Limits, spec: InputSpec, *, is_ragged: bool) -> Sequences | Texts:

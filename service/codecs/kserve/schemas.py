@@ -43,6 +43,7 @@ class InferParameters(Part):
     """What holds for the whole request."""
 
     ragged: bool = Field(False, description="Whether `sequences` is of the steps of all sequences, end to end.")
+    normalize: bool = Field(False, description="Whether embeddings are scaled to L2 norm 1.")
     timeout: NonNegativeInt = Field(0, description="Microseconds after which the answer is of no use; 0 says nothing.")
     binary_data_output: bool = Field(False, description="Whether outputs that do not say are wanted raw.")
 

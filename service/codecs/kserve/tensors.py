@@ -66,7 +66,9 @@ def read(body: bytes, header_length: int | None, max_texts: int) -> tuple[InferH
             expected = "data, or binary_data_size in its parameters"
             raise InvalidField(f"inputs[{index}]", "without data" if array is None else "with data twice", expected)
         if array is None:
-            array = _read_raw(raw[start : start + (size or 0)], tensor, index)
+            path = f"inputs[{index}]"
+            part = raw[start : start + (size or 0)]
+            array = read_raw(part, tensor, path, f"{path}.parameters.binary_data_size")
         start += size or 0
         tensors.append(Tensor(tensor.name, array.reshape(tensor.shape), f"inputs[{index}]"))
     return header, tensors
@@ -96,21 +98,29 @@ def write(content: dict[str, Any], outputs: Sequence[tuple[Tensor, bool]]) -> tu
     return b"".join([text, *raw]), len(text) if raw else None
 
 
-def _read_raw(raw: memoryview, tensor: TensorHeader, index: int) -> Array:
-    """Read the raw data of a tensor: numbers as a view, texts each behind its length in four bytes."""
-    path = f"inputs[{index}]"
+def read_raw(raw: memoryview, tensor: TensorHeader, path: str, place: str) -> Array:
+    """Read the raw data of a tensor: numbers as a view, texts each behind its length in four bytes.
+
+    Args:
+        raw: the data.
+        tensor: says what they are.
+        path: the tensor's place in the request.
+        place: that of what says how many bytes they have.
+
+    Raises:
+        InvalidField: they are not that.
+    """
     kind, count = kind_of(tensor, path), count_elements(tensor, path)
     if kind.dtype == "O":
-        return np.array(list(_read_texts(raw, count, path)), dtype=object)
+        return np.array(list(_read_texts(raw, count, path, place)), dtype=object)
     size = np.dtype(kind.dtype).itemsize
     if count * size != len(raw):
         expected = f"{count * size}, {size} for each of {count} numbers"
-        raise InvalidField(f"{path}.parameters.binary_data_size", str(len(raw)), expected)
+        raise InvalidField(place, str(len(raw)), expected)
     return np.frombuffer(raw, dtype=kind.dtype)
 
 
-def _read_texts(raw: memoryview, count: int, path: str) -> Iterator[str]:
-    place = f"{path}.parameters.binary_data_size"
+def _read_texts(raw: memoryview, count: int, path: str, place: str) -> Iterator[str]:
     start = 0
     for index in range(count):
         if start + 4 > len(raw):

@@ -1,0 +1,137 @@
+"""The Open Inference Protocol over gRPC: its calls as routes, whose bodies are the protocol's messages.
+
+What carries them is `service.server.rpc`. Here a call is a request as any other: let in, counted, encoded and refused
+by what all share.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service import __version__, errors
+from service.api import encoding
+from service.api.endpoints.kserve import PLATFORM
+from service.api.endpoints.repository import MAX_BODY_BYTES, list_artifacts
+from service.api.routing import Access, Endpoint, Route, read_body, service_of
+from service.catalogue.models import ServedModel
+from service.codecs.kserve import inference, messages
+from service.codecs.question import Question
+
+
+async def live(request: Request) -> Response:
+    """Answer while the event loop turns, and runs end if requests wait."""
+    service_of(request).require_progress()
+    return _answer("ServerLiveResponse", live=True)
+
+
+async def ready(request: Request) -> Response:
+    """Answer until the service drains."""
+    service_of(request).require_ready()
+    return _answer("ServerReadyResponse", ready=True)
+
+
+async def describe_server(_request: Request) -> Response:
+    """Name the service and its extensions of the protocol."""
+    return _answer("ServerMetadataResponse", name="lengthwise", version=__version__, extensions=["model_repository"])
+
+
+async def describe_model(request: Request) -> Response:
+    """Describe the encoder's tensors as its graph has them."""
+    asked = await _read("ModelMetadataRequest", request)
+    model = _find_model(request, asked.name, asked.version)
+    described = inference.describe_tensors(model.session, model.spec)
+    tensors = {kind: [tensor.model_dump() for tensor in found] for kind, found in described.items()}
+    versions = [one.version for one in service_of(request).models if one.name == model.name]
+    return _answer("ModelMetadataResponse", name=model.name, versions=versions, platform=PLATFORM, **tensors)
+
+
+async def is_model_ready(request: Request) -> Response:
+    """Answer until the service drains."""
+    asked = await _read("ModelReadyRequest", request)
+    _find_model(request, asked.name, asked.version)
+    if service_of(request).is_draining:
+        raise errors.Draining
+    return _answer("ModelReadyResponse", ready=True)
+
+
+async def infer(request: Request) -> Response:
+    """Encode the sequences in the request's tensors, as `/encode` does."""
+    limits = service_of(request).settings.limits
+
+    def parse(body: bytes) -> Question:
+        asked = messages.decode("ModelInferRequest", body, limits.max_request_steps)
+        model = _find_model(request, asked.model_name, asked.model_version)
+        signature = inference.Signature(
+            model.spec, inference.name_outputs(model.session), model.name, model.version, limits
+        )
+        return replace(messages.parse(asked, signature), model=model.full_name)
+
+    return await encoding.answer(request, parse)
+
+
+async def list_states(request: Request) -> Response:
+    """List every artifact, and why it is not served, if it is not."""
+    asked = await _read("RepositoryIndexRequest", request)
+    states = [state.model_dump() for state in list_artifacts(request, ready=asked.ready)]
+    return _answer("RepositoryIndexResponse", models=states)
+
+
+async def load(request: Request) -> Response:
+    """Answer once the model is served as its file has it."""
+    name = _name_artifact(await _read("RepositoryModelLoadRequest", request))
+    await service_of(request).repository.load(name)
+    return _answer("RepositoryModelLoadResponse", model_name=name, isLoaded=True)
+
+
+async def unload(request: Request) -> Response:
+    """Answer once the model takes no more requests; those under way are answered by it."""
+    name = _name_artifact(await _read("RepositoryModelUnloadRequest", request))
+    await service_of(request).repository.unload(name)
+    return _answer("RepositoryModelUnloadResponse", model_name=name, isUnloaded=True)
+
+
+async def _read(kind: str, request: Request) -> Any:
+    settings = service_of(request).settings
+    body = await read_body(request, min(MAX_BODY_BYTES, settings.max_body_bytes), settings.body_timeout_seconds)
+    return messages.decode(kind, body)
+
+
+def _answer(kind: str, /, **fields: Any) -> Response:
+    return Response(messages.message(kind, **fields).SerializeToString(), headers=messages.HEADERS)
+
+
+def _find_model(request: Request, name: str, version: str) -> ServedModel:
+    """Find the model that a message names; as elsewhere, none is meant by no name if there is only one."""
+    return encoding.find_model(request, f"{name}@{version}" if version else name or None)
+
+
+def _name_artifact(asked: Any) -> str:
+    """Return the model that is to be loaded or unloaded: KServe's clients have it in the repository's place.
+
+    Raises:
+        InvalidField: something is asked for that would change what is loaded.
+    """
+    for name in asked.parameters:
+        if name != "unload_dependents":
+            raise errors.InvalidField(f"parameters.{name[:40]}", "given", "unload_dependents alone")
+    return str(asked.model_name or asked.repository_name)
+
+
+def _route(call: str, endpoint: Endpoint, *, access: Access = "key", is_probe: bool = False) -> Route:
+    return Route("POST", f"/{messages.SERVICE}/{call}", endpoint, access=access, is_probe=is_probe)
+
+
+ROUTES = [
+    _route("ServerLive", live, access="open", is_probe=True),
+    _route("ServerReady", ready, access="open", is_probe=True),
+    _route("ServerMetadata", describe_server),
+    _route("ModelMetadata", describe_model),
+    _route("ModelReady", is_model_ready),
+    _route("ModelInfer", infer),
+    _route("ModelStreamInfer", infer),  # each message of a stream is a request
+    _route("RepositoryIndex", list_states),
+    _route("RepositoryModelLoad", load, access="admin"),
+    _route("RepositoryModelUnload", unload, access="admin"),
+]

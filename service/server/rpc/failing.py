@@ -1,0 +1,58 @@
+"""Tells callers of gRPC of a problem: a status, its sentence, and details that programs read."""
+
+from dataclasses import dataclass
+
+import grpc
+import orjson
+from google.protobuf.duration_pb2 import Duration
+from google.rpc.code_pb2 import Code
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
+from google.rpc.status_pb2 import Status
+
+from service.api.problems import TYPE_PREFIX, rpc_code_of
+from service.server.rpc.carrying import Reply
+
+DETAILS = "grpc-status-details-bin"
+DOMAIN = "lengthwise"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a call has no answer.
+
+    Attributes:
+        code: the status of gRPC.
+        sentence: what happened, and what to do.
+        metadata: what goes with it, `google.rpc.Status` with its details among it.
+        retry_seconds: after which trying again may succeed; None if it will not, or nobody knows.
+    """
+
+    code: grpc.StatusCode
+    sentence: str
+    metadata: tuple[tuple[str, str | bytes], ...]
+    retry_seconds: float | None
+
+
+def read_failure(reply: Reply) -> Failure:
+    """Read what the app answered in place of a message."""
+    problem = orjson.loads(reply.body)
+    kind, sentence = str(problem["type"]), str(problem["detail"])
+    code = grpc.StatusCode[rpc_code_of(kind, reply.status)]
+    status = Status(code=Code.Value(code.name), message=sentence)
+    told = {name: str(problem[name]) for name in ("path", "limit", "setting") if problem.get(name) is not None}
+    status.details.add().Pack(ErrorInfo(reason=_reason(kind), domain=DOMAIN, metadata=told))
+    if code is grpc.StatusCode.INVALID_ARGUMENT and problem.get("path"):
+        violation = BadRequest.FieldViolation(field=problem["path"], description=sentence)
+        status.details.add().Pack(BadRequest(field_violations=[violation]))
+    milliseconds = dict(reply.metadata).get("retry-after-ms")
+    seconds = None if milliseconds is None else int(milliseconds) / 1000
+    if seconds is not None:
+        delay = Duration()
+        delay.FromMilliseconds(int(1000 * seconds))
+        status.details.add().Pack(RetryInfo(retry_delay=delay))
+    return Failure(code, sentence, (*reply.metadata, (DETAILS, status.SerializeToString())), seconds)
+
+
+def _reason(kind: str) -> str:
+    """Return the name of a problem as `google.rpc.ErrorInfo` writes reasons: QUEUE_FULL."""
+    return kind.removeprefix(TYPE_PREFIX).replace("-", "_").upper()

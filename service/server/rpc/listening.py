@@ -1,0 +1,142 @@
+"""The port of gRPC: a server in the service's own event loop, with the service's limits, TLS, health and end."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from functools import partial
+from typing import Any
+
+import grpc
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from google.protobuf.descriptor_pool import DescriptorPool
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2
+
+from service.api.endpoints import rpc
+from service.api.front import Front
+from service.api.routing import Service
+from service.codecs.kserve import messages
+from service.errors import LengthwiseError, StartupError
+from service.server.rpc.carrying import carry
+from service.server.rpc.failing import Failure, read_failure
+from service.server.rpc.streaming import stream
+from service.settings import Settings
+
+logger = logging.getLogger("lengthwise")
+
+LOOK_SECONDS = 1.0  # between two looks whether the service is ready
+PING_SECONDS = 60  # an idle connection is asked so often whether it is there, and may ask as often itself
+STREAM = "ModelStreamInfer"
+
+
+class Listener:
+    """Answers calls until the service ends."""
+
+    def __init__(self, service: Service, fallback: Any) -> None:
+        """Prepare to answer by the routes of `service.api.endpoints.rpc`."""
+        settings = self._settings = service.settings
+        routes = [route for route in rpc.ROUTES if route.access != "admin" or service.admin_keys]
+        self._service, self._app = service, Front(service, routes, fallback)
+        self._server = grpc.aio.server(options=_choose_options(settings), maximum_concurrent_rpcs=settings.connections)
+        handlers = {route.path.rpartition("/")[2]: self._handle(route.path) for route in routes}
+        self._server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(messages.SERVICE, handlers)])
+        self._health = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        names = (messages.SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self._server, pool=_describe())
+
+    async def start(self) -> int:
+        """Listen.
+
+        Returns:
+            The port.
+
+        Raises:
+            StartupError: the address cannot be listened on, or its certificate cannot be used.
+        """
+        settings = self._settings
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        address = f"{host}:{settings.grpc_port}"
+        try:
+            if settings.ssl_certfile:
+                certificate = settings.ssl_certfile.read_bytes()
+                key = (settings.ssl_keyfile or settings.ssl_certfile).read_bytes()
+                port = self._server.add_secure_port(address, grpc.ssl_server_credentials([(key, certificate)]))
+            else:
+                port = self._server.add_insecure_port(address)
+        except (OSError, RuntimeError) as error:
+            raise StartupError(f"{address} cannot be listened on for gRPC: {error}.") from None
+        await self._server.start()
+        self._watching = asyncio.create_task(self._watch())
+        logger.info("gRPC on %s:%d", host, port)
+        return port
+
+    async def stop(self) -> None:
+        """Take no more calls, answer those under way, and end."""
+        self._watching.cancel()
+        await self._health.enter_graceful_shutdown()
+        await self._server.stop(self._settings.drain_seconds)
+
+    async def _watch(self) -> None:
+        """Keep what the health protocol says as it is."""
+        while True:
+            try:
+                self._service.require_ready()
+                state = health_pb2.HealthCheckResponse.SERVING
+            except LengthwiseError:
+                state = health_pb2.HealthCheckResponse.NOT_SERVING
+            for name in ("", messages.SERVICE):
+                await self._health.set(name, state)
+            await asyncio.sleep(LOOK_SECONDS)
+
+    def _handle(self, path: str) -> grpc.RpcMethodHandler:
+        """Return what answers a method. Messages stay bytes: the codec reads them, within its limits."""
+        if path.endswith(f"/{STREAM}"):
+            return grpc.stream_stream_rpc_method_handler(partial(self._stream, path))
+        return grpc.unary_unary_rpc_method_handler(partial(self._answer, path))
+
+    async def _answer(self, path: str, body: bytes, context: Any) -> bytes:
+        reply = await carry(self._app, path, body, context.invocation_metadata() or (), context.time_remaining())
+        if reply.status != 200:
+            await _abort(context, read_failure(reply))
+        context.set_trailing_metadata(tuple(reply.metadata))
+        return reply.body
+
+    async def _stream(self, path: str, asked: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+        metadata = tuple(pair for pair in context.invocation_metadata() or () if pair[0] != "x-request-id")
+
+        def ask(body: bytes) -> Any:
+            return carry(self._app, path, body, metadata, context.time_remaining())
+
+        async with aclosing(stream(asked, ask, partial(_abort, context))) as answers:
+            async for answer in answers:
+                yield answer
+
+
+async def _abort(context: Any, failure: Failure) -> None:
+    await context.abort(failure.code, failure.sentence, failure.metadata)
+
+
+def _choose_options(settings: Settings) -> list[tuple[str, int]]:
+    """Return the options of gRPC's core, by the service's settings."""
+    return [
+        ("grpc.max_receive_message_length", settings.max_body_bytes),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.max_concurrent_streams", settings.connections),
+        ("grpc.max_connection_idle_ms", 1000 * settings.keep_alive_seconds),
+        ("grpc.keepalive_time_ms", 1000 * PING_SECONDS),
+        ("grpc.keepalive_timeout_ms", 1000 * settings.keep_alive_seconds),
+        ("grpc.http2.min_ping_interval_without_data_ms", 1000 * PING_SECONDS // 6),
+        ("grpc.so_reuseport", int(settings.processes > 1)),
+    ]
+
+
+def _describe() -> DescriptorPool:
+    """Return a pool of all that reflection tells of: the protocol, and the services beside it."""
+    pool = DescriptorPool()
+    for file in (health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR, messages.POOL.FindFileByName(messages.FILE)):
+        described = FileDescriptorProto()
+        file.CopyToProto(described)
+        pool.Add(described)
+    return pool
