@@ -22,7 +22,7 @@ TESTS ?=
 COMPILE := $(BIN)/uv pip compile --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet --upgrade
 
 .DEFAULT_GOAL := help
-.PHONY: help serve install test check docs format train evaluate export bench lock audit image clean
+.PHONY: help serve install test check docs format train evaluate export bench lock protocol audit image clean
 
 help: ## list the verbs
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
@@ -68,6 +68,10 @@ lock: $(VENV)/developing ## pin the serving dependencies anew, with hashes
 	$(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
 	| sed 's/^onnxruntime>/onnxruntime-gpu[cuda,cudnn]>/' \
 	| $(COMPILE) --python-platform x86_64-manylinux_2_28 - -o requirements-gpu.lock
+
+protocol: $(VENV)/developing ## compile the messages of gRPC anew
+	$(BIN)/uv tool run --from 'grpcio-tools>=1.71' python -m grpc_tools.protoc -I service/codecs/kserve \
+	  --descriptor_set_out=service/codecs/kserve/open_inference.binpb open_inference.proto
 
 audit: $(VENV)/developing ## look up known weaknesses of the locked dependencies; needs the network
 	for lock in requirements.lock requirements-gpu.lock; do \

@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
 from docs.tables import describe_type, table
+from service.api.problems import TYPE_PREFIX, rpc_code_of
 from service.app import create_app
 from service.settings import Settings
 
@@ -101,8 +102,9 @@ def write_problems() -> str:
     for name, kind in sorted(kinds.items(), key=lambda one: (min(one[1].native or one[1].others), one[0])):
         meaning = "" if kind.meaning == f"{kind.title}." else kind.meaning
         statuses = [" or ".join(sorted(some)) for some in (kind.native, kind.others)]
-        rows.append((f"`{name}`", *statuses, f"**{kind.title}.** {meaning}"))
-    return table(["`urn:lengthwise:problem:`...", "status", "in other dialects", "what it says"], rows)
+        code = rpc_code_of(TYPE_PREFIX + name, 0)
+        rows.append((f"`{name}`", *statuses, code, f"**{kind.title}.** {meaning}"))
+    return table(["`urn:lengthwise:problem:`...", "status", "in other dialects", "gRPC", "what it says"], rows)
 
 
 def write_routes() -> str:

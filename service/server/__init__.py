@@ -3,6 +3,7 @@
 - `serve`: from the command line to a service that listens, in one process or several.
 - `workers`: several processes behind one port, each replaced when it dies or hangs.
 - `owner/`: the process that owns a GPU, and how it is kept.
+- `rpc/`: calls of gRPC, carried to the app.
 - `transport`: uvicorn's HTTP protocol, with answers gathered and readers waited for.
 - `framing`: where a request ends, whatever it offers.
 - `check`: whether the service that runs here takes requests.

@@ -84,7 +84,7 @@ class DrainingServer(uvicorn.Server):
             await self._calls_ended
             await end()
 
-        self._calls, self.lifespan.shutdown = calls, end_after_calls  # type: ignore[method-assign]
+        self._calls, self.lifespan.shutdown = calls, end_after_calls
 
     def _tell(self) -> str:
         """Say whether this process takes requests."""
@@ -139,8 +139,7 @@ def main(arguments: list[str]) -> None:
                 allowed,
                 settings.max_connections,
             )
-        if settings.grpc_port is not None and not can_import("grpc_reflection"):
-            raise StartupError("gRPC needs packages that are not installed: pip install '.[grpc]'.")
+        _require_grpc(settings)
         keeper = start_owners(settings)
         settings = settings.fit_owner() if keeper else settings
         if settings.processes > 1:
@@ -157,6 +156,16 @@ def main(arguments: list[str]) -> None:
     except Exception:
         logging.getLogger("lengthwise").exception("The service ended by what nobody foresaw")
         sys.exit(1)
+
+
+def _require_grpc(settings: Settings) -> None:
+    """See that what gRPC needs is installed, if it is asked for.
+
+    Raises:
+        StartupError: it is not.
+    """
+    if settings.grpc_port is not None and not can_import("grpc_reflection"):
+        raise StartupError("LENGTHWISE_GRPC_PORT needs the extra grpc, pip install '.[grpc]'.")
 
 
 def serve(settings: Settings, keeper: Keeper | None = None, worker: Worker | None = None) -> None:

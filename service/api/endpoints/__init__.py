@@ -6,6 +6,7 @@
 - `kserve`: the Open Inference Protocol.
 - `statistics`: its statistics extension.
 - `repository`: its model repository extension.
+- `rpc`: the protocol over gRPC.
 - `operations`: health, `/info` and what it tells.
 - `monitoring`: `/metrics`, and what runs right now.
 - `pages`: the document of the API, and its page.

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.descriptor_pool import DescriptorPool
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import DecodeError
 from google.protobuf.message_factory import GetMessageClass
 
 from service.codecs.kserve import inference, tensors
@@ -97,8 +97,9 @@ def parse(request: Any, signature: inference.Signature) -> Question:
     return inference.ask(header, found, signature, partial(_write, is_raw=bool(raw)))
 
 
-def _kind_of(name: str) -> type[Message]:
-    return GetMessageClass(POOL.FindMessageTypeByName(f"inference.{name}"))
+def _kind_of(name: str) -> type[Any]:
+    kind: type[Any] = GetMessageClass(POOL.FindMessageTypeByName(f"inference.{name}"))
+    return kind
 
 
 def _read_header(request: Any) -> dict[str, object]:

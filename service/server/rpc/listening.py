@@ -62,7 +62,7 @@ class Listener:
             if settings.ssl_certfile:
                 certificate = settings.ssl_certfile.read_bytes()
                 key = (settings.ssl_keyfile or settings.ssl_certfile).read_bytes()
-                port = self._server.add_secure_port(address, grpc.ssl_server_credentials([(key, certificate)]))
+                port: int = self._server.add_secure_port(address, grpc.ssl_server_credentials([(key, certificate)]))
             else:
                 port = self._server.add_insecure_port(address)
         except (OSError, RuntimeError) as error:

@@ -34,28 +34,29 @@ async def stream(asked: AsyncIterator[bytes], ask: Ask, abort: Abort) -> AsyncGe
         The answers, each a `ModelStreamInferResponse`, those of failed messages with `error_message`.
     """
     answering: set[asyncio.Task[tuple[bytes, Failure | None]]] = set()
-    coming: asyncio.Task[bytes] | None = None
+    coming: asyncio.Task[bytes | None] | None = None
     source, is_over = aiter(asked), False
     try:
         while not is_over or answering:
             if not is_over and coming is None and len(answering) < PLACES:
-                coming = asyncio.ensure_future(anext(source, b""))
-            waited = [*answering, *([coming] if coming else [])]
-            done, _ = await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
-            for task in done & answering:
+                coming = asyncio.ensure_future(anext(source, None))
+            await asyncio.wait([*answering, *filter(None, [coming])], return_when=asyncio.FIRST_COMPLETED)
+            for task in [task for task in answering if task.done()]:
                 answering.discard(task)
                 answer, failure = task.result()
                 if failure and failure.code is grpc.StatusCode.UNAUTHENTICATED:
                     await abort(failure)  # of all that follow, too
                 yield answer
-            if coming in done and coming is not None:
-                body = coming.result()
-                coming = None
-                is_over = body == b""
-                if not is_over:
+            if coming and coming.done():
+                body, coming = coming.result(), None
+                if body is None:
+                    is_over = True
+                else:
                     answering.add(asyncio.ensure_future(_answer(body, ask)))
     finally:
-        for task in [*answering, *([coming] if coming else [])]:
+        if coming:
+            coming.cancel()
+        for task in answering:
             task.cancel()
         await asyncio.gather(*answering, return_exceptions=True)
 
