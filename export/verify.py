@@ -14,7 +14,7 @@ import torch
 from export import oracle
 from export.oracle import Case, OracleOutput
 from model.encoder.encoder import SequenceEncoder
-from model.encoder.recurrent import State as TorchState
+from model.encoder.recurrent import RecurrentState
 from service.encoder.manifest import ParityCheck
 from service.encoder.sequences import Batch, Output, State, Steps, pad_batch
 from service.encoder.session import EncoderSession
@@ -121,7 +121,11 @@ def run_torch(encoder: SequenceEncoder, cases: Sequence[Case], *, embedding_only
     """Run cases as one padded batch; without the outputs of each step and the state if nobody asks for them."""
     batch = pad_batch([case.sequence for case in cases])
     initial = {name: torch.from_numpy(state) for name, state in _stack_states(cases).items()}
-    inputs = torch.from_numpy(batch.steps), torch.from_numpy(batch.lengths), TorchState(**initial) if initial else None
+    inputs = (
+        torch.from_numpy(batch.steps),
+        torch.from_numpy(batch.lengths),
+        RecurrentState(**initial) if initial else None,
+    )
     with torch.inference_mode():
         if embedding_only:
             return _split(batch.lengths, encoder(*inputs).numpy(), None, {})

@@ -23,7 +23,7 @@ class BadFile(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class FoundSequence:
     """One sequence as a reader found it, unchecked.
 
     Attributes:
@@ -45,7 +45,7 @@ def name_columns(source: FileSource, labels: LabelKind) -> list[str]:
     return [source.sequence, source.label, source.partner][:needed]
 
 
-def read_jsonl(path: Path, source: FileSource, labels: LabelKind) -> Iterator[Row]:
+def read_jsonl(path: Path, source: FileSource, labels: LabelKind) -> Iterator[FoundSequence]:
     """Read one JSON object a line; empty lines are skipped."""
     with path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, start=1):
@@ -63,7 +63,7 @@ def read_jsonl(path: Path, source: FileSource, labels: LabelKind) -> Iterator[Ro
                     raise BadFile(path, place, f"there is no field {name!r}")
             steps = _read_nested(path, place, content[source.sequence])
             partner = _read_nested(path, place, content[source.partner]) if labels == "pairs" else None
-            yield Row(place, steps, content.get(source.label), partner)
+            yield FoundSequence(place, steps, content.get(source.label), partner)
 
 
 def _read_nested(path: Path, place: str, steps: Any) -> Item:
@@ -92,7 +92,7 @@ def _describe_fault(steps: list[Any]) -> str:
     return "it holds an integer beyond 64 bits"
 
 
-def read_npz(path: Path, source: FileSource, labels: LabelKind) -> Iterator[Row]:
+def read_npz(path: Path, source: FileSource, labels: LabelKind) -> Iterator[FoundSequence]:
     """Read arrays of ragged values: `values`, `lengths` and, where there are labels, `labels`."""
     labelled = labels != "none"
     try:
@@ -112,7 +112,7 @@ def read_npz(path: Path, source: FileSource, labels: LabelKind) -> Iterator[Row]
     if values.dtype.kind == "f":
         values = round_to_float32(values)  # once, so that rows are views
     for number, end in enumerate(np.cumsum(lengths)):
-        yield Row(f"row {number}", values[end - lengths[number] : end], found_labels[number])
+        yield FoundSequence(f"row {number}", values[end - lengths[number] : end], found_labels[number])
 
 
 def round_to_float32(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:

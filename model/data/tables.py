@@ -13,14 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 from model.data.datasets import FileSource, LabelKind
-from model.data.readers import BadFile, Item, Row, check_columns, name_columns, round_to_float32
+from model.data.readers import BadFile, FoundSequence, Item, check_columns, name_columns, round_to_float32
 
 ROWS_AT_ONCE = 4096  # of a Parquet file
 TEXT_COLUMN = "text"  # of a CSV that has no column of the name that was asked for
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
-def read_parquet(path: Path, source: FileSource, labels: LabelKind) -> Iterator[Row]:
+def read_parquet(path: Path, source: FileSource, labels: LabelKind) -> Iterator[FoundSequence]:
     """Read columns of lists or texts, some thousand rows at a time."""
     try:
         import pyarrow as pa  # noqa: PLC0415 - only who reads Parquet needs it
@@ -39,7 +39,7 @@ def read_parquet(path: Path, source: FileSource, labels: LabelKind) -> Iterator[
                 found = batch.column(source.label).to_pylist() if labels != "none" else nothing
                 partners = _split_column(path, start, batch.column(source.partner)) if labels == "pairs" else nothing
                 for offset, steps in enumerate(_split_column(path, start, batch.column(source.sequence))):
-                    yield Row(f"row {start + offset}", steps, found[offset], partners[offset])
+                    yield FoundSequence(f"row {start + offset}", steps, found[offset], partners[offset])
                 start += len(batch)
     except pa.ArrowException as error:
         raise BadFile(path, "", f"it cannot be read as Parquet: {error}") from error
@@ -104,7 +104,7 @@ class _Lines:
     values: "array[float] | array[int]"  # (m * F,)
 
 
-def read_csv(path: Path, source: FileSource, labels: LabelKind) -> Iterator[Row]:
+def read_csv(path: Path, source: FileSource, labels: LabelKind) -> Iterator[FoundSequence]:
     """Read a text a line, or one step a line; then the lines of a sequence need not stand together."""
     labelled = labels != "none"
     try:
@@ -134,10 +134,10 @@ def read_csv(path: Path, source: FileSource, labels: LabelKind) -> Iterator[Row]
         raise BadFile(path, f"sequence {names[owners[step]]!r}", reason)
     steps = np.split(values, np.cumsum(np.bincount(owners, minlength=len(names)))[:-1]) if names else []
     for name, found in zip(names, steps, strict=True):
-        yield Row(f"sequence {name!r}", found, lines.labels[name])
+        yield FoundSequence(f"sequence {name!r}", found, lines.labels[name])
 
 
-def _read_texts(path: Path, reader: Any, header: list[str], column: str, label: str | None) -> Iterator[Row]:
+def _read_texts(path: Path, reader: Any, header: list[str], column: str, label: str | None) -> Iterator[FoundSequence]:
     """Read a text a line, and its label where one is asked for; other columns are left alone."""
     check_columns(path, [] if label is None else [label], header)
     are_numbers = True
@@ -147,7 +147,7 @@ def _read_texts(path: Path, reader: Any, header: list[str], column: str, label: 
         if isinstance(found, list):
             raise BadFile(path, place, f"{column!r} holds a list, and lists are read from .jsonl and .parquet")
         are_numbers &= type(found) in (int, float)
-        yield Row(place, text, None if label is None else cells[header.index(label)])
+        yield FoundSequence(place, text, None if label is None else cells[header.index(label)])
     if are_numbers:
         raise BadFile(path, "", f"{column!r} holds no text: steps of numbers have a line each, with an id and an order")
 

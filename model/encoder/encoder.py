@@ -8,13 +8,13 @@ from torch import Tensor, nn
 
 from model.encoder.config import EncoderConfig
 from model.encoder.pooling import AttentionPooling, pool
-from model.encoder.recurrent import RecurrentLayer, State, valid_mask
+from model.encoder.recurrent import RecurrentLayer, RecurrentState, valid_mask
 
 PAD_ID = 0  # the token that fills padded rows; it is never a step
 
 
 @dataclass(frozen=True, slots=True)
-class Encoded:
+class EncoderOutput:
     """All that an encoder gives.
 
     Attributes:
@@ -25,7 +25,7 @@ class Encoded:
 
     embedding: Tensor
     steps: Tensor
-    state: State
+    state: RecurrentState
 
 
 class Standardization(nn.Module):
@@ -85,7 +85,7 @@ class SequenceEncoder(nn.Module):
         pooled = config.width * (2 if config.pooling == "mean+max" else 1)
         self.projection = None if config.projection is None else nn.Linear(pooled, config.projection, bias=False)
 
-    def forward(self, sequences: Tensor, lengths: Tensor, state: State | None = None) -> Tensor:
+    def forward(self, sequences: Tensor, lengths: Tensor, state: RecurrentState | None = None) -> Tensor:
         """Encode a padded batch.
 
         Args:
@@ -99,21 +99,23 @@ class SequenceEncoder(nn.Module):
         """
         return self.pool(self.run_layers(sequences, lengths, state)[-1], lengths)
 
-    def run(self, sequences: Tensor, lengths: Tensor, state: State | None = None) -> Encoded:
+    def run(self, sequences: Tensor, lengths: Tensor, state: RecurrentState | None = None) -> EncoderOutput:
         """Encode a padded batch and keep the outputs of every step and the final state; arguments as in `forward`."""
         inputs, *outputs = self.run_layers(sequences, lengths, state)
-        finals: list[State] = []
+        finals: list[RecurrentState] = []
         for index, layer in enumerate(self.layers):
             below = inputs if index == 0 else outputs[index - 1]
             finals.append(
                 cast("RecurrentLayer", layer).final_state(below, outputs[index], lengths, _of_layer(state, index))
             )
         cells = [final.c for final in finals if final.c is not None]
-        final = State(torch.cat([final.h for final in finals], dim=1), torch.cat(cells, dim=1) if cells else None)
+        final = RecurrentState(
+            torch.cat([final.h for final in finals], dim=1), torch.cat(cells, dim=1) if cells else None
+        )
         steps = outputs[-1][:, : sequences.shape[1]]
-        return Encoded(self.pool(outputs[-1], lengths), steps, final)
+        return EncoderOutput(self.pool(outputs[-1], lengths), steps, final)
 
-    def run_layers(self, sequences: Tensor, lengths: Tensor, state: State | None = None) -> list[Tensor]:
+    def run_layers(self, sequences: Tensor, lengths: Tensor, state: RecurrentState | None = None) -> list[Tensor]:
         """Return what goes into the first layer, `(B, T, I)`, then what each layer puts out, `(B, T, W)`.
 
         Arguments are those of `forward`; outputs are zero past the length.
@@ -142,7 +144,7 @@ class SequenceEncoder(nn.Module):
         return nn.functional.normalize(embeddings, dim=1) if self.config.normalize else embeddings
 
 
-def _of_layer(state: State | None, index: int) -> State | None:
+def _of_layer(state: RecurrentState | None, index: int) -> RecurrentState | None:
     if state is None:
         return None
-    return State(state.h[:, [index]], None if state.c is None else state.c[:, [index]])
+    return RecurrentState(state.h[:, [index]], None if state.c is None else state.c[:, [index]])

@@ -19,7 +19,7 @@ CELLS: dict[str, type[nn.LSTM | nn.GRU | nn.RNN]] = {"lstm": nn.LSTM, "gru": nn.
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class RecurrentState:
     """What a recurrent encoder carries from step to step.
 
     Attributes:
@@ -95,7 +95,7 @@ class RecurrentLayer(nn.Module):
         """The cell of each direction, the forward one first."""
         return [self.ahead] if self.behind is None else [self.ahead, self.behind]
 
-    def forward(self, steps: Tensor, lengths: Tensor, initial: State | None = None) -> Tensor:
+    def forward(self, steps: Tensor, lengths: Tensor, initial: RecurrentState | None = None) -> Tensor:
         """Run every direction.
 
         Args:
@@ -113,7 +113,9 @@ class RecurrentLayer(nn.Module):
         masked: Tensor = outputs.masked_fill(~valid_mask(lengths, steps.shape[1])[:, :, None], 0.0)
         return masked
 
-    def final_state(self, steps: Tensor, outputs: Tensor, lengths: Tensor, initial: State | None = None) -> State:
+    def final_state(
+        self, steps: Tensor, outputs: Tensor, lengths: Tensor, initial: RecurrentState | None = None
+    ) -> RecurrentState:
         """Return the state after each row's last valid step; a zero-length row keeps the initial one.
 
         Args:
@@ -128,14 +130,14 @@ class RecurrentLayer(nn.Module):
         h = last_outputs(outputs, lengths, len(self.directions)).view(len(outputs), 1, len(self.directions), -1)
         c = self._final_cells(steps, lengths, initial) if isinstance(self.ahead, nn.LSTM) else None
         if initial is None:
-            return State(h, c)
+            return RecurrentState(h, c)
         empty = (lengths == 0)[:, None, None, None]
-        return State(
+        return RecurrentState(
             torch.where(empty, initial.h, h),
             None if c is None or initial.c is None else torch.where(empty, initial.c, c),
         )
 
-    def _final_cells(self, steps: Tensor, lengths: Tensor, initial: State | None) -> Tensor:
+    def _final_cells(self, steps: Tensor, lengths: Tensor, initial: RecurrentState | None) -> Tensor:
         """Run once more over packed sequences, which alone tell an LSTM's cells at each row's own end."""
         at_least_one = lengths.clamp(min=1).cpu()  # packing refuses empty rows
         cells = []
@@ -163,7 +165,7 @@ def last_outputs(outputs: Tensor, lengths: Tensor, directions: int) -> Tensor:
     return torch.cat([outputs[:, :, :hidden].gather(1, ends)[:, 0], outputs[:, 0, hidden:]], dim=1)
 
 
-def _unpack(initial: State | None, direction: int) -> Tensor | tuple[Tensor, Tensor] | None:
+def _unpack(initial: RecurrentState | None, direction: int) -> Tensor | tuple[Tensor, Tensor] | None:
     """Return one direction's initial state as torch's cells take it, `(1, B, H)` each."""
     if initial is None:
         return None

@@ -11,7 +11,7 @@ from export.oracle import Case
 from model.encoder.config import EncoderConfig
 from model.encoder.encoder import SequenceEncoder, Standardization
 from model.encoder.pooling import masked_max, masked_mean, pool
-from model.encoder.recurrent import Cell, State
+from model.encoder.recurrent import Cell, RecurrentState
 from model.encoder.reset_before import ResetBeforeGRU
 from tests.conftest import draw_sequences
 
@@ -139,7 +139,7 @@ def test_a_sequence_goes_on_where_its_first_half_ended(cell: Cell) -> None:
 def test_a_state_may_be_given_to_an_empty_batch() -> None:
     """Rows without steps have no outputs, the zero embedding, and the state they came with."""
     encoder = SequenceEncoder(EncoderConfig(features=2, hidden=3, bidirectional=False)).eval()
-    state = State(torch.ones(2, 1, 1, 3), torch.ones(2, 1, 1, 3))
+    state = RecurrentState(torch.ones(2, 1, 1, 3), torch.ones(2, 1, 1, 3))
     encoded = encoder.run(torch.zeros(2, 0, 2), torch.tensor([0, 0]), state)
     assert encoded.steps.shape == (2, 0, 3)
     assert not encoded.embedding.any()
