@@ -110,7 +110,7 @@ def measure_lengths(name: str, options: argparse.Namespace) -> dict[str, float]:
     cuts = range(options.batch_size, len(data), options.batch_size)
     kinds = {
         "in random order": [rows.tolist() for rows in np.split(shuffled, cuts)],
-        "alike in length": list(LengthBuckets(lengths, options.batch_size)),
+        "alike in length": list(LengthBuckets(lengths, options.batch_size).draw()),
     }
     torch.manual_seed(0)
     encoder = SequenceEncoder(EncoderConfig(features=options.features, hidden=options.hidden))

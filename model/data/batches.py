@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.utils.data
 from torch import Tensor
 
 from model.data.datasets import LabelledSequences, Unlabelled
@@ -39,12 +38,12 @@ class Batch:
         return self.given_labels
 
     def to(self, device: torch.device) -> "Batch":
-        """Move to a device, as Lightning asks of batches."""
+        """Move to a device."""
         labels = None if self.given_labels is None else self.given_labels.to(device)
         return Batch(self.sequences.to(device), self.lengths.to(device), labels)
 
 
-class SequenceSet(torch.utils.data.Dataset[Batch]):
+class SequenceSet:
     """Labelled sequences, a padded batch at a time."""
 
     def __init__(self, data: LabelledSequences) -> None:
@@ -68,7 +67,7 @@ class SequenceSet(torch.utils.data.Dataset[Batch]):
         )
 
 
-class LengthBuckets(torch.utils.data.Sampler[list[int]]):
+class LengthBuckets:
     """Batches of sequences alike in length, in random order.
 
     Each epoch the sequences are shuffled, cut into pools of several batches, sorted by length within a pool and cut
@@ -84,16 +83,11 @@ class LengthBuckets(torch.utils.data.Sampler[list[int]]):
         self._batch_size = batch_size
         self._pool = batch_size * pool_batches
         self._seed = seed
-        self._epoch = 0
         self._rank, self._ranks = 0, 1
 
     def share(self, rank: int, ranks: int) -> None:
         """Keep the part of process number `rank` of `ranks`."""
         self._rank, self._ranks = rank, ranks
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch to draw, as Lightning does before each."""
-        self._epoch = epoch
 
     def __len__(self) -> int:
         """Count the batches of an epoch, for one process."""
@@ -101,9 +95,9 @@ class LengthBuckets(torch.utils.data.Sampler[list[int]]):
         batches = pools * self._pool // self._batch_size + -(-rest // self._batch_size)
         return math.ceil(batches / self._ranks)
 
-    def __iter__(self) -> Iterator[list[int]]:
-        """Draw the epoch's batches."""
-        draw = torch.Generator().manual_seed(mix_seed(self._seed, self._epoch))
+    def draw(self, epoch: int = 0) -> Iterator[list[int]]:
+        """Draw the batches of an epoch, the rows of each."""
+        draw = torch.Generator().manual_seed(mix_seed(self._seed, epoch))
         batches: list[Tensor] = []
         for pool in torch.split(torch.randperm(len(self._lengths), generator=draw), self._pool):
             by_length = pool[self._lengths[pool].argsort(stable=True)]

@@ -1,61 +1,63 @@
-"""What a training says while it runs: a line an epoch where nobody watches a bar, and nothing of Lightning's own."""
+"""What a training says while it runs: a bar on a terminal, and elsewhere a line every few seconds."""
 
-import logging
 import sys
 import time
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar
 
-import pytorch_lightning as lightning
-from lightning_fabric.utilities.warnings import PossibleUserWarning
-from pytorch_lightning.callbacks import Callback
+from tqdm import tqdm
 
 SECONDS_BETWEEN = 5.0
 
-NO_NEWS = (
-    r"Checkpoint directory .* exists and is not empty",  # `start_run` made it, and left nothing old in it
-    r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning's own use of torch
-)
+T = TypeVar("T")
 
 
-class Progress(Callback):
-    """Prints a line after the first epoch, the last, and those between that end some seconds after the last line."""
+class Progress:
+    """Prints a line after the first epoch, the last, and those between that end some seconds after the last line.
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    On a terminal a bar shows how far each epoch is, and only the last epoch's line is printed.
+    """
+
+    def __init__(self, epochs: int, *, is_first: bool = True, clock: Callable[[], float] = time.monotonic) -> None:
+        """Begin.
+
+        Args:
+            epochs: how many there are at most.
+            is_first: of several processes that train together only the first says something.
+            clock: seconds.
+        """
+        self._epochs = epochs
+        self._is_first = is_first
+        self._has_bar = sys.stdout.isatty()
         self._clock = clock
         self._printed: float | None = None
         self._waiting = ""
+        self._metrics = ""
 
-    def on_train_epoch_end(self, trainer: lightning.Trainer, _module: lightning.LightningModule) -> None:
+    def watch(self, batches: Iterable[T], count: int, epoch: int) -> Iterable[T]:
+        """Return the batches of an epoch, `count` of them; as they are taken, the bar moves."""
+        title, is_hidden = f"epoch {epoch + 1} of {self._epochs}", not (self._has_bar and self._is_first)
+        shown: Iterable[T] = tqdm(
+            batches, title, count, file=sys.stdout, leave=False, dynamic_ncols=True, disable=is_hidden
+        )
+        if not is_hidden:
+            shown.set_postfix_str(self._metrics)
+        return shown
+
+    def tell(self, epoch: int, metrics: Mapping[str, float]) -> None:
         """Print or keep the line of the epoch that ended."""
-        metrics = ", ".join(f"{name} {float(value):.4g}" for name, value in trainer.callback_metrics.items())
-        self._waiting = f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}: {metrics}"
-        if self._printed is None or self._clock() - self._printed >= SECONDS_BETWEEN:
-            self._print(trainer)
+        self._metrics = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        self._waiting = f"epoch {epoch + 1} of {self._epochs}: {self._metrics}"
+        is_due = self._printed is None or self._clock() - self._printed >= SECONDS_BETWEEN
+        if is_due and not self._has_bar:
+            self._print()
 
-    def on_train_end(self, trainer: lightning.Trainer, _module: lightning.LightningModule) -> None:
+    def end(self) -> None:
         """Print the line of the last epoch, if it waits."""
         if self._waiting:
-            self._print(trainer)
+            self._print()
 
-    def _print(self, trainer: lightning.Trainer) -> None:
-        if trainer.is_global_zero:
+    def _print(self) -> None:
+        if self._is_first:
             print(self._waiting, file=sys.stderr, flush=True)
         self._printed, self._waiting = self._clock(), ""
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep Lightning's adverts, its hints at settings that are not the user's, and what is no news out of a log."""
-    logger = logging.getLogger("pytorch_lightning")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", PossibleUserWarning)
-            for message in NO_NEWS:
-                warnings.filterwarnings("ignore", message)
-            yield
-    finally:
-        logger.setLevel(level)

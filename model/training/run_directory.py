@@ -9,13 +9,14 @@
 | `results.json` | the metrics of these weights |
 | `metrics.csv` | losses and validation metrics, epoch by epoch |
 | `report.html`, `report/` | the report and its pictures; by `python -m model report` |
-| `last.ckpt` | Lightning's own state for `--resume`; nothing else reads it |
+| `last.ckpt` | all that `--resume` goes on from, as of the last epoch; nothing else reads it |
 """
 
 import dataclasses
 import json
+import pickle
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 import safetensors.numpy
 import safetensors.torch
+import torch
 
 from model.data.datasets import FileSource, LabelledSequences
 from model.encoder.config import EncoderConfig
@@ -39,7 +41,7 @@ OUTPUTS = (
     "tokenizer.json",
     "results.json",
     "metrics.csv",
-    "best.ckpt",
+    "best.ckpt",  # of 0.1.0
     "last.ckpt",
     "report.html",
 )
@@ -88,18 +90,39 @@ def start_run(run: Path, config: RunConfig, tokenizer: str | None = None) -> Non
         (run / "tokenizer.json").write_text(tokenizer, encoding="utf-8")
 
 
-def resume_run(run: Path, config: RunConfig) -> Path:
-    """Return the checkpoint a broken-off run goes on from.
+def resume_run(run: Path, config: RunConfig) -> dict[str, Any]:
+    """Return the checkpoint that a broken-off training goes on from; see `write_checkpoint`.
 
     Raises:
-        BrokenRun: there is none, or the run was started with another config.
+        BrokenRun: there is none, it cannot be read, or the run was started with another config.
     """
-    checkpoint = run / "last.ckpt"
-    if not checkpoint.exists():
+    path = run / "last.ckpt"
+    if not path.exists():
         raise BrokenRun(run, "there is no last.ckpt to resume from")
     if read_config(run) != config:
         raise BrokenRun(run, "it was started with another config than it is to be resumed with: see its config.json")
+    try:
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        raise BrokenRun(run, f"last.ckpt: {error}") from error
+    if "history" not in checkpoint:  # 0.1.0 left it to PyTorch Lightning
+        raise BrokenRun(run, "another version wrote its last.ckpt: resume with that, or train anew without --resume")
     return checkpoint
+
+
+def write_checkpoint(run: Path, checkpoint: dict[str, Any]) -> None:
+    """Write `last.ckpt`, which is whole at any moment: a training may be killed while it is written."""
+    partial = run / "last.partial"
+    torch.save(checkpoint, partial)
+    partial.replace(run / "last.ckpt")
+
+
+def write_metrics(run: Path, history: Sequence[Mapping[str, float]]) -> None:
+    """Write `metrics.csv`, a row for each epoch; it is whole at any moment too."""
+    rows = [",".join([str(epoch), *(f"{value:.6g}" for value in row.values())]) for epoch, row in enumerate(history)]
+    partial = run / "metrics.partial"
+    partial.write_text("\n".join([",".join(["epoch", *history[0]]), *rows, ""]), encoding="utf-8")
+    partial.replace(run / "metrics.csv")
 
 
 def read_config(run: Path) -> RunConfig:

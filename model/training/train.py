@@ -10,8 +10,6 @@ import os
 import sys
 from pathlib import Path
 
-from lightning_fabric.utilities.exceptions import MisconfigurationException
-
 from model.data.catalogue import DATASETS
 from model.data.datasets import Dataset, DatasetUnavailable, FileSource
 from model.data.files import load_dataset
@@ -46,8 +44,10 @@ def main(arguments: list[str] | None = None) -> None:
                 print(f"{run}:", ", ".join(f"{name} {value:.4f}" for name, value in results.items()))
         if not options.seeds and is_first:
             print_predictions(run)
-    except (BadFile, BrokenRun, DatasetUnavailable, MisconfigurationException, ValueError) as error:
+    except (BadFile, BrokenRun, DatasetUnavailable, ValueError) as error:
         sys.exit(f"train: {error}")
+    except KeyboardInterrupt:
+        sys.exit("train: interrupted; --resume goes on after the last whole epoch")
 
 
 def _prepare(options: argparse.Namespace) -> tuple[Recipe, Dataset]:
