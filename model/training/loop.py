@@ -12,7 +12,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from model.data.batches import Batch, LengthBuckets, SequenceSet, mix_seed
+from model.data.batches import LengthBuckets, SequenceSet, mix_seed
 from model.data.datasets import LabelledSequences
 from model.tasks.config import TrainConfig
 from model.tasks.task import Task
@@ -36,15 +36,17 @@ class TrainingData:
 
 
 class Objective(nn.Module):
-    """A task's loss as a module of tensors, which is what Fabric wraps."""
+    """A task's loss as Fabric wraps it: a module of rows, since Fabric would round tensors to the precision at once."""
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Task, items: SequenceSet, device: torch.device) -> None:
         super().__init__()
-        self.task = task
+        self._task = task
+        self._items = items
+        self._device = device
 
-    def forward(self, sequences: Tensor, lengths: Tensor, labels: Tensor | None) -> Tensor:
-        """Return the loss of a batch, a scalar; see `Batch` for its parts."""
-        return self.task.training_loss(Batch(sequences, lengths, labels))
+    def forward(self, rows: list[int]) -> Tensor:
+        """Return the loss of the sequences in these rows as a batch, a scalar."""
+        return self._task.training_loss(self._items[rows].to(self._device))
 
 
 def fit(
@@ -69,14 +71,18 @@ def fit(
         run: the directory for `metrics.csv` and `last.ckpt`.
         checkpoint: the content of `last.ckpt`, to go on from there.
     """
-    items = SequenceSet(data.fitting)
     buckets = LengthBuckets(data.fitting.lengths, config.batch_size, config.seed, config.pool_batches)
     buckets.share(fabric.global_rank, fabric.world_size)
     optimizer, schedule = _make_optimizer(task, config, len(buckets) * config.epochs)
-    objective, stepper = fabric.setup(Objective(task), optimizer)
+    objective, stepper = fabric.setup(Objective(task, SequenceSet(data.fitting), fabric.device), optimizer)
     history: list[dict[str, float]] = []  # the metrics of each epoch
     best: dict[str, Tensor] = {}  # the weights of the best epoch
-    kept = {"task": task, "optimizer": optimizer, "schedule": schedule, "precision": fabric.strategy.precision}
+    kept: dict[str, Any] = {
+        "task": task,
+        "optimizer": optimizer,
+        "schedule": schedule,
+        "scaling": fabric.strategy.precision,
+    }
     if checkpoint is not None:
         history, best = checkpoint["history"], checkpoint["best"]
         for name, part in kept.items():
@@ -89,8 +95,7 @@ def fit(
         batches = progress.watch(buckets.draw(epoch), len(buckets), epoch)
         for number, rows in enumerate(batches, epoch * len(buckets)):
             torch.manual_seed(mix_seed(config.seed, number * fabric.world_size + fabric.global_rank))
-            batch = items[rows].to(fabric.device)
-            loss = objective(batch.sequences, batch.lengths, batch.given_labels)
+            loss = objective(rows)
             stepper.zero_grad()
             fabric.backward(loss)
             fabric.clip_gradients(objective, stepper, max_norm=LONGEST_GRADIENT, error_if_nonfinite=False)
@@ -100,9 +105,8 @@ def fit(
             count += len(rows)
         losses, count = fabric.all_reduce((losses, torch.tensor(count, device=fabric.device)), reduce_op="sum")
         measured = fabric.broadcast(task.measure(data.validation) if fabric.is_global_zero else {})
-        history.append(
-            {"train_loss": float(losses / count), **{f"val_{name}": value for name, value in measured.items()}}
-        )
+        metrics = {f"val_{name}": float(value) for name, value in measured.items()}
+        history.append({"train_loss": float(losses / count), **metrics})
         if _best_epoch(history, task) == epoch:
             best = {name: weights.detach().cpu().clone() for name, weights in task.state_dict().items()}
         if fabric.is_global_zero:

@@ -36,13 +36,19 @@ class Progress:
 
     def watch(self, batches: Iterable[T], count: int, epoch: int) -> Iterable[T]:
         """Return the batches of an epoch, `count` of them; as they are taken, the bar moves."""
-        title, is_hidden = f"epoch {epoch + 1} of {self._epochs}", not (self._has_bar and self._is_first)
-        shown: Iterable[T] = tqdm(
-            batches, title, count, file=sys.stdout, leave=False, dynamic_ncols=True, disable=is_hidden
+        if not (self._has_bar and self._is_first):
+            return batches
+        bar: Iterable[T] = tqdm(
+            batches,
+            f"epoch {epoch + 1} of {self._epochs}",
+            count,
+            file=sys.stdout,
+            leave=False,
+            dynamic_ncols=True,
+            unit="batch",
+            postfix=self._metrics,
         )
-        if not is_hidden:
-            shown.set_postfix_str(self._metrics)
-        return shown
+        return bar
 
     def tell(self, epoch: int, metrics: Mapping[str, float]) -> None:
         """Print or keep the line of the epoch that ended."""

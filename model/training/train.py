@@ -7,6 +7,7 @@ read once, at the end, for the record. Files are Parquet, JSONL, NPZ or long CSV
 import argparse
 import dataclasses
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -27,6 +28,7 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 def main(arguments: list[str] | None = None) -> None:
     """Train as the command line says."""
     options = _make_parser().parse_args(arguments)
+    terminate = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C does
     is_first = os.environ.get("LOCAL_RANK", "0") == "0"  # with several devices, Lightning starts this command on each
     try:
         recipe, dataset = _prepare(options)
@@ -48,6 +50,8 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(f"train: {error}")
     except KeyboardInterrupt:
         sys.exit("train: interrupted; --resume goes on after the last whole epoch")
+    finally:
+        signal.signal(signal.SIGTERM, terminate)
 
 
 def _prepare(options: argparse.Namespace) -> tuple[Recipe, Dataset]:

@@ -25,9 +25,6 @@ from model.training.run_directory import RunConfig, read_model, read_samples, st
 from service.app import create_app
 from service.settings import Settings
 
-# Lightning's own chatter: it warns of few workers and few batches, and its dependencies of their own deprecations.
-pytestmark = pytest.mark.filterwarnings("ignore")
-
 VOCABULARY = 7
 A, B, C = 2, 3, 4  # as `build_tokenizer` numbers them
 TIED = EncoderConfig(vocabulary=VOCABULARY, embedding=16, hidden=16, layers=2, bidirectional=False, pooling="last")

@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -63,17 +62,36 @@ def test_a_log_holds_progress_and_nothing_else(tmp_path: Path) -> None:
 def test_progress_is_told_every_few_seconds(capsys: pytest.CaptureFixture[str]) -> None:
     """The first epoch and the last have lines, and of the others those that end long enough after the last line."""
     now = 0.0
-    progress = Progress(lambda: now)
-    trainer: Any = SimpleNamespace(is_global_zero=True, max_epochs=9, callback_metrics={"val_loss": 0.123456})
-    module: Any = None
+    progress = Progress(9, clock=lambda: now)
     for epoch in range(6):
-        trainer.current_epoch = epoch
-        progress.on_train_epoch_end(trainer, module)
+        progress.tell(epoch, {"val_loss": 0.123456})
         now += 0.4 * SECONDS_BETWEEN
-    progress.on_train_end(trainer, module)
-    progress.on_train_end(trainer, module)
+    progress.end()
+    progress.end()
     lines = [f"epoch {epoch} of 9: val_loss 0.1235" for epoch in (1, 4, 6)]
     assert capsys.readouterr().err.splitlines() == lines
+
+
+def test_a_terminal_shows_a_bar(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bar tells the epoch, how far it is and the metrics of the one before; of lines only the last is printed."""
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    progress = Progress(9)
+    for epoch in range(2):
+        assert list(progress.watch(iter("abc"), 3, epoch)) == ["a", "b", "c"]
+        progress.tell(epoch, {"val_loss": 0.5})
+    progress.end()
+    told = capsys.readouterr()
+    assert re.search(r"epoch 2 of 9: .* 0/3 .*val_loss 0\.5", told.out)
+    assert told.err == "epoch 2 of 9: val_loss 0.5\n"
+
+
+def test_one_process_of_several_speaks(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of processes that train together only the first says how far they are."""
+    progress = Progress(9, is_first=False)
+    progress.tell(0, {"val_loss": 0.5})
+    progress.tell(1, {"val_loss": 0.5})
+    progress.end()
+    assert capsys.readouterr() == ("", "")
 
 
 def test_a_training_warns_of_words_that_its_tokenizer_does_not_know(tmp_path: Path) -> None:

@@ -27,7 +27,6 @@ from model.training.train import main as train_main
 from tests.conftest import draw_sequences
 
 TRAINING = TrainConfig(epochs=2, batch_size=8, noise=0.1, offset=0.1, learning_rate=0.02, validation_share=0.2)
-lightning_chatter = pytest.mark.filterwarnings("ignore")
 
 
 def make_task(training: TrainConfig = TRAINING, **encoder: Any) -> SelfSupervised:
@@ -182,7 +181,6 @@ def test_sequences_without_any_likeness_are_all_matched() -> None:
     assert metrics["loss"] < math.log(5)
 
 
-@lightning_chatter
 def test_no_label_is_read(tmp_path: Path) -> None:
     """Trained with the labels of a data set, with others and with none, weights and metrics are byte for byte alike."""
     dataset = make_kinds()
@@ -196,7 +194,6 @@ def test_no_label_is_read(tmp_path: Path) -> None:
         assert len({(tmp_path / name / file).read_bytes() for name in variants}) == 1, file
 
 
-@lightning_chatter
 def test_a_labelled_data_set_is_judged_by_probes(tmp_path: Path) -> None:
     """Kinds that differ are told apart by probes on embeddings that never saw a label; the report knows the labels."""
     recipe = Recipe(task="selfsupervised", encoder=EncoderConfig(features=3, hidden=4), training=TRAINING)
@@ -206,7 +203,6 @@ def test_a_labelled_data_set_is_judged_by_probes(tmp_path: Path) -> None:
     assert read_samples(tmp_path).labels.tolist() == make_kinds(60).test.labels.tolist()
 
 
-@lightning_chatter
 @pytest.mark.parametrize("kind", ["numbers", "tokens"])
 def test_unlabelled_files_are_trained_on_and_exported(
     kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

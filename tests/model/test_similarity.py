@@ -29,9 +29,6 @@ from model.training.report import write_report
 from model.training.run_directory import read_model, read_samples, read_tokenizer
 from model.training.train import main as train_main
 
-# Lightning's own chatter: it warns of few workers and few batches, and its dependencies of their own deprecations.
-pytestmark = pytest.mark.filterwarnings("ignore")
-
 VOCABULARY = 12
 ENCODER = EncoderConfig(vocabulary=VOCABULARY, embedding=4, hidden=16)
 

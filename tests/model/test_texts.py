@@ -19,9 +19,6 @@ from model.training.run_directory import BrokenRun, read_samples, read_tokenizer
 from service.app import create_app
 from service.settings import Settings
 
-# Lightning's own chatter: it warns of few workers and few batches, and its dependencies of their own deprecations.
-pytestmark = pytest.mark.filterwarnings("ignore")
-
 
 def test_words_are_lower_cased_and_split_at_punctuation() -> None:
     """Case, width and punctuation make no other words; unknown words are 1, and 0 never occurs."""

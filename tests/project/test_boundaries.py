@@ -23,7 +23,7 @@ ALLOWED = {
     "client": {"lengthwise_client"},
 }
 OURS = {"service", "model", "export", "bulk", "bench", "lengthwise_client", "tests"}
-NEVER_IN_SERVICE = {"torch", "onnx", "pytorch_lightning", "sklearn", "sktime"}
+NEVER_IN_SERVICE = {"torch", "onnx", "lightning_fabric", "sklearn", "sktime"}
 
 
 def imports_of(path: Path) -> set[str]:
@@ -51,7 +51,7 @@ def test_folders_import_one_way(folder: str) -> None:
 
 
 # What the extra `test` does not bring.
-LEARNING = ["torch", "pytorch_lightning", "safetensors", "scipy", "sklearn", "sktime", "matplotlib", "h5py", "keras"]
+LEARNING = ["torch", "lightning_fabric", "safetensors", "scipy", "sklearn", "sktime", "matplotlib", "h5py", "keras"]
 IMPORT_WITHOUT_TORCH = f"import sys; sys.modules |= dict.fromkeys({LEARNING}); import pytest"
 
 

@@ -20,9 +20,6 @@ from model.__main__ import main as model_main
 from model.data.catalogue import DATASETS
 from model.data.datasets import Dataset
 
-# Lightning warns of few workers and few batches, and its dependencies of their own deprecations.
-pytestmark = pytest.mark.filterwarnings("ignore")
-
 PAGE = Path("docs/guides/tutorials.md").read_text(encoding="utf-8")
 SERVES = "python -m service --model "  # held by other tests, which serve such files
 PROGRAMS: dict[str, Callable[[list[str]], None]] = {"model": model_main, "export": export_main}
