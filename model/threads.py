@@ -1,6 +1,6 @@
 """How many threads learn and export, and how they wait for one another.
 
-OpenMP's threads spin while they wait. Where another process has taken the CPU of one of them, or a quota has, the
+OpenMP's threads spin while they wait. If another process has taken the CPU of one of them, or a quota has, the
 others burn theirs until it is back; and a step of a small encoder is too short to be worth a second thread at all.
 """
 
@@ -58,7 +58,7 @@ def available_cpus(cgroups: Path = CGROUPS, proc: Path = PROC) -> int:
         for folder in (one for one in (inside, *inside.parents) if one.is_relative_to(mount)):
             limits = _read(folder / "cpu.max").split()
             limits = limits or [_read(folder / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period")]
-            if all(limit.isdigit() for limit in limits):  # "max" or -1 is no bound
+            if all(limit.isdigit() for limit in limits):  # "max" or -1 is not a bound
                 quotas.append(int(limits[0]) // int(limits[1]))
     return max(1, min(quotas))
 

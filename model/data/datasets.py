@@ -76,10 +76,10 @@ class FileSource:
     Attributes:
         path: Parquet, JSONL, NPZ or CSV, told apart by extension.
         test: a file of the same kind to test on; without it a share of `path` is held out.
-        test_share: of each class where there are classes, of all rows otherwise.
+        test_share: of each class if there are classes, of all rows otherwise.
         sequence: the column or array that holds the steps; of CSV, texts, which may be called `text` too.
         label: the column or array that holds the labels.
-        partner: the column that holds the other sequence of each pair, where labels are about pairs.
+        partner: the column that holds the other sequence of each pair, if labels are about pairs.
         id: CSV of steps only: the column that says which sequence a line belongs to.
         order: CSV of steps only: the column that orders a sequence's lines.
         vocabulary: token ids, padding included; None for one more than the largest in `path`, or, of texts, for every
@@ -108,15 +108,15 @@ class Dataset:
     """A data set with its split.
 
     Attributes:
-        classes: the label of each class index, as the source writes it; empty where labels are no classes.
+        classes: the label of each class index, as the source writes it; empty if labels are not classes.
         source: where the data comes from.
         licence: under which terms, as the source states them.
-        vocabulary: token ids, padding included; None where steps are numbers.
+        vocabulary: token ids, padding included; None if steps are numbers.
         longer: sequences longer than any in `train`, judged apart from `test`.
         file: where it was read from, if from a file of the user's.
-        validation: the official validation split; None where a share of `train` is to be held out.
-        tokenizer: what made ids of texts, as the JSON of the `tokenizers` library; None where nothing did.
-        vectors: pretrained vectors `(V, E)` of all token ids, float32; None where there are none.
+        validation: the official validation split; None if a share of `train` is to be held out.
+        tokenizer: what made ids of texts, as the JSON of the `tokenizers` library; None if nothing did.
+        vectors: pretrained vectors `(V, E)` of all token ids, float32; None if there are none.
     """
 
     name: str
@@ -134,7 +134,7 @@ class Dataset:
 
     @property
     def features(self) -> int | None:
-        """F, the numbers in a step; None where steps are token ids."""
+        """F, the numbers in a step; None if steps are token ids."""
         return None if self.vocabulary is not None else int(self.train.sequences[0].shape[1])
 
     @property

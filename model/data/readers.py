@@ -93,7 +93,7 @@ def _describe_fault(steps: list[Any]) -> str:
 
 
 def read_npz(path: Path, source: FileSource, labels: LabelKind) -> Iterator[FoundSequence]:
-    """Read arrays of ragged values: `values`, `lengths` and, where there are labels, `labels`."""
+    """Read arrays of ragged values: `values`, `lengths` and, if there are labels, `labels`."""
     labelled = labels != "none"
     try:
         with np.load(path, allow_pickle=False) as arrays:
@@ -116,7 +116,7 @@ def read_npz(path: Path, source: FileSource, labels: LabelKind) -> Iterator[Foun
 
 
 def round_to_float32(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """Return numbers as float32, themselves where they are; what it cannot hold becomes infinite, and is refused."""
+    """Return numbers as float32, themselves if they are that; what it cannot hold becomes infinite, and is refused."""
     with np.errstate(over="ignore"):
         return values.astype(np.float32, copy=False)
 

@@ -65,7 +65,7 @@ def _split_column(path: Path, start: int, column: Any) -> Sequence[Item]:
         _check_widths(path, start, widths, ends)
         ends, lengths = value_ends[ends], np.diff(ends)
     if not (types.is_integer(steps.type) or types.is_floating(steps.type)):
-        raise BadFile(path, "", f"the steps hold values of the type {steps.type}, which are no numbers")
+        raise BadFile(path, "", f"the steps hold values of the type {steps.type}, which are not numbers")
     values = steps.to_numpy(zero_copy_only=False)  # null becomes NaN, which is refused
     if widths is None:
         return np.split(values, ends[1:-1])
@@ -138,7 +138,7 @@ def read_csv(path: Path, source: FileSource, labels: LabelKind) -> Iterator[Foun
 
 
 def _read_texts(path: Path, reader: Any, header: list[str], column: str, label: str | None) -> Iterator[FoundSequence]:
-    """Read a text a line, and its label where one is asked for; other columns are left alone."""
+    """Read a text a line, and its label if one is asked for; other columns are left alone."""
     check_columns(path, [] if label is None else [label], header)
     are_numbers = True
     for place, cells in _read_cells(path, reader, header):
@@ -153,7 +153,7 @@ def _read_texts(path: Path, reader: Any, header: list[str], column: str, label: 
 
 
 def _parse_json(text: str) -> object:
-    """Return what a cell holds as JSON; the text itself, where it is none."""
+    """Return what a cell holds as JSON; the text itself, if it is not JSON."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):

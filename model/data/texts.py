@@ -62,7 +62,7 @@ def build_word_tokenizer(texts: Sequence[str], vocabulary: int | None) -> str:
 
 
 def tokenize(definition: str, texts: Sequence[str]) -> list[Steps]:
-    """Turn n texts into n arrays of ids `(t_i,)`, int64, as the service does; `t_i` is 0 where a text holds no word."""
+    """Turn n texts into n arrays of ids `(t_i,)`, int64, as the service does; `t_i` is 0 if a text holds no word."""
     tokenizer = Tokenizer.from_str(definition)
     tokenizer.no_padding()
     tokenizer.no_truncation()
@@ -103,7 +103,7 @@ def describe_unknown(dataset: Dataset) -> str | None:
 
 
 def _share_unknown(definition: str, texts: LabelledSequences) -> float:
-    """Return the share of tokens that are the tokenizer's unknown one, 0 where it has none."""
+    """Return the share of tokens that are the tokenizer's unknown one, 0 if it has none."""
     model = json.loads(definition)["model"]
     unknown = model.get("unk_id")
     if unknown is None and model.get("unk_token") is not None:

@@ -21,9 +21,9 @@ class TrainConfig:
         class_weights: `balanced` weighs a class in the loss by the inverse of its frequency.
         noise: added to every number; see `model.tasks.task.Augmentation`.
         offset: added throughout a sequence; see `model.tasks.task.Augmentation`.
-        validation_share: held out of training to stop it early; of each class, where there are classes.
+        validation_share: held out of training to stop it early; of each class, if there are classes.
         patience: epochs without a better validation metric before training stops.
-        precision: of the arithmetic in training, as Lightning names it; weights stay float32.
+        precision: of the arithmetic in training, as Lightning Fabric names it; weights stay float32.
         seed: of initial weights, batches, augmentation and the split.
         shuffle_frames: permute the steps of every sequence, in training and test: a control.
     """

@@ -17,7 +17,7 @@ class LanguageModel(Task):
     """Scores what token comes next, at every step: a linear function of the encoder's output there.
 
     It follows Zaremba, Sutskever and Vinyals (2014): stacked one-directional LSTMs with dropout between layers and
-    before the head. Where the encoder's output is as wide as its token embedding, the head scores with the embedding
+    before the head. If the encoder's output is as wide as its token embedding, the head scores with the embedding
     itself (Press and Wolf, 2017); else it has weights of its own.
 
     The scores of a step need nothing but that step of the encoder's output: `steps @ weight.T + bias`, with

@@ -77,7 +77,7 @@ class Bigrams:
 
 
 def estimate_discount(counts: Counts) -> float:
-    """Return n1 / (n1 + 2 n2), from how many things were seen once and twice; 0.5 where neither was."""
+    """Return n1 / (n1 + 2 n2), from how many things were seen once and twice; 0.5 if neither was."""
     once, twice = np.count_nonzero(counts == 1), np.count_nonzero(counts == 2)
     return once / (once + 2 * twice) if once + twice else 0.5
 

@@ -163,14 +163,14 @@ def average(vectors: Embeddings, sequences: list[Steps]) -> Embeddings:
 
 
 def measure_cosines(first: Embeddings, second: Embeddings) -> npt.NDArray[np.float64]:
-    """Return the cosine of each row of `(n, E)` with its like, `(n,)`; 0 where one of them is zero."""
+    """Return the cosine of each row of `(n, E)` with its like, `(n,)`; 0 if one of them is zero."""
     norms = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
     cosines: npt.NDArray[np.float64] = (first * second).sum(axis=1) / np.maximum(norms, np.finfo(np.float64).tiny)
     return cosines
 
 
 def correlate(scores: npt.NDArray[np.generic], labels: npt.NDArray[np.generic]) -> dict[str, float]:
-    """Return the `spearman` and `pearson` correlations of `(n,)` with `(n,)`; 0 where one of them never varies."""
+    """Return the `spearman` and `pearson` correlations of `(n,)` with `(n,)`; 0 if one of them never varies."""
     if np.ptp(scores) == 0 or np.ptp(labels) == 0:
         return {"spearman": 0.0, "pearson": 0.0}
     return {

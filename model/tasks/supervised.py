@@ -32,7 +32,7 @@ class SequenceClassifier(Task):
         return logits
 
     def prepare(self, data: LabelledSequences) -> None:
-        """Fit the standardisation, and the class weights where they are asked for.
+        """Fit the standardisation, and the class weights if they are asked for.
 
         A class weighs n / (classes * its count), so that the mean weight of the training sequences is 1.
         """
@@ -43,7 +43,7 @@ class SequenceClassifier(Task):
             self.class_weights.copy_(torch.from_numpy(weights))
 
     def training_loss(self, batch: Batch) -> Tensor:
-        """Return the cross-entropy, with smoothed labels and weighted classes where these are asked for."""
+        """Return the cross-entropy, with smoothed labels and weighted classes if these are asked for."""
         logits = self(self.augment(batch.sequences), batch.lengths)
         return nn.functional.cross_entropy(
             logits, batch.labels, weight=self.class_weights, label_smoothing=self._label_smoothing

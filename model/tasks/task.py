@@ -68,7 +68,7 @@ class Judgement:
 class Task(nn.Module, ABC):
     """An encoder and what it is trained to do.
 
-    Every task is built from an encoder, the training config and the number of classes (0 where there are none).
+    Every task is built from an encoder, the training config and the number of classes (0 if there are none).
 
     Attributes:
         name: in recipes, in `config.json` and on the command line.
@@ -96,11 +96,11 @@ class Task(nn.Module, ABC):
         """Return the metrics over all of `data`, in evaluation mode: `loss` (of this training), and what users read."""
 
     def judge(self, _data: LabelledSequences) -> Judgement | None:
-        """Judge each sequence on its own; None where a task predicts nothing of a sequence as a whole."""
+        """Judge each sequence on its own; None if a task predicts nothing of a sequence as a whole."""
         return None
 
     def measure_baselines(self, _dataset: Dataset) -> dict[str, float]:
-        """Return what simpler methods reach on the test sequences; nothing where the task knows none."""
+        """Return what simpler methods reach on the test sequences; nothing if the task knows none."""
         return {}
 
     def set_token_vectors(self, vectors: npt.NDArray[np.float32]) -> None:

@@ -32,7 +32,7 @@ def evaluate(task: Task, dataset: Dataset) -> dict[str, float]:
 
     Returns:
         The task's metrics, the loss apart, whose scale is the training's own; those of its baselines; the task's with
-        `longer_` before them, where the data set has longer sequences; and where there are classes the accuracy of
+        `longer_` before them, if the data set has longer sequences; and if there are classes the accuracy of
         `nearest_neighbour` (1-NN, Euclidean) and `linear_probe` (logistic regression on standardised embeddings).
     """
     results = _without_loss(task.measure(dataset.test)) | task.measure_baselines(dataset)
@@ -55,7 +55,7 @@ def _without_loss(metrics: dict[str, float]) -> dict[str, float]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Print one line a run, and mean and standard deviation where there are several."""
+    """Print one line a run, and mean and standard deviation if there are several."""
     parser = argparse.ArgumentParser(prog="python -m model evaluate", description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR", help="the directory of a finished run")
     runs: list[Path] = parser.parse_args(arguments).runs

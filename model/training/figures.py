@@ -119,7 +119,7 @@ def draw_embeddings(embeddings: Numbers, labels: Numbers | None, classes: Sequen
     Args:
         embeddings: of held-out sequences.
         labels: `(n,)` class indices or numbers; None if there are none.
-        classes: their names; empty where labels are no classes.
+        classes: their names; empty if labels are not classes.
     """
     centred = embeddings - embeddings.mean(axis=0)
     _, scales, axes_of_variance = np.linalg.svd(centred, full_matrices=False)

@@ -29,7 +29,7 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hardware:
-    """What a training runs on, in Lightning's words; it is not part of a run's config.
+    """What a training runs on, in Lightning Fabric's words; it is not part of a run's config.
 
     Attributes:
         accelerator: `auto`, `cpu`, `gpu`, ...
@@ -46,7 +46,7 @@ class DataConfig:
 
     Attributes:
         name: of the data set.
-        classes: the label of each class index; empty where labels are no classes.
+        classes: the label of each class index; empty if labels are not classes.
         source: where the data comes from.
         licence: under which terms.
         longest_training_sequence: in steps.
@@ -65,13 +65,13 @@ def read_task(path: Path | None) -> str:
     """Return the task a recipe names; it decides how a file's labels are read.
 
     Raises:
-        ValueError: the file is no recipe.
+        ValueError: the file is not a recipe.
     """
     return str(_read_fields(path).get("task", DEFAULT_TASK))
 
 
 def read_recipe(path: Path | None, dataset: Dataset, task: str | None = None, **overrides: Any) -> Recipe:
-    """Read a recipe: JSON with `task`, and the fields of `EncoderConfig` and `TrainConfig` that are no defaults.
+    """Read a recipe: JSON with `task`, and the fields of `EncoderConfig` and `TrainConfig` that are not the defaults.
 
     Args:
         path: the file; None for the defaults alone.
@@ -80,7 +80,7 @@ def read_recipe(path: Path | None, dataset: Dataset, task: str | None = None, **
         overrides: fields of `TrainConfig` that win over the file; None leaves a field alone.
 
     Raises:
-        ValueError: the file is no such JSON.
+        ValueError: the file is not such JSON.
     """
     fields = _read_fields(path)
     given = {name: value for name, value in overrides.items() if value is not None}

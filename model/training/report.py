@@ -146,7 +146,7 @@ def describe_sequence(samples: LabelledSequences, row: int, tokenizer: str | Non
 
 
 def print_predictions(run: Path) -> None:
-    """Print truth beside prediction for some held-out sequences of a finished run, where its task predicts labels."""
+    """Print truth beside prediction for some held-out sequences of a finished run, if its task predicts labels."""
     config, samples = read_config(run), read_samples(run)
     rows = list_predictions(samples, read_model(run).judge(samples), config, read_tokenizer(run))
     if rows:

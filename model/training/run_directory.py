@@ -5,7 +5,7 @@
 | `config.json` | task, encoder, training and data set: see `RunConfig` |
 | `weights.safetensors` | the task's module as trained, its encoder under `encoder.`; never a pickle |
 | `samples.safetensors` | held-out sequences, on which the export proves itself; lengths of those trained on |
-| `tokenizer.json` | where sequences were texts: what made ids of them; see `model.data.texts` |
+| `tokenizer.json` | if sequences were texts: what made ids of them; see `model.data.texts` |
 | `results.json` | the metrics of these weights |
 | `metrics.csv` | losses and validation metrics, epoch by epoch |
 | `report.html`, `report/` | the report and its pictures; by `python -m model report` |
@@ -66,7 +66,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         """Refuse a task nobody knows."""
         if self.task not in TASKS:
-            raise ValueError(f"the task {self.task!r} is none of {', '.join(TASKS)}")
+            raise ValueError(f"the task {self.task!r} is not one of {', '.join(TASKS)}")
 
     def build(self) -> Task:
         """Build the model with fresh weights."""
@@ -79,7 +79,7 @@ def start_run(run: Path, config: RunConfig, tokenizer: str | None = None) -> Non
     Args:
         run: the directory.
         config: what is to be trained.
-        tokenizer: where sequences were texts, the JSON of what made ids of them.
+        tokenizer: if sequences were texts, the JSON of what made ids of them.
     """
     run.mkdir(parents=True, exist_ok=True)
     for name in OUTPUTS:
@@ -203,7 +203,7 @@ def read_samples(run: Path) -> LabelledSequences:
 
 
 def read_tokenizer(run: Path) -> str | None:
-    """Read the JSON of what made ids of a run's texts; None where its sequences were no texts.
+    """Read the JSON of what made ids of a run's texts; None if its sequences were not texts.
 
     Raises:
         BrokenRun: it cannot be read.

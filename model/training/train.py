@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Train as the command line says."""
     options = _make_parser().parse_args(arguments)
     terminate = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C does
-    is_first = os.environ.get("LOCAL_RANK", "0") == "0"  # with several devices, Lightning starts this command on each
+    is_first = os.environ.get("LOCAL_RANK", "0") == "0"  # with several devices, Fabric starts this command on each
     try:
         recipe, dataset = _prepare(options)
         if is_first and (unknown := describe_unknown(dataset)):
@@ -59,7 +59,7 @@ def _prepare(options: argparse.Namespace) -> tuple[Recipe, Dataset]:
     path = options.recipe or _find_recipe(options.task, options.dataset)
     task = options.task or read_task(path)
     if task not in TASKS:
-        raise ValueError(f"{path} is not a recipe: the task {task!r} is none of {', '.join(TASKS)}")
+        raise ValueError(f"{path} is not a recipe: the task {task!r} is not one of {', '.join(TASKS)}")
     source = options.dataset or FileSource(
         path=str(options.data),
         test=None if options.test is None else str(options.test),
@@ -81,7 +81,7 @@ def _prepare(options: argparse.Namespace) -> tuple[Recipe, Dataset]:
 
 
 def _find_recipe(task: str | None, dataset: str | None) -> Path | None:
-    """Return the recipe where none is given: the task's own, where it is asked for and has one, or the data set's."""
+    """Return the recipe if none is given: the task's own, if it is asked for and has one, or the data set's."""
     paths = (RECIPES / f"{name}.json" for name in (task, dataset) if name)
     return next((path for path in paths if path.exists()), None)
 
@@ -121,7 +121,7 @@ def _make_parser() -> argparse.ArgumentParser:
     file.add_argument("--tokenizer", type=Path, metavar="FILE", help="of texts: JSON of the tokenizers library")
     file.add_argument("--source", help="where the data comes from, for the record; the file's name by default")
     file.add_argument("--licence", default="not stated", help="of the data, for the record")
-    hardware = parser.add_argument_group("hardware, as Lightning names it")
+    hardware = parser.add_argument_group("hardware, as Lightning Fabric names it")
     hardware.add_argument("--accelerator", default="auto", help="auto, cpu, gpu, ...")
     hardware.add_argument("--devices", default="auto", help="how many, or which; all by default")
     hardware.add_argument("--precision", choices=["32-true", "bf16-mixed", "16-mixed"], help="of training")
@@ -132,7 +132,7 @@ def share(text: str) -> float:
     """Read a share between 0 and 1.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not one.
     """
     number = float(text)
     if not 0.0 < number < 1.0:

@@ -78,7 +78,7 @@ def test_texts_are_served_as_they_were_trained(text_run: Path, tmp_path: Path) -
 
 
 def test_a_tokenizer_that_cannot_be_read_is_named(text_run: Path, tmp_path: Path) -> None:
-    """No file is no tokenizer; one that is not text breaks the run."""
+    """A file that is not there is not a tokenizer; one that is not text breaks the run."""
     assert read_tokenizer(tmp_path) is None
     (tmp_path / "tokenizer.json").write_bytes(b"\xff")
     with pytest.raises(BrokenRun, match=r"tokenizer\.json"):
