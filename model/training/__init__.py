@@ -2,7 +2,8 @@
 
 - `train`: the command that trains.
 - `recipe`: what is chosen before a training.
-- `fit`: the training itself.
+- `fit`: one training, from a data set to a run directory.
+- `loop`: its epochs and steps.
 - `progress`: what it says while it runs.
 - `run_directory`: what it leaves, and all that an export reads.
 - `evaluate`: the command that measures trained encoders.
