@@ -41,7 +41,7 @@ def create_app(settings: Settings, worker: Worker | None = None, owners: Owners 
     telemetry = Telemetry(map(problems.name_problem, problems.REFUSALS))
     if settings.log_requests:
         telemetry.witnesses.append(RequestLog(settings.log_level, settings.log_format).write)
-    models, loader = Models(settings.default_model), Loader(settings, owners)
+    models, loader = Models(settings.default_model), Loader(settings, owners, worker.board if worker else None)
     artifacts = Repository(settings.models or find_artifact(settings.model), models, loader.open, telemetry.see_change)
     if settings.models and not settings.models.is_dir():
         raise ArtifactError(str(settings.models), "it is not a folder")
@@ -55,7 +55,9 @@ def create_app(settings: Settings, worker: Worker | None = None, owners: Owners 
         Crowd(settings.connections, partial(telemetry.see_closed, "idle")),
         keys,
         admin_keys,
-        StepMeter(settings.steps_per_second) if settings.steps_per_second else None,
+        StepMeter(settings.steps_per_second, worker.shared.rates if worker else None)
+        if settings.steps_per_second
+        else None,
         worker,
     )
     # What is for admins is not there without any.

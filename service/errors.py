@@ -3,7 +3,7 @@
 Nothing here is of HTTP or of the environment: `service.api.problems` maps each error to its answer.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from math import ceil
 from typing import Literal
 
@@ -332,6 +332,15 @@ class RateExceeded(Unavailable):
             f"try again in {self.retry_after_seconds} s.",
             limit=rate,
         )
+
+
+class WorkersBehind(Unavailable):
+    """Some workers have not followed a change that the others made."""
+
+    def __init__(self, reasons: Mapping[int, str]) -> None:
+        self.retry_after_ms = 1000
+        told = "; ".join(f"worker {number}: {reason}" for number, reason in sorted(reasons.items()))
+        super().__init__(f"It is done in all workers but these: {told}. Ask again, or send SIGHUP to the service.")
 
 
 class Draining(Unavailable):

@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Self, TypeAlias
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -113,11 +113,10 @@ class Settings(BaseSettings):
         description="Port on which the Open Inference Protocol is spoken over gRPC; without it, it is not. 0 takes a "
         "free one and logs it. It needs the extra `grpc`.",
     )
-    processes: int = Field(
-        1,
-        ge=1,
-        description="Processes behind the port, each with models, a queue and runners of its own, for a machine with "
-        "more CPUs and memory than one Python process makes use of. Linux only.",
+    processes: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        "auto",
+        description="Workers behind the port, each a process with models of its own. `auto` takes as many as the CPUs "
+        "and the memory allow, and one on other systems than Linux, which have no others.",
     )
     provider: Provider = Field("auto", description="Where the encoder runs; auto takes CUDA if it works.")
     cuda_device: str = Field(
@@ -254,8 +253,6 @@ class Settings(BaseSettings):
                 raise ValueError(f"{small} is {getattr(self, small)}, over {large}, which is {getattr(self, large)}")
         if self.steps_per_second and not self.has_keys:
             raise ValueError("steps_per_second is of each key, and there is neither api_keys nor api_keys_file")
-        if self.processes > 1 and (self.admin_key or self.steps_per_second):
-            raise ValueError("processes is over 1, and what admin_key and steps_per_second are for is of one process")
         if self.models and {"model", "model_name"} & self.model_fields_set:
             raise ValueError("models is a folder of encoders, each under its own name: model and model_name go without")
         if self.ssl_keyfile and not self.ssl_certfile:
@@ -268,14 +265,19 @@ class Settings(BaseSettings):
         return self.api_keys is not None or self.api_keys_file is not None
 
     @property
+    def workers(self) -> int:
+        """How many workers there are; one until that was chosen."""
+        return 1 if self.processes == "auto" else self.processes
+
+    @property
     def connections(self) -> int:
-        """Connections that this process may have."""
-        return -(-self.max_connections // self.processes)
+        """Connections that this worker may have."""
+        return -(-self.max_connections // self.workers)
 
     @property
     def unread_bytes(self) -> int:
-        """Bytes of unread answers that this process may have."""
-        return -(-self.max_unread_bytes // self.processes) or UNREAD_BYTES
+        """Bytes of unread answers that this worker may have."""
+        return -(-self.max_unread_bytes // self.workers) or UNREAD_BYTES
 
     @property
     def cuda(self) -> CudaOptions:

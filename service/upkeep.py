@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from importlib import import_module
 from pathlib import Path
 
-from service.api.endpoints.monitoring import tell_others
+from service.api.endpoints import whole
 from service.api.routing import Service
 from service.batching.engine import Engine, Observer
 from service.batching.refining import IDLE_SECONDS, refine
@@ -37,7 +37,7 @@ async def attend(service: Service, loader: Loader) -> AsyncIterator[None]:
         service.tokenizer = ThreadPoolExecutor(1, "tokenizer")
         tasks = [refine_idly(service), release_memory(service), watch(service), service.telemetry.time_loop()]
         if service.worker:
-            tasks += [leave_when_stuck(service), tell_others(service, service.worker)]
+            tasks += [leave_when_stuck(service), whole.tell_others(service, service.worker)]
         aside = [asyncio.create_task(task) for task in tasks]
         yield
         for task in aside:
@@ -130,8 +130,11 @@ async def release_memory(service: Service) -> None:
 
 
 async def refine_idly(service: Service) -> None:
-    """Measure in idle time what is left to measure of each model, whenever there is one more."""
+    """Measure in idle time what is left to measure of each model; of several workers the first one does, for all."""
     while True:
-        for model in service.models:
-            await refine(service.engine, model.calibrator, model.calibrator.costs)
+        if service.worker and service.worker.number:
+            await whole.take_costs(service, service.worker)
+        else:
+            for model in service.models:
+                await refine(service.engine, model.calibrator, model.calibrator.costs)
         await asyncio.sleep(REFINE_SECONDS)

@@ -244,7 +244,9 @@ def main() -> None:
     for name, file, make in groups:
         if file is None:
             continue
-        with start_service("--model", str(file), "--model-name", name, "--log-requests", "false") as (process, url):
+        with start_service(
+            "--model", str(file), "--model-name", name, "--processes", "1", "--log-requests", "false"
+        ) as (process, url):
             for case in make():
                 if options.only in case.name:
                     size, one = send(url, case, process.pid)

@@ -8,6 +8,7 @@
 - `crowd`: how many connections there may be.
 - `unread`: how many bytes of answers may wait for their readers.
 - `worker`: what this process is, if it is one of several.
+- `fellows`: how workers ask each other.
 - `encoding`: the one path of a request that encodes.
 - `tokenizing`: texts of a request, tokenised in groups within its limits.
 - `problems`: what is answered if something is wrong.

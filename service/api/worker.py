@@ -1,12 +1,18 @@
-"""What one of several processes knows of the others, and how it takes its connections from the first."""
+"""What one of several workers knows of the others, and what it does beside serving."""
 
 import asyncio
 import logging
+import os
+import secrets
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from struct import Struct
+from typing import NamedTuple
+
+from service.api.meter import Rates
+from service.costs.board import Board
 
 logger = logging.getLogger("lengthwise")
 
@@ -15,30 +21,87 @@ REPORT = Struct("!II")  # connections that a process has, and those that it was 
 TAKES_NONE = 2**32 - 1  # in place of the first: it drains
 
 
-@dataclass(frozen=True, slots=True)
-class Worker:
-    """The place of one of several processes.
+class Staff(NamedTuple):
+    """The workers of a service.
 
     Attributes:
-        number: from 0.
-        processes: how many there are.
-        channel: to the first process. Connections come by it, and how many there are goes back.
+        number: how many there are.
+        cpus: that all of them may keep busy together.
+        why: there are so many.
+    """
+
+    number: int = 1
+    cpus: int = 1
+    why: str = "this process was started without others"
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What the workers of a service share since they were forked.
+
+    Attributes:
+        board: who is at work, and how much waits.
+        rates: what each key has sent; None if it may send anything.
+        ledgers: a file in memory for each worker, where it keeps what it told of its counts.
         name: of all of them, on this machine.
         secret: what they know each other by.
     """
 
+    board: Board
+    rates: Rates | None
+    ledgers: tuple[int, ...]
+    name: str = field(default_factory=secrets.token_hex)
+    secret: bytes = field(default_factory=secrets.token_bytes)
+
+    @classmethod
+    def among(cls, staff: Staff, *, has_rates: bool) -> "Shared":
+        """Make what so many workers share that will be forked from this process; Linux only."""
+        ledgers = tuple(os.memfd_create(f"lengthwise-{number}") for number in range(staff.number))
+        return cls(Board(staff.number, staff.cpus), Rates.shared() if has_rates else None, ledgers)
+
+    def recall(self, number: int) -> bytes:
+        """Return what a worker last told of its counts; nothing if it never did."""
+        ledger = self.ledgers[number]
+        return os.pread(ledger, os.fstat(ledger).st_size, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """The place of one of several workers.
+
+    Attributes:
+        number: from 0.
+        staff: all of them.
+        channel: to the first process. Connections come by it, and how many there are goes back.
+        shared: what all of them share.
+        board: its own view of the board.
+        inherited: what the worker before it in this place told of its counts; nothing if there was none.
+    """
+
     number: int
-    processes: int
+    staff: Staff
     channel: socket.socket
-    name: str
-    secret: bytes
+    shared: Shared
+    board: Board
+    inherited: bytes = b""
+
+    @property
+    def others(self) -> list[int]:
+        """The numbers of the others."""
+        return [number for number in range(self.staff.number) if number != self.number]
+
+    def keep(self, told: bytes) -> None:
+        """Keep what this worker told of its counts, for the one that takes its place."""
+        ledger = self.shared.ledgers[self.number]
+        os.pwrite(ledger, told, 0)
+        os.ftruncate(ledger, len(told))
 
     def listen(self) -> socket.socket:
         """Return the socket on which the others ask this process."""
         return self._open(socket.socket.bind, self.number)
 
     def call(self, number: int) -> socket.socket:
-        """Return a connection to another process.
+        """Return a connection to another worker.
 
         Raises:
             OSError: that process does not listen.
@@ -49,7 +112,7 @@ class Worker:
         opened = socket.socket(socket.AF_UNIX)
         opened.setblocking(False)
         try:
-            use(opened, f"\0lengthwise-{self.name}-{number}")  # Linux has a name for such a socket, and no file
+            use(opened, f"\0lengthwise-{self.shared.name}-{number}")  # Linux has a name for such a socket, and no file
         except OSError:
             opened.close()
             raise

@@ -131,8 +131,8 @@ class Engine:
 
     @property
     def is_idle(self) -> bool:
-        """Whether no request is under way."""
-        return not self._deliveries
+        """Whether no request is under way, here or in another worker."""
+        return not self._deliveries and self.queues.is_alone(time.perf_counter())
 
     def seconds_since_progress(self, now: float) -> float:
         """Return how long ago a run last began or ended; 0 if none is under way."""

@@ -26,6 +26,7 @@ class Policy:
             longest takes alone.
         slacks: The sizes that are tried if work is shared out among idle runners: how many times its fair part of the
             work a batch may take. Smaller batches cost more in all, so an even share is not always the fastest.
+        uses_cpus: Whether runs use the CPUs of this machine, which other workers want, too.
     """
 
     little_seconds: float = 0.002
@@ -39,9 +40,10 @@ class Policy:
     max_cut_seconds: float = 0.25
     max_cut_stretch: float = 1.5
     slacks: tuple[float, ...] = (1.0, 1.25, 1.6)
+    uses_cpus: bool = True
 
 
 POLICY = Policy()
 # If another process runs the batches, together with those of others: the event loop must not wait for it, and to share
 # work out among runners that all wait for the same device gains nothing.
-AFAR = Policy(little_seconds=0.0, slacks=())
+AFAR = Policy(little_seconds=0.0, slacks=(), uses_cpus=False)

@@ -37,11 +37,13 @@ class Queue:
         bounds: how much may run together, and how much may wait.
         given: the runners' seconds that the model was given so far; the model with the fewest goes next.
         waiting_steps: how many steps wait, an empty sequence counting as one.
+        place: where other workers look for what waits of the same model.
     """
 
-    def __init__(self, costs: CostModel, bounds: Bounds, policy: Policy) -> None:
+    def __init__(self, costs: CostModel, bounds: Bounds, policy: Policy, place: int = 0) -> None:
         """Make an empty queue."""
         self.costs = costs
+        self.place = place
         self.bounds = bounds
         self.given = 0.0
         self.waiting_steps = 0

@@ -38,6 +38,6 @@ async def refine(engine: Engine, refinement: Refinement, costs: CostModel) -> No
         if not engine.is_idle or engine.requests != taken:
             continue
         seconds = await asyncio.to_thread(refinement.measure, shape)
-        if engine.requests == taken:
+        if engine.is_idle and engine.requests == taken:
             costs.learn(shape, seconds)
     await asyncio.to_thread(refinement.save)

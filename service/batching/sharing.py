@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from math import ceil, inf
 from operator import attrgetter
+from typing import Protocol, TypeAlias
 
 from service.batching.jobs import Forecast, Job, Run
 from service.batching.policy import POLICY, Policy
@@ -18,19 +19,36 @@ from service.errors import DeadlineUnreachable, QueueFull
 
 _GIVEN = attrgetter("given")
 
+Waiting: TypeAlias = tuple[int, int, float]  # a queue's place, its steps, and what they should take one runner
+
+
+class Company(Protocol):
+    """The other workers of the service; `Board` is one."""
+
+    def tell(self, now: float, running: int, waiting: Iterable[Waiting]) -> None:
+        """Tell them how many runs are under way here, and what waits in each queue."""
+
+    def allow(self, runners: int, now: float) -> int:
+        """Return how many of so many runners may be at work now, at least 1."""
+
+    def waiting_elsewhere(self, place: int, now: float) -> tuple[int, float]:
+        """Return the steps that wait there in queues of a place, and what these should take one runner."""
+
 
 class Queues:
     """The queue of each model, and the runs under way: `submit`, `withdraw`, `schedule`, `update`, `forecast`."""
 
-    def __init__(self, runners: int, policy: Policy = POLICY) -> None:
+    def __init__(self, runners: int, policy: Policy = POLICY, company: Company | None = None) -> None:
         """Begin with nothing that waits or runs.
 
         Args:
             runners: the most runs that may be under way at the same time.
             policy: the numbers that decide what runs next.
+            company: other workers, which use the same CPUs; None if there are none.
         """
-        self._runners = runners
+        self._most = self._runners = runners
         self._policy = policy
+        self._company = company
         self._running: dict[Run, Queue] = {}
         self._busy: list[Queue] = []  # those that sequences wait for, and maybe others
         self._level = 0.0  # what the last queue to start a run had been given before that run
@@ -38,21 +56,26 @@ class Queues:
 
     @property
     def runners(self) -> int:
-        """How many runs may be under way at the same time."""
-        return self._runners
+        """How many runs may be under way at the same time, while no other worker is busy."""
+        return self._most
 
     @property
     def running(self) -> int:
         """How many runs are under way."""
         return len(self._running)
 
+    def is_alone(self, now: float) -> bool:
+        """Whether no other worker is at work."""
+        self._look_around(now)
+        return self._runners == self._most
+
     def resize(self, runners: int) -> None:
         """Go on with another number of runners, at least 1."""
-        self._runners = runners
+        self._most = self._runners = runners
 
-    def open(self, costs: CostModel, bounds: Bounds) -> Queue:
-        """Return an empty queue for a model, given what its runs cost."""
-        return Queue(costs, bounds, self._policy)
+    def open(self, costs: CostModel, bounds: Bounds, place: int = 0) -> Queue:
+        """Return an empty queue for a model whose runs cost so much; other workers know it by its place."""
+        return Queue(costs, bounds, self._policy, place)
 
     def submit(self, queue: Queue, job: Job, now: float) -> None:
         """Queue every sequence of a job.
@@ -66,6 +89,7 @@ class Queues:
             QueueFull: the queue has no room for the job; nothing was queued.
             DeadlineUnreachable: the job would be late; nothing was queued.
         """
+        self._look_around(now)
         steps = queue.plan(job, now, self._runners)
         # A bulk job waits for everything, any other job only for those that are not bulk.
         self._refuse_excess(queue, steps, queue.waiting_seconds if job.is_bulk else queue.small_seconds, now)
@@ -84,6 +108,7 @@ class Queues:
         Raises:
             QueueFull: none of the queues has room, even for a single step.
         """
+        self._look_around(now)
         full: QueueFull | None = None
         for queue in queues:
             try:
@@ -107,10 +132,12 @@ class Queues:
         Yields:
             Runs, each of one model; each must be given back with `update`.
         """
+        self._look_around(now)
         while run := self._start_next(now):
             yield run
         if run := self._start_aside(now):
             yield run
+        self._tell(now)
 
     def is_little(self, run: Run) -> bool:
         """Whether a run that was just started is too short to wake a runner for."""
@@ -129,8 +156,20 @@ class Queues:
 
     def forecast(self, queue: Queue, now: float) -> Forecast:
         """Return how much waits for a model, and how long it should take until all of it has a runner."""
+        self._look_around(now)
         seconds = self._predict(self._sum_before(queue, queue.waiting_seconds), now)
         return Forecast(queue.waiting, queue.waiting_steps, seconds)
+
+    def _look_around(self, now: float) -> None:
+        """See how many runners may be at work while others need theirs."""
+        if self._company and self._policy.uses_cpus:
+            self._runners = self._company.allow(self._most, now)
+
+    def _tell(self, now: float) -> None:
+        """Tell other workers what is under way here, and what waits."""
+        if self._company:
+            waiting = [(queue.place, queue.waiting_steps, queue.waiting_seconds) for queue in self._busy]
+            self._company.tell(now, len(self._running), waiting)
 
     def _start_next(self, now: float) -> Run | None:
         """Start the next batch of the model that was charged least, if a runner is idle and something waits."""
@@ -192,9 +231,11 @@ class Queues:
     def _refuse_excess(self, queue: Queue, steps: int, own_seconds: float, now: float) -> None:
         """Refuse so many steps if the queue has no room for them after `own_seconds` of its own model's work."""
         bounds = queue.bounds
-        if queue.waiting_steps + steps > bounds.max_queue_steps:
-            seconds = self.forecast(queue, now).seconds
-            raise QueueFull(queue.waiting_steps, bounds.max_queue_steps, "steps", seconds)
+        steps_there, seconds_there = self._company.waiting_elsewhere(queue.place, now) if self._company else (0, 0.0)
+        waiting_steps = queue.waiting_steps + steps_there
+        if waiting_steps + steps > bounds.max_queue_steps:
+            seconds = max(self.forecast(queue, now).seconds, seconds_there / self._most)
+            raise QueueFull(waiting_steps, bounds.max_queue_steps, "steps", seconds)
         before = self._sum_before(queue, own_seconds)
         if before > bounds.max_queue_seconds * self._runners:
             waiting = before / self._runners

@@ -4,12 +4,13 @@ from pathlib import Path
 
 from service.batching.policy import AFAR, POLICY
 from service.batching.queue import Bounds
-from service.batching.sharing import Queues
+from service.batching.sharing import Company, Queues
 from service.catalogue.models import Models, ServedModel
 from service.catalogue.vetting.examiner import Examiner
 from service.catalogue.vetting.files import read_file
+from service.costs.board import PLACES
 from service.costs.calibrate import Calibration, Calibrator
-from service.costs.cpus import share_cpus
+from service.costs.cpus import available_cpus
 from service.costs.measure import count_runners
 from service.costs.memory import resident_bytes
 from service.encoder.manifest import Manifest
@@ -28,20 +29,21 @@ class Loader:
         queues: all that waits and runs in the process, of all models.
     """
 
-    def __init__(self, settings: Settings, owners: Owners | None = None) -> None:
+    def __init__(self, settings: Settings, owners: Owners | None = None, company: Company | None = None) -> None:
         """Load nothing yet.
 
         Args:
             settings: the service's settings. If they name one artifact, it is trusted at the start, as the service
                 itself is; any later one, and any from a folder, is examined first.
             owners: the processes that run what is loaded; without any, this one does.
+            company: the other workers, which use the same CPUs; None if there are none.
         """
         self.settings = settings
         self._is_wary = settings.models is not None
         self._examiner = Examiner()
         self._owners = owners
-        runners = settings.runners or count_runners(share_cpus(settings.processes))
-        self.queues = Queues(runners, AFAR if owners else POLICY)
+        runners = settings.runners or count_runners(available_cpus())
+        self.queues = Queues(runners, AFAR if owners else POLICY, company)
         self._arranged: Settings | None = None
 
     def open(self, path: Path, models: Models) -> ServedModel:
@@ -82,7 +84,7 @@ class Loader:
             spec=spec,
             golden_difference=difference,
             calibrator=calibrator,
-            queue=self.queues.open(calibrator.costs, bounds),
+            queue=self.queues.open(calibrator.costs, bounds, int(session.sha256[:8], 16) % PLACES),
             memory_bytes=examined.memory_bytes if examined else max(0, resident_bytes() - before),
         )
 

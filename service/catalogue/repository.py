@@ -21,6 +21,7 @@ from service.settings import NAME
 logger = logging.getLogger("lengthwise")
 
 SUFFIX = ".onnx"
+UNLOADED = "it was unloaded"  # why a model is not served that an admin has unloaded
 
 Mark: TypeAlias = tuple[int, ...]  # tells one version of a file from another; empty if there is no file
 
@@ -82,7 +83,7 @@ class Repository:
         for path, known in self._files.items():
             model = known.model
             name, version = (model.name, model.version) if model else (path.stem, "")
-            reason = known.reason or ("it was unloaded" if known.is_unloaded else "")
+            reason = known.reason or (UNLOADED if known.is_unloaded else "")
             yield ArtifactStatus(name, version, path.name, model is not None, reason)
 
     def open_all(self, *, is_strict: bool) -> None:

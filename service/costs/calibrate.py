@@ -18,7 +18,7 @@ import onnxruntime
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import CliApp
 
-from service.costs.cpus import name_cpu, share_cpus
+from service.costs.cpus import available_cpus, name_cpu
 from service.costs.measure import Arrangement, OpenSession, arrange, measure_run
 from service.costs.memory import trim_heap
 from service.costs.model import CostModel, Shape
@@ -37,7 +37,7 @@ FINE_STEPS, FINE_RUN_SECONDS = (1, 12, 96, 512, 1024), 0.1
 # If another process runs the batches of all: one is under way, one waits to be next, and one is left to small work.
 AFAR_RUNNERS = 3
 
-LAYOUT = 3  # raised if something is measured or chosen in another way, so that older files are not used
+LAYOUT = 4  # raised if something is measured or chosen in another way, so that older files are not used
 
 Positive: TypeAlias = Annotated[int, Field(ge=1)]
 Seconds: TypeAlias = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -57,7 +57,7 @@ class Calibrator:
 
     Attributes:
         session: the encoder, opened with the chosen number of threads.
-        cpus: how many CPUs its runs may keep busy.
+        cpus: how many CPUs its runs may keep busy while no other worker is at work.
         arrangements: the arrangements that were tried, the chosen one first.
         costs: what runs cost in that arrangement.
         is_cached: whether the calibration was known before.
@@ -75,7 +75,7 @@ class Calibrator:
             akin: the calibration of an encoder whose runs cost the same, used if this one has none of its own.
         """
         self.session = session
-        self.cpus = share_cpus(settings.processes)
+        self.cpus = available_cpus()
         self._settings = settings
         if session.measured:  # by the process that runs it, which shares nothing out
             self._file, self.is_cached = None, True
@@ -174,7 +174,7 @@ def _place(settings: Settings, session: EncoderSession) -> Path | None:
         onnxruntime.__version__,
         session.provider,
         name_cpu(),
-        share_cpus(settings.processes),
+        available_cpus(),
         settings.runners,
         settings.threads,
         settings.max_batch_sequences,

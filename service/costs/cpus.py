@@ -8,8 +8,8 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
-CGROUPS = Path("/sys/fs/cgroup")
-PROC = Path("/proc")
+from service.costs.cgroups import CGROUPS, PROC, read_text, walk_groups
+
 LONG_SLICE_SECONDS = 0.02  # Linux gives a thread some 3 ms if nobody says
 SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}  # the number of the system call, which few C libraries know by name
 
@@ -29,33 +29,15 @@ def available_cpus(cgroups: Path = CGROUPS, proc: Path = PROC) -> int:
     return allowed if quota is None else max(1, min(allowed, int(quota)))
 
 
-def share_cpus(processes: int) -> int:
-    """Count the CPUs for one of so many processes: all that may be kept busy, or its share of them, at least 1."""
-    return max(1, available_cpus() // processes)
-
-
 def read_cpu_quota(cgroups: Path = CGROUPS, proc: Path = PROC) -> float | None:
     """Return the CPUs' worth of time the process's control group and those above it get, None if it is unbounded."""
-    quotas: list[float] = []
-    for line in _read(proc / "self/cgroup").splitlines():
-        _, controllers, path = line.split(":", 2)
-        if not controllers:  # version 2
-            mount = cgroups
-        elif "cpu" in controllers.split(","):
-            mount = cgroups / "cpu"
-        else:
-            continue
-        inside = mount / path.lstrip("/")
-        # In a container the path may be the host's, and only the mount's root is there.
-        for folder in (inside, *inside.parents):
-            if folder == mount or mount in folder.parents:
-                quotas += _read_quota(folder)
+    quotas = [quota for folder in walk_groups("cpu", cgroups, proc) for quota in _read_quota(folder)]
     return min(quotas, default=None)
 
 
 def name_cpu(proc: Path = PROC) -> str:
     """Name the CPU's model as the kernel does, or its architecture if it does not."""
-    for line in _read(proc / "cpuinfo").splitlines():
+    for line in read_text(proc / "cpuinfo").splitlines():
         name, _, value = line.partition(":")
         if name.strip() == "model name":
             return value.strip()
@@ -104,14 +86,7 @@ def choose_slice(*, is_long: bool) -> None:
 
 def _read_quota(folder: Path) -> list[float]:
     """Return the CPUs that one control group's own files allow, in a list; an empty one if they set no bound."""
-    quota, _, period = _read(folder / "cpu.max").partition(" ")
+    quota, _, period = read_text(folder / "cpu.max").partition(" ")
     if not quota:  # version 1
-        quota, period = _read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us")
+        quota, period = read_text(folder / "cpu.cfs_quota_us"), read_text(folder / "cpu.cfs_period_us")
     return [int(quota) / int(period)] if quota.strip().isdigit() and period.strip().isdigit() else []
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError:
-        return ""

@@ -1,19 +1,18 @@
-"""The memory this process holds: how much it is, and how to give back what is free of it."""
+"""The memory this process holds, how to give back what is free of it, and how much more there is."""
 
 import ctypes
 import os
 from contextlib import suppress
 from pathlib import Path
 
-PROC = Path("/proc")
+from service.costs.cgroups import CGROUPS, PROC, read_text, walk_groups
+
+UNBOUNDED_BYTES = 2**60  # what version 1 says of a group without a limit is more
 
 
 def resident_bytes(proc: Path = PROC) -> int:
     """Return the memory of this process that is in use, 0 if the kernel does not say."""
-    try:
-        fields = (proc / "self" / "statm").read_text(encoding="utf-8").split()
-    except OSError:
-        return 0
+    fields = read_text(proc / "self" / "statm").split()
     return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") if len(fields) > 1 else 0
 
 
@@ -21,3 +20,35 @@ def trim_heap() -> None:
     """Have the C library give back what it keeps of freed memory, if it is one that can (glibc)."""
     with suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def available_bytes(cgroups: Path = CGROUPS, proc: Path = PROC) -> int | None:
+    """Return the memory that may still be taken: the machine's, within the limits of its control groups.
+
+    Args:
+        cgroups: where the control groups are mounted.
+        proc: where the kernel tells of processes.
+
+    Returns:
+        Bytes; what the kernel keeps of files that nobody reads counts as free. None if the kernel says nothing.
+    """
+    found = [1024 * kilobytes for kilobytes in _find_numbers(read_text(proc / "meminfo"), "MemAvailable:")]
+    for folder in walk_groups("memory", cgroups, proc):
+        limit = _read_number(folder, "memory.max", "memory.limit_in_bytes")
+        used = _read_number(folder, "memory.current", "memory.usage_in_bytes")
+        if limit is not None and used is not None and limit < UNBOUNDED_BYTES:
+            cached = sum(_find_numbers(read_text(folder / "memory.stat"), "inactive_file"))
+            found.append(max(0, limit - max(0, used - cached)))
+    return min(found, default=None)
+
+
+def _read_number(folder: Path, *names: str) -> int | None:
+    """Return the number in the first of some files that holds one."""
+    texts = (read_text(folder / name).strip() for name in names)
+    return next((int(text) for text in texts if text.isdigit()), None)
+
+
+def _find_numbers(table: str, name: str) -> list[int]:
+    """Return the numbers that follow a name at the beginning of a line."""
+    fields = (line.split() for line in table.splitlines())
+    return [int(found[1]) for found in fields if len(found) > 1 and found[0] == name and found[1].isdigit()]

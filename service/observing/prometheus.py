@@ -16,6 +16,15 @@ from prometheus_client.registry import Collector, CollectorRegistry
 
 from service.observing.counts import Histogram, Telemetry
 
+# Of all workers the highest value stands; all others are added up.
+HIGHEST = {
+    "lengthwise_queue_drain_seconds",
+    "lengthwise_cost_error_ratio",
+    "lengthwise_runner_last_progress_seconds",
+    "lengthwise_build",
+    "process_start_time_seconds",
+}
+
 
 class Gauges(NamedTuple):
     """Figures of a model that are looked up when they are asked for, since nobody counts them."""
@@ -198,19 +207,46 @@ def collect(snapshot: Snapshot) -> list[Metric]:
     return [*snapshot.collect(), *ProcessCollector(registry=None).collect()]
 
 
-def join(processes: Mapping[int, Iterable[Metric]]) -> list[Metric]:
-    """Put the metrics of several processes together, each labelled with its process's number."""
+def add_up(workers: Iterable[Iterable[Metric]]) -> list[Metric]:
+    """Put the metrics of several workers together: samples of the same labels are added, or the highest one stands."""
     joined: dict[str, Metric] = {}
-    for number, families in sorted(processes.items()):
-        for family in families:
-            whole = joined.setdefault(family.name, Metric(family.name, family.documentation, family.type, family.unit))
-            for name, labels, value, *_ in family.samples:
-                whole.add_sample(name, {**labels, "process": str(number)}, value)
+    values: dict[str, dict[tuple[str, tuple[tuple[str, str], ...]], float]] = {}
+    for family in (family for families in workers for family in families):
+        joined.setdefault(family.name, _empty(family))
+        known = values.setdefault(family.name, {})
+        for name, labels, value, *_ in family.samples:
+            sample = name, tuple(labels.items())
+            join = max if family.name in HIGHEST else float.__add__
+            known[sample] = join(known[sample], float(value)) if sample in known else float(value)
+    for family in joined.values():
+        for (name, pairs), value in values[family.name].items():
+            family.add_sample(name, dict(pairs), value)
     return [*joined.values()]
 
 
+def set_apart(workers: Iterable[tuple[int, Iterable[Metric]]]) -> list[Metric]:
+    """Put the metrics of several workers side by side, each labelled with its number; those of one number are added."""
+    apart = []
+    for number, families in workers:
+        for family in families:
+            apart.append(labelled := _empty(family))
+            for name, labels, value, *_ in family.samples:
+                labelled.add_sample(name, {**labels, "process": str(number)}, value)
+    return add_up([apart])
+
+
+def leave_counters(families: Iterable[Metric]) -> list[Metric]:
+    """Return what only ever grows: what is left of a worker when it has ended."""
+    return [family for family in families if family.type in ("counter", "histogram")]
+
+
+def _empty(family: Metric) -> Metric:
+    """Return a family of the same name without samples."""
+    return Metric(family.name, family.documentation, family.type, family.unit)
+
+
 def pack(families: Iterable[Metric]) -> list[Any]:
-    """Turn metrics into lists that JSON can hold, for another process."""
+    """Take metrics apart into what JSON holds, for another worker."""
     return [
         (one.name, one.documentation, one.type, one.unit, [sample[:3] for sample in one.samples]) for one in families
     ]

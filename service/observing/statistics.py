@@ -77,7 +77,7 @@ class Statistics:
 
 
 def join(first: dict[str, Any], others: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Add up the figures that several processes wrote for one version of a model."""
+    """Add up the figures that several workers wrote for one version of a model."""
     whole = dict(first)
     sizes = {batch["batch_size"]: batch["compute_infer"] for batch in first["batch_stats"]}
     for other in others:

@@ -1,6 +1,7 @@
-"""Behind the port: uvicorn, its connections, and the processes that share them.
+"""Behind the port: uvicorn, its connections, and the workers that share them.
 
-- `serve`: from the command line to a service that listens, in one process or several.
+- `serve`: from the command line to a service that listens, with one worker or several.
+- `choosing`: how many workers there are.
 - `workers`: several processes behind one port, each replaced when it dies or hangs.
 - `owner/`: the process that owns a GPU, and how it is kept.
 - `rpc/`: calls of gRPC, carried to the app.

@@ -5,11 +5,14 @@ that has a name and no file. What is said there is one line, whoever asks; nothi
 """
 
 import argparse
+import errno
+import os
 import re
 import secrets
 import socket
 import struct
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -17,6 +20,7 @@ from pathlib import Path
 NAME = "lengthwise-check-"
 READY = "ready"
 ANSWER_SECONDS = 2.0  # that an answer may take; the event loop of a service stands still no longer than that
+PAUSE_SECONDS = 0.01  # between two tries to accept what cannot be
 SOCKETS = Path("/proc/net/unix")
 
 
@@ -25,22 +29,49 @@ def can_be_asked() -> bool:
     return SOCKETS.exists()
 
 
-def listen() -> socket.socket:
-    """Return a socket that `find` finds, for `answer`."""
-    listener = socket.socket(socket.AF_UNIX)
-    listener.setblocking(False)
-    listener.bind(f"\0{NAME}{secrets.token_hex(8)}")
-    listener.listen()
-    return listener
+class Listener:
+    """Where `find` finds this service.
 
+    Attributes:
+        socket: is readable if somebody asks; then `answer` is to be called.
+    """
 
-def answer(listener: socket.socket, tell: Callable[[], str]) -> None:
-    """Tell whoever has connected what `tell` returns: `READY`, or a sentence that says why it is not."""
-    with suppress(OSError):  # it has gone again, or no more files may be opened
-        asking, _ = listener.accept()
-        with asking:
-            asking.setblocking(False)
-            asking.sendall(tell().encode())
+    def __init__(self) -> None:
+        """Begin to listen."""
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.setblocking(False)
+        self.socket.bind(f"\0{NAME}{secrets.token_hex(8)}")
+        self.socket.listen()
+        self._spare: int | None = os.open(os.devnull, os.O_RDONLY)
+
+    def answer(self, tell: Callable[[], str]) -> None:
+        """Tell whoever has connected what `tell` returns: `READY`, or a sentence that says why it is not.
+
+        A process that may open no more files gives up a spare one for as long as that takes. It could not accept the
+        connection otherwise, and would be told of it again and again.
+        """
+        with suppress(OSError):  # it has gone again
+            try:
+                asking, _ = self.socket.accept()
+            except OSError as error:
+                if error.errno not in (errno.EMFILE, errno.ENFILE):
+                    raise
+                asking = self._accept_for_spare()
+            with asking:
+                asking.setblocking(False)
+                asking.sendall(tell().encode())
+        if self._spare is None:
+            with suppress(OSError):
+                self._spare = os.open(os.devnull, os.O_RDONLY)
+
+    def _accept_for_spare(self) -> socket.socket:
+        """Accept a connection in place of the spare file, if that is there."""
+        if self._spare is None:
+            time.sleep(PAUSE_SECONDS)  # another thread has taken its place
+        else:
+            os.close(self._spare)
+            self._spare = None
+        return self.socket.accept()[0]
 
 
 def find() -> Iterator[tuple[int, socket.socket]]:

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from pydantic_settings import CliApp
 
 from service.api.crowd import SPARE, allow_files
+from service.api.endpoints import repository
 from service.api.front import Front
 from service.api.worker import Worker
 from service.app import create_app
@@ -26,6 +27,7 @@ from service.codecs.question import can_import
 from service.errors import LengthwiseError, StartupError
 from service.observing import logs
 from service.server import check
+from service.server.choosing import choose_staff
 from service.server.owner.keeping import Keeper, start_owners
 from service.server.transport import GatheringProtocol
 from service.server.workers import supervise
@@ -51,11 +53,13 @@ class DrainingServer(uvicorn.Server):
         self._changed = asyncio.Event()  # fewer connections
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen as uvicorn does; one of several processes takes connections from the first one instead."""
+        """Listen as uvicorn does; one of several workers takes connections from the first process instead."""
         if not self._worker and check.can_be_asked():
-            checked = check.listen()
-            asyncio.get_running_loop().add_reader(checked, check.answer, checked, self._tell)
+            checked = check.Listener()
+            asyncio.get_running_loop().add_reader(checked.socket, checked.answer, self._tell)
         await super().startup([] if self._worker else sockets)
+        if self._worker:
+            await repository.catch_up(self._service)
         if self._service.settings.grpc_port is not None:
             await self._take_calls()
         if self._keeper and not self._worker:
@@ -132,20 +136,19 @@ def main(arguments: list[str]) -> None:
         for variable in unknown_variables():
             logging.getLogger("lengthwise").warning("%s is set, and there is no such setting", variable)
         sys.setswitchinterval(SWITCH_SECONDS)
-        wanted = settings.connections + SPARE + FILES
-        if (allowed := allow_files(wanted)) < wanted:
-            logging.getLogger("lengthwise").warning(
-                "The system lets a process open %d files (ulimit -n), too few for LENGTHWISE_MAX_CONNECTIONS=%d",
-                allowed,
-                settings.max_connections,
-            )
         _require_grpc(settings)
         keeper = start_owners(settings)
         settings = settings.fit_owner() if keeper else settings
-        if settings.processes > 1:
+        staff = choose_staff(settings)
+        settings = settings.model_copy(update={"processes": staff.number})
+        logging.getLogger("lengthwise").info("Workers: %d, since %s", staff.number, staff.why)
+        _allow_files(settings)
+        if staff.number > 1:
+            # Several threads in a run would be those of all workers at the same time.
+            settings = settings.model_copy(update={"threads": settings.threads or 1})
             gc.collect()
             gc.freeze()  # what is there stays shared
-            supervise(settings, partial(serve, settings, keeper), keeper)
+            supervise(settings, staff, partial(serve, settings, keeper), keeper)
         else:
             serve(settings, keeper)
     except StartupError as error:
@@ -166,6 +169,17 @@ def _require_grpc(settings: Settings) -> None:
     """
     if settings.grpc_port is not None and not can_import("grpc_reflection"):
         raise StartupError("LENGTHWISE_GRPC_PORT needs the extra grpc, pip install '.[grpc]'.")
+
+
+def _allow_files(settings: Settings) -> None:
+    """Let a process have as many files open as its connections need, or warn."""
+    wanted = settings.connections + SPARE + FILES
+    if (allowed := allow_files(wanted)) < wanted:
+        logging.getLogger("lengthwise").warning(
+            "The system lets a process open %d files (ulimit -n), too few for LENGTHWISE_MAX_CONNECTIONS=%d",
+            allowed,
+            settings.max_connections,
+        )
 
 
 def serve(settings: Settings, keeper: Keeper | None = None, worker: Worker | None = None) -> None:

@@ -1,12 +1,11 @@
-"""Several processes behind one port, since one does its Python on little more than one CPU, whatever its threads do.
+"""Several workers behind one port, since one does its Python on little more than one CPU, whatever its threads do.
 
-The first process accepts connections, hands each to the one that has fewest, and starts anew whichever ends. The others
+The first process accepts connections, hands each to the worker that has fewest, and starts anew whichever ends. Workers
 are whole services, each with its own models, queue and runners. They are forked, and share memory until they write it.
 """
 
 import logging
 import os
-import secrets
 import selectors
 import signal
 import socket
@@ -16,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from math import inf
 
-from service.api.worker import REPORT, REPORT_SECONDS, TAKES_NONE, Worker
+from service.api.worker import REPORT, REPORT_SECONDS, TAKES_NONE, Shared, Staff, Worker
 from service.errors import StartupError
 from service.server import check
 from service.server.owner.keeping import Keeper
@@ -75,23 +74,25 @@ class _Supervisor:
     """Starts processes, hands them connections, and ends them.
 
     Attributes:
-        settings: say how many.
+        settings: the service's settings.
+        staff: how many workers there are.
+        shared: what they share.
         listeners: bound, and not listening yet.
         serve: serves as that worker until a signal says stop.
         keeper: of the processes that own the GPUs, if there are any.
     """
 
     settings: Settings
+    staff: Staff
+    shared: Shared
     listeners: list[socket.socket]
     serve: Callable[[Worker], None]
     keeper: Keeper | None
-    _name: str = field(default_factory=secrets.token_hex)
-    _secret: bytes = field(default_factory=secrets.token_bytes)
     _processes: dict[int, _Process] = field(default_factory=dict)  # by their numbers
     _due: dict[int, float] = field(default_factory=dict)  # seats that are empty, and when they are taken again
     _selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
     _is_listening: bool = False
-    _checked: socket.socket = field(default_factory=check.listen)
+    _checked: check.Listener = field(default_factory=check.Listener)
     _ended_by: signal.Signals | None = None
     _told: socket.socket = field(init=False)  # signals, by number
     _telling: socket.socket = field(init=False)  # where the interpreter writes them
@@ -112,7 +113,7 @@ class _Supervisor:
         for known in HANDLED:
             signal.signal(known, lambda *_: None)  # the number comes by the socket
         self._selector.register(self._told, selectors.EVENT_READ, self._obey)
-        self._selector.register(self._checked, selectors.EVENT_READ, lambda asked: check.answer(asked, self._tell))
+        self._selector.register(self._checked.socket, selectors.EVENT_READ, lambda _: self._checked.answer(self._tell))
         if self.keeper:
             self.keeper.attend(self._watch, self._selector.unregister)
         self._start(0)  # alone, since it measures what the others then find measured
@@ -161,7 +162,7 @@ class _Supervisor:
             pid = os.fork()
             if not pid:
                 ours.close()
-                self._serve(Worker(number, self.settings.processes, theirs, self._name, self._secret))
+                self._serve(number, theirs)
         except OSError:
             ours.close()
             raise
@@ -172,7 +173,7 @@ class _Supervisor:
         self._processes[number] = process = _Process(number, pid, ours, time.monotonic())
         self._selector.register(ours, selectors.EVENT_READ, lambda _: self._hear(process))
 
-    def _serve(self, worker: Worker) -> None:
+    def _serve(self, number: int, channel: socket.socket) -> None:
         """Serve as a worker, in the process that was forked for it, and end that."""
         code = 1
         try:
@@ -185,8 +186,9 @@ class _Supervisor:
             for opened in self._opened():
                 opened.close()
             self._selector.close()
-            worker.channel.setblocking(False)
-            self.serve(worker)
+            channel.setblocking(False)
+            inherited = self.shared.recall(number)
+            self.serve(Worker(number, self.staff, channel, self.shared, self.shared.board.view(number), inherited))
             code = 0
         except SystemExit as exit_:
             code = exit_.code if isinstance(exit_.code, int) else 1
@@ -202,7 +204,7 @@ class _Supervisor:
         """Yield what only this process needs."""
         yield self._told
         yield self._telling
-        yield self._checked
+        yield self._checked.socket
         yield from self.listeners
         yield from (process.channel for process in self._processes.values())
 
@@ -233,16 +235,17 @@ class _Supervisor:
             host, port, *_ = listener.getsockname()
             scheme = "https" if self.settings.ssl_certfile else "http"
             named = f"[{host}]" if ":" in host else host
-            number = self.settings.processes
-            logger.info("%d processes running on %s://%s:%d (Press CTRL+C to quit)", number, scheme, named, port)
+            number = self.staff.number
+            logger.info("%d workers running on %s://%s:%d (Press CTRL+C to quit)", number, scheme, named, port)
         self._is_listening = True
-        self._due |= dict.fromkeys(range(1, self.settings.processes), 0.0)
+        self._due |= dict.fromkeys(range(1, self.staff.number), 0.0)
 
     def _end(self, process: _Process) -> None:
         """Take leave of a process, and see that another takes its place."""
         self._selector.unregister(process.channel)
         process.channel.close()
         del self._processes[process.number]
+        self.shared.board.view(process.number).clear()
         code = os.waitstatus_to_exitcode(os.waitpid(process.pid, 0)[1])
         if self._ended_by is not None:
             return
@@ -308,11 +311,12 @@ class _Supervisor:
                 os.kill(process.pid, wanted)
 
 
-def supervise(settings: Settings, serve: Callable[[Worker], None], keeper: Keeper | None = None) -> None:
-    """Serve by several processes until a signal says stop, and end by that signal, as a single one does.
+def supervise(settings: Settings, staff: Staff, serve: Callable[[Worker], None], keeper: Keeper | None = None) -> None:
+    """Serve by several workers until a signal says stop, and end by that signal, as a single one does.
 
     Args:
-        settings: say how many, and where to listen.
+        settings: say where to listen.
+        staff: how many workers there are.
         serve: serves as that worker until a signal says stop; called in each process.
         keeper: of the processes that own the GPUs, if there are any.
 
@@ -320,7 +324,7 @@ def supervise(settings: Settings, serve: Callable[[Worker], None], keeper: Keepe
         StartupError: this is not Linux, or the address cannot be listened on.
     """
     if not sys.platform.startswith("linux"):
-        raise StartupError("Several processes need Linux; elsewhere LENGTHWISE_PROCESSES is 1.")
+        raise StartupError("Several workers need Linux; elsewhere LENGTHWISE_PROCESSES is 1.")
     listeners = []
     try:
         for family, kind, *_, address in socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM):
@@ -331,7 +335,8 @@ def supervise(settings: Settings, serve: Callable[[Worker], None], keeper: Keepe
             listener.bind(address)
     except OSError as error:
         raise _cannot_listen(settings, error) from error
-    ended_by = _Supervisor(settings, listeners, serve, keeper).run()
+    shared = Shared.among(staff, has_rates=settings.steps_per_second > 0)
+    ended_by = _Supervisor(settings, staff, shared, listeners, serve, keeper).run()
     signal.signal(ended_by, signal.SIG_DFL)
     signal.raise_signal(ended_by)
 

@@ -15,7 +15,7 @@ from service.api import problems
 from service.app import create_app
 from service.codecs.json import exact
 from service.costs.calibrate import COARSE_STEPS
-from service.errors import GoldenMismatch, LengthwiseError, ModelRefused, QueueFull, StartupError
+from service.errors import GoldenMismatch, LengthwiseError, ModelRefused, QueueFull, StartupError, WorkersBehind
 from service.settings import Settings
 from tests.api.test_encode import PAIR, REFUSALS, Serve
 from tests.conftest import draw_sequences
@@ -148,7 +148,7 @@ def test_the_openapi_document_is_valid(document: Any) -> None:
 
 
 def test_every_problem_is_in_the_table_and_the_document(document: Any) -> None:
-    """Each request error has an answer, and `/encode` documents all but those of artifacts."""
+    """Each request error has an answer, and `/encode` documents all but those of admins."""
 
     def leaves(kind: type[LengthwiseError]) -> set[type[LengthwiseError]]:
         below = kind.__subclasses__()
@@ -162,7 +162,7 @@ def test_every_problem_is_in_the_table_and_the_document(document: Any) -> None:
         for response in responses.values()
         for slug in response["content"].get(problems.MEDIA_TYPE, {}).get("examples", {})
     }
-    assert documented == {problems.name_problem(kind) for kind in request_errors - {ModelRefused}}
+    assert documented == {problems.name_problem(kind) for kind in request_errors - {ModelRefused, WorkersBehind}}
 
 
 @pytest.mark.parametrize("slug", REFUSALS)

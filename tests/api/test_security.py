@@ -296,7 +296,7 @@ def test_a_certificate_that_cannot_be_read_ends_the_start(artifact: Path, tmp_pa
     """The process exits with a sentence that names the file."""
     missing = str(tmp_path / "missing.pem")
     with pytest.raises(SystemExit, match=r"TLS cannot be spoken with .*missing\.pem"):
-        main(["--model", str(artifact), "--ssl-certfile", missing])
+        main(["--model", str(artifact), "--processes", "1", "--ssl-certfile", missing])
     with pytest.raises(SystemExit, match="without ssl_certfile"):
         main(["--ssl-keyfile", missing])
 

@@ -133,7 +133,7 @@ def test_a_traceback_stays_in_its_line() -> None:
 
 def test_the_process_writes_nothing_but_json(artifact: Path) -> None:
     """From its first line, uvicorn's own among them."""
-    command = [sys.executable, "-m", "service", "--port", "0", "--model", str(artifact)]
+    command = [sys.executable, "-m", "service", "--port", "0", "--model", str(artifact), "--processes", "1"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     events = []
@@ -147,9 +147,10 @@ def test_the_process_writes_nothing_but_json(artifact: Path) -> None:
         events += [json.loads(line)["event"] for line in process.stderr]
         process.wait()
         process.stderr.close()
-    assert "made.onnx was tried in" in events[0]
-    assert events[1].startswith("Serving made@1 on cpu")
-    assert events[2].startswith("Started server process")
+    assert events[0].startswith("Workers: 1")
+    assert "made.onnx was tried in" in events[1]
+    assert events[2].startswith("Serving made@1 on cpu")
+    assert events[3].startswith("Started server process")
     assert events[-1].startswith("Finished server process")
 
 

@@ -125,17 +125,45 @@ def test_a_service_of_another_container_is_left_out(artifact: Path) -> None:
 
 def test_whoever_hangs_up_or_reads_late_does_no_harm() -> None:
     """The socket of the check never waits for anyone, and reads nothing."""
-    with check.listen() as listener:
-        check.answer(listener, lambda: check.READY)  # nobody has connected
-        name = listener.getsockname()
+    listener = check.Listener()
+    with listener.socket as open_socket:
+        listener.answer(lambda: check.READY)  # nobody has connected
+        name = open_socket.getsockname()
         with socket.socket(socket.AF_UNIX) as gone:
             gone.connect(name)
         with socket.socket(socket.AF_UNIX) as late:
             late.connect(name)
             late.sendall(b"GET /health/ready HTTP/1.1\r\n\r\n")
-            check.answer(listener, lambda: check.READY)  # to the one that has gone
-            check.answer(listener, lambda: check.READY)
+            listener.answer(lambda: check.READY)  # to the one that has gone
+            listener.answer(lambda: check.READY)
             assert late.recv(99) == b"ready"
+
+
+STARVED = """
+import os, resource, select, socket
+from service.server import check
+listener = check.Listener()
+with socket.socket(socket.AF_UNIX) as asking:
+    asking.connect(listener.socket.getsockname())
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+    opened = []
+    try:
+        while True:
+            opened.append(open(os.devnull))
+    except OSError:
+        pass  # this process may open no more files
+    for _ in range(2):
+        listener.answer(lambda: check.READY)
+    asking.settimeout(20)
+    is_waiting = bool(select.select([listener.socket], [], [], 0)[0])
+    print(asking.recv(99).decode(), is_waiting)
+"""
+
+
+def test_a_process_that_may_open_no_more_files_answers_all_the_same() -> None:
+    """It has a file to spare. Without it the question would wait, and wake the event loop again and again."""
+    told = subprocess.run([sys.executable, "-c", STARVED], capture_output=True, text=True, check=True, timeout=60)
+    assert told.stdout == "ready False\n"
 
 
 def test_the_check_imports_nothing_heavy() -> None:

@@ -1,4 +1,4 @@
-"""Several processes behind one port: who gets which connection, what becomes of one that ends, and their metrics."""
+"""Several workers behind one port: who gets which connection, and what becomes of one that ends."""
 
 import asyncio
 import json
@@ -15,25 +15,19 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from types import SimpleNamespace
-from typing import IO, Any, cast
+from typing import IO, cast
 
 import httpx
 import numpy as np
-import orjson
 import pytest
-from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
-from pydantic import ValidationError
 
 from bench.load.launch import start_service
 from bench.load.servers import find_family
 from service import upkeep
 from service.api.routing import Service
-from service.costs.cpus import share_cpus
 from service.encoder.sequences import pad_batch
 from service.encoder.session import open_session
-from service.observing import prometheus
-from service.settings import Settings
 from tests.conftest import draw_sequences
 from tests.server.test_server import same_bits
 
@@ -62,7 +56,7 @@ def wait_for_both(process: subprocess.Popen[str], url: str) -> None:
 def count_requests(url: str) -> dict[str, float]:
     """Return the answers of each process by their metrics; a process that tells any has a part."""
     counts = Counter[str]()
-    for family in text_string_to_metric_families(httpx.get(f"{url}/metrics").text):
+    for family in text_string_to_metric_families(httpx.get(f"{url}/metrics?by=process").text):
         for sample in family.samples:
             if family.name == "lengthwise_inflight_requests":
                 counts[sample.labels["process"]] += 0
@@ -82,7 +76,7 @@ def test_connections_are_shared_out_evenly(artifact: Path) -> None:
             assert same_bits(client.post("/encode", json=BODY).json()["embeddings"], np.concatenate(alone))
         assert count_requests(url) == {"0": 6, "1": 6}
         scraped = httpx.get(f"{url}/metrics").text
-        assert set(re.findall(r"^lengthwise_inflight_requests\{.*\} (.*)$", scraped, re.MULTILINE)) == {"0.0"}
+        assert set(re.findall(r"^lengthwise_inflight_requests (.*)$", scraped, re.MULTILINE)) == {"0.0"}
         described = clients[0].get("/info").json()
         assert described["settings"]["processes"] == 2
 
@@ -298,20 +292,6 @@ def test_where_none_can_be_started_any_more_all_ends(artifact: Path, tmp_path: P
         assert process.wait(20) == 1
 
 
-@pytest.mark.parametrize("setting", [{"admin_key": "k" * 16}, {"steps_per_second": 9, "api_keys": "key"}])
-def test_what_one_process_counts_or_changes_goes_without_others(setting: dict[str, Any]) -> None:
-    """The admin's requests and rates reach one process, and would seem to hold for all."""
-    Settings(processes=1, **setting)
-    with pytest.raises(ValidationError, match="processes is over 1"):
-        Settings(processes=2, **setting)
-
-
-def test_each_process_has_its_share_of_the_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And never less than one."""
-    monkeypatch.setattr("service.costs.cpus.available_cpus", lambda: 5)
-    assert [share_cpus(number) for number in (1, 2, 5, 9)] == [5, 2, 1, 1]
-
-
 def test_a_process_whose_requests_wait_in_vain_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """By the signal that lets others drain."""
     monkeypatch.setattr(upkeep, "IDLE_SECONDS", 0.01)
@@ -326,23 +306,6 @@ def test_a_process_whose_requests_wait_in_vain_ends(monkeypatch: pytest.MonkeyPa
             await signalled.wait()
 
     asyncio.run(leave())
-
-
-def test_metrics_of_several_processes_stand_side_by_side() -> None:
-    """Packed, sent and joined, every sample is there with the number of its process, one family of each name."""
-
-    def made(value: float) -> list[Metric]:
-        counted = Metric("lengthwise_requests", "Requests.", "counter")
-        counted.add_sample("lengthwise_requests_total", {"model": "m"}, value)
-        return [counted]
-
-    joined = prometheus.join({1: prometheus.unpack(orjson.loads(orjson.dumps(prometheus.pack(made(2))))), 0: made(1)})
-    body, _ = prometheus.write(joined, "")
-    (family,) = text_string_to_metric_families(body.decode())
-    assert [(sample.labels, sample.value) for sample in family.samples] == [
-        ({"model": "m", "process": "0"}, 1),
-        ({"model": "m", "process": "1"}, 2),
-    ]
 
 
 def test_a_connection_that_hangs_up_at_once_disturbs_nobody(artifact: Path) -> None:

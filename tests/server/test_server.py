@@ -157,4 +157,4 @@ def test_a_port_that_is_taken_ends_the_start_in_the_log(artifact: Path) -> None:
         ended = subprocess.run(command, capture_output=True, text=True, check=False)
     events = [json.loads(line)["event"] for line in ended.stderr.splitlines()]
     assert ended.returncode
-    assert any("address already in use" in event for event in events)
+    assert any("address already in use" in event.lower() for event in events)

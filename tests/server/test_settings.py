@@ -105,9 +105,9 @@ def test_help_lists_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_start_that_cannot_succeed_ends_in_a_sentence(arguments: list[str], sentence: str) -> None:
     """The process exits with the reason, without a traceback: a line of the log, or words for a person."""
     with pytest.raises(SystemExit, match=f"^lengthwise: {sentence}"):
-        main([*arguments, "--log-format=human"])
+        main([*arguments, "--processes=1", "--log-format=human"])
     with pytest.raises(SystemExit) as caught:
-        main([*arguments, "--log-format", "json"])
+        main([*arguments, "--processes=1", "--log-format", "json"])
     line = json.loads(caught.value.code)  # type: ignore[arg-type]
     assert re.match(sentence, line["event"])
     assert line["level"] == "error"
@@ -126,9 +126,9 @@ def test_the_form_of_the_last_line_is_found_though_settings_are_wrong(monkeypatc
 def test_what_nobody_foresaw_ends_the_start_in_the_log() -> None:
     """The traceback is inside one line of JSON, and the process exits with 1."""
     program = "import sys; from service.server import serve as main; main.create_app = None; main.main(sys.argv[1:])"
-    command = [sys.executable, "-c", program, "--log-format", "json"]
+    command = [sys.executable, "-c", program, "--processes", "1", "--log-format", "json"]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    (line,) = map(json.loads, ended.stderr.splitlines())
+    *_, line = map(json.loads, ended.stderr.splitlines())
     assert ended.returncode == 1
     assert line["event"] == "The service ended by what nobody foresaw"
     assert line["exception"].endswith("TypeError: 'NoneType' object is not callable")

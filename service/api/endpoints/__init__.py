@@ -9,5 +9,6 @@
 - `rpc`: the protocol over gRPC.
 - `operations`: health, `/info` and what it tells.
 - `monitoring`: `/metrics`, and what runs right now.
+- `whole`: what each worker answers the others, so that any of them speaks for the service.
 - `pages`: the document of the API, and its page.
 """

@@ -1,11 +1,9 @@
 """What monitors and admins ask: the metrics, and the last batches."""
 
-import asyncio
-import hmac
 import platform
 import time
-from contextlib import suppress
 from datetime import UTC, datetime
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import onnxruntime
@@ -16,19 +14,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service import __version__
-from service.api import problems
+from service.api import fellows, problems
 from service.api.routing import Route, Service, service_of
 from service.api.worker import Worker
 from service.batching.jobs import CutReason, Forecast
 from service.catalogue.models import ServedModel
 from service.observing import prometheus
-from service.observing.counts import EndedBatch
-
-ASK_SECONDS = 1.0  # for the metrics of another process
+from service.observing.counts import KEPT_BATCHES, EndedBatch
 
 
 class Told(NamedTuple):
-    """What another process counted: its metrics, and its statistics of each version of a model."""
+    """What another worker counted: its metrics, and its statistics of each version of a model."""
 
     metrics: list[Metric]
     statistics: list[dict[str, Any]]
@@ -58,63 +54,55 @@ class LastBatches(BaseModel):
 
 
 async def expose(request: Request) -> Response:
-    """Write down every metric as it stands."""
+    """Write down every metric as it stands, of all workers together; with `?by=process` each has its own samples."""
     service = service_of(request)
-    families = _take_snapshot(service, is_asked=True)
-    if worker := service.worker:
-        others = await ask_others(service)
-        families = prometheus.join(
-            {worker.number: families, **{number: told.metrics for number, told in others.items()}}
-        )
+    own, others = _take_snapshot(service, is_asked=True), await ask_counts(service)
+    number = service.worker.number if service.worker else 0
+    told = [(number, own), *((number, one.metrics) for number, one in others)]
+    is_apart = request.query_params.get("by") == "process"
+    families = prometheus.set_apart(told) if is_apart else prometheus.add_up([metrics for _, metrics in told])
     body, media_type = prometheus.write(families, request.headers.get("accept", ""))
     return Response(body, headers={"Content-Type": media_type})
 
 
-async def tell_others(service: Service, worker: Worker) -> None:
-    """Tell other processes the metrics of this one whenever they ask, until this is cancelled."""
+async def ask_counts(service: Service) -> list[tuple[int, Told]]:
+    """Ask what other workers counted, those that ended and left it to this one among them.
 
-    async def tell(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            with suppress(OSError, EOFError, TimeoutError):
-                async with asyncio.timeout(ASK_SECONDS):
-                    if hmac.compare_digest(await reader.readexactly(len(worker.secret)), worker.secret):
-                        writer.write(_write_told(service))
-        finally:
-            writer.close()
-
-    async with await asyncio.start_unix_server(tell, sock=worker.listen()) as listening:
-        await listening.serve_forever()
-
-
-async def ask_others(service: Service) -> dict[int, Told]:
-    """Ask the other processes, if there are any, what they counted; return it by their numbers."""
+    Returns:
+        Their numbers, and what they told. Of one that does not answer in time that is what it told before.
+    """
     service.telemetry.settle()
     if (worker := service.worker) is None:
-        return {}
-    others = [number for number in range(worker.processes) if number != worker.number]
-    return dict(zip(others, await asyncio.gather(*(_ask(worker, number) for number in others)), strict=True))
+        return []
+    _keep(service, worker)
+    answers = await fellows.ask_others(worker, "counts")
+    told = [(number, answers.get(number) or worker.shared.recall(number)) for number in worker.others]
+    return [(number, _read_told(one)) for number, one in [(worker.number, worker.inherited), *told] if one]
 
 
-async def _ask(worker: Worker, number: int) -> Told:
-    """Ask another process what it counted; one that does not answer in time has counted nothing."""
-    with suppress(OSError, TimeoutError, orjson.JSONDecodeError):
-        async with asyncio.timeout(ASK_SECONDS):
-            reader, writer = await asyncio.open_unix_connection(sock=worker.call(number))
-            try:
-                writer.write(worker.secret)
-                packed = await reader.read()
-            finally:
-                writer.close()
-            families, statistics = orjson.loads(packed)
-            return Told(prometheus.unpack(families), statistics)
-    return Told([], [])
+async def tell_counts(service: Service, _given: Any) -> Any:
+    """Tell what this worker counted."""
+    return _keep(service, service.worker) if service.worker else None
 
 
-def _write_told(service: Service) -> bytes:
-    """Write what this process counted, for another one."""
-    families = prometheus.pack(_take_snapshot(service, is_asked=False))
+def _keep(service: Service, worker: Worker) -> Any:
+    """Keep what this worker counted for the one that may take its place, so that no counter ever falls."""
+    families = _take_snapshot(service, is_asked=False)
     counted = service.telemetry.statistics
-    return orjson.dumps((families, [one.write(name, version) for (name, version), one in counted.items()]))
+    statistics = [one.write(name, version) for (name, version), one in counted.items()]
+    if worker.inherited:
+        before = _read_told(worker.inherited)
+        families = prometheus.add_up([families, before.metrics])
+        statistics += before.statistics
+    told = [prometheus.pack(families), statistics]
+    worker.keep(orjson.dumps([prometheus.pack(prometheus.leave_counters(families)), statistics]))
+    return told
+
+
+def _read_told(told: Any) -> Told:
+    """Read what a worker told, or kept."""
+    families, statistics = orjson.loads(told) if isinstance(told, bytes) else told
+    return Told(prometheus.unpack(families), statistics)
 
 
 def _take_snapshot(service: Service, *, is_asked: bool) -> list[Metric]:
@@ -133,9 +121,17 @@ def _take_snapshot(service: Service, *, is_asked: bool) -> list[Metric]:
 async def list_batches(request: Request) -> Response:
     """Tell of the last batches how they were cut, and what they should have taken and took."""
     service = service_of(request)
+    described = await tell_batches(service)
+    for others in (await fellows.ask_others(service.worker, "batches")).values():
+        described += others or []
+    described.sort(key=itemgetter("ended"), reverse=True)
+    return Response(orjson.dumps({"batches": described[:KEPT_BATCHES]}), media_type="application/json")
+
+
+async def tell_batches(service: Service, _given: Any = None) -> list[dict[str, Any]]:
+    """Tell of this worker's last batches, newest first."""
     service.telemetry.settle()
-    described = [_describe_batch(batch) for batch in reversed(service.telemetry.batches)]
-    return Response(orjson.dumps({"batches": described}), media_type="application/json")
+    return [_describe_batch(batch) for batch in reversed(service.telemetry.batches)]
 
 
 def _look(model: ServedModel, forecast: Forecast) -> prometheus.Gauges:

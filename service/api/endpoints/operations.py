@@ -1,5 +1,6 @@
 """What operators ask: is it alive, is it ready, what is it."""
 
+import os
 import platform
 import time
 from typing import Any, Literal
@@ -13,11 +14,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service import __version__, errors
-from service.api import problems
-from service.api.routing import Route, service_of
-from service.batching.jobs import Forecast
+from service.api import fellows, problems
+from service.api.routing import Route, Service, service_of
+from service.api.worker import Staff
 from service.catalogue.models import ServedModel
 from service.costs.measure import Arrangement
+from service.costs.memory import resident_bytes
+
+NONE = (0, 0, 0.0)  # what a worker tells of a model that it does not serve
 
 
 class Health(BaseModel):
@@ -29,18 +33,20 @@ class Health(BaseModel):
 class Performance(BaseModel):
     """What was measured of the encoder on this machine, and what real runs say of it."""
 
-    cpus: int = Field(description="CPUs this process may keep busy, by affinity, quota and how many processes serve.")
-    runners: int = Field(description="Batches that run at the same time.")
+    cpus: int = Field(description="CPUs that all workers may keep busy together, by affinity and quota.")
+    runners: int = Field(
+        description="Batches that run at the same time in a worker while the others are idle, else its share of them."
+    )
     threads: int = Field(description="Threads within one run.")
     arrangements: list[Arrangement] = Field(description="Those tried, the chosen one first.")
     cached: bool = Field(description="Whether the measurements of an earlier start were used.")
     shapes_measured: int = Field(description="Batches, rows by steps, whose time is known; idle time adds to them.")
-    runs: int = Field(description="Real runs since the start.")
+    runs: int = Field(description="Real runs since the start, of all workers.")
     prediction_error: float = Field(description="Usual distance of a run's time from its prediction, in parts of it.")
     correction: float = Field(description="What real runs take over what was measured; predictions hold it already.")
     loaded_correction: float = Field(description="The same of runs while all runners were at work.")
-    waiting_sequences: int = Field(description="Sequences in the queue.")
-    wait_seconds: float = Field(description="Until all that waits now should have its runner.")
+    waiting_sequences: int = Field(description="Sequences in the queues of all workers.")
+    wait_seconds: float = Field(description="Until all that waits now should have its runner, in whichever worker.")
 
 
 class ModelInfo(BaseModel):
@@ -71,11 +77,28 @@ class RefusedArtifact(BaseModel):
     reason: str
 
 
+class WorkerInfo(BaseModel):
+    """One of the processes that serve."""
+
+    number: int
+    pid: int
+    resident_bytes: int = Field(description="Memory it holds; part of it is shared with the others.")
+
+
+class WorkersInfo(BaseModel):
+    """The processes that serve."""
+
+    number: int
+    why: str = Field(description="What decided how many there are.")
+    answering: list[WorkerInfo] = Field(description="Those that answered within a second.")
+
+
 class Info(BaseModel):
     """What this service is, and every limit in force."""
 
     version: str
     default_model: str | None = Field(description="What a request is for that names none; null if it must.")
+    workers: WorkersInfo
     models: list[ModelInfo] = Field(description="By name, and of each the newest version first.")
     refused: list[RefusedArtifact]
     settings: dict[str, Any] = Field(description="Every setting in force.")
@@ -103,26 +126,44 @@ async def info(request: Request) -> Response:
         "numpy": np.__version__,
         "fastapi": fastapi.__version__,
     }
-    now, queues = time.perf_counter(), service.engine.queues
-    settings = service.settings.model_dump(mode="json")
+    staff = service.worker.staff if service.worker else Staff()
+    own = await tell_state(service)
+    told = [own, *filter(None, (await fellows.ask_others(service.worker, "state")).values())]
     return _json(
         Info(
             version=__version__,
             default_model=service.models.default_name,
+            workers=WorkersInfo(
+                number=staff.number, why=staff.why, answering=[WorkerInfo(**one["worker"]) for one in told]
+            ),
             models=[
-                _describe_model(model, service.models.names_of(model), queues.forecast(model.queue, now))
+                _describe_model(
+                    model, service.models.names_of(model), [one["models"].get(model.full_name, NONE) for one in told]
+                )
                 for model in service.models
             ],
             refused=[
                 RefusedArtifact(file=one.file, reason=one.reason) for one in service.repository.index() if one.reason
             ],
-            settings=settings,
+            settings=service.settings.model_dump(mode="json"),
             versions=versions,
         )
     )
 
 
-def _describe_model(model: ServedModel, names: list[str], forecast: Forecast) -> ModelInfo:
+async def tell_state(service: Service, _given: Any = None) -> dict[str, Any]:
+    """Tell of this worker, and of each model the runs since the start, the sequences that wait and for how long."""
+    now, queues = time.perf_counter(), service.engine.queues
+    models = {}
+    for model in service.models:
+        forecast = queues.forecast(model.queue, now)
+        models[model.full_name] = model.calibrator.costs.runs, forecast.sequences, forecast.seconds
+    number = service.worker.number if service.worker else 0
+    worker = {"number": number, "pid": os.getpid(), "resident_bytes": resident_bytes()}
+    return {"worker": worker, "models": models}
+
+
+def _describe_model(model: ServedModel, names: list[str], told: list[tuple[int, int, float]]) -> ModelInfo:
     session = model.session
     return ModelInfo(
         name=model.name,
@@ -139,12 +180,13 @@ def _describe_model(model: ServedModel, names: list[str], forecast: Forecast) ->
         outputs=list(session.outputs),
         dim=session.dim,
         memory_bytes=model.memory_bytes,
-        performance=_describe_performance(model, forecast),
+        performance=_describe_performance(model, told),
         manifest=session.manifest.summary() if session.manifest else None,
     )
 
 
-def _describe_performance(model: ServedModel, forecast: Forecast) -> Performance:
+def _describe_performance(model: ServedModel, told: list[tuple[int, int, float]]) -> Performance:
+    runs, waiting, seconds = zip(*told, strict=True)
     calibrator, costs = model.calibrator, model.calibrator.costs
     chosen = calibrator.arrangements[0]
     return Performance(
@@ -154,12 +196,12 @@ def _describe_performance(model: ServedModel, forecast: Forecast) -> Performance
         arrangements=calibrator.arrangements,
         cached=calibrator.is_cached,
         shapes_measured=len(costs.measured),
-        runs=costs.runs,
+        runs=sum(runs),
         prediction_error=round(costs.error, 4),
         correction=round(costs.factors[False], 4),
         loaded_correction=round(costs.factors[True], 4),
-        waiting_sequences=forecast.sequences,
-        wait_seconds=round(forecast.seconds, 6),
+        waiting_sequences=sum(waiting),
+        wait_seconds=round(max(seconds), 6),
     )
 
 

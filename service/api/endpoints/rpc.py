@@ -13,7 +13,7 @@ from starlette.responses import Response
 from service import __version__, errors
 from service.api import encoding
 from service.api.endpoints.kserve import PLATFORM
-from service.api.endpoints.repository import MAX_BODY_BYTES, list_artifacts
+from service.api.endpoints.repository import MAX_BODY_BYTES, list_artifacts, load_in_all, unload_in_all
 from service.api.routing import Access, Endpoint, Route, read_body, service_of
 from service.catalogue.models import ServedModel
 from service.codecs.kserve import inference, messages
@@ -74,21 +74,21 @@ async def infer(request: Request) -> Response:
 async def list_states(request: Request) -> Response:
     """List every artifact, and why it is not served, if it is not."""
     asked = await _read("RepositoryIndexRequest", request)
-    states = [state.model_dump() for state in list_artifacts(request, ready=asked.ready)]
+    states = await list_artifacts(service_of(request), ready=asked.ready)
     return _answer("RepositoryIndexResponse", models=states)
 
 
 async def load(request: Request) -> Response:
-    """Answer once the model is served as its file has it."""
+    """Answer once all workers serve the model as its file has it."""
     name = _name_artifact(await _read("RepositoryModelLoadRequest", request))
-    await service_of(request).repository.load(name)
+    await load_in_all(service_of(request), name)
     return _answer("RepositoryModelLoadResponse", model_name=name, isLoaded=True)
 
 
 async def unload(request: Request) -> Response:
-    """Answer once the model takes no more requests; those under way are answered by it."""
+    """Answer once the model takes no more requests in any worker; those under way are answered by it."""
     name = _name_artifact(await _read("RepositoryModelUnloadRequest", request))
-    await service_of(request).repository.unload(name)
+    await unload_in_all(service_of(request), name)
     return _answer("RepositoryModelUnloadResponse", model_name=name, isUnloaded=True)
 
 

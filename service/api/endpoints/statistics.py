@@ -86,12 +86,12 @@ async def refuse_config(_request: Request) -> Response:
 
 
 async def _describe(request: Request, asked: str | None) -> Response:
-    """Tell of the models of a name, or of all, whichever process they were asked of."""
+    """Tell of the models of a name, or of all, whichever worker they were asked of."""
     service = service_of(request)
     if asked is not None:
         service.models.find(asked)
     others: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
-    for told in (await monitoring.ask_others(service)).values():
+    for _, told in await monitoring.ask_counts(service):
         for model in told.statistics:
             others[model["name"], model["version"]].append(model)
     own = [

@@ -128,7 +128,7 @@ def _choose_options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.keepalive_time_ms", 1000 * PING_SECONDS),
         ("grpc.keepalive_timeout_ms", 1000 * settings.keep_alive_seconds),
         ("grpc.http2.min_ping_interval_without_data_ms", 1000 * PING_SECONDS // 6),
-        ("grpc.so_reuseport", int(settings.processes > 1)),
+        ("grpc.so_reuseport", int(settings.workers > 1)),
     ]
 
 
