@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import os
 import socket
 import sys
 import threading
@@ -19,8 +18,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
 from service import __version__
-from service.api.endpoints import monitoring
-from service.api.worker import Worker
+from service.api import fellows
+from service.api.endpoints import whole
+from service.api.worker import Shared, Staff, Worker
 from service.app import create_app
 from service.batching.jobs import Entry, Job, Run
 from service.batching.queue import Bounds
@@ -386,22 +386,23 @@ def test_a_question_between_processes_closes_its_socket(
         asked.append(call(worker, number))
         return asked[-1]
 
-    async def ask() -> tuple[int, dict[int, monitoring.Told]]:
+    async def ask() -> tuple[int, dict[int, Any]]:
         app = create_app(Settings(model=artifact))
         async with app.fallback.router.lifespan_context(app.fallback):
             service = app.state.service
             with closing(socket.socket()) as unused:
+                staff = Staff(2)
+                shared = Shared.among(staff, has_rates=False)
                 service.worker, other = (
-                    Worker(number, 2, unused, f"test-{os.getpid()}", bytes(32)) for number in (0, 1)
+                    Worker(number, staff, unused, shared, shared.board.view(number)) for number in (0, 1)
                 )
                 if answers:
-                    telling = asyncio.create_task(monitoring.tell_others(service, other))
+                    telling = asyncio.create_task(whole.tell_others(service, other))
                     await asyncio.sleep(0)
                 else:
-                    monkeypatch.setattr(monitoring, "ASK_SECONDS", 0.05)
                     silent = other.listen()
                     silent.listen()
-                told = await monitoring.ask_others(service)
+                told = await fellows.ask_others(service.worker, "counts", seconds=60.0 if answers else 0.05)
                 service.worker = None
                 await asyncio.sleep(0)  # in which a transport that was closed lets go of its socket
                 await asyncio.sleep(0)
@@ -420,4 +421,4 @@ def test_a_question_between_processes_closes_its_socket(
     finally:
         gc.enable()
     assert handle == -1
-    assert bool(told[1].metrics) == answers
+    assert bool(told[1]) == answers

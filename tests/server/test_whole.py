@@ -23,7 +23,7 @@ from service.api.meter import SLOTS, Rates, StepMeter
 from service.observing import prometheus
 from tests.conftest import draw_sequences
 from tests.encoder.test_session import edit_manifest
-from tests.server.test_processes import TWO, children_of, is_there, wait_until
+from tests.server.test_processes import TWO, children_of, wait_until
 
 BODY = orjson.dumps({"sequences": [steps.tolist() for steps in draw_sequences([3, 1])]})
 KEY, ADMIN = "k" * 16, "a" * 16
@@ -103,7 +103,7 @@ def test_no_counter_falls_if_a_worker_is_killed(artifact: Path) -> None:
         assert count_answers(callers[0]) == [6]
         for child in children_of(process):  # first one, then the other
             os.kill(child, signal.SIGKILL)
-            wait_until(lambda gone=child: not is_there(gone) and len(children_of(process)) == 2)  # type: ignore[misc]
+            wait_until(lambda gone=child: is_replaced(process, gone))  # type: ignore[misc]
             seen: list[list[float]] = []
             wait_until(lambda found=seen: is_whole(url, found))  # type: ignore[misc]
             assert seen
@@ -111,6 +111,12 @@ def test_no_counter_falls_if_a_worker_is_killed(artifact: Path) -> None:
         with closing(Caller(url)) as caller:
             (told,) = caller.ask("GET", "/v2/models/stats")[1]["model_stats"]
             assert told["inference_count"] == 12
+
+
+def is_replaced(process: Any, gone: int) -> bool:
+    """Whether the first process has seen that a worker ended, and started another in its place."""
+    there = children_of(process)
+    return gone not in there and len(there) == 2
 
 
 def is_whole(url: str, seen: list[list[float]]) -> bool:
@@ -231,7 +237,7 @@ def test_an_admin_loads_and_unloads_in_all_workers(artifact: Path, tmp_path: Pat
         assert states() == {("UNAVAILABLE", "it was unloaded")}
         victim = children_of(process)[0]
         os.kill(victim, signal.SIGKILL)
-        wait_until(lambda: not is_there(victim) and len(children_of(process)) == 2)
+        wait_until(lambda: is_replaced(process, victim))
         with closing(Caller(url, ADMINS)) as third:
             wait_until(lambda: len(count_connections(third)) == 2)
             index = third.ask("POST", "/v2/repository/index")[1]
