@@ -3,6 +3,7 @@
 - `service`: the service beside its peers and the raw limit.
 - `tune`: the fastest settings of a peer.
 - `scale`: the service and its peers by CPUs.
+- `workers`: the service with one worker and with more.
 - `gpu`: encoders on CUDA, proven and timed beside torch.
 - `ledger`: what each layer costs a request, in instructions.
 - `counted`, `bytecodes`: what the ledger counts: under callgrind, or the interpreter's own.

@@ -25,6 +25,7 @@ logger = logging.getLogger("lengthwise")
 
 LATE_SECONDS = 1.0  # without any, before others are preferred
 HUNG_SECONDS = 30.0  # and before a process is ended: its event loop stands still
+START_SECONDS = 300.0  # before one is ended that takes the place of another and does not come to serve
 AGAIN_SECONDS = 1.0  # before a process is started anew that could not be, or ended while it started
 END_SECONDS = 15.0  # after the time to drain, before what is left is ended
 MOST_HANDED = 200  # connections on their way to a process; a channel holds some more
@@ -139,8 +140,10 @@ class _Supervisor:
 
     def _end_hung(self, now: float) -> None:
         for process in self._processes.values():
-            if process.is_ready and now - process.heard > HUNG_SECONDS:
-                logger.error("Process %d was not heard of for %g s, and is ended", process.pid, HUNG_SECONDS)
+            # Only the first one measures, which may take as long as it does.
+            most = HUNG_SECONDS if process.is_ready else START_SECONDS if self._is_listening else inf
+            if now - process.heard > most:
+                logger.error("Process %d was not heard of for %g s, and is ended", process.pid, most)
                 process.heard, process.is_leaving = inf, True
                 os.kill(process.pid, signal.SIGKILL)
 

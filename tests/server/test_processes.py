@@ -154,11 +154,27 @@ def test_one_that_stands_still_is_replaced(artifact: Path) -> None:
 
 def test_where_all_stand_still_all_are_replaced(artifact: Path) -> None:
     """None of them is taken for one that could not start."""
-    with start_patched("workers.HUNG_SECONDS = 3.0", artifact) as (process, _):
+    patch = "workers.HUNG_SECONDS, workers.START_SECONDS = 3.0, 10.0"  # one may be stopped before it serves
+    with start_patched(patch, artifact) as (process, _):
         victims = children_of(process)
         for victim in victims:
             os.kill(victim, signal.SIGSTOP)
         wait_until(lambda: len(children_of(process)) == 2 and not set(victims) & set(children_of(process)))
+
+
+def test_one_that_stands_still_while_it_starts_is_replaced(artifact: Path) -> None:
+    """One that takes another's place and does not come to serve is ended, too."""
+    patch = (
+        "workers.HUNG_SECONDS, workers.START_SECONDS = 600.0, 5.0; fork, stops = os.fork, iter([0, 0, 1]); "
+        "stop = lambda pid: pid or os.kill(os.getpid(), 19) or 0; "
+        "os.fork = lambda: (stop if next(stops, 0) else int)(fork())"
+    )
+    with start_patched(patch, artifact) as (process, log):
+        victim, other = children_of(process)
+        os.kill(victim, signal.SIGKILL)
+        assert any("was not heard of for 5 s" in line for line in log)
+        wait_until(lambda: len(children_of(process)) == 2 and victim not in children_of(process))
+        assert other in children_of(process)
 
 
 def test_where_the_first_stands_still_nobody_is_ended(artifact: Path) -> None:
