@@ -9,8 +9,11 @@ from service.costs.memory import available_bytes
 from service.settings import Settings
 
 MIB = 2**20
-WORKER_BYTES = 64 * MIB  # what a worker takes beside its models and what all share; measured under full load
-MODEL_COPIES = 3  # of a model's file: what a worker takes of memory to serve it, measured
+# What a worker has to itself under load was 46 MB for a file of 0.2 MB, 158 MB for 3.2 MB and 202 MB for 12.6 MB, and
+# what all share was 66 to 74 MB (`python -m bench workers`); so much is counted for each of them, and a little more.
+WORKER_BYTES = 48 * MIB  # beside its models
+MODEL_COPIES = 3  # of a model's file
+RUN_COPIES, RUN_BYTES = 36, 112 * MIB  # what its runs take: so many times its file, and no more than that
 FIRST_BYTES = 96 * MIB  # what all share, and the first process holds
 KEPT = 0.8  # of the free memory is given out; runs and answers of unusual size need the rest
 
@@ -28,13 +31,13 @@ def choose_staff(settings: Settings) -> Staff:
 def count_workers(cpus: int, free_bytes: int | None, model_bytes: int, *, is_linux: bool = True) -> tuple[int, str]:
     """Return how many workers serve best, and why.
 
-    Two CPUs are used best by two workers: the event loop of one leaves half of the machine idle. On more CPUs a worker
-    for every two was best, since each has a loop and a runner that work at the same time.
+    Two CPUs are used best by two workers: the event loop of one leaves half of the machine idle. On 16 CPUs eight
+    services side by side were best, since each has an event loop and a runner that work at the same time.
 
     Args:
-        cpus: that may be kept busy.
-        free_bytes: of memory; None if that is not known.
-        model_bytes: of the files of all models.
+        cpus: how many CPUs may be kept busy.
+        free_bytes: the memory that is free; None if that is not known.
+        model_bytes: the memory that a worker takes for its models.
         is_linux: whether several processes can share a port here.
     """
     if not is_linux:
@@ -42,7 +45,7 @@ def count_workers(cpus: int, free_bytes: int | None, model_bytes: int, *, is_lin
     if cpus == 1:
         return 1, "there is one CPU"
     wanted = max(2, cpus // 2)
-    each = WORKER_BYTES + MODEL_COPIES * model_bytes
+    each = WORKER_BYTES + model_bytes
     room = wanted if free_bytes is None else int((KEPT * free_bytes - FIRST_BYTES) // each)
     if room < wanted:
         sizes = f"{free_bytes // MIB if free_bytes else 0} MiB are free and a worker takes {each // MIB} MiB"
@@ -51,10 +54,11 @@ def count_workers(cpus: int, free_bytes: int | None, model_bytes: int, *, is_lin
 
 
 def weigh_models(settings: Settings) -> int:
-    """Return the bytes of all artifacts that are served; those that cannot be read count as none."""
+    """Return the memory that a worker takes for all its models; a file that cannot be read counts as none."""
     place: Path = settings.models or settings.model
     try:
         files = [*place.glob("*.onnx")] if place.is_dir() else [place]
-        return sum(file.stat().st_size for file in files)
+        sizes = [file.stat().st_size for file in files]
     except OSError:
         return 0
+    return sum(MODEL_COPIES * size + min(RUN_COPIES * size, RUN_BYTES) for size in sizes)

@@ -6,6 +6,7 @@ from itertools import count
 import pytest
 
 from service.batching.jobs import Job
+from service.batching.policy import AFAR
 from service.batching.queue import Bounds
 from service.batching.sharing import Queues
 from service.costs.board import COMPANY_SECONDS, LOOK_SECONDS, Board
@@ -117,3 +118,15 @@ def test_the_bound_on_waiting_steps_is_of_all_workers() -> None:
         queues.require_room([queue], 100.0)
     other.tell(101.0, 1, [])
     queues.submit(queue, Job([1]), 101.0)
+
+
+def test_runs_of_a_gpu_leave_others_their_cpus() -> None:
+    """If another process runs the batches, a busy worker beside this one is no reason for fewer runs."""
+    one, other = make_views(2, 2)
+    other.tell(100.0, 3, [])
+    queues = Queues(3, AFAR, one)
+    queue = queues.open(COSTS, Bounds(1000, 10_000))
+    for _ in range(3):
+        queues.submit(queue, Job([100] * 8), 100.0)
+    assert len([*queues.schedule(100.0)]) == 3
+    assert queues.is_alone(100.0)

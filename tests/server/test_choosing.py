@@ -10,7 +10,7 @@ import pytest
 from service.costs.cgroups import walk_groups
 from service.costs.memory import available_bytes
 from service.server import choosing
-from service.server.choosing import FIRST_BYTES, KEPT, MIB, MODEL_COPIES, WORKER_BYTES, count_workers, weigh_models
+from service.server.choosing import FIRST_BYTES, KEPT, MIB, RUN_BYTES, WORKER_BYTES, count_workers, weigh_models
 from service.settings import Settings
 
 PLENTY = 2**40
@@ -25,7 +25,7 @@ def test_there_is_a_worker_for_every_two_cpus_and_two_for_two(cpus: int, expecte
 @pytest.mark.parametrize("model_bytes", [0, 300 * MIB])
 def test_memory_bounds_the_workers(model_bytes: int) -> None:
     """As many as fit beside what they share; if not even one fits, there is one."""
-    each = WORKER_BYTES + MODEL_COPIES * model_bytes
+    each = WORKER_BYTES + model_bytes
     for number in range(1, 9):
         enough = int((FIRST_BYTES + number * each) / KEPT) + 1
         found, why = count_workers(16, enough, model_bytes)
@@ -50,11 +50,14 @@ def test_a_number_that_is_set_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_models_are_weighed_by_their_files(tmp_path: Path) -> None:
-    """One artifact, or all of a folder; what is not there weighs nothing, and ends the start later."""
+    """One artifact, or all of a folder, with what their runs take; what is not there weighs nothing."""
     for name, size in (("a.onnx", 5), ("b.onnx", 7), ("note.txt", 11)):
         (tmp_path / name).write_bytes(bytes(size))
-    assert weigh_models(Settings(model=tmp_path / "a.onnx")) == 5
-    assert weigh_models(Settings(models=tmp_path)) == 12
+    assert weigh_models(Settings(model=tmp_path / "a.onnx")) == 39 * 5
+    assert weigh_models(Settings(models=tmp_path)) == 39 * 12
+    with (tmp_path / "b.onnx").open("ab") as large:
+        large.truncate(16 * MIB)
+    assert weigh_models(Settings(models=tmp_path)) == 39 * 5 + 3 * 16 * MIB + RUN_BYTES
     assert weigh_models(Settings(model=tmp_path / "none.onnx")) == 0
 
 
