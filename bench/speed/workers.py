@@ -16,7 +16,7 @@ from bench.load.drive import name_generator
 from bench.load.launch import make_models
 from bench.load.servers import OURS, Running, find_family, start
 from bench.load.workloads import MODELS
-from bench.speed.measure import Figures, Task, load_server, plan_tasks, warm_up, write_requests
+from bench.speed.measure import DrawnWorkload, Figures, draw_workloads, load_server, warm_up, write_requests
 from bench.speed.report import align
 from bench.speed.service import note
 from service.costs.cpus import available_cpus
@@ -33,16 +33,16 @@ COLUMNS = {
 }
 
 
-def measure_number(model: Path, tasks: list[Task], processes: str, seconds: float) -> Figures:
+def measure_number(model: Path, workloads: list[DrawnWorkload], processes: str, seconds: float) -> Figures:
     """Start the service with so many workers, and measure it."""
     server = replace(OURS, processes=processes)
     figures: Figures = {}
-    first = write_requests(tasks[0], server.wire)[0]
+    first = write_requests(workloads[0], server.wire)[0]
     with start(server, server.prepare(model.parent), model, first, model.with_suffix(".log")) as running:
-        for task in tasks:
-            warm_up(running, server.wire, task, WARM_SECONDS)
-            found = load_server(running, server.wire, task, seconds)
-            is_lone = task.name == "B" and task.in_flight == 1
+        for drawn in workloads:
+            warm_up(running, server.wire, drawn, WARM_SECONDS)
+            found = load_server(running, server.wire, drawn, seconds)
+            is_lone = drawn.name == "B" and drawn.in_flight == 1
             figures |= {name.replace("B.", f"{LONE}.") if is_lone else name: value for name, value in found.items()}
             figures |= {} if is_lone else weigh(running)
     return figures
@@ -79,13 +79,13 @@ def main(arguments: list[str] | None = None) -> None:
     document: dict[str, object] = {"bench": "workers", "cpus": available_cpus(), "generator": name_generator()}
     for name in options.models:
         model = folder / f"{name}.onnx"
-        tasks = plan_tasks(model, ("S", "B"))
-        tasks.append(replace(tasks[-1], connections=1))
+        workloads = draw_workloads(model, ("S", "B"))
+        workloads.append(replace(workloads[-1], connections=1))
         rounds: dict[str, list[Figures]] = defaultdict(list)
         for number in range(options.rounds):
             for processes in options.processes:
                 note(f"{name}, round {number + 1}: {processes}")
-                rounds[processes].append(measure_number(model, tasks, processes, options.seconds))
+                rounds[processes].append(measure_number(model, workloads, processes, options.seconds))
         medians = {
             processes: {column: statistics.median(one[column] for one in found) for column in ("workers", *COLUMNS)}
             for processes, found in rounds.items()
