@@ -17,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
 from bench.load.launch import start_service
+from bench.load.servers import find_port
 from service.api import fellows
 from service.api.endpoints import repository
 from service.api.meter import SLOTS, Rates, StepMeter
@@ -244,6 +245,19 @@ def test_an_admin_loads_and_unloads_in_all_workers(artifact: Path, tmp_path: Pat
             assert [one["reason"] for one in index] == ["it was unloaded"]  # in the new one, too
             assert third.ask("POST", "/v2/repository/models/made/load")[0] == 200
             assert third.ask("POST", "/encode", BODY)[0] == 200
+
+
+def test_a_call_of_grpc_unloads_in_all_workers(artifact: Path) -> None:
+    """What admins change by gRPC holds for all workers, as it does by HTTP."""
+    grpc = pytest.importorskip("grpc")
+    messages = pytest.importorskip("service.codecs.kserve.messages")
+    port = find_port()
+    flags = ("--model", str(artifact), "--admin-key", ADMIN, "--grpc-port", str(port))
+    with serve_both(*flags, headers=ADMINS) as (_, _, callers), grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        unload = channel.unary_unary(f"/{messages.SERVICE}/RepositoryModelUnload")
+        asked = messages.message("RepositoryModelUnloadRequest", model_name="made").SerializeToString()
+        unload(asked, metadata=[("authorization", f"Bearer {ADMIN}")], timeout=60)
+        assert [caller.ask("POST", "/encode", BODY)[0] for caller in callers] == [404, 404]
 
 
 def test_a_worker_that_does_not_follow_is_named(
