@@ -231,8 +231,10 @@ class Queues:
     def _refuse_excess(self, queue: Queue, steps: int, own_seconds: float, now: float) -> None:
         """Refuse so many steps if the queue has no room for them after `own_seconds` of its own model's work."""
         bounds = queue.bounds
-        steps_there, seconds_there = self._company.waiting_elsewhere(queue.place, now) if self._company else (0, 0.0)
-        waiting_steps = queue.waiting_steps + steps_there
+        waiting_steps, seconds_there = queue.waiting_steps, 0.0
+        if self._company:
+            steps_there, seconds_there = self._company.waiting_elsewhere(queue.place, now)
+            waiting_steps += steps_there
         if waiting_steps + steps > bounds.max_queue_steps:
             seconds = max(self.forecast(queue, now).seconds, seconds_there / self._most)
             raise QueueFull(waiting_steps, bounds.max_queue_steps, "steps", seconds)
