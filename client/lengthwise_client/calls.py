@@ -23,11 +23,13 @@ from lengthwise_client.errors import (
     Refused,
     Unreachable,
 )
-from lengthwise_client.formats import Encoded, Options, choose, join
+from lengthwise_client.formats import Encoded, Format, Options, choose, join
 from lengthwise_client.parts import Part, Sequences, Served, cut
 from lengthwise_client.retries import wait_after_answer, wait_after_failure
 
 T = TypeVar("T")
+
+Choose: TypeAlias = Callable[[int | None, Options, object], Format]
 
 LONGEST_TIMEOUT_MS = 999_999_999  # that the service reads
 DEADLINE_PROBLEMS = "urn:lengthwise:problem:deadline-"
@@ -112,6 +114,7 @@ class Calls:
         retries: int,
         model: str | None = None,
         clock: Callable[[], float] = time.monotonic,
+        choose_format: Choose | None = None,
     ) -> None:
         """Keep what all calls share.
 
@@ -121,12 +124,14 @@ class Calls:
             retries: the most tries of one request after its first.
             model: the name of the model for calls that give none; None for the service's default.
             clock: a function that returns seconds, counted from any moment.
+            choose_format: chooses the format of a part, by what the model reads, what is asked and its first sequence.
         """
         self._url = url
         self._timeout = timeout
         self._retries = retries
         self._model = model
         self._clock = clock
+        self._choose = choose if choose_format is None else choose_format
         self._served: dict[str | None, Served] = {}
 
     def info(self) -> Call[dict[str, Any]]:
@@ -176,7 +181,7 @@ class Calls:
         self, sequences: Sequences, options: Options, served: Served, allow: Callable[[], Deadline]
     ) -> Iterator[Call[Encoded]]:
         models: set[str] = set()
-        for part in cut(sequences, served, partial(choose, served.features, options)):
+        for part in cut(sequences, served, partial(self._choose, served.features, options)):
             yield self._encode_part(part, allow(), models)
 
     def _encode_part(self, part: Part, deadline: Deadline, models: set[str]) -> Call[Encoded]:

@@ -5,6 +5,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from importlib import import_module
 from itertools import chain, islice
 from threading import Event
 from typing import Any, Self, TypeVar
@@ -21,6 +22,11 @@ T = TypeVar("T")
 TIMEOUT_SECONDS = 60.0
 # Idle connections are dropped before the service drops them, after 65 s, so that none is found dead.
 CONNECTIONS = httpx.Limits(max_connections=None, max_keepalive_connections=100, keepalive_expiry=60)
+
+
+def load_rpc(url: str) -> Any:
+    """Return the module that speaks gRPC, if that is what an address asks for; else None."""
+    return import_module("lengthwise_client.rpc") if url.startswith(("grpc://", "grpcs://")) else None
 
 
 class Client:
@@ -47,7 +53,8 @@ class Client:
         """Prepare connections; the first call opens one.
 
         Args:
-            url: the service's address.
+            url: the service's address; `grpc://HOST:PORT`, or `grpcs://` with TLS, for its port of gRPC, which needs
+                the extra `grpc`.
             model: the name of the model for calls that give none; None for the service's default.
             key: the key that the service asks for, sent as `Authorization: Bearer KEY`.
             timeout: seconds that a call may take if it does not say; `inf` for any time.
@@ -58,8 +65,12 @@ class Client:
 
         Raises:
             ValueError: both a key and the header `Authorization` are given.
+            ImportError: gRPC is asked for, and the extra `grpc` is not installed.
         """
-        self._calls = Calls(url, timeout, retries, model)
+        rpc = load_rpc(url)
+        if rpc and transport is None:
+            transport = rpc.RpcTransport(url)
+        self._calls = Calls(url, timeout, retries, model, choose_format=rpc and rpc.choose)
         self._http = httpx.Client(base_url=url, headers=bring(key, headers), transport=transport, limits=CONNECTIONS)
         self._threads = ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="lengthwise-client")
         self._sleep = sleep
@@ -223,7 +234,10 @@ class AsyncClient:
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
         """Prepare connections; see `Client`."""
-        self._calls = Calls(url, timeout, retries, model)
+        rpc = load_rpc(url)
+        if rpc and transport is None:
+            transport = rpc.AsyncRpcTransport(url)
+        self._calls = Calls(url, timeout, retries, model, choose_format=rpc and rpc.choose)
         self._http = httpx.AsyncClient(
             base_url=url, headers=bring(key, headers), transport=transport, limits=CONNECTIONS
         )

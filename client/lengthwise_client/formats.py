@@ -5,7 +5,7 @@ from base64 import b64decode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 from urllib.parse import urlencode
 
 import httpx
@@ -93,7 +93,7 @@ class Json:
         if isinstance(sequences[0], str):
             fields["texts"] = sequences
         else:
-            fields["sequences"] = [array.tolist() for array in _to_arrays(sequences, first, self.features)]
+            fields["sequences"] = [array.tolist() for array in to_arrays(sequences, first, self.features)]
         return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
 
     def read(self, response: httpx.Response) -> Encoded:
@@ -151,7 +151,7 @@ class Npz:
             sequences: at least one.
             first: index of the first of them among the caller's.
         """
-        arrays = _to_arrays(sequences, first, self.features)
+        arrays = to_arrays(sequences, first, self.features)
         file = BytesIO()
         np.savez(
             file, values=np.concatenate(arrays), lengths=np.array([len(array) for array in arrays], dtype=np.int64)
@@ -164,7 +164,29 @@ class Npz:
         return Encoded(embeddings.astype(np.float32, copy=False))
 
 
-Format: TypeAlias = Json | Npz
+class Format(Protocol):
+    """How a part is written, where it is sent, and how its answer is read."""
+
+    @property
+    def frame_bytes(self) -> int:
+        """All of a body but its sequences, at most."""
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The headers of the request."""
+
+    @property
+    def path(self) -> str:
+        """The path of the request."""
+
+    def bound_bytes(self, sequence: Any) -> int:
+        """Return the bytes that a sequence cannot exceed in the body."""
+
+    def write(self, sequences: Sequence[npt.ArrayLike], first: int) -> bytes:
+        """Write a body of at least one sequence, the first of which has that index among the caller's."""
+
+    def read(self, response: httpx.Response) -> Encoded:
+        """Read an answer."""
 
 
 def choose(features: int | None, options: Options, sequence: object) -> Format:
@@ -173,7 +195,7 @@ def choose(features: int | None, options: Options, sequence: object) -> Format:
     return Npz(features, options) if is_plain else Json(features, options)
 
 
-def _to_arrays(sequences: Sequence[npt.ArrayLike], first: int, features: int | None) -> list[npt.NDArray[Any]]:
+def to_arrays(sequences: Sequence[npt.ArrayLike], first: int, features: int | None) -> list[npt.NDArray[Any]]:
     """Make of each sequence what the model reads: `(t_i, F)` float32, or `(t_i,)` int64.
 
     Args:

@@ -19,6 +19,8 @@ from service.catalogue.models import ServedModel
 from service.codecs.kserve import inference, messages
 from service.codecs.question import Question
 
+LIMITS = ("max_request_steps", "max_queue_steps", "max_body_bytes")  # what a client cuts its requests by
+
 
 async def live(request: Request) -> Response:
     """Answer while the event loop turns, and runs end if requests wait."""
@@ -44,7 +46,10 @@ async def describe_model(request: Request) -> Response:
     described = inference.describe_tensors(model.session, model.spec)
     tensors = {kind: [tensor.model_dump() for tensor in found] for kind, found in described.items()}
     versions = [one.version for one in service_of(request).models if one.name == model.name]
-    return _answer("ModelMetadataResponse", name=model.name, versions=versions, platform=PLATFORM, **tensors)
+    settings = service_of(request).settings
+    properties = {name: str(getattr(settings, name)) for name in LIMITS} | {"sha256": model.session.sha256}
+    head = {"name": model.name, "versions": versions, "platform": PLATFORM, "properties": properties}
+    return _answer("ModelMetadataResponse", **head, **tensors)
 
 
 async def is_model_ready(request: Request) -> Response:
