@@ -10,6 +10,7 @@
 - `measure`, `raw`: its loops over one server, and ONNX Runtime alone.
 - `report`, `plot`: its tables and figures.
 - `codecs`: decoding and encoding each format.
+- `rpc`: gRPC beside npz and JSON over HTTP.
 - `cost`: predicted times of runs, against measured ones.
 - `schedule`: the queue alone.
 - `start`: from process start to ready.

@@ -21,9 +21,11 @@ import pyarrow as pa
 
 from bench.load.launch import make_models
 from bench.load.workloads import MODELS, Steps
+from bench.speed.rpc import write_message
 from service.codecs.binary import arrow, npy, npz
 from service.codecs.json import ndjson, ragged
 from service.codecs.json.plain import Bounds
+from service.codecs.kserve import inference, messages
 from service.codecs.options import AnswerOptions
 from service.encoder.sequences import Answer, InputSpec, Sequences, pad_batch
 from service.encoder.session import EncoderSession, open_session
@@ -61,6 +63,7 @@ def write_bodies(sequences: list[Steps]) -> dict[str, bytes]:
         "npz": file.getvalue(),
         "npy": npy.write_array(values),  # one sequence of all the steps
         "arrow": sink.getvalue(),
+        "gRPC": write_message(sequences)[5:],
     }
 
 
@@ -95,6 +98,13 @@ def list_timed(session: EncoderSession, sequences: list[Steps]) -> list[Timed]:
             ndjson.write_embedding(row, one, encoding_format) for row, one in enumerate(answer.embeddings)
         )
 
+    signature = inference.Signature(spec, {"embedding": "embedding"}, "model", "1", LIMITS)
+    message = messages.parse(messages.decode("ModelInferRequest", bodies["gRPC"]), signature)
+
+    def decode_message() -> Sequences:
+        request = messages.decode("ModelInferRequest", bodies["gRPC"])
+        return cast("Sequences", messages.parse(request, signature).read(spec))
+
     return [
         Timed("the model", "run", lambda: session.run(batch)),
         Timed("orjson + numpy", "decode", lambda: decode_plainly(bodies["json"])),
@@ -103,11 +113,13 @@ def list_timed(session: EncoderSession, sequences: list[Steps]) -> list[Timed]:
         Timed("npz", "decode", check(lambda: npz.read(bodies["npz"], spec, 2**25))),
         Timed("npy", "decode", check(lambda: npy.read(bodies["npy"], spec, 2**25))),
         Timed("arrow", "decode", check(lambda: arrow.read(bodies["arrow"], spec, 2**25))),
+        Timed("gRPC", "decode", check(decode_message)),
         Timed("json", "encode", lambda: ragged.write(answer, floats)),
         Timed("json, base64", "encode", lambda: ragged.write(answer, base64)),
         Timed("ndjson", "encode", encode_lines("float")),
         Timed("ndjson, base64", "encode", encode_lines("base64")),
         Timed("npy", "encode", lambda: npy.write(answer, floats)),
+        Timed("gRPC", "encode", lambda: message.write(answer)),
         Timed("arrow", "encode", lambda: arrow.write(answer, floats)),
     ]
 
