@@ -6,8 +6,7 @@ model takes them, submit them, write what came of them.
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from math import inf, prod
 from typing import Any, TypeAlias, cast
 
@@ -121,7 +120,7 @@ async def answer(request: Request, parse: Parse, named: ServedModel | None = Non
     if question.timeout_seconds is not None:
         deadline = min(deadline, arrived + question.timeout_seconds)
     if isinstance(given, Texts):
-        with _while_wanted(service, exchange):
+        with _Wanted(service, exchange):
             given = await tokenize(service, model, given, deadline)
         _check_sequences(question, given, model, limits)
     decoded = time.perf_counter()
@@ -130,7 +129,7 @@ async def answer(request: Request, parse: Parse, named: ServedModel | None = Non
     if service.meter is not None:
         service.meter.admit(exchange.key)  # others of the same key may have come while this one was read
         service.meter.charge(exchange.key, given.steps)
-    with _while_wanted(service, exchange):
+    with _Wanted(service, exchange):
         encoded = await service.engine.encode(model, given, deadline, question.outputs, exchange.origin)
     finished = time.perf_counter()
 
@@ -276,20 +275,28 @@ def _expect(request: Request, question: Question, given: Sequences, session: Enc
     return reader
 
 
-@contextmanager
-def _while_wanted(service: Service, exchange: Exchange) -> Iterator[None]:
-    """Tell why work on a request is broken off: the time to drain is up, or its client hung up.
+class _Wanted:
+    """Work on a request. If it is broken off, the time to drain is up, or the request's client hung up."""
 
-    Raises:
-        Draining: the former.
-    """
-    try:
-        yield
-    except asyncio.CancelledError:
-        if service.is_draining:
-            raise errors.Draining from None
-        exchange.problem = HUNG_UP  # whoever did the work has counted it
-        raise
+    __slots__ = ("_exchange", "_service")
+
+    def __init__(self, service: Service, exchange: Exchange) -> None:
+        self._service = service
+        self._exchange = exchange
+
+    def __enter__(self) -> None:
+        """Begin."""
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Tell why the work is broken off, if it is.
+
+        Raises:
+            Draining: the time to drain is up.
+        """
+        if kind is asyncio.CancelledError:
+            if self._service.is_draining:
+                raise errors.Draining from None
+            self._exchange.problem = HUNG_UP  # whoever did the work has counted it
 
 
 class PartedResponse(Response):

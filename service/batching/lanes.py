@@ -2,17 +2,18 @@
 
 from heapq import heappop, heappush, heapreplace
 from operator import attrgetter
-from typing import NamedTuple
 
 from service.batching.cutting import cut_sorted
 from service.batching.jobs import Entry, Job
 from service.batching.policy import Policy
 from service.costs.model import CostModel
+from service.encoder.frozen import frozen
 
 _STEPS_OF, _DUE_OF, _SECONDS_OF = attrgetter("steps"), attrgetter("due"), attrgetter("seconds")
 
 
-class _Cut(NamedTuple):
+@frozen
+class _Cut:
     """A batch that waits: its least `due`, the seconds it should take, and its entries, shortest first."""
 
     due: float
@@ -99,20 +100,24 @@ class Lane:
                 heappop(self._arrived)
             else:
                 heapreplace(self._arrived, (job.part_of(job.cut)[1], order, job))
-        window.sort(key=_STEPS_OF)
-        longest = self._costs.of_batches(window[-1].steps)[0][1] if window else 0.0
-        most = max(self._policy.max_cut_seconds, self._policy.max_cut_stretch * longest)
-        if len(window) == 1:
-            cuts = unshared = [_Cut(window[0].due, longest, window)]
+        self._in_cuts = len(window)
+        if len(window) > 1:
+            self._cuts, self.is_shared = self._cut_window(window, idle)
         else:
-            cuts = unshared = self._divide(window, most)
-            if idle > 1:
-                cuts = self._balance(window, cuts, idle, most)
-        self.is_shared = cuts is not unshared
+            self._cuts = [_Cut(entry.due, self._costs.of_batches(entry.steps)[0][1], window) for entry in window]
+            self.is_shared = False
+
+    def _cut_window(self, window: list[Entry], idle: int) -> tuple[list[_Cut], bool]:
+        """Cut several sequences; return the batches, and whether they are smaller than they would be for one runner."""
+        window.sort(key=_STEPS_OF)
+        longest = self._costs.of_batches(window[-1].steps)[0][1]
+        most = max(self._policy.max_cut_seconds, self._policy.max_cut_stretch * longest)
+        cuts = unshared = self._divide(window, most)
+        if idle > 1:
+            cuts = self._balance(window, cuts, idle, most)
         cuts.sort(key=_SECONDS_OF)  # of equal urgency the longest runs first: it ends last
         cuts.sort(key=_DUE_OF, reverse=True)
-        self._cuts = cuts
-        self._in_cuts = len(window)
+        return cuts, cuts is not unshared
 
     def _must_cut(self, idle: int) -> bool:
         """Whether the cuts made are used up, overtaken by urgency, outnumbered by arrivals or too few for the idle."""

@@ -174,23 +174,24 @@ class Queues:
     def _start_next(self, now: float) -> Run | None:
         """Start the next batch of the model that was charged least, if a runner is idle and something waits."""
         idle = self._runners - len(self._running)
-        if idle <= 0:
+        if idle <= 0 or not self._busy:
             return None
         for queue in sorted(self._busy, key=_GIVEN):
             level = queue.given
             shared = 1 if idle > 1 and self._sum_small() <= self._policy.little_seconds else idle
             for_bulk = self._count_idle_for_bulk(now, idle) if queue.has_bulk else 0
-            if run := queue.start_next(now, shared, for_bulk, is_last=idle == 1):
+            run = queue.start_next(now, shared, for_bulk, is_last=idle == 1)
+            if not queue.waiting:
+                self._busy.remove(queue)
+            if run:
                 self._level = level
                 self._running[run] = queue
                 return run
-            if not queue.waiting:
-                self._busy.remove(queue)
         return None
 
     def _start_aside(self, now: float) -> Run | None:
         """Start a short batch beside the runners if all of them are at work on bulk or on other models."""
-        if len(self._running) < self._runners:
+        if len(self._running) < self._runners or not self._busy:
             return None
         for queue in sorted(self._busy, key=_GIVEN):
             is_kept_out = all(run.is_bulk or owner is not queue for run, owner in self._running.items())

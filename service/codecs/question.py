@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 from service.codecs.json.plain import Bounds
 from service.codecs.options import AnswerOptions
+from service.encoder.frozen import frozen
 from service.encoder.sequences import Answer, InputSpec, Lengths, Output, Sequences
 from service.encoder.tokenizer import Texts
 from service.errors import ExtraMissing
@@ -28,7 +29,7 @@ ParseBody: TypeAlias = Callable[[bytes, AnswerOptions | None, Limits, Bounds], t
 WriteAnswer: TypeAlias = Callable[[Answer, AnswerOptions], Written]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Question:
     """What a request asks, whatever it was written in. Its sequences are not read yet: that takes a model.
 

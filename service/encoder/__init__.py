@@ -1,5 +1,6 @@
 """An artifact that runs. With `service.errors`, it is all that export needs of the service.
 
+- `frozen`: dataclasses that nobody changes, and that cost a request little.
 - `sequences`: steps end to end with their lengths, padded batches, and what a run of one gives.
 - `manifest`: what an artifact says of itself, and the golden vectors inside it.
 - `providers`: ONNX Runtime's execution providers, and the options each is started with.

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from service.encoder.frozen import frozen
 from service.errors import (
     EmptyRequest,
     EmptySequence,
@@ -77,7 +78,7 @@ class InputSpec:
     state_shape: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Sequences:
     """The sequences of one request, end to end.
 
@@ -190,13 +191,13 @@ def _shorten(sequences: Sequences, padded: list[Steps], lengths: list[int]) -> S
     return Sequences(values, np.array(lengths, dtype=np.int64), field=sequences.field)
 
 
+@np.errstate(over="ignore")
 def to_float32(numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
     """Round to float32; what overflows becomes infinite, and is refused as such with its place."""
-    with np.errstate(over="ignore"):
-        return numbers.astype(np.float32)
+    return numbers.astype(np.float32)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Batch:
     """Sequences padded to one length.
 
@@ -213,7 +214,7 @@ class Batch:
     deadlines: npt.NDArray[np.float64] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Result:
     """All that a graph gives for a batch.
 
@@ -228,7 +229,7 @@ class Result:
     state: State
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Answer:
     """What a model gave for the n sequences of one request, in order, and what it cost: all that an answer is made of.
 
@@ -276,10 +277,13 @@ def pad_batch(sequences: Sequence[Steps], state: State | None = None) -> Batch:
         state: to start them from, n rows; zero if there is none.
 
     Returns:
-        The batch; row i is `sequences[i]`. T is never below 1: the recurrent kernels refuse an empty time axis.
+        The batch; row i is `sequences[i]`. A lone sequence is not copied. T is never below 1: the recurrent kernels
+        refuse an empty time axis.
     """
     lengths = [len(steps) for steps in sequences]
     first = sequences[0]
+    if len(lengths) == 1 and lengths[0]:  # there is nothing to pad
+        return Batch(first[np.newaxis], np.array(lengths, dtype=np.int64), state or {})
     padded = np.zeros((len(lengths), max(1, *lengths), *first.shape[1:]), dtype=first.dtype)
     for row, length, steps in zip(padded, lengths, sequences, strict=True):
         row[:length] = steps
