@@ -3,12 +3,13 @@
 from functools import partial
 
 from service import upkeep
-from service.api import access, problems
+from service.api import problems
 from service.api.crowd import Crowd
 from service.api.document import ServedDocument
 from service.api.endpoints import kserve, monitoring, native, openai, operations, pages, repository, statistics
 from service.api.fallback import build_fallback, describe
 from service.api.front import Front
+from service.api.keys import read_keys
 from service.api.meter import StepMeter
 from service.api.routing import Service
 from service.api.unread import Unread
@@ -37,7 +38,7 @@ def create_app(settings: Settings, worker: Worker | None = None, owners: Owners 
     Raises:
         StartupError: the artifact, its golden vectors, the provider or the API keys are not as they must be.
     """
-    keys, admin_keys = access.read_keys(settings)
+    keys, admin_keys = read_keys(settings)
     telemetry = Telemetry(map(problems.name_problem, problems.REFUSALS))
     if settings.log_requests:
         telemetry.witnesses.append(RequestLog(settings.log_level, settings.log_format).write)

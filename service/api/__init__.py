@@ -2,7 +2,6 @@
 
 - `front`: where every request comes in: it has its route found, is let in or not, answered and counted.
 - `routing`: what a route is, and what all routes share: the loaded service, the request, and its body within bounds.
-- `access`: what a request needs to be let in: a connection within the limit, one host, the key its route asks for.
 - `keys`: the API keys.
 - `meter`: how many steps a second each key may send.
 - `crowd`: how many connections there may be.

@@ -6,9 +6,9 @@ model takes them, submit them, write what came of them.
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from math import inf, prod
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -29,6 +29,7 @@ from service.observing.counts import HUNG_UP, Exchange, Stages
 from service.settings import Limits
 
 Parse: TypeAlias = Callable[[bytes], Question]
+Found = TypeVar("Found")
 
 RESPONSE_HEADERS: dict[str, Any] = {
     "X-Request-Id": {"description": "The request's own, or a new one.", "schema": {"type": "string"}},
@@ -120,8 +121,7 @@ async def answer(request: Request, parse: Parse, named: ServedModel | None = Non
     if question.timeout_seconds is not None:
         deadline = min(deadline, arrived + question.timeout_seconds)
     if isinstance(given, Texts):
-        with _Wanted(service, exchange):
-            given = await tokenize(service, model, given, deadline)
+        given = await _while_wanted(service, exchange, tokenize(service, model, given, deadline))
         _check_sequences(question, given, model, limits)
     decoded = time.perf_counter()
 
@@ -129,8 +129,8 @@ async def answer(request: Request, parse: Parse, named: ServedModel | None = Non
     if service.meter is not None:
         service.meter.admit(exchange.key)  # others of the same key may have come while this one was read
         service.meter.charge(exchange.key, given.steps)
-    with _Wanted(service, exchange):
-        encoded = await service.engine.encode(model, given, deadline, question.outputs, exchange.origin)
+    work = service.engine.encode(model, given, deadline, question.outputs, exchange.origin)
+    encoded = await _while_wanted(service, exchange, work)
     finished = time.perf_counter()
 
     found = encoded.answer
@@ -275,28 +275,19 @@ def _expect(request: Request, question: Question, given: Sequences, session: Enc
     return reader
 
 
-class _Wanted:
-    """Work on a request. If it is broken off, the time to drain is up, or the request's client hung up."""
+async def _while_wanted(service: Service, exchange: Exchange, work: Awaitable[Found]) -> Found:
+    """Do some work on a request; tell why it is broken off: the time to drain is up, or its client hung up.
 
-    __slots__ = ("_exchange", "_service")
-
-    def __init__(self, service: Service, exchange: Exchange) -> None:
-        self._service = service
-        self._exchange = exchange
-
-    def __enter__(self) -> None:
-        """Begin."""
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Tell why the work is broken off, if it is.
-
-        Raises:
-            Draining: the time to drain is up.
-        """
-        if kind is asyncio.CancelledError:
-            if self._service.is_draining:
-                raise errors.Draining from None
-            self._exchange.problem = HUNG_UP  # whoever did the work has counted it
+    Raises:
+        Draining: the former.
+    """
+    try:
+        return await work
+    except asyncio.CancelledError:
+        if service.is_draining:
+            raise errors.Draining from None
+        exchange.problem = HUNG_UP  # whoever did the work has counted it
+        raise
 
 
 class PartedResponse(Response):

@@ -15,19 +15,30 @@ from uuid import uuid4
 from fastapi import FastAPI
 from starlette.datastructures import State
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api import access, problems
-from service.api.routing import EXCHANGE, SERVICE, DirectRequest, Route, Service, exchange_of
-from service.errors import LengthwiseError
+from service.api import encoding, problems
+from service.api.crowd import CROWDED
+from service.api.routing import EXCHANGE, GONE, SERVICE, DirectRequest, Route, Service, exchange_of
+from service.errors import InvalidHost, InvalidKey, LengthwiseError, TooManyConnections
 from service.observing.counts import OTHER, UNANSWERED, Exchange
 
 logger = logging.getLogger("lengthwise")
 
 REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+
+READABLE_HEADERS = (
+    *encoding.RESPONSE_HEADERS,
+    "Inference-Header-Content-Length",
+    "Retry-After",
+    "retry-after-ms",
+    "x-should-retry",
+    "WWW-Authenticate",
+)
 
 
 class Front:
@@ -43,7 +54,7 @@ class Front:
         self.state = State({"service": service})
         self._service = service
         origins = service.settings.cors_origins
-        self._cors = access.allow_origins(self._answer, origins) if origins else None
+        self._cors = allow_origins(self._answer, origins) if origins else None
         new = f"{uuid4().hex[:16]}{{:016x}}"  # unique without asking the kernel each time
         self._new_ids = map(new.format, count())
         self._plain = {(route.method, route.path): route for route in routes if "{" not in route.path}
@@ -112,7 +123,7 @@ class Front:
     async def _call(self, route: Route, request: Request, exchange: Exchange) -> ASGIApp:
         """Call a route's endpoint if the request may ask it; whatever goes wrong becomes an answer, too."""
         try:
-            access.let_in(request, route, exchange)
+            self._let_in(request, route, exchange)
             return await route.endpoint(request)
         except LengthwiseError as error:
             error.__traceback__ = None  # its frames hold it in turn: what they hold would wait for the collector
@@ -126,6 +137,43 @@ class Front:
             return Response(status_code=UNANSWERED)  # nobody sees it
         except Exception as error:  # noqa: BLE001 - what no one foresaw is logged and answered
             return await answer_unforeseen(request, error)
+
+    def _let_in(self, request: Request, route: Route, exchange: Exchange) -> None:
+        """See that a request may ask its route, and note the hash of the key it brings if it needs one.
+
+        Raises:
+            ClientDisconnect: the client hung up before the request had its turn.
+            TooManyConnections: its connection is one too many, and what it asks is not a probe.
+            InvalidHost: it names several hosts, or none.
+            InvalidKey: it brings no key that opens the route.
+        """
+        scope, service = request.scope, self._service
+        if GONE in scope:
+            raise ClientDisconnect
+        if (limit := scope.get(CROWDED)) and not route.is_probe:
+            raise TooManyConnections(limit)
+        _require_host(request)
+        if route.access == "open":
+            return
+        keys = service.admin_keys if route.access == "admin" else service.keys
+        if keys is not None:
+            exchange.key = keys.recognize(scope["headers"])
+        elif route.access == "admin":
+            raise InvalidKey  # there are no admins
+
+
+def _require_host(request: Request) -> None:
+    """See that a request names its host once, so that nobody before the service took it for another's.
+
+    Raises:
+        InvalidHost: it names several, or none, which HTTP/1.0 allows.
+    """
+    pairs = request.scope["headers"]
+    if "host" in request.headers and len(request.headers) == len(pairs):
+        return  # no header comes twice
+    found = sum(name == b"host" for name, _ in pairs)
+    if found > 1 or (found == 0 and request.scope.get("http_version") == "1.1"):
+        raise InvalidHost(found)
 
 
 async def answer_http(request: Request, error: HTTPException) -> Response:
@@ -143,3 +191,14 @@ async def answer_unforeseen(request: Request, error: Exception) -> Response:
     logger.error("Request %s failed on an unforeseen error", exchange.request_id, exc_info=error)
     detail = "The service failed on this request; its log has the reason under the request id."
     return problems.answer_status(500, detail, exchange.request_id, problems.dialect_of(request.scope["path"]))
+
+
+def allow_origins(app: ASGIApp, origins: str) -> ASGIApp:
+    """Let pages of these origins, separated by commas, call an app and read its answers; a key is not a cookie."""
+    return CORSMiddleware(
+        app,
+        allow_origins=re.split(r",\s*", origins),
+        allow_methods=["GET", "POST"],
+        allow_headers=["*"],
+        expose_headers=READABLE_HEADERS,
+    )

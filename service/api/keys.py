@@ -16,6 +16,7 @@ from hmac import compare_digest
 from pathlib import Path
 
 from service.errors import InvalidKey, KeysUnusable
+from service.settings import Settings
 
 logger = logging.getLogger("lengthwise")
 
@@ -108,6 +109,18 @@ class KeyRing:
         else:
             self._recent.clear()
             logger.info("%s was read again: %d keys", file, len(self._digests) - len(self.fixed))
+
+
+def read_keys(settings: Settings) -> tuple[KeyRing | None, KeyRing | None]:
+    """Return the keys of requests, the admin's among them, and the admin's alone; None in place of either without any.
+
+    Raises:
+        KeysUnusable: a key or the file of keys is not as it must be.
+    """
+    given = settings.api_keys.get_secret_value() if settings.api_keys else ""
+    admin = settings.admin_key.get_secret_value() if settings.admin_key else ""
+    admins = KeyRing(admin, setting="LENGTHWISE_ADMIN_KEY") if admin else None
+    return KeyRing(given, settings.api_keys_file, also=admins) if settings.has_keys else None, admins
 
 
 def _hash_keys(keys: str, setting: str) -> list[bytes]:

@@ -189,7 +189,7 @@ def _encode(session: EncoderSession, parts: Sequence[Part]) -> Embeddings | list
     """Encode a batch: embeddings only, or all outputs of each row if any request wants more."""
     steps = [delivery.steps[row] for delivery, row in parts]
     batch = pad_batch(steps, _stack_states(session, parts) if any(delivery.state for delivery, _ in parts) else None)
-    if any(delivery.deadline < inf for delivery, _ in parts):
+    if session.keeps_deadlines and any(delivery.deadline < inf for delivery, _ in parts):
         batch = replace(batch, deadlines=np.array([delivery.deadline for delivery, _ in parts]))
     if not any(delivery.is_whole for delivery, _ in parts):
         return _check(session, session.run(batch), len(parts))

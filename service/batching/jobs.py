@@ -7,8 +7,6 @@ from math import inf
 from operator import itemgetter
 from typing import Any, Literal, TypeAlias
 
-from service.encoder.frozen import frozen
-
 # Why a batch is no larger: it is shared out among idle runners, nothing else waited, it has as many rows or as many
 # padded steps as a batch may have, or the next sequence would have cost more in it than in another.
 CutReason: TypeAlias = Literal["shared", "all", "rows", "budget", "cost"]
@@ -56,9 +54,9 @@ class Job:
         return self.parts[bisect_right(self.parts, row, key=itemgetter(0))]
 
 
-@frozen
+@dataclass(slots=True, eq=False)
 class Entry:
-    """Sequence `row` of `job`, the steps it costs (1 if it is empty), and when it is due."""
+    """Sequence `row` of `job`, the steps it costs (1 if it is empty), and when it is due. It never changes."""
 
     job: Job
     row: int

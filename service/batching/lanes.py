@@ -1,5 +1,6 @@
 """A lane of the queue: the jobs that wait in it, and the batches that the most urgent of them are cut into."""
 
+from dataclasses import dataclass
 from heapq import heappop, heappush, heapreplace
 from operator import attrgetter
 
@@ -7,14 +8,13 @@ from service.batching.cutting import cut_sorted
 from service.batching.jobs import Entry, Job
 from service.batching.policy import Policy
 from service.costs.model import CostModel
-from service.encoder.frozen import frozen
 
 _STEPS_OF, _DUE_OF, _SECONDS_OF = attrgetter("steps"), attrgetter("due"), attrgetter("seconds")
 
 
-@frozen
+@dataclass(slots=True, eq=False)
 class _Cut:
-    """A batch that waits: its least `due`, the seconds it should take, and its entries, shortest first."""
+    """A batch that waits: its least `due`, the seconds it should take, its entries from the shortest up. Never changed."""
 
     due: float
     seconds: float

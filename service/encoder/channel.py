@@ -20,7 +20,6 @@ import numpy.typing as npt
 from service.encoder.region import (
     ANSWERED,
     ASKED,
-    DEADLINES,
     DONE,
     MESSAGE_BYTES,
     OUTPUTS,
@@ -29,7 +28,7 @@ from service.encoder.region import (
     place_inputs,
     place_outputs,
 )
-from service.encoder.runtime import Deadlines, Feed, Tensor
+from service.encoder.runtime import DEADLINES, Feed, Tensor
 from service.errors import ArtifactError
 
 KEPT_BYTES = 2**20  # of a region that an idle channel keeps
@@ -84,17 +83,17 @@ class Channel:
         """Whether the owner is there still, as far as is known."""
         return not self._poll.poll(0)  # it says nothing unasked, but for its end
 
-    def run(self, outputs: Sequence[str], feed: Feed, deadlines: Deadlines | None) -> list[npt.NDArray[np.float32]]:
+    def run(self, outputs: Sequence[str], feed: Feed) -> list[npt.NDArray[np.float32]]:
         """Ask for a run and wait for it; see `Runtime.run`."""
         rows, steps = feed["sequences"].shape[:2]
+        deadlines = feed.get(DEADLINES)
         places, size = place_inputs(self.inputs, rows, steps, dated=deadlines is not None)
         fds = []
         if self._region is None or self._region.size < size:
             self._region = Region.of(size)
             fds = [self._region.fd]
         for place in places:
-            given = deadlines if place.name == DEADLINES else feed[place.name]
-            self._region.array(place)[...] = given
+            self._region.array(place)[...] = feed[place.name]
         self._number += 1
         asked = sum(1 << OUTPUTS.index(name) for name in outputs)
         due = inf if deadlines is None else float(deadlines.min())

@@ -14,12 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from service.encoder.runtime import Tensor
+from service.encoder.runtime import DEADLINES, Tensor
 
 LEAST_BYTES, MOST_BYTES = 2**16, 2**32  # of a region
 ALIGN = 64  # of each array in it
 MESSAGE_BYTES = 2**16  # at most
-DEADLINES = "deadlines"
 
 OUTPUTS = ("embedding", "steps", "state_h", "state_c")  # what may be asked for, a bit each
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from service.encoder.channel import Channel, OwnerFailed
 from service.encoder.region import Place, Region
-from service.encoder.runtime import Deadlines, Feed, Measured
+from service.encoder.runtime import Feed, Measured
 from service.errors import ArtifactError, RunLost
 
 LOAD_SECONDS = 120.0  # for an owner to load a graph and measure it
@@ -51,6 +51,8 @@ class Owners:
 class RemoteRuntime:
     """A graph that other processes run; see `Runtime`."""
 
+    keeps_deadlines = True
+
     def __init__(self, owners: Owners, content: bytes, file: str) -> None:
         """Have every owner load it.
 
@@ -73,9 +75,7 @@ class RemoteRuntime:
             self._content = channel.content  # the owner's own: all that ask share it
             self._idle[number].append(channel)
 
-    def run(
-        self, outputs: Sequence[str], feed: Feed, deadlines: Deadlines | None = None
-    ) -> list[npt.NDArray[np.float32]]:
+    def run(self, outputs: Sequence[str], feed: Feed) -> list[npt.NDArray[np.float32]]:
         """Run the graph over a batch, together with what others ask for at the time.
 
         Raises:
@@ -87,7 +87,7 @@ class RemoteRuntime:
         except OSError as error:
             raise RunLost(f"the process that owns the GPU is not there ({_name(error)})") from error
         try:
-            found = channel.run(outputs, feed, deadlines)
+            found = channel.run(outputs, feed)
         except OwnerFailed:
             self._give_back(channel, number)
             raise

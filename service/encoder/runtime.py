@@ -1,7 +1,7 @@
 """What runs an encoder's graph, and the one that does it in this process: ONNX Runtime, on the CPU or through CUDA."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, cast
 
 import numpy as np
@@ -16,8 +16,10 @@ CUDA_DEFAULTS = CudaOptions()
 SOURCE_FOLDERS = re.compile(r"/[\w./+-]*/(?=[\w-]+\.(?:cc|cpp|cu|h)\b)")
 
 Device: TypeAlias = Literal["cpu", "cuda"]
+DEADLINES = "deadlines"  # `(B,)`, on the clock of `time.perf_counter`
+
 Feed: TypeAlias = dict[str, npt.NDArray[np.generic]]  # arrays by input; the first axis of each is the batch
-Deadlines: TypeAlias = npt.NDArray[np.float64]  # (B,), on the clock of `time.perf_counter`
+Run: TypeAlias = Callable[[Sequence[str], Feed], list[npt.NDArray[np.float32]]]
 Measured: TypeAlias = Mapping[tuple[int, int], float]  # seconds of a run by rows and steps
 
 _SHRINKING = onnxruntime.RunOptions()
@@ -33,9 +35,13 @@ class Tensor(NamedTuple):
 
 
 class Runtime(Protocol):
-    """What runs a graph. `run` may be called from several threads at once.
+    """What runs a graph.
 
     Attributes:
+        run: given the wanted outputs and the inputs of a batch, returns these outputs. It may be called from several
+            threads at once.
+        keeps_deadlines: whether runs may wait for others', and take an input `DEADLINES` more: when each row is of no
+            use any more. What such a row gets is not defined.
         provider: what the graph runs on.
         inputs: its inputs.
         outputs: its outputs.
@@ -43,22 +49,16 @@ class Runtime(Protocol):
         measured: what runs cost, if whoever does them has measured it; empty otherwise.
     """
 
+    keeps_deadlines: bool
     provider: Device
     inputs: list[Tensor]
     outputs: list[Tensor]
     metadata: dict[str, str]
     measured: Measured
 
-    def run(
-        self, outputs: Sequence[str], feed: Feed, deadlines: Deadlines | None = None
-    ) -> list[npt.NDArray[np.float32]]:
-        """Run the graph over a batch.
-
-        Args:
-            outputs: which of its outputs are wanted.
-            feed: its inputs.
-            deadlines: when each row is of no use any more; zeros may be returned for such a row.
-        """
+    @property
+    def run(self) -> Run:
+        """What runs the graph over a batch."""
 
     def release_memory(self, feed: Feed) -> None:
         """Give back what large runs took; `feed` is the smallest batch there is."""
@@ -66,6 +66,8 @@ class Runtime(Protocol):
 
 class LocalRuntime:
     """A graph that runs in this process; see `Runtime`."""
+
+    keeps_deadlines = False  # a run begins at once
 
     def __init__(self, content: bytes, file: str, provider: Provider, threads: int, cuda: CudaOptions) -> None:
         """Load a graph.
@@ -78,6 +80,7 @@ class LocalRuntime:
         self._device = cuda.device
         self.measured: Measured = {}
         self.provider: Device = "cuda" if self._session.get_providers()[0] == CUDA_PROVIDER else "cpu"
+        self.run: Run = self._session.run if self.provider == "cpu" else self.run_bound
         if provider == "cuda" != self.provider:
             raise ProviderUnavailable(
                 provider, "ONNX Runtime could not start it: is there a GPU, its driver and cuDNN?"
@@ -88,14 +91,6 @@ class LocalRuntime:
             self.metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
         except UnicodeDecodeError as error:
             raise ArtifactError(file, f"it names something in what is no UTF-8: {error}") from error
-
-    def run(
-        self, outputs: Sequence[str], feed: Feed, _deadlines: Deadlines | None = None
-    ) -> list[npt.NDArray[np.float32]]:
-        """Run the graph over a batch; it begins at once, so that deadlines say nothing."""
-        if self.provider == "cpu":
-            return cast("list[npt.NDArray[np.float32]]", self._session.run(outputs, feed))
-        return self.run_bound(outputs, feed)
 
     def run_bound(self, outputs: Sequence[str], feed: Feed, device: Device = "cuda") -> list[npt.NDArray[np.float32]]:
         """Run with everything bound to where the kernels want it: lengths in host memory, all else on `device`."""

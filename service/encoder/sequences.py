@@ -205,7 +205,8 @@ class Batch:
         steps: `(B, T, F)` float32, or `(B, T)` int64 token ids; zero past each row's length.
         lengths: `(B,)`, int64, `0 <= lengths[i] <= T`.
         state: of `(B, layers, directions, H)`, to start from; empty if rows start from zero.
-        deadlines: `(B,)`, when each row is of no use any more, on the clock of `time.perf_counter`; None if never.
+        deadlines: `(B,)`, when each row is of no use any more, on the clock of `time.perf_counter`; None if never, or
+            if the session keeps no deadlines.
     """
 
     steps: Steps

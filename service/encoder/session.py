@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from service.encoder.manifest import Manifest, read_manifest
-from service.encoder.runtime import CUDA_DEFAULTS, Feed, LocalRuntime, Runtime, first_line
+from service.encoder.runtime import CUDA_DEFAULTS, DEADLINES, Feed, LocalRuntime, Runtime, first_line
 from service.encoder.sequences import Batch, Embeddings, Features, Output, Result, State, Tokens, make_zeros, pad_batch
 from service.errors import ArtifactError, GoldenMismatch
 from service.settings import CudaOptions, Provider
@@ -35,6 +35,7 @@ class EncoderSession:
         state_shape: `(layers, directions, H)` of the final state it gives or the initial one it takes, or None.
         state_names: what a state is made of: `h`, and `c` of LSTMs.
         takes_state: whether sequences may start from a state.
+        keeps_deadlines: whether a batch may say when its rows are of no use any more; see `Runtime`.
         measured: what runs cost, seconds by rows and steps, if that is known before anything is measured here.
     """
 
@@ -66,6 +67,7 @@ class EncoderSession:
         self.sha256 = hashlib.sha256(content).hexdigest()
         self._runtime = runtime or LocalRuntime(content, file, provider, threads, cuda)
         self.provider = self._runtime.provider
+        self.keeps_deadlines = self._runtime.keeps_deadlines
         self.measured = self._runtime.measured
         self._outputs = [
             node.name for node in self._runtime.outputs if node.name in {"embedding", "steps", *STATE_OUTPUTS}
@@ -108,10 +110,12 @@ class EncoderSession:
         self._runtime.release_memory(self._feed(pad_batch([make_zeros(self.kind, 1)])))
 
     def _run(self, outputs: list[str], batch: Batch) -> list[npt.NDArray[np.float32]]:
-        return self._runtime.run(outputs, self._feed(batch), batch.deadlines)
+        return self._runtime.run(outputs, self._feed(batch))
 
     def _feed(self, batch: Batch) -> Feed:
         feed: Feed = {"sequences": batch.steps, "lengths": batch.lengths}
+        if batch.deadlines is not None:
+            feed[DEADLINES] = batch.deadlines
         if self.takes_state:
             feed |= {
                 f"initial_{name}": state for name, state in (batch.state or self.zero_state(len(batch.lengths))).items()

@@ -7,6 +7,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -627,16 +628,19 @@ def test_a_run_that_another_process_lost_is_nobodys_fault(artifact: Path) -> Non
     assert isinstance(run_all(session, requests[:1])[0], Delivery)
 
 
-def test_a_batch_knows_its_rows_deadlines(artifact: Path) -> None:
-    """Whoever runs it later can leave out what is late by then; if no request has a deadline, nothing is said."""
+@pytest.mark.parametrize("keeps", [True, False])
+def test_a_batch_knows_its_rows_deadlines(artifact: Path, *, keeps: bool) -> None:
+    """Who runs it later can leave out what is late by then; else, or if no request has a deadline, nothing is said."""
     seen: list[list[float] | None] = []
 
     def note(run: Run, batch: Batch) -> Embeddings:
         seen.append(None if batch.deadlines is None else batch.deadlines.tolist())
-        return run(batch)
+        return run(replace(batch, deadlines=None))
 
     async def scenario() -> float:
-        engine = make_engine(make_session(artifact, note), runners=1)
+        session = make_session(artifact, note)
+        session.keeps_deadlines = keeps
+        engine = make_engine(session, runners=1)
         deadline = time.perf_counter() + 1000
         try:
             await encode_all(engine, [draw_sequences([3])])
@@ -649,4 +653,4 @@ def test_a_batch_knows_its_rows_deadlines(artifact: Path) -> None:
         return deadline
 
     deadline = asyncio.run(scenario())
-    assert seen == [None, [deadline, inf]]
+    assert seen == [None, [deadline, inf] if keeps else None]

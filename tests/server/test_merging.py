@@ -4,9 +4,9 @@ import mmap
 import socket
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 
 from service.encoder.region import (
     ANSWERED,
-    DEADLINES,
     DONE,
     FAILED,
     MESSAGE_BYTES,
@@ -25,7 +24,7 @@ from service.encoder.region import (
     place_inputs,
     place_outputs,
 )
-from service.encoder.runtime import CUDA_DEFAULTS, Feed, LocalRuntime
+from service.encoder.runtime import CUDA_DEFAULTS, DEADLINES, Feed, LocalRuntime
 from service.encoder.sequences import Batch, Embeddings, pad_batch
 from service.encoder.session import EncoderSession
 from service.server.owner.blocks import Block, Channel, Staging, lock_pages
@@ -93,14 +92,15 @@ class Counting(LocalRuntime):
         super().__init__(CONTENT, "made.onnx", "cpu", 1, CUDA_DEFAULTS)
         self.shapes: list[tuple[int, ...]] = []
         self.most = 10**9
+        self._really, self.run = self.run, self._note
 
-    def run(self, outputs: Any, feed: Feed, deadlines: Any = None) -> list[npt.NDArray[np.float32]]:
+    def _note(self, outputs: Sequence[str], feed: Feed) -> list[npt.NDArray[np.float32]]:
         """Run if there is room, and note the shape."""
         rows, steps = feed["sequences"].shape[:2]
         self.shapes.append((rows, steps))
         if rows * steps > self.most:
             raise MemoryError("the arena is full")
-        return super().run(outputs, feed, deadlines)
+        return self._really(outputs, feed)
 
 
 @pytest.fixture

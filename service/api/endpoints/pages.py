@@ -9,8 +9,8 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.api import access
 from service.api.routing import Route, service_of
+from service.errors import InvalidKey
 
 # One release, whose files never change; it weighs 1.5 MB, too much to carry for a page.
 ASSETS = "https://cdn.jsdelivr.net/npm/swagger-ui-dist@5.17.14/"
@@ -19,7 +19,7 @@ ASSETS = "https://cdn.jsdelivr.net/npm/swagger-ui-dist@5.17.14/"
 async def describe(request: Request) -> Response:
     """Answer with the document; only a client that may ask the models anything is told of them."""
     document = service_of(request).document
-    written = document.write() if access.is_known(request) else document.write_plain()
+    written = document.write() if _brings_key(request) else document.write_plain()
     return Response(written, headers={"Vary": "Authorization"}, media_type="application/json")
 
 
@@ -27,6 +27,15 @@ async def show(_request: Request) -> Response:
     """Show Swagger UI, which reads the document from beside it."""
     page, headers = _write_page()
     return Response(page, headers=headers, media_type="text/html")
+
+
+def _brings_key(request: Request) -> bool:
+    """Whether a request brings a key, though this route is open, or no route needs one."""
+    keys = service_of(request).keys
+    try:
+        return keys is None or bool(keys.recognize(request.scope["headers"]))
+    except InvalidKey:
+        return False
 
 
 @cache

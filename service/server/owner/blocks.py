@@ -14,7 +14,6 @@ import numpy.typing as npt
 
 from service.encoder.region import (
     ANSWERED,
-    DEADLINES,
     DONE,
     FAILED,
     OUTPUTS,
@@ -23,7 +22,7 @@ from service.encoder.region import (
     place_inputs,
     place_outputs,
 )
-from service.encoder.runtime import Feed
+from service.encoder.runtime import DEADLINES, Feed
 from service.server.owner.graphs import Graph
 
 STAGED_BYTES = 2**20  # a block alone is copied to page-locked memory if it is larger: the device then reads it faster
