@@ -14,7 +14,10 @@ _STEPS_OF, _DUE_OF, _SECONDS_OF = attrgetter("steps"), attrgetter("due"), attrge
 
 @dataclass(slots=True, eq=False)
 class _Cut:
-    """A batch that waits: its least `due`, the seconds it should take, its entries from the shortest up. Never changed."""
+    """A batch that waits: its least `due`, the seconds it should take, and its entries, shortest first.
+
+    It never changes.
+    """
 
     due: float
     seconds: float
