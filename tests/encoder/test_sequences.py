@@ -42,6 +42,13 @@ def test_pad_batch_keeps_each_sequence_and_fills_with_zeros(lengths: list[int]) 
         assert not row[len(steps) :].any()
 
 
+def test_pad_batch_does_not_copy_a_lone_sequence() -> None:
+    """There is nothing to pad; one that is empty becomes a step of zeros."""
+    (steps,) = draw_sequences([4])
+    assert np.shares_memory(pad_batch([steps]).steps, steps)
+    assert not pad_batch([steps[:0]]).steps.any()
+
+
 @pytest.mark.parametrize(
     ("lengths", "error", "path", "limit"),
     [
