@@ -253,7 +253,7 @@ def test_what_cannot_be_meant_is_refused(graph: Graph, asked: tuple[int, int, in
     """No rows, no steps, no output, one that the graph has not, or more than is in the shared memory."""
     asker = Asker(graph)
     asker.hand_in(draw([3, 2], 0))
-    with pytest.raises(ValueError, match=r"are no run|is over the \d+ bytes shared"):
+    with pytest.raises(ValueError, match=r"are not a run|is over the \d+ bytes shared"):
         Block.of(asker.channel, graph, asked, inf)
 
 
