@@ -25,8 +25,7 @@ ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     ORT_DISABLE_TELEMETRY=1 \
     LENGTHWISE_CACHE_DIR=/cache \
-    LENGTHWISE_HOST=0.0.0.0 \
-    LENGTHWISE_PORT=8000
+    LENGTHWISE_HOST=0.0.0.0
 WORKDIR /app
 COPY --from=build /opt/venv /opt/venv
 COPY --from=build /app/service service

@@ -6,7 +6,7 @@ from service import upkeep
 from service.api import problems
 from service.api.crowd import Crowd
 from service.api.document import ServedDocument
-from service.api.endpoints import kserve, monitoring, native, openai, operations, pages, repository, statistics
+from service.api.endpoints import clouds, kserve, monitoring, native, openai, operations, pages, repository, statistics
 from service.api.fallback import build_fallback, describe
 from service.api.front import Front
 from service.api.keys import read_keys
@@ -24,7 +24,8 @@ from service.observing.counts import Telemetry
 from service.observing.logs import RequestLog
 from service.settings import Settings
 
-PARTS = (native, openai, kserve, statistics, repository, operations, monitoring, pages)
+# Of those that match a path, FastAPI takes the first: `clouds` has one that a model's path in `openai` matches, too.
+PARTS = (native, clouds, openai, kserve, statistics, repository, operations, monitoring, pages)
 
 
 def create_app(settings: Settings, worker: Worker | None = None, owners: Owners | None = None) -> Front:
@@ -63,6 +64,7 @@ def create_app(settings: Settings, worker: Worker | None = None, owners: Owners 
     )
     # What is for admins is not there without any.
     routes = [route for part in PARTS for route in part.ROUTES if route.access != "admin" or admin_keys]
+    routes += clouds.name_routes(settings, routes)
     fallback = build_fallback(routes, lambda _app: upkeep.attend(service, loader))
     service.document = ServedDocument(models, settings.limits, partial(describe, fallback, routes, service))
     return Front(service, routes, fallback)

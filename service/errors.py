@@ -438,6 +438,16 @@ class ArtifactError(StartupError):
         super().__init__(f"{file} cannot be served: {reason}.")
 
 
+class RouteTaken(StartupError):
+    """A path that a setting names is another route's."""
+
+    def __init__(self, setting: str, path: str, method: str) -> None:
+        self.setting = setting
+        super().__init__(
+            f"`{setting}` is {path}, and {method} {path} is answered otherwise already: name another path."
+        )
+
+
 class ProviderUnavailable(StartupError):
     """The execution provider asked for is not there."""
 

@@ -13,9 +13,12 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 Provider: TypeAlias = Literal["auto", "cpu", "cuda"]
 Form: TypeAlias = Literal["auto", "json", "human"]  # of log lines
 
+ROUTE = r"^/[!-z|~]*$"  # a path without braces, which would be parameters
 NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,99}"  # what a model may be called
 UNREAD_BYTES = 256 * 2**20  # of a process
 SHIPPED_MODEL = Path("artifacts/japanese-vowels.onnx")
+# What Vertex AI tells a container, by the settings that follow it.
+VERTEX = {"port": "AIP_HTTP_PORT", "health_route": "AIP_HEALTH_ROUTE", "predict_route": "AIP_PREDICT_ROUTE"}
 # What a GPU takes in place of the defaults: a step costs it the same for one row as for hundreds.
 OWNED = {"max_batch_sequences": 512, "max_batch_steps": 131_072}
 
@@ -117,6 +120,17 @@ class Settings(BaseSettings):
         "auto",
         description="Workers behind the port, each a process with models of its own. `auto` takes as many as the CPUs "
         "and the memory allow, and one on other systems than Linux, which have no others.",
+    )
+    health_route: str | None = Field(
+        None,
+        pattern=ROUTE,
+        description="One more path that tells whether requests may be sent here; Vertex AI names it by "
+        "`AIP_HEALTH_ROUTE`, and the port by `AIP_HTTP_PORT`.",
+    )
+    predict_route: str | None = Field(
+        None,
+        pattern=ROUTE,
+        description='A path for `{"instances": [...]}`; Vertex AI names it by `AIP_PREDICT_ROUTE`.',
     )
     provider: Provider = Field("auto", description="Where the encoder runs; auto takes CUDA if it works.")
     cuda_device: str = Field(
@@ -239,6 +253,15 @@ class Settings(BaseSettings):
     def _follow_xdg(cls, values: dict[str, Any]) -> dict[str, Any]:
         if base := os.environ.get("XDG_CACHE_HOME"):
             values.setdefault("cache_dir", Path(base) / "lengthwise")
+        return values
+
+    @model_validator(mode="before")
+    @classmethod
+    def _follow_vertex(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Take from Vertex AI's own variables what is not set otherwise."""
+        for name, variable in VERTEX.items():
+            if found := os.environ.get(variable):
+                values.setdefault(name, found)
         return values
 
     @model_validator(mode="after")

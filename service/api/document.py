@@ -60,12 +60,13 @@ class ServedDocument:
         first = named[default] if default else shown[0]
         bound_steps(document["components"]["schemas"], [model.spec for model in self._models])
         paths = document["paths"]
-        _show(paths["/encode"], examples.show_native(shown, self._limits, default))
+        for path in ("/encode", "/invocations"):
+            _show(paths[path], examples.show_native(shown, self._limits, default))
         _show(paths["/v1/embeddings"], examples.show_openai(shown, self._limits))
         bodies = examples.show_v2(first, self._limits)
         for path, operations in paths.items():
             # A version, or a body, is of one model; all else may be asked of any.
-            is_of_one = path.endswith("/infer") or "{version}" in path
+            is_of_one = path.endswith(("/infer", ":predict")) or "{version}" in path
             for parameter in (one for operation in operations.values() for one in operation.get("parameters", ())):
                 if (parameter["in"], parameter["name"]) == ("path", "model"):
                     names = [first.name] if is_of_one else list(named)[:MAX_SHOWN]
@@ -74,6 +75,8 @@ class ServedDocument:
                     parameter["examples"] = {first.version: {"value": first.version}}
             if path.endswith("/infer"):
                 _show(operations, bodies)
+            elif operations.get("post", {}).get("operationId") in ("v1_predict", "named_predict"):
+                _show(operations, examples.show_instances(first, self._limits, default))
 
 
 def bound_steps(schemas: Schema, specs: Sequence[InputSpec]) -> None:
@@ -90,6 +93,8 @@ def bound_steps(schemas: Schema, specs: Sequence[InputSpec]) -> None:
     lists = [{**_list(sequence), "minItems": 1} for sequence in sequences]
     texts = [{"type": "string"}, _list({"type": "string"})] if any(spec.tokenize for spec in specs) else []
     schemas["EncodeRequest"]["properties"]["sequences"]["anyOf"] = lists
+    texts_alone = [{**texts[1], "minItems": 1}] if texts else []
+    schemas["PredictRequest"]["properties"]["instances"]["anyOf"] = [*lists, *texts_alone]
     schemas["EmbeddingsRequest"]["properties"]["input"]["anyOf"] = [*texts, *sequences, *lists]
 
 

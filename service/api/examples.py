@@ -45,6 +45,17 @@ def show_openai(models: Sequence[ServedModel], limits: Limits) -> Named:
     return found
 
 
+def show_instances(model: ServedModel, limits: Limits, default: str | None) -> Named:
+    """Write bodies of instances; they name the model unless it is the default."""
+    found: Named = {}
+    named = {} if default == model.name else {"parameters": {"model": model.name}}
+    if sequences := make_sequences(model, limits):
+        _add(found, f"{model.name}: sequences", {"instances": [_write(steps) for steps in sequences], **named})
+    if texts := choose_texts(model, limits):
+        _add(found, f"{model.name}: texts", {"instances": texts, **named})
+    return found
+
+
 def show_v2(model: ServedModel, limits: Limits) -> Named:
     """Write bodies of `/v2/models/{model}/infer`: padded, ragged and, if the model reads them, texts."""
     found: Named = {}

@@ -98,6 +98,8 @@ KSERVE = Dialect("application/json", KServeError, lambda problem: KServeError(er
 
 def dialect_of(path: str) -> Dialect:
     """Return the dialect of a path, whether or not there is a route."""
+    if path.endswith("predict"):  # in KServe's first version, which Vertex AI speaks, too
+        return KSERVE
     return {"v1": OPENAI, "v2": KSERVE}.get(path.lstrip("/").partition("/")[0], NATIVE)
 
 

@@ -34,7 +34,7 @@ PARAMETERS = """[parameters]
 not_a_server_error.expected-statuses = ["2xx", "3xx", "4xx", "504"]
 
 [[operations]]
-include-operation-id = ["create_embeddings", "v2_infer", "v2_infer_version"]
+include-operation-id = ["create_embeddings", "v1_predict", "v2_infer", "v2_infer_version"]
 generation.allow-extra-parameters = false
 """
 

@@ -100,6 +100,23 @@ def kserve_json(client: TestClient, sequences: Sequences) -> npt.NDArray[np.floa
     return np.array(output["data"], np.float32).reshape(output["shape"])
 
 
+def sagemaker(client: TestClient, sequences: Sequences) -> npt.NDArray[np.float32]:
+    """Embed through `/invocations`, answered in decimal."""
+    return np.array(send(client, "/invocations", {"sequences": nest(sequences)}).json()["embeddings"], np.float32)
+
+
+def predict_base64(client: TestClient, sequences: Sequences) -> npt.NDArray[np.float32]:
+    """Embed instances, answered in base64."""
+    body = {"instances": nest(sequences), "parameters": {"encoding_format": "base64"}}
+    return read_base64(send(client, "/v1/models/made:predict", body).json()["predictions"])
+
+
+def predict_json(client: TestClient, sequences: Sequences) -> npt.NDArray[np.float32]:
+    """Embed instances, answered in decimal."""
+    predictions = send(client, "/v1/models/made:predict", {"instances": nest(sequences)}).json()["predictions"]
+    return np.array(predictions, np.float32)
+
+
 # Each way in and out; a format that is added to the service is added here.
 WAYS: dict[str, Callable[[TestClient, Sequences], npt.NDArray[np.float32]]] = {
     "native base64": native_base64,
@@ -108,6 +125,9 @@ WAYS: dict[str, Callable[[TestClient, Sequences], npt.NDArray[np.float32]]] = {
     "OpenAI JSON": openai_json,
     "V2 binary": kserve_binary,
     "V2 JSON": kserve_json,
+    "SageMaker": sagemaker,
+    "V1 base64": predict_base64,
+    "V1 JSON": predict_json,
 }
 
 
@@ -128,7 +148,14 @@ DIALECTS = {
     "/encode": (problems.NATIVE, {"type", "title", "status", "detail", "request_id"}),
     "/v1/embeddings": (problems.OPENAI, {"error"}),
     "/v2/models/made/infer": (problems.KSERVE, {"error"}),
+    "/invocations": (problems.NATIVE, {"type", "title", "status", "detail", "request_id"}),
+    "/v1/models/made:predict": (problems.KSERVE, {"error"}),
 }
+
+
+def dialect_status(path: str) -> int:
+    """Return the status of what is wrong in a request."""
+    return DIALECTS[path][0].invalid
 
 
 @contextmanager
@@ -146,7 +173,7 @@ def bounded(mebibytes: int) -> Iterator[None]:
 def refuse(client: TestClient, path: str, content: bytes, method: str = "POST", **headers: str) -> tuple[int, str]:
     """Send what is refused; return the status and the sentence, having checked that the shape is the dialect's."""
     response = client.request(method, path, content=content, headers=headers)
-    dialect, fields = next(DIALECTS[known] for known in DIALECTS if known[:3] == path[:3])
+    dialect, fields = next(DIALECTS[known] for known in DIALECTS if path.startswith(known))
     assert response.headers["content-type"] == dialect.media_type
     assert response.headers["x-request-id"]
     body = response.json()
@@ -182,6 +209,8 @@ def test_many_empty_sequences_are_refused_in_bounded_memory(path: str, client: T
         "/v1/embeddings": b'{"model": "made", "input": [' + b"[]," * 10_000_000 + b"[]]}",
         "/v2/models/made/infer": b'{"inputs": [{"name": "sequences", "shape": [10000000, 0, 3], "datatype": "FP32", '
         b'"data": []}]}',
+        "/invocations": b'{"sequences": [' + b"[]," * 10_000_000 + b"[]]}",
+        "/v1/models/made:predict": b'{"instances": [' + b"[]," * 10_000_000 + b"[]]}",
     }
     with bounded(80):  # the client and the server hold the body once more each
         assert refuse(client, path, bodies[path])[0] == 413
@@ -195,14 +224,15 @@ def test_many_nested_lists_are_refused_in_bounded_memory(client: TestClient) -> 
         assert refuse(client, "/v2/models/made/infer", body)[0] == 413
 
 
-@pytest.mark.parametrize("path", DIALECTS)
+# Under /v1, what is no route is OpenAI's, and a model's own path may be asked for whatever its name.
+@pytest.mark.parametrize("path", [path for path in DIALECTS if not path.endswith(":predict")])
 def test_every_error_has_its_dialects_shape(path: str, client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """Wrong methods, unknown paths, wrong kinds of body, draining and what no one foresaw are told as the rest is."""
     assert refuse(client, path, b"", "GET") == (405, "Method Not Allowed")
     assert refuse(client, f"{path}/nowhere", b"", "GET") == (404, "Not Found")
     assert refuse(client, path, b"{}", **{"Content-Type": "text/plain"})[0] == 415
     assert refuse(client, path, b"{}", **{"Content-Encoding": "br"})[0] == 415
-    assert refuse(client, path, b"{}", **{"X-Request-Timeout-Ms": "soon"})[0] == (422 if path == "/encode" else 400)
+    assert refuse(client, path, b"{}", **{"X-Request-Timeout-Ms": "soon"})[0] == dialect_status(path)
     monkeypatch.setattr("service.api.encoding.read_body", lambda *_: 1 / 0)
     assert refuse(client, path, b"{}") == (
         500,

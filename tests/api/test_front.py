@@ -10,7 +10,7 @@ from service.app import PARTS
 from tests.api.test_encode import PAIR, Serve
 from tests.api.test_keys import ADMIN_PATHS, FIRST, OPEN_PATHS, SECOND, bearing
 
-PROBES = {"/metrics", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"}
+PROBES = {"/ping", "/metrics", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"}
 ROUTES = [route for part in PARTS for route in part.ROUTES]
 
 

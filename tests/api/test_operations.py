@@ -125,6 +125,7 @@ def test_the_openapi_document_is_valid(document: Any) -> None:
     names = ("infer", "model", "model_ready", "model_stats")
     versioned = [f"v2_{name}{suffix}" for name in names for suffix in ("", "_version")]
     openai = ["create_embeddings", "get_model", "list_models"]
+    clouds = ["invocations", "ping", "v1_predict"]
     assert sorted(ids) == sorted(
         [
             "debug_batches",
@@ -134,6 +135,7 @@ def test_the_openapi_document_is_valid(document: Any) -> None:
             "metrics",
             "ready",
             *openai,
+            *clouds,
             "v2_live",
             "v2_models",
             "v2_ready",

@@ -7,6 +7,7 @@
 - `statistics`: its statistics extension.
 - `repository`: its model repository extension.
 - `rpc`: the protocol over gRPC.
+- `clouds`: what SageMaker, Vertex AI and KServe V1 call.
 - `operations`: health, `/info` and what it tells.
 - `monitoring`: `/metrics`, and what runs right now.
 - `whole`: what each worker answers the others, so that any of them speaks for the service.

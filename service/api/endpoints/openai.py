@@ -2,6 +2,7 @@
 
 from datetime import datetime
 from functools import partial
+from itertools import starmap
 from typing import Any, Literal
 
 import orjson
@@ -26,6 +27,8 @@ class Model(BaseModel):
     object: Literal["model"]
     created: int = Field(description="When it was exported, in seconds since 1970; 0 if the artifact does not say.")
     owned_by: Literal["lengthwise"]
+    name: str = Field(description="The same as `id`, as KServe's first version has it.")
+    ready: Literal[True] = Field(description="Likewise.")
 
 
 class ModelList(BaseModel):
@@ -33,6 +36,7 @@ class ModelList(BaseModel):
 
     object: Literal["list"]
     data: list[Model]
+    models: list[str] = Field(description="Their names, as KServe's first version lists them.")
 
 
 async def create_embeddings(request: Request) -> Response:
@@ -50,11 +54,11 @@ async def create_embeddings(request: Request) -> Response:
 async def list_models(request: Request) -> Response:
     """List the encoders that are served."""
     named = service_of(request).models.names()
-    return _json({"object": "list", "data": [_describe(name, model) for name, model in named.items()]})
+    return _json({"object": "list", "data": [*starmap(_describe, named.items())], "models": [*named]})
 
 
 async def get_model(request: Request) -> Response:
-    """Describe an encoder under its name."""
+    """Describe an encoder under its name; KServe's first version asks the same path whether it is ready."""
     name = request.path_params["model"]
     return _json(_describe(name, service_of(request).models.find(name)))
 
@@ -65,7 +69,8 @@ def _describe(name: str, model: ServedModel) -> dict[str, Any]:
         created = int(datetime.fromisoformat(manifest.created).timestamp()) if manifest else 0
     except ValueError:  # written by another exporter
         created = 0
-    return {"id": name, "object": "model", "created": created, "owned_by": "lengthwise"}
+    known = {"id": name, "object": "model", "created": created, "owned_by": "lengthwise"}
+    return {**known, "name": name, "ready": True}
 
 
 def _json(content: dict[str, Any]) -> Response:

@@ -5,4 +5,5 @@
 - `ragged`: the body of `POST /encode`.
 - `ndjson`: one sequence a line, of a stream.
 - `openai`: the body of OpenAI's embeddings.
+- `instances`: the body of Vertex AI and of KServe V1.
 """

@@ -39,7 +39,11 @@ class EncodeOptions(AnswerOptions):
     )
 
 
-EXPECTED = {"sequences": "a list of sequences", "input": "a text, a sequence, or a list of either"}
+EXPECTED = {
+    "sequences": "a list of sequences",
+    "input": "a text, a sequence, or a list of either",
+    "instances": "a list of sequences or texts",
+}
 
 DEFAULT_OPTIONS = EncodeOptions()  # frozen, so that all plain requests share it
 
@@ -158,11 +162,11 @@ def write(answer: Answer, options: AnswerOptions) -> Written:
     lengths = answer.lengths
     content: dict[str, Any] = {}
     if "embedding" in options.outputs:
-        content["embeddings"] = _write_rows(answer.embeddings, options)
+        content["embeddings"] = write_rows(answer.embeddings, options)
     if "steps" in options.outputs:
-        content["steps"] = _write_rows(answer.steps, options)
+        content["steps"] = write_rows(answer.steps, options)
     if "state" in options.outputs:
-        content["state"] = {name: _write_rows(part, options) for name, part in answer.state.items()}
+        content["state"] = {name: write_rows(part, options) for name, part in answer.state.items()}
     # As `Usage`, which is not built: pydantic would take a third of the time that all of this does.
     usage = {"sequences": len(lengths), "steps": sum(lengths), "padded_steps": answer.padded_steps}
     content |= {"dim": answer.embeddings.shape[1], "lengths": lengths, "model": answer.model, "usage": usage}
@@ -174,7 +178,8 @@ def write_base64(row: npt.NDArray[np.float32]) -> str:
     return base64.b64encode(row.astype("<f4").tobytes()).decode()
 
 
-def _write_rows(rows: npt.NDArray[np.float32] | Sequence[npt.NDArray[np.float32]], options: AnswerOptions) -> Any:
+def write_rows(rows: npt.NDArray[np.float32] | Sequence[npt.NDArray[np.float32]], options: AnswerOptions) -> Any:
+    """Return rows as orjson writes them, each a list of numbers or base64 as the options ask."""
     if options.encoding_format == "base64":
         return [*map(write_base64, rows)]
     arrays = rows if isinstance(rows, np.ndarray) else [np.ascontiguousarray(row) for row in rows]
