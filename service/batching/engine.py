@@ -13,7 +13,7 @@ from typing import Protocol, TypeAlias
 
 from service.batching.batches import NOT_FINITE, Delivery, Outcome, Part, Target, run_parts
 from service.batching.jobs import HangUpStage, Job, Run
-from service.batching.runners import Runners
+from service.batching.runners import Runners, RunnerState
 from service.batching.sharing import Queues
 from service.costs.cpus import choose_slice
 from service.encoder.sequences import Embeddings, Output, Sequences
@@ -133,6 +133,10 @@ class Engine:
     def is_idle(self) -> bool:
         """Whether no request is under way, here or in another worker."""
         return not self._deliveries and self.queues.is_alone(time.perf_counter())
+
+    def count_runners(self) -> dict[RunnerState, int]:
+        """Count runners by what they do. Little runs are done on the event loop, and put none to work."""
+        return self._runners.count()
 
     def seconds_since_progress(self, now: float) -> float:
         """Return how long ago a run last began or ended; 0 if none is under way."""

@@ -9,12 +9,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 from queue import SimpleQueue
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeAlias, TypeVar
 
 logger = logging.getLogger("lengthwise")
 
 Batch = TypeVar("Batch")
 Result = TypeVar("Result")
+RunnerState: TypeAlias = Literal["busy", "idle", "lost"]
 
 CLOSE_SECONDS = 5.0  # at the end, for runs that nobody waits for any more; the threads are daemons
 
@@ -62,7 +63,7 @@ class Runners(Generic[Batch, Result]):
         self._perform, self._on_end, self._on_loss = perform, on_end, on_loss
         self._loop = asyncio.get_running_loop()
         self._names = map("lengthwise-runner-{}".format, count())
-        self._spares = number
+        self._spares = self._begun = number
         self._is_watching = self._is_closed = False
         self.number = 0
         self._runners: list[_Runner[Batch]] = []
@@ -73,6 +74,11 @@ class Runners(Generic[Batch, Result]):
     def hand(self, batch: Batch, now: float) -> None:
         """Give a batch to an idle runner, of which there is one."""
         self._give(self._idle.pop(), batch, now)
+
+    def count(self) -> dict[RunnerState, int]:
+        """Count runners by what they do; one that hung and was not replaced is lost."""
+        idle = len(self._idle)
+        return {"busy": self.number - idle, "idle": idle, "lost": self._begun - self.number}
 
     def check(self, now: float) -> None:
         """Replace threads that died without a word, and give up those that hang."""

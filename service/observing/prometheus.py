@@ -14,6 +14,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector, CollectorRegistry
 
+from service.batching.runners import RunnerState
 from service.observing.counts import Histogram, Telemetry
 
 # Of all workers the highest value stands; all others are added up.
@@ -41,6 +42,7 @@ class Holdings(NamedTuple):
 
     connections: int
     unread_bytes: int
+    runners: Mapping[RunnerState, int]
 
 
 class Snapshot(Collector):
@@ -184,6 +186,14 @@ class Snapshot(Collector):
             "Bytes of large answers that are under way, and of all answers that wait for their readers.",
             [((), self._holdings.unread_bytes)],
         )
+        runners = GaugeMetricFamily(
+            "lengthwise_runners",
+            "Runners by what they do; one that hung and was not replaced is lost. Little runs need none of them.",
+            labels=["state"],
+        )
+        for state, number in self._holdings.runners.items():
+            runners.add_metric([state], number)
+        yield runners
         yield _show(
             "runner_last_progress_seconds",
             "Seconds since a run last began or ended; 0 if no run is under way.",

@@ -62,6 +62,7 @@ METRICS = {name: (kind, {"model", *labels}) for name, (kind, labels) in MODEL_ME
     "lengthwise_connections": ("gauge", set()),
     "lengthwise_closed_connections": ("counter", {"why"}),
     "lengthwise_unread_bytes": ("gauge", set()),
+    "lengthwise_runners": ("gauge", {"state"}),
     "lengthwise_runner_last_progress_seconds": ("gauge", set()),
 }
 
@@ -195,6 +196,9 @@ def test_the_gauges_show_what_waits_and_runs(serve: Serve, monkeypatch: pytest.M
     assert scrape.read("queue_drain_seconds") > 0
     assert 0 < scrape.read("runner_last_progress_seconds", None) < later.read("runner_last_progress_seconds", None) < 60
     assert Scrape(client).read("queue_sequences") == 0
+    states = {"busy": scrape, "idle": Scrape(client)}
+    assert {state: one.read("runners", None, state=state) for state, one in states.items()} == {"busy": 1, "idle": 1}
+    assert scrape.read("runners", None, state="idle") == scrape.read("runners", None, state="lost") == 0
 
 
 def test_embeddings_that_are_not_finite_are_counted(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:

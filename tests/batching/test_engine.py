@@ -424,7 +424,7 @@ def test_a_stream_that_waits_is_woken_when_the_last_runner_is_lost(artifact: Pat
 
     async def scenario() -> tuple[list[bool], list[Delivery | BaseException]]:
         engine = make_engine(make_session(artifact, hang(gate)), runners=1)
-        requests = [draw_sequences([7]) for _ in range(9)]
+        requests, counted = [draw_sequences([7]) for _ in range(9)], []
         hung = asyncio.create_task(encode_all(engine, requests))
         woken = []
         for lost in (1, 2):  # the first of them is replaced
@@ -437,9 +437,11 @@ def test_a_stream_that_waits_is_woken_when_the_last_runner_is_lost(artifact: Pat
                 await asyncio.sleep(0)
             woken.append(waiting.done())
             waiting.cancel()
+            counted.append(engine.count_runners())
         answers = await hung
         answers += await encode_all(engine, [draw_sequences([4])])
         engine.close()
+        assert counted == [{"busy": 1, "idle": 0, "lost": 0}, {"busy": 0, "idle": 0, "lost": 1}]
         return woken, answers
 
     woken, answers = asyncio.run(scenario())
