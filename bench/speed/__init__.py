@@ -13,6 +13,8 @@
 - `rpc`: gRPC beside npz and JSON over HTTP.
 - `cost`: predicted times of runs, against measured ones.
 - `schedule`: the queue alone.
+- `replicas`: many services, and how requests are routed among them, under a simulated clock.
+- `simulated`: its replicas, arrivals and clock.
 - `start`: from process start to ready.
 - `training`: sequences a second in training.
 - `path`: what a request passes.

@@ -1,8 +1,9 @@
 """Bars and lines as SVG, the same bytes for the same figures."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from html import escape
 from itertools import cycle
+from math import log
 
 BAR, GAP, LABEL, WIDTH, VALUE = 18, 8, 230, 420, 90  # px
 OURS_COLOUR, PEER_COLOUR = "#2563eb", "#94a3b8"
@@ -43,7 +44,14 @@ def draw_bars(title: str, unit: str, panels: Mapping[str, Mapping[str, float]], 
     return f'<svg xmlns="http://www.w3.org/2000/svg" {size}>\n<title>{escape(title)}</title>\n{body}\n</svg>\n'
 
 
-def draw_lines(title: str, unit: str, panels: Mapping[str, Mapping[str, Mapping[int, float]]], ours: str) -> str:
+def draw_lines(
+    title: str,
+    unit: str,
+    panels: Mapping[str, Mapping[str, Mapping[int, float]]],
+    ours: str,
+    *,
+    is_logarithmic: bool = False,
+) -> str:
     """Draw one panel of lines a workload, both axes from zero, so that what scales is a straight line.
 
     Args:
@@ -51,6 +59,7 @@ def draw_lines(title: str, unit: str, panels: Mapping[str, Mapping[str, Mapping[
         unit: the unit of every figure.
         panels: for each heading, the lines by name, each of them figures by place.
         ours: what the names begin with that are set off.
+        is_logarithmic: whether places are laid out by their logarithms, from 1.
 
     Returns:
         The SVG document; its text is legible on light and on dark.
@@ -62,16 +71,18 @@ def draw_lines(title: str, unit: str, panels: Mapping[str, Mapping[str, Mapping[
     for heading, lines in panels.items():
         parts.append(f'<text x="0" y="{top + 16}" {TEXT} font-weight="bold">{escape(heading)}, {escape(unit)}</text>')
         top += 28
-        parts += _draw_panel(lines, colours, top)
+        parts += _draw_panel(lines, colours, top, log if is_logarithmic else float)
         top += HEIGHT + 40
     size = f'width="{AXIS + WIDTH + LABEL}" height="{top}" viewBox="0 0 {AXIS + WIDTH + LABEL} {top}"'
     body = "\n".join(parts)
     return f'<svg xmlns="http://www.w3.org/2000/svg" {size}>\n<title>{escape(title)}</title>\n{body}\n</svg>\n'
 
 
-def _draw_panel(lines: Mapping[str, Mapping[int, float]], colours: Mapping[str, str], top: int) -> list[str]:
+def _draw_panel(
+    lines: Mapping[str, Mapping[int, float]], colours: Mapping[str, str], top: int, lay_out: Callable[[int], float]
+) -> list[str]:
     places = sorted({place for line in lines.values() for place in line})
-    across = {place: f"{AXIS + place / places[-1] * WIDTH:.1f}" for place in places}
+    across = {place: f"{AXIS + lay_out(place) / lay_out(places[-1]) * WIDTH:.1f}" for place in places}
     highest = max((figure for line in lines.values() for figure in line.values()), default=1.0) or 1.0
     bottom = top + HEIGHT
     parts = [
