@@ -9,10 +9,10 @@ import json
 import sys
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -39,6 +39,9 @@ SEED = 7
 
 Figures: TypeAlias = dict[str, float]
 MakeRoute: TypeAlias = Callable[[list[Replica], CostModel], Route]
+
+KINDS = {"Random arrivals": False, "Bursts": True}
+FAR = 5  # times the least p99 of all replicas: what is slower by more is not drawn
 
 _INFLIGHT, _TOLD = attrgetter("inflight"), attrgetter("told")
 
@@ -166,6 +169,19 @@ def render(heading: str, figures: dict[str, dict[int, Figures]]) -> str:
     return "\n".join([f"{heading}:", *align(rows)])
 
 
+def draw(kinds: Mapping[str, Mapping[str, Mapping[int, Figures]]], load: float) -> str:
+    """Draw p99 by replicas, a panel for each kind of arrivals, without the ways that are off the scale."""
+    panels = {}
+    for heading, figures in kinds.items():
+        lines = {way: {count: one["p99_ms"] for count, one in found.items()} for way, found in figures.items()}
+        least = min(line[max(line)] for line in lines.values())
+        panels[heading] = {way: line for way, line in lines.items() if line[max(line)] < FAR * least}
+    drawn = set.intersection(*map(set, panels.values()))
+    panels = {heading: {way: line for way, line in lines.items() if way in drawn} for heading, lines in panels.items()}
+    title = f"p99 by replicas at {load:.0%} load, simulated"
+    return draw_lines(title, "ms", panels, "two choices, in flight", is_logarithmic=True)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Simulate what the command line names."""
     parser = argparse.ArgumentParser(prog="python -m bench replicas", description=__doc__)
@@ -176,8 +192,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--plots", type=Path, metavar="FOLDER", help="write replicas.svg there")
     options = parser.parse_args(arguments)
     counts = options.replicas or (QUICK_COUNTS if options.quick else COUNTS)
-    began, document, panels = time.monotonic(), {"bench": "replicas", "load": options.load}, {}
-    for heading, is_bursty in (("Random arrivals", False), ("Bursts", True)):
+    began = time.monotonic()
+    document: dict[str, Any] = {"bench": "replicas", "load": options.load}
+    for heading, is_bursty in KINDS.items():
         figures: dict[str, dict[int, Figures]] = {way: {} for way in options.ways}
         for count in counts:
             requests = count_requests(count, is_quick=options.quick)
@@ -191,7 +208,6 @@ def main(arguments: list[str] | None = None) -> None:
         }
     if options.plots:
         options.plots.mkdir(parents=True, exist_ok=True)
-        title = f"p99 by replicas at {options.load:.0%} load, simulated"
-        svg = draw_lines(title, "ms", panels, "two choices, in flight", is_logarithmic=True)
+        svg = draw({heading: document[heading] for heading in KINDS}, options.load)
         (options.plots / "replicas.svg").write_text(svg, encoding="utf-8")
     print(json.dumps(document))
