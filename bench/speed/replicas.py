@@ -203,9 +203,6 @@ def main(arguments: list[str] | None = None) -> None:
                 sys.stderr.write(f"{heading}, {count} replicas, {way}: {time.monotonic() - began:.0f} s\n")
         print(render(heading, figures), end="\n\n", flush=True)
         document[heading] = figures
-        panels[heading] = {
-            way: {count: one["p99_ms"] for count, one in found.items()} for way, found in figures.items()
-        }
     if options.plots:
         options.plots.mkdir(parents=True, exist_ok=True)
         svg = draw({heading: document[heading] for heading in KINDS}, options.load)

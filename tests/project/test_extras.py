@@ -17,7 +17,20 @@ PROGRAMS = {"export"} | {f"model {name}" for name in LEARNING} | {f"bench {name}
 SERVING_ONLY = {
     f"bench {name}"
     for name in (
-        ["chaos", "cost", "fairness", "gpu", "ledger", "many", "multiplied", "overload", "path", "replicas", "schedule", "soak"]
+        [
+            "chaos",
+            "cost",
+            "fairness",
+            "gpu",
+            "ledger",
+            "many",
+            "multiplied",
+            "overload",
+            "path",
+            "replicas",
+            "schedule",
+            "soak",
+        ]
     )
 }
 
