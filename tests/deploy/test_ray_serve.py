@@ -57,7 +57,9 @@ class Cluster:
         self.ours = import_module("deploy.ray.serve")
         self.ray, self.serve = import_module("ray"), import_module("ray.serve")
         self._artifact = artifact
-        self.ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, configure_logging=False)
+        self.ray.init(
+            address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, configure_logging=False
+        )
         self.serve.start(http_options={"host": "127.0.0.1", "port": port})
 
     def deploy(self, **settings: Any) -> None:
