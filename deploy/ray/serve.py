@@ -38,8 +38,8 @@ class Arguments(BaseModel):
 
     def settings(self) -> Settings:
         """Return the service's settings: Ray has the port, and says which CPUs and GPUs are a replica's."""
-        given: dict[str, Any] = {"runners": count_runners(self.cpus), "threads": 1} | (self.model_extra or {})
-        return Settings(**given)
+        given: dict[str, Any] = {"processes": 1, "runners": count_runners(self.cpus), "threads": 1}
+        return Settings(**given | (self.model_extra or {}))
 
 
 class Lengthwise:

@@ -152,7 +152,11 @@ def test_ray_leaves_the_queue_to_the_service() -> None:
     ours = import_module("deploy.ray.serve")
     arguments = ours.Arguments(cpus=2, max_replicas=8, drain_seconds=20)
     settings, deployment = arguments.settings(), ours.build(arguments)._bound_deployment
-    assert (settings.runners, settings.threads) == (3, 1)  # of the replica's CPUs, and not of the node's
+    assert (settings.processes, settings.runners, settings.threads) == (
+        1,
+        3,
+        1,
+    )  # of the replica's CPUs, and not of the node's
     assert deployment.max_ongoing_requests == settings.max_connections
     assert deployment._deployment_config.graceful_shutdown_timeout_s > settings.drain_seconds == 20
     assert deployment.ray_actor_options["num_cpus"] == 2
