@@ -123,7 +123,7 @@ def test_the_client_is_a_distribution_of_its_own(tmp_path: Path) -> None:
         assert archive.read(f"{info}/licenses/LICENSE") == Path("LICENSE").read_bytes()
     modules = {f"lengthwise_client/{path.name}" for path in Path("client/lengthwise_client").glob("*.py")}
     assert names == modules | {"lengthwise_client/py.typed", "lengthwise_client/open_inference.binpb"}
-    needed = re.findall(r"^Requires-Dist: ([a-z]+)[^;]*$", metadata, re.MULTILINE)
+    needed = re.findall(r"^Requires-Dist: ([a-z]+)[^;\n]*$", metadata, re.MULTILINE)
     assert sorted(needed) == ["httpx", "numpy"]
 
 
