@@ -17,6 +17,7 @@ from onnx import TensorProto, ValueInfoProto, helper, numpy_helper
 from export.builder import GraphBuilder
 from export.gates import TORCH_TO_ONNX, reorder_gates
 from export.pool import add_pooling
+from export.slopes import add_slopes
 from model.encoder.config import EncoderConfig
 from model.encoder.encoder import SequenceEncoder
 from model.encoder.recurrent import RecurrentLayer
@@ -56,7 +57,7 @@ def build_graph(encoder: SequenceEncoder, options: GraphOptions | None = None) -
         int64 `[batch]`, the output `embedding`, float32 `[batch, D]`, and what the options add.
 
     Raises:
-        ValueError: an initial state is asked for, and the encoder reads in both directions.
+        ValueError: an initial state is asked for, and the encoder reads in both directions or reads slopes.
     """
     options = options or GraphOptions()
     config = encoder.config
@@ -65,6 +66,8 @@ def build_graph(encoder: SequenceEncoder, options: GraphOptions | None = None) -
             "an encoder that reads in both directions takes no initial state: the backward one starts at the "
             "end of a sequence, and nothing came before that"
         )
+    if options.initial_state:
+        config.require_state()
     builder = GraphBuilder()
     steps = _add_input(builder, encoder)
     builder.add("Cast", ["lengths"], "lengths_int32", to=TensorProto.INT32)
@@ -118,9 +121,9 @@ def _add_input(builder: GraphBuilder, encoder: SequenceEncoder) -> str:
         std = builder.weights("standardization.std", encoder.standardization.std)
         steps = builder.add("Div", [builder.add("Sub", [steps, mean], "centred"), std], "standardized")
     steps = builder.add("Transpose", [steps], "time_major", perm=[1, 0, 2])  # [T, B, F]
-    if encoder.config.pooling in ("max", "mean+max", "attention"):
+    if encoder.config.deltas or encoder.config.pooling in ("max", "mean+max", "attention"):
         _add_mask(builder, steps)
-    return steps
+    return add_slopes(builder, steps, encoder.config.deltas) if encoder.config.deltas else steps
 
 
 def _add_mask(builder: GraphBuilder, time_major: str) -> None:

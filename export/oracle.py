@@ -54,6 +54,8 @@ def encode(encoder: SequenceEncoder, case: Case) -> OracleOutput:
         steps = case.sequence.astype(np.float64)
     if encoder.standardization is not None:
         steps = (steps - _weights(encoder.standardization.mean)) / _weights(encoder.standardization.std)
+    if config.deltas:
+        steps = np.concatenate([steps, measure_slopes(steps, config.deltas)], axis=1)
     shape = (config.layers, config.directions, config.hidden)
     state = {name: np.zeros(shape) for name in ("hc" if config.cell == "lstm" else "h")}
     for name, initial in case.initial.items():
@@ -69,6 +71,15 @@ def encode(encoder: SequenceEncoder, case: Case) -> OracleOutput:
             beside.append(outputs[::-1] if place else outputs)
         steps = np.concatenate(beside, axis=1)
     return OracleOutput(_embed(encoder, steps), steps, state)
+
+
+def measure_slopes(steps: Floats, window: int) -> Floats:
+    """Return the slopes of `(t, F)`: the steps up to `window` away on each side, weighted by their distance."""
+    padded = np.pad(steps, [(window, window), (0, 0)], "edge") if len(steps) else np.zeros((2 * window, steps.shape[1]))
+    distances = np.arange(-window, window + 1)
+    slopes = [distances @ padded[time : time + 2 * window + 1] for time in range(len(steps))]
+    result: Floats = np.array(slopes).reshape(steps.shape) / (distances @ distances)
+    return result
 
 
 def run_cell(cell: nn.Module, steps: Floats, h: Floats, c: Floats | None = None) -> tuple[Floats, ...]:

@@ -33,6 +33,8 @@ def run_layers(weights: dict[str, npt.NDArray[np.float32]], sequence: npt.NDArra
     steps = sequence.astype(np.float64)
     if "standardization.mean" in weights:
         steps = (steps - weights["standardization.mean"]) / weights["standardization.std"]
+    if window := sum(name.startswith("slopes.weight_") for name in weights):
+        steps = np.hstack([steps, measure_slopes(steps, window)])
     layer = 0
     while f"layer{layer}.W" in weights:
         w, r, b = (weights[f"layer{layer}.{letter}"].astype(np.float64) for letter in "WRB")
@@ -41,6 +43,18 @@ def run_layers(weights: dict[str, npt.NDArray[np.float32]], sequence: npt.NDArra
         steps = np.hstack([forward, backward])
         layer += 1
     return steps
+
+
+def measure_slopes(steps: Floats, window: int) -> Floats:
+    """Return the slope of the least-squares line through each step of `(t, F)` and `window` steps on either side.
+
+    A step beyond an end is the step at that end.
+    """
+    slopes, last = np.zeros_like(steps), len(steps) - 1
+    for t in range(len(steps)):
+        around = np.stack([steps[min(max(t + k, 0), last)] for k in range(-window, window + 1)])
+        slopes[t] = np.polyfit(np.arange(len(around)), around, 1)[0]
+    return slopes
 
 
 def run_direction(steps: Floats, w: Floats, r: Floats, b: Floats) -> Floats:

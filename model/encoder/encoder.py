@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from model.encoder.config import EncoderConfig
 from model.encoder.pooling import AttentionPooling, pool
 from model.encoder.recurrent import RecurrentLayer, RecurrentState, valid_mask
+from model.encoder.slopes import measure_slopes
 
 PAD_ID = 0  # the token that fills padded rows; it is never a step
 
@@ -120,6 +121,8 @@ class SequenceEncoder(nn.Module):
 
         Arguments are those of `forward`; outputs are zero past the length.
         """
+        if state is not None:
+            self.config.require_state()
         if not sequences.shape[1]:  # nothing but empty rows, which torch's recurrent kernels refuse: pad one step
             sequences = sequences.new_zeros(len(sequences), 1, *sequences.shape[2:])
         if self.embedding is not None:
@@ -128,6 +131,8 @@ class SequenceEncoder(nn.Module):
             )
         else:
             steps = sequences if self.standardization is None else self.standardization(sequences)
+            if self.config.deltas:
+                steps = torch.cat([steps, measure_slopes(steps, lengths, self.config.deltas)], dim=2)
         trace = [steps]
         for index, layer in enumerate(self.layers):
             trace.append(self.dropout(layer(trace[-1], lengths, _of_layer(state, index))))

@@ -1,5 +1,6 @@
 """The export and its proof: right graphs pass, subtly wrong ones are refused."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,11 +17,16 @@ from export.graph import GraphOptions, build_graph, hash_weights
 from model.encoder.config import EncoderConfig
 from model.encoder.encoder import SequenceEncoder
 from model.training.run_directory import BrokenRun, read_model, read_samples
+from service.catalogue.vetting.structure import check_structure
 from service.encoder.sequences import pad_batch
 from service.encoder.session import open_session
 from tests import oracle
 from tests.conftest import MADE, draw_sequences
 from tests.export.making import make_run
+
+# Fields of config.json that runs of 0.1.0 lack.
+LATER_ENCODER_FIELDS = ["deltas"]
+LATER_TRAINING_FIELDS: list[str] = []
 
 
 @pytest.mark.parametrize(
@@ -50,6 +56,19 @@ def test_the_artifact_equals_the_independent_oracle(artifact: Path) -> None:
     found = session.run(pad_batch(sequences))
     expected = [oracle.encode(weights, steps) for steps in sequences]
     np.testing.assert_allclose(found, expected, rtol=0, atol=5e-6)  # float32 against float64, see export.verify
+
+
+@pytest.mark.parametrize("window", [1, 3])
+def test_an_artifact_that_reads_slopes_equals_the_independent_oracle(window: int, tmp_path: Path) -> None:
+    """The file's nodes measure the slopes that a line of least squares has, and the vetting takes them."""
+    make_run(tmp_path / "run", EncoderConfig(features=3, hidden=4, deltas=window))
+    manifest = export_run(tmp_path / "run", tmp_path / "model.onnx")
+    assert manifest.encoder["deltas"] == window
+    check_structure((tmp_path / "model.onnx").read_bytes(), "model.onnx")
+    session, weights = open_session(tmp_path / "model.onnx"), oracle.read_weights(tmp_path / "model.onnx")
+    sequences = draw_sequences([1, 7, 0, 30, 2])
+    expected = [oracle.encode(weights, steps) for steps in sequences]
+    np.testing.assert_allclose(session.run(pad_batch(sequences)), expected, rtol=0, atol=5e-6)  # see export.verify
 
 
 def test_the_artifact_that_is_checked_in_is_what_is_exported_today(run: Path, tmp_path: Path) -> None:
@@ -206,6 +225,17 @@ def test_the_command_exits_with_the_reason(
         main([str(run), "-o", str(tmp_path / "m.onnx")])
     assert "FAILED" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
+
+
+def test_a_run_of_an_earlier_version_is_exported(tmp_path: Path) -> None:
+    """A config that lacks the fields that came later means what it meant."""
+    make_run(tmp_path, EncoderConfig(features=2, hidden=2))
+    config = json.loads((tmp_path / "config.json").read_text())
+    for part, later in (("encoder", LATER_ENCODER_FIELDS), ("training", LATER_TRAINING_FIELDS)):
+        for name in later:
+            del config[part][name]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert export_run(tmp_path, tmp_path / "m.onnx").encoder["deltas"] == 0
 
 
 @pytest.mark.parametrize("missing", ["config.json", "weights.safetensors", "samples.safetensors", "results.json"])

@@ -29,6 +29,8 @@ TAILS: list[dict[str, Any]] = [
     {"projection": 7, "normalize": True},
 ]
 
+SLOPES = list(itertools.product(CELLS, (1, 2), (1, 2, 3)))
+
 pytestmark = pytest.mark.usefixtures("small_grid")
 
 
@@ -70,6 +72,24 @@ def test_projection_and_normalization_pass_the_proof(pooling: Pooling, tail: dic
     """What follows the pooling is as exact as the pooling, for an odd number of columns too."""
     encoder, samples = make_encoder(EncoderConfig(features=3, hidden=5, bidirectional=False, pooling=pooling, **tail))
     assert prove(encoder, build_graph(encoder), samples)
+
+
+@pytest.mark.parametrize("kind", SLOPES, ids=lambda kind: "-".join(map(str, kind)))
+def test_encoders_that_read_slopes_pass_their_proof(kind: tuple[str, int, int]) -> None:
+    """With slopes over any window an encoder is as exact as without, for every cell and direction."""
+    cell, directions, window = kind
+    config = EncoderConfig(features=3, **CELLS[cell], bidirectional=directions == 2, hidden=5, deltas=window)
+    encoder, samples = make_encoder(config)
+    checks = prove(encoder, build_graph(encoder, GraphOptions(steps=True, state=True)), samples)
+    exact = [check.tolerance for check in checks if "same" in check.claim]
+    assert exact == [2e-6 if cell == "rnn" else 0.0] * 9
+
+
+def test_a_state_is_refused_for_slopes() -> None:
+    """The slope at the end of one part of a sequence would need the next part."""
+    encoder, _ = make_encoder(EncoderConfig(features=3, bidirectional=False, deltas=1))
+    with pytest.raises(ValueError, match="with deltas takes no initial state"):
+        build_graph(encoder, GraphOptions(initial_state=True))
 
 
 def test_a_state_is_refused_for_two_directions() -> None:

@@ -10,6 +10,7 @@ import torch
 from sklearn.neighbors import KNeighborsClassifier
 from starlette.testclient import TestClient
 
+from export.graph import build_graph
 from model.data.datasets import Dataset
 from model.data.named import japanese_vowels
 from model.encoder.config import EncoderConfig
@@ -70,6 +71,14 @@ def rebuild(path: Path) -> SequenceEncoder:
     encoder = SequenceEncoder(config)
     encoder.load_state_dict(state)
     return encoder.eval()
+
+
+def test_its_graph_is_the_one_an_export_writes_today() -> None:
+    """What encoders can do beside costs it nothing: node by node and bit for bit it is what it was."""
+    assert (
+        onnx.load(SHIPPED_MODEL).graph.SerializeToString()
+        == build_graph(rebuild(SHIPPED_MODEL)).graph.SerializeToString()
+    )
 
 
 def test_torch_and_the_served_session_agree_on_every_real_sequence(alone: Embeddings, dataset: Dataset) -> None:
