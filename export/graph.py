@@ -121,7 +121,7 @@ def _add_input(builder: GraphBuilder, encoder: SequenceEncoder) -> str:
         std = builder.weights("standardization.std", encoder.standardization.std)
         steps = builder.add("Div", [builder.add("Sub", [steps, mean], "centred"), std], "standardized")
     steps = builder.add("Transpose", [steps], "time_major", perm=[1, 0, 2])  # [T, B, F]
-    if encoder.config.deltas or encoder.config.pooling in ("max", "mean+max", "attention"):
+    if encoder.config.deltas or encoder.config.pooling not in ("mean", "last"):
         _add_mask(builder, steps)
     return add_slopes(builder, steps, encoder.config.deltas) if encoder.config.deltas else steps
 

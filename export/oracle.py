@@ -138,25 +138,32 @@ def _embed(encoder: SequenceEncoder, steps: Floats) -> Floats:
     config = encoder.config
     if not len(steps):
         return np.zeros(config.dim)
-    match config.pooling:
-        case "mean":
-            pooled = steps.mean(axis=0)
-        case "max":
-            pooled = steps.max(axis=0)
-        case "mean+max":
-            pooled = np.concatenate([steps.mean(axis=0), steps.max(axis=0)])
-        case "last":
-            pooled = np.concatenate([steps[-1, : config.hidden], steps[0, config.hidden :]])
-        case "attention":
-            assert encoder.attention is not None
-            key = encoder.attention.key
-            scores = np.tanh(steps @ _weights(key.weight).T + _weights(key.bias)) @ _weights(encoder.attention.context)
-            weights = np.exp(scores - scores.max())
-            pooled = weights @ steps / weights.sum()
+    pooled = np.concatenate([_pool(encoder, part, steps) for part in config.pooling.split("+")])
     if encoder.projection is not None:
         pooled = _weights(encoder.projection.weight) @ pooled
     if config.normalize:
         pooled = pooled / max(float(np.linalg.norm(pooled)), 1e-12)
+    return np.asarray(pooled)
+
+
+def _pool(encoder: SequenceEncoder, part: str, steps: Floats) -> Floats:
+    """Pool `(t, W)` into `(W,)`, by one part of a pooling such as `mean+std`."""
+    hidden, attention = encoder.config.hidden, encoder.attention
+    match part:
+        case "mean":
+            pooled = steps.mean(axis=0)
+        case "max":
+            pooled = steps.max(axis=0)
+        case "std":
+            pooled = steps.std(axis=0)
+        case "last":
+            pooled = np.concatenate([steps[-1, :hidden], steps[0, hidden:]])
+        case _:
+            assert attention is not None
+            key = attention.key
+            scores = np.tanh(steps @ _weights(key.weight).T + _weights(key.bias)) @ _weights(attention.context)
+            weights = np.exp(scores - scores.max())
+            pooled = weights @ steps / weights.sum()
     return np.asarray(pooled)
 
 

@@ -22,21 +22,27 @@ def add_pooling(builder: GraphBuilder, encoder: SequenceEncoder, outputs: str, f
         name: of the result.
 
     Returns:
-        The name: `[B, W]`, or `[B, 2W]` for `mean+max`; zero for an empty row.
+        The name: `[B, W]`, or the parts of a pooling such as `mean+std` side by side; zero for an empty row.
     """
     width = encoder.config.width
-    match encoder.config.pooling:
-        case "mean":
-            return _add_mean(builder, outputs, width, name)
-        case "max":
-            return _add_max(builder, outputs, width, name)
-        case "mean+max":
-            parts = [_add_mean(builder, outputs, width, "mean"), _add_max(builder, outputs, width, "max")]
-            return builder.add("Concat", parts, name, axis=1)
-        case "last":
-            return _zero_where_empty(builder, _join_directions(builder, final, width), name)
-        case "attention":
-            return _add_attention(builder, encoder, outputs, name)
+
+    def add(part: str, name: str) -> str:
+        match part:
+            case "mean":
+                return _add_mean(builder, outputs, width, name)
+            case "max":
+                return _add_max(builder, outputs, width, name)
+            case "std":
+                return _add_std(builder, outputs, width, name)
+            case "last":
+                return _zero_where_empty(builder, _join_directions(builder, final, width), name)
+            case _:
+                return _add_attention(builder, encoder, outputs, name)
+
+    parts = encoder.config.pooling.split("+")
+    if len(parts) == 1:
+        return add(parts[0], name)
+    return builder.add("Concat", [add(part, part) for part in parts], name, axis=1)
 
 
 def _join_directions(builder: GraphBuilder, rows: str, width: int) -> str:
@@ -47,14 +53,46 @@ def _join_directions(builder: GraphBuilder, rows: str, width: int) -> str:
 
 def _add_mean(builder: GraphBuilder, outputs: str, width: int, name: str) -> str:
     total = builder.add("ReduceSum", [outputs, builder.integers(0)], "total", keepdims=0)  # [directions, B, H]
-    at_least_one = builder.add("Max", ["lengths", builder.integer(1)], "at_least_one")  # a zero-length row is 0 / 1
-    as_float = builder.add("Cast", [at_least_one], "count", to=TensorProto.FLOAT)
-    denominator = builder.add("Unsqueeze", [as_float, builder.integers(1)], "denominator")  # [B, 1]
+    denominator = _add_denominator(builder)
     return builder.add("Div", [_join_directions(builder, total, width), denominator], name)
 
 
+def _add_denominator(builder: GraphBuilder) -> str:
+    """Return what sums over time are divided by, `[B, 1]`: each row's length, or 1 if it is empty."""
+    at_least_one = builder.add("Max", ["lengths", builder.integer(1)], "at_least_one")  # a zero-length row is 0 / 1
+    as_float = builder.add("Cast", [at_least_one], "count", to=TensorProto.FLOAT)
+    return builder.add("Unsqueeze", [as_float, builder.integers(1)], "denominator")
+
+
+def _add_std(builder: GraphBuilder, outputs: str, width: int, name: str) -> str:
+    """Take the standard deviation over time, of steps relative to the first one: of a constant exactly 0.
+
+    It moves no further than the step that moves most, so the proof needs no other tolerance for the square root: an
+    error in the sum of squares of a nearly constant number is as small as these squares.
+    """
+    denominator = _add_denominator(builder)
+    by_step = builder.add("Unsqueeze", [denominator, builder.integers(0, 1)], "denominator_by_step")  # [1, 1, B, 1]
+    mask, none = _add_output_mask(builder), builder.scalar("none", 0)
+    zero, one = builder.integers(0), builder.integers(1)
+    first = builder.add("Slice", [outputs, zero, one, zero], "first_output")  # [1, directions, B, H]
+    shifts = builder.add("Sub", [outputs, first], "shifts")
+    shifted = builder.add("Where", [mask, shifts, none], "valid_shifts")
+    total = builder.add("ReduceSum", [shifted, zero], "shifts_total", keepdims=1)  # [1, directions, B, H]
+    distances = builder.add("Sub", [shifted, builder.add("Div", [total, by_step], "shifts_mean")], "distances")
+    centred = builder.add("Where", [mask, distances, none], "valid_distances")
+    squares = builder.add("Mul", [centred, centred], "squares")
+    summed = builder.add("ReduceSum", [squares, zero], "squares_total", keepdims=0)  # [directions, B, H]
+    variance = builder.add("Div", [_join_directions(builder, summed, width), denominator], "variance")
+    return builder.add("Sqrt", [variance], name)
+
+
+def _add_output_mask(builder: GraphBuilder) -> str:
+    """Return `valid` as it fits the outputs of a layer: `[T, 1, B, 1]`."""
+    return builder.add("Unsqueeze", ["valid", builder.integers(1, 3)], "valid_outputs")
+
+
 def _add_max(builder: GraphBuilder, outputs: str, width: int, name: str) -> str:
-    mask = builder.add("Unsqueeze", ["valid", builder.integers(1, 3)], "valid_outputs")  # [T, 1, B, 1]
+    mask = _add_output_mask(builder)
     valid = builder.add("Where", [mask, outputs, builder.scalar("lowest", -np.inf)], "valid_or_lowest")
     highest = builder.add("ReduceMax", [valid], "highest", axes=[0], keepdims=0)  # [directions, B, H]
     return _zero_where_empty(builder, _join_directions(builder, highest, width), name)

@@ -94,6 +94,11 @@ class EncoderConfig:
         return self.directions * self.hidden
 
     @property
+    def pooled(self) -> int:
+        """The numbers that pooling makes of all steps: W for each of its parts."""
+        return self.width * len(self.pooling.split("+"))
+
+    @property
     def dim(self) -> int:
         """D, the numbers in an embedding."""
-        return self.projection or self.width * (2 if self.pooling == "mean+max" else 1)
+        return self.projection or self.pooled

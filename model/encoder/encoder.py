@@ -83,8 +83,8 @@ class SequenceEncoder(nn.Module):
         )
         self.dropout = nn.Dropout(config.dropout)
         self.attention = AttentionPooling(config.width) if config.pooling == "attention" else None
-        pooled = config.width * (2 if config.pooling == "mean+max" else 1)
-        self.projection = None if config.projection is None else nn.Linear(pooled, config.projection, bias=False)
+        size = config.projection
+        self.projection = None if size is None else nn.Linear(config.pooled, size, bias=False)
 
     def forward(self, sequences: Tensor, lengths: Tensor, state: RecurrentState | None = None) -> Tensor:
         """Encode a padded batch.

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from model.encoder.recurrent import last_outputs, valid_mask
 
-Pooling: TypeAlias = Literal["mean", "max", "last", "attention", "mean+max"]
+Pooling: TypeAlias = Literal["mean", "max", "last", "attention", "mean+max", "mean+std", "mean+std+max"]
 
 
 def masked_mean(steps: Tensor, lengths: Tensor) -> Tensor:
@@ -28,6 +28,22 @@ def masked_max(steps: Tensor, lengths: Tensor) -> Tensor:
     padding = ~valid_mask(lengths, steps.shape[1])[:, :, None]
     highest = steps.masked_fill(padding, -torch.inf).amax(dim=1)
     return highest.masked_fill((lengths == 0)[:, None], 0.0)
+
+
+def masked_std(steps: Tensor, lengths: Tensor) -> Tensor:
+    """Take the standard deviation of each number over the valid steps: `(B, T, D)` and `(B,)` to `(B, D)`.
+
+    Steps are taken relative to the first one, and then to their mean, before they are squared. So numbers that never
+    change have a deviation of exactly 0, however large they are, and where it is 0 the gradient is 0, not infinite.
+    """
+    padding = ~valid_mask(lengths, steps.shape[1])[:, :, None]
+    count = lengths.clamp(min=1)[:, None]
+    shifted = (steps - steps[:, :1]).masked_fill(padding, 0.0)
+    mean = shifted.sum(dim=1) / count
+    centred = (shifted - mean[:, None]).masked_fill(padding, 0.0)
+    variance = centred.square().sum(dim=1) / count
+    is_constant = variance == 0
+    return variance.masked_fill(is_constant, 1.0).sqrt().masked_fill(is_constant, 0.0)
 
 
 class AttentionPooling(nn.Module):
@@ -61,16 +77,20 @@ def pool(pooling: Pooling, steps: Tensor, lengths: Tensor, directions: int) -> T
         directions: of the top layer, 1 or 2.
 
     Returns:
-        `(B, W)`, or `(B, 2W)` for `mean+max`; a zero-length row is the zero vector.
+        `(B, W)`, or the parts of a pooling such as `mean+std` side by side; a zero-length row is the zero vector.
     """
-    match pooling:
+    return torch.cat([_pool_part(part, steps, lengths, directions) for part in pooling.split("+")], dim=1)
+
+
+def _pool_part(part: str, steps: Tensor, lengths: Tensor, directions: int) -> Tensor:
+    match part:
         case "mean":
             return masked_mean(steps, lengths)
         case "max":
             return masked_max(steps, lengths)
+        case "std":
+            return masked_std(steps, lengths)
         case "last":
             return last_outputs(steps, lengths, directions)
-        case "mean+max":
-            return torch.cat([masked_mean(steps, lengths), masked_max(steps, lengths)], dim=1)
-        case "attention":
+        case _:
             raise ValueError("attention pooling has weights: use AttentionPooling")

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import pytest
+import torch
 from onnx import helper, numpy_helper
 
 import export.artifact
@@ -19,7 +20,7 @@ from model.encoder.encoder import SequenceEncoder
 from model.training.run_directory import BrokenRun, read_model, read_samples
 from service.catalogue.vetting.structure import check_structure
 from service.encoder.sequences import pad_batch
-from service.encoder.session import open_session
+from service.encoder.session import EncoderSession, open_session
 from tests import oracle
 from tests.conftest import MADE, draw_sequences
 from tests.export.making import make_run
@@ -80,6 +81,18 @@ def test_the_artifact_that_is_checked_in_is_what_is_exported_today(run: Path, tm
     assert [check.claim for check in checked_in.parity] == [check.claim for check in manifest.parity]
     assert checked_in.model_dump().keys() == manifest.model_dump().keys()
     assert onnx.load(MADE).graph == onnx.load(tmp_path / "made.onnx").graph
+
+
+def test_a_number_that_never_changes_has_a_deviation_of_zero_in_the_graph() -> None:
+    """Outputs that are 0.99 at every step, and as large as nothing rounds well, deviate by exactly 0 in any batch."""
+    encoder = SequenceEncoder(EncoderConfig(features=1, hidden=2, cell="rnn", pooling="mean+std", standardize=False))
+    with torch.no_grad():
+        for name, weights in encoder.named_parameters():
+            weights.fill_(0.7 if "bias" in name else 0.0)
+    session = EncoderSession(build_graph(encoder.eval()).SerializeToString(), "constant")
+    found = session.run(pad_batch(draw_sequences([7, 1, 0, 30], 1)))
+    assert found[:2, :4].all()
+    assert not found[:, 4:].any()
 
 
 def find(model: onnx.ModelProto, operator: str) -> onnx.NodeProto:

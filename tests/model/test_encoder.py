@@ -10,8 +10,8 @@ from export import oracle
 from export.oracle import Case
 from model.encoder.config import EncoderConfig
 from model.encoder.encoder import SequenceEncoder, Standardization
-from model.encoder.pooling import masked_max, masked_mean, pool
-from model.encoder.recurrent import Cell, RecurrentState
+from model.encoder.pooling import masked_max, masked_mean, masked_std, pool
+from model.encoder.recurrent import Cell, State
 from model.encoder.reset_before import ResetBeforeGRU
 from tests.conftest import draw_sequences
 
@@ -111,9 +111,42 @@ def test_a_token_becomes_the_fourth_root_of_the_vocabulary() -> None:
 
 
 def test_max_pooling_sees_negative_steps_only() -> None:
-    """The zeros of the padding are not the maximum of what lies below zero."""
+    """The zeros of the padding are no maximum of what lies below zero."""
     steps = torch.tensor([[[-2.0], [-4.0], [0.0]], [[0.0], [0.0], [0.0]]])
     assert masked_max(steps, torch.tensor([2, 0])).tolist() == [[-2.0], [0.0]]
+
+
+@given(lengths=st.lists(st.integers(0, 10), min_size=1, max_size=6), extra=st.integers(0, 3))
+def test_the_deviation_is_of_each_rows_own_steps(lengths: list[int], extra: int) -> None:
+    """Whatever stands around it, a row's standard deviation is numpy's of its steps alone, and an empty one's is 0."""
+    sequences = draw_sequences(lengths)
+    padded = torch.zeros(len(lengths), max(lengths) + extra, 3)
+    for row, steps in zip(padded, sequences, strict=True):
+        row[: len(steps)] = torch.from_numpy(steps)
+    expected = [steps.std(axis=0, dtype=np.float64) if len(steps) else np.zeros(3) for steps in sequences]
+    found = masked_std(padded, torch.tensor(lengths))
+    np.testing.assert_allclose(found, np.array(expected), rtol=0, atol=1e-6)  # float32 against float64
+
+
+@pytest.mark.parametrize("value", [0.1, 16777217.0, 3e38, -1e-40])
+def test_the_deviation_of_what_never_changes_is_exactly_zero(value: float) -> None:
+    """However large or small the number is; its gradient is 0, not infinite, and another row's is what it was."""
+    steps = torch.full((2, 7, 1), value)
+    steps[1, :, 0] = torch.arange(7.0)
+    steps.requires_grad_()
+    deviation = masked_std(steps, torch.tensor([7, 3]))
+    assert deviation[0] == 0
+    deviation.sum().backward()
+    assert steps.grad is not None
+    assert not steps.grad[0].any()
+    root = (2 / 3) ** 0.5  # the deviation of 0, 1 and 2
+    torch.testing.assert_close(steps.grad[1, :3, 0], torch.tensor([-1.0, 0.0, 1.0]) / 3 / root)
+    assert not steps.grad[1, 3:].any()
+
+
+def test_the_deviation_of_what_is_not_a_number_is_not_zero() -> None:
+    """A training that diverges shows."""
+    assert masked_std(torch.tensor([[[1.0], [torch.nan]]]), torch.tensor([2])).isnan().all()
 
 
 def test_attention_pooling_is_not_a_function() -> None:
@@ -139,7 +172,7 @@ def test_a_sequence_goes_on_where_its_first_half_ended(cell: Cell) -> None:
 def test_a_state_may_be_given_to_an_empty_batch() -> None:
     """Rows without steps have no outputs, the zero embedding, and the state they came with."""
     encoder = SequenceEncoder(EncoderConfig(features=2, hidden=3, bidirectional=False)).eval()
-    state = RecurrentState(torch.ones(2, 1, 1, 3), torch.ones(2, 1, 1, 3))
+    state = State(torch.ones(2, 1, 1, 3), torch.ones(2, 1, 1, 3))
     encoded = encoder.run(torch.zeros(2, 0, 2), torch.tensor([0, 0]), state)
     assert encoded.steps.shape == (2, 0, 3)
     assert not encoded.embedding.any()
