@@ -215,7 +215,7 @@ def _judge(model: Task, samples: LabelledSequences) -> Judge | None:
     """Return what scores embeddings of the samples by a classifier's head; None for other tasks."""
     if not isinstance(model, SequenceClassifier):
         return None
-    weight, bias = (parameter.detach().numpy() for parameter in (model.head.weight, model.head.bias))
+    weight, bias = model.head.fold()
     return lambda embeddings: float(np.mean((embeddings @ weight.T + bias).argmax(axis=1) == samples.labels))
 
 

@@ -3,6 +3,7 @@
 - `catalogue`: the tasks by name.
 - `config`: how a task is trained.
 - `task`: what every task is, and how sequences run through one.
+- `head`: what makes a prediction of an embedding.
 - `supervised`: the class of a sequence, or a number about it.
 - `language`, `ngrams`: the next token, and the counts that it must beat.
 - `similarity`: how alike two sequences are.

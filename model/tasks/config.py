@@ -19,6 +19,8 @@ class TrainConfig:
         embedding_rate: the learning rate of token embeddings, as a multiple of `learning_rate`.
         label_smoothing: share of each target class spread over all classes.
         class_weights: `balanced` weighs a class in the loss by the inverse of its frequency.
+        head_dropout: share of an embedding's numbers dropped in training before the head of a classifier or regressor.
+        head_norm: normalise each of these numbers over the batch before that (BatchNorm); what is served is unchanged.
         noise: added to every number; see `model.tasks.task.Augmentation`.
         offset: added throughout a sequence; see `model.tasks.task.Augmentation`.
         validation_share: held out of training to stop it early; of each class, if there are classes.
@@ -36,6 +38,8 @@ class TrainConfig:
     embedding_rate: float = 1.0
     label_smoothing: float = 0.1
     class_weights: Literal["balanced"] | None = None
+    head_dropout: float = 0.0
+    head_norm: bool = False
     noise: float = 0.0
     offset: float = 0.0
     validation_share: float = 0.1
@@ -51,5 +55,7 @@ class TrainConfig:
                 raise ValueError(f"training {name} is {getattr(self, name)}: it must be at least 1")
         if not 0.0 < self.validation_share < 1.0:
             raise ValueError(f"training validation_share is {self.validation_share}: it must be between 0 and 1")
+        if not 0.0 <= self.head_dropout < 1.0:
+            raise ValueError(f"training head_dropout is {self.head_dropout}: it must be in [0, 1)")
         if self.class_weights not in (None, "balanced"):
             raise ValueError(f"training class_weights is {self.class_weights!r}: it must be null or 'balanced'")

@@ -9,6 +9,7 @@ from model.data.batches import Batch
 from model.data.datasets import LabelledSequences
 from model.encoder.encoder import SequenceEncoder
 from model.tasks.config import TrainConfig
+from model.tasks.head import LinearHead
 from model.tasks.task import Judgement, Task, run_batches
 
 
@@ -20,7 +21,7 @@ class SequenceClassifier(Task):
 
     def __init__(self, encoder: SequenceEncoder, training: TrainConfig, classes: int) -> None:
         super().__init__(encoder, training, classes)
-        self.head = nn.Linear(encoder.config.dim, classes)
+        self.head = LinearHead(encoder.config.dim, classes, training)
         self._label_smoothing = training.label_smoothing
         weights = torch.ones(classes) if training.class_weights == "balanced" else None
         self.class_weights: Tensor | None
@@ -75,7 +76,7 @@ class SequenceRegressor(Task):
 
     def __init__(self, encoder: SequenceEncoder, training: TrainConfig, _classes: int = 0) -> None:
         super().__init__(encoder, training, _classes)
-        self.head = nn.Linear(encoder.config.dim, 1)
+        self.head = LinearHead(encoder.config.dim, 1, training)
         self.register_buffer("target_mean", torch.zeros(()))
         self.register_buffer("target_std", torch.ones(()))
 

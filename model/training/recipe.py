@@ -92,6 +92,20 @@ def read_recipe(path: Path | None, dataset: Dataset, task: str | None = None, **
         raise ValueError(f"{path or 'the default'} is not a recipe: {error}") from error
 
 
+def describe_trap(recipe: Recipe) -> str:
+    """Say what in a recipe makes deviations larger in training than in service; empty if nothing does."""
+    found = [
+        *(["encoder dropout, which acts on each step"] if recipe.encoder.dropout else []),
+        *(["training noise, which is added to each number"] if recipe.training.noise else []),
+    ]
+    if not found or "std" not in recipe.encoder.pooling.split("+"):
+        return ""
+    return (
+        f"the pooling {recipe.encoder.pooling} measures how steps deviate, and training adds deviations of its own by "
+        f"{' and '.join(found)}: drop units of the pooled vector instead, by training head_dropout"
+    )
+
+
 def _read_fields(path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}

@@ -18,7 +18,7 @@ from model.data.readers import BadFile
 from model.data.texts import describe_unknown
 from model.tasks.catalogue import TASKS
 from model.training.fit import train
-from model.training.recipe import Hardware, Recipe, read_recipe, read_task
+from model.training.recipe import Hardware, Recipe, describe_trap, read_recipe, read_task
 from model.training.report import print_predictions, write_report
 from model.training.run_directory import BrokenRun
 
@@ -34,6 +34,8 @@ def main(arguments: list[str] | None = None) -> None:
         recipe, dataset = _prepare(options)
         if is_first and (unknown := describe_unknown(dataset)):
             print(f"train: {unknown}", file=sys.stderr)
+        if is_first and (trap := describe_trap(recipe)):
+            print(f"train: {trap}", file=sys.stderr)
         out = options.out or Path("runs") / dataset.name
         hardware = Hardware(accelerator=options.accelerator, devices=options.devices)
         for offset in range(options.seeds or 1):

@@ -9,6 +9,7 @@ from model.data.datasets import LabelledSequences
 from model.encoder.config import EncoderConfig
 from model.encoder.encoder import SequenceEncoder
 from model.tasks.config import TrainConfig
+from model.tasks.head import LinearHead
 from model.tasks.supervised import SequenceClassifier, SequenceRegressor
 from model.tasks.task import Augmentation, run_batches
 
@@ -47,6 +48,37 @@ def test_labels_are_smoothed_in_training_only() -> None:
     data = LabelledSequences([np.zeros((3, 1), np.float32)], np.array([0]))
     assert model.measure(data) == {"loss": 0.0, "accuracy": 1.0}
     assert model.training_loss(SequenceSet(data)[[0]]) > 1
+
+
+def test_a_head_normalises_and_drops_in_training_only() -> None:
+    """In evaluation it is one linear map, which `fold` returns, however it was trained."""
+    torch.manual_seed(0)
+    head = LinearHead(6, 3, TrainConfig(head_norm=True, head_dropout=0.5))
+    embeddings = 3 * torch.randn(40, 6) + 2
+    assert not torch.equal(head(embeddings), head(embeddings))  # two draws of what is dropped
+    for _ in range(60):
+        head(embeddings)
+    with torch.no_grad():
+        assert head.norm is not None
+        head.norm.weight.uniform_(0.5, 2)
+        head.norm.bias.uniform_(-1, 1)
+        found = head.eval()(embeddings).numpy()
+    weight, bias = head.fold()
+    np.testing.assert_allclose(found, embeddings.numpy() @ weight.T + bias, rtol=0, atol=1e-5)  # float32 of O(1)
+    assert not np.allclose(weight, head.weight.detach().numpy())
+
+
+def test_a_lone_sequence_is_trained_on_with_a_normalising_head() -> None:
+    """The last batch of an epoch may hold one sequence, which has no deviation of its own."""
+    head = LinearHead(4, 2, TrainConfig(head_norm=True)).train()
+    assert head(torch.ones(1, 4)).isfinite().all()
+    assert head.norm is not None
+    assert not head.norm.running_mean.any()  # type: ignore[union-attr]  # it tracks statistics
+
+
+def test_a_plain_head_has_the_weights_of_earlier_runs() -> None:
+    """Without either it is a linear layer, whose weights have the names they had in 0.1.0."""
+    assert [*LinearHead(4, 2, TrainConfig()).state_dict()] == ["weight", "bias"]
 
 
 def test_balanced_weights_make_rare_classes_count_as_much() -> None:
