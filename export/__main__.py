@@ -60,7 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--steps", action="store_true", help="give the outputs of every step too")
     parser.add_argument("--state", action="store_true", help="give the final state too")
     parser.add_argument(
-        "--initial-state", action="store_true", help="let sequences start from a state; for one direction"
+        "--initial-state", action="store_true", help="let sequences start from a state, in each direction from its own"
     )
     parser.add_argument(
         "--quantize", action="store_true", help="int8 LSTM weights: faster, and nothing is exact any more"

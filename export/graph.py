@@ -35,7 +35,8 @@ class GraphOptions:
         steps: an output `steps`, float32 `[batch, time, W]`: the top layer's outputs, zero past the length.
         state: outputs `state_h`, and `state_c` of LSTMs, float32 `[batch, layers, directions, H]`: the state after
             each row's last valid step.
-        initial_state: inputs `initial_h`, and `initial_c` of LSTMs, of the same shape; for one direction only.
+        initial_state: inputs `initial_h`, and `initial_c` of LSTMs, of the same shape: the state that each row starts
+            from, forward at its first step and backward at its last valid one.
         quantize: int8 weights for its LSTMs, once the float32 graph has held its proof; see `export.quantize`.
     """
 
@@ -57,15 +58,10 @@ def build_graph(encoder: SequenceEncoder, options: GraphOptions | None = None) -
         int64 `[batch]`, the output `embedding`, float32 `[batch, D]`, and what the options add.
 
     Raises:
-        ValueError: an initial state is asked for, and the encoder reads in both directions or reads slopes.
+        ValueError: an initial state is asked for, and the encoder reads slopes.
     """
     options = options or GraphOptions()
     config = encoder.config
-    if options.initial_state and config.bidirectional:
-        raise ValueError(
-            "an encoder that reads in both directions takes no initial state: the backward one starts at the "
-            "end of a sequence, and nothing came before that"
-        )
     if options.initial_state:
         config.require_state()
     builder = GraphBuilder()

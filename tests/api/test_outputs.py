@@ -56,6 +56,24 @@ def test_a_sequence_sent_in_parts_is_encoded_as_a_whole(cell: Any, serve_kind: S
     assert "embeddings" not in whole
 
 
+def test_each_direction_starts_from_the_state_it_is_given(serve_kind: Serve) -> None:
+    """The first is forward's, as `initial_state_fw`; the second, backward's, is met at a row's own last step."""
+    client = serve_kind("parts-both")
+    sequences = [steps.tolist() for steps in draw_sequences([6, 2])]
+    zero = np.zeros((2, 1, 2, 4))
+    plain = encode(client, sequences=sequences, outputs=["steps"])["steps"]
+    for place, own, end in ((0, slice(0, 4), 0), (1, slice(4, 8), -1)):
+        h = zero.copy()
+        h[:, :, place] = 0.5
+        state = {"h": h.tolist(), "c": zero.tolist()}
+        found = encode(client, sequences=sequences, outputs=["steps"], state=state)["steps"]
+        for before, after in zip(plain, found, strict=True):
+            change = np.abs(np.array(after) - np.array(before))
+            assert change[end, own].min() > 0
+            assert change[end].sum() > change[-1 - end].sum()  # it wears off on the way to the other end
+            assert np.delete(change, own, axis=1).max() == 0
+
+
 def test_steps_and_embeddings_come_together_in_any_batch(serve_kind: Serve) -> None:
     """Steps are as long as their sequence, their mean is the embedding, and base64 holds the same numbers."""
     client, weights = serve_kind("triples-steps"), oracle.read_weights(ARTIFACTS / "triples-steps.onnx")

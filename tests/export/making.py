@@ -67,6 +67,7 @@ KINDS = {
     "quintuples": Kind(config=EncoderConfig(features=5, hidden=5)),
     "parts-lstm": Kind(config=one_way("lstm"), options=IN_PARTS),
     "parts-gru": Kind(config=one_way("gru"), options=IN_PARTS),
+    "parts-both": Kind(config=TRIPLES, options=IN_PARTS),
     "tokens": Kind(config=EncoderConfig(vocabulary=9, embedding=3, hidden=4, pooling="max")),
     "texts": Kind(config=TEXTS, reads_texts=True),
     "texts-steps": Kind(config=TEXTS, options=STEPS, reads_texts=True),
