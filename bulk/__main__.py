@@ -109,10 +109,10 @@ def encode(options: argparse.Namespace) -> int:
 def make_plan(options: argparse.Namespace, encoder: Encoder, settings: Settings) -> tuple[Plan, Wanted]:
     """Return the plan of the output folder, made now or before, and what is read of each row."""
     outputs = options.outputs.split(",")
+    offered = [name for name in encoder.session.outputs if name != "prediction"]  # bulk writes numbers only
     for name in outputs:
-        if name not in encoder.session.outputs:
-            offered = ", ".join(encoder.session.outputs)
-            raise BulkError(f"--outputs names {name!r}, and {encoder.session.file} gives {offered}")
+        if name not in offered:
+            raise BulkError(f"--outputs names {name!r}, and {encoder.session.file} gives {', '.join(offered)}")
     if "embedding" not in outputs or (options.format == "npy" and outputs != ["embedding"]):
         raise BulkError("--outputs must name embedding, and for --format npy nothing else")
     if options.format == "npy" and options.on_error == "drop":

@@ -2,7 +2,8 @@
 
 - `__main__`: the command.
 - `artifact`: from an encoder to a proven file.
-- `graph`, `slopes`, `pool`, `builder`: the ONNX graph; its slopes; its pooling; its nodes as they are written down.
+- `graph`, `slopes`, `pool`, `head`, `builder`: the ONNX graph; its slopes; its pooling; what it predicts; its nodes as
+  they are written down.
 - `oracle`: the encoder once more, in plain numpy.
 - `verify`: the proof.
 - `quantize`: int8 weights, and what they cost.

@@ -63,6 +63,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--initial-state", action="store_true", help="let sequences start from a state, in each direction from its own"
     )
     parser.add_argument(
+        "--prediction", action="store_true", help="give what the trained task predicts: a class, a number, a next token"
+    )
+    parser.add_argument(
         "--quantize", action="store_true", help="int8 LSTM weights: faster, and nothing is exact any more"
     )
     foreign = parser.add_argument_group("weights trained elsewhere")
@@ -88,7 +91,11 @@ def build_parser() -> argparse.ArgumentParser:
 def export(options: argparse.Namespace) -> Manifest:
     """Export what the command line names, and print what a reader of foreign weights noted."""
     offered = GraphOptions(
-        steps=options.steps, state=options.state, initial_state=options.initial_state, quantize=options.quantize
+        steps=options.steps,
+        state=options.state,
+        initial_state=options.initial_state,
+        prediction=options.prediction,
+        quantize=options.quantize,
     )
     if options.run is not None:
         return export_run(options.run, options.output, options.name, options.version, offered)

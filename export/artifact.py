@@ -17,11 +17,22 @@ from export.verify import SampleKind, draw_sequences, run_torch, verify
 from model.data.datasets import LabelledSequences
 from model.encoder.config import EncoderConfig
 from model.encoder.encoder import SequenceEncoder, Standardization
+from model.tasks.head import FoldedHead
 from model.tasks.supervised import SequenceClassifier
 from model.tasks.task import Task
 from model.threads import limit_threads
 from model.training.run_directory import RunConfig, read_config, read_model, read_results, read_samples, read_tokenizer
-from service.encoder.manifest import METADATA_KEY, Golden, Input, Manifest, ParityCheck, Statistics, TaskRecord, Tensor
+from service.encoder.manifest import (
+    METADATA_KEY,
+    Golden,
+    Input,
+    Manifest,
+    ParityCheck,
+    Prediction,
+    Statistics,
+    TaskRecord,
+    Tensor,
+)
 from service.encoder.sequences import Steps
 from service.encoder.session import EncoderSession
 
@@ -64,6 +75,19 @@ class Origin:
     samples: SampleKind = "made"
 
 
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What an encoder was trained to do, and what that is judged on.
+
+    Attributes:
+        task: in evaluation mode.
+        held_out: labelled sequences, the samples of the proof.
+    """
+
+    task: Task
+    held_out: LabelledSequences
+
+
 def export_run(
     run: Path, output: Path, name: str | None = None, version: str = "1", options: GraphOptions | None = None
 ) -> Manifest:
@@ -98,7 +122,8 @@ def export_run(
         tokenizer=read_tokenizer(run),
         samples="real",
     )
-    return export_encoder(model.encoder, samples.sequences, origin, output, options, _judge(model, samples))
+    trained = Trained(model, samples)
+    return export_encoder(model.encoder, samples.sequences, origin, output, options, trained)
 
 
 def export_encoder(
@@ -107,7 +132,7 @@ def export_encoder(
     origin: Origin,
     output: Path,
     options: GraphOptions | None = None,
-    judge: Judge | None = None,
+    trained: Trained | None = None,
 ) -> Manifest:
     """Export an encoder, however it came by its weights.
 
@@ -117,7 +142,7 @@ def export_encoder(
         origin: what the manifest says of where it comes from.
         output: the file to write.
         options: what the graph offers besides embeddings; nothing by default.
-        judge: what its task makes of the samples' embeddings, to weigh int8 by.
+        trained: the task that the encoder was trained on here; None where it was trained elsewhere.
 
     Returns:
         The manifest that the file carries.
@@ -130,8 +155,11 @@ def export_encoder(
         ValueError: the options ask for what the encoder cannot give.
     """
     limit_threads(encoder.config.hidden)
-    graph = build_graph(encoder, options)
-    checks = prove(encoder, graph, samples, origin.samples)
+    options = options or GraphOptions()
+    task = trained.task if trained is not None and options.prediction else None
+    head = None if task is None else task.fold_head()
+    graph = build_graph(encoder, options, head)
+    checks = prove(encoder, graph, samples, origin.samples, task)
     manifest = Manifest(
         name=origin.name,
         version=origin.version,
@@ -143,14 +171,15 @@ def export_encoder(
         longest_training_sequence=origin.longest_training_sequence,
         standardization=_describe_statistics(encoder.standardization),
         task=origin.task,
+        prediction=_describe_head(head, origin),
         source=origin.source,
         licence=origin.licence,
         weights_sha256=hash_weights(graph),
         parity=checks,
         golden=choose_golden(encoder, samples),
     )
-    if options is not None and options.quantize:
-        graph, manifest = quantize_artifact(graph, manifest, samples, judge)
+    if options.quantize:
+        graph, manifest = quantize_artifact(graph, manifest, samples, None if trained is None else _judge(trained))
     write_artifact(graph, manifest, output)
     return manifest
 
@@ -165,14 +194,18 @@ def make_samples(config: EncoderConfig, count: int = 60, longest: int = 40) -> l
 
 
 def prove(
-    encoder: SequenceEncoder, graph: onnx.ModelProto, samples: Sequence[Steps], kind: SampleKind = "made"
+    encoder: SequenceEncoder,
+    graph: onnx.ModelProto,
+    samples: Sequence[Steps],
+    kind: SampleKind = "made",
+    task: Task | None = None,
 ) -> list[ParityCheck]:
-    """Verify a graph in the session class that will serve it.
+    """Verify a graph in the session class that will serve it, and the predictions of a task if it has them.
 
     Raises:
         ProofFailed: a claim does not hold.
     """
-    checks = verify(encoder, EncoderSession(graph.SerializeToString(), "the exported graph"), samples, kind)
+    checks = verify(encoder, EncoderSession(graph.SerializeToString(), "the exported graph"), samples, kind, task)
     if not all(check.holds for check in checks):
         raise ProofFailed(checks)
     return checks
@@ -211,12 +244,20 @@ def write_artifact(graph: onnx.ModelProto, manifest: Manifest, output: Path) -> 
         partial.unlink(missing_ok=True)
 
 
-def _judge(model: Task, samples: LabelledSequences) -> Judge | None:
-    """Return what scores embeddings of the samples by a classifier's head; None for other tasks."""
-    if not isinstance(model, SequenceClassifier):
+def _judge(trained: Trained) -> Judge | None:
+    """Return what scores embeddings of the held-out sequences by a classifier's head; None for other tasks."""
+    if not isinstance(trained.task, SequenceClassifier):
         return None
-    weight, bias = model.head.fold()
-    return lambda embeddings: float(np.mean((embeddings @ weight.T + bias).argmax(axis=1) == samples.labels))
+    head, labels = trained.task.fold_head(), trained.held_out.labels
+    return lambda embeddings: float(np.mean((embeddings @ head.weight.T + head.bias).argmax(axis=1) == labels))
+
+
+def _describe_head(head: FoldedHead | None, origin: Origin) -> Prediction | None:
+    """Say what the logits of a head mean."""
+    if head is None:
+        return None
+    classes = [] if origin.task is None else origin.task.classes
+    return Prediction(kind=head.predicts, labels=classes if head.predicts == "class" else [])
 
 
 def _describe_input(config: EncoderConfig, tokenizer: str | None) -> Input:

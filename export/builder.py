@@ -47,6 +47,24 @@ class GraphBuilder:
         self.nodes[outputs[0]] = helper.make_node(operator, inputs, outputs, name=outputs[0], **attributes)
         return outputs
 
+    def multiply(self, rows: str, matrix: str, output: str, between: tuple[str, str, str]) -> str:
+        """Multiply rows `[B, D]` by a matrix `[D, K]`, each as it would be alone, and return the product's name.
+
+        One row would take another kernel, which sums in another order: a second row keeps a lone sequence on the kernel
+        its batch mates use.
+
+        Args:
+            rows: their name.
+            matrix: its name.
+            output: the product's name.
+            between: names for all rows twice, for the product of these, and for how many rows there are.
+        """
+        doubled, product, count = between
+        twice = self.add("Concat", [rows, rows], doubled, axis=0)
+        both = self.add("MatMul", [twice, matrix], product)
+        size = self.add("Shape", [rows], count, start=0, end=1)
+        return self.add("Slice", [both, self.integers(0), size, self.integers(0)], output)
+
     def occupied(self) -> str:
         """Return bool `[B, 1]`: true if a row's sequence is not empty."""
         filled = self.add("Greater", ["lengths", self.integer(0)], "filled")

@@ -16,12 +16,14 @@ from onnx import TensorProto, ValueInfoProto, helper, numpy_helper
 
 from export.builder import GraphBuilder
 from export.gates import TORCH_TO_ONNX, reorder_gates
+from export.head import add_head
 from export.pool import add_pooling
 from export.slopes import add_slopes
 from model.encoder.config import EncoderConfig
 from model.encoder.encoder import SequenceEncoder
 from model.encoder.recurrent import RecurrentLayer
 from model.encoder.reset_before import ResetBeforeGRU
+from model.tasks.head import FoldedHead
 
 OPSET = 17
 IR_VERSION = 8
@@ -37,33 +39,37 @@ class GraphOptions:
             each row's last valid step.
         initial_state: inputs `initial_h`, and `initial_c` of LSTMs, of the same shape: the state that each row starts
             from, forward at its first step and backward at its last valid one.
+        prediction: an output `logits`, float32 `[batch, K]`: what the task's head makes of each row.
         quantize: int8 weights for its LSTMs, once the float32 graph has held its proof; see `export.quantize`.
     """
 
     steps: bool = False
     state: bool = False
     initial_state: bool = False
+    prediction: bool = False
     quantize: bool = False
 
 
-def build_graph(encoder: SequenceEncoder, options: GraphOptions | None = None) -> onnx.ModelProto:
+def build_graph(
+    encoder: SequenceEncoder, options: GraphOptions | None = None, head: FoldedHead | None = None
+) -> onnx.ModelProto:
     """Write an encoder down as an ONNX model.
 
     Args:
         encoder: trained; its weights become initializers.
         options: what the graph offers besides embeddings; nothing by default.
+        head: the task's, where the options ask for its predictions.
 
     Returns:
         A checked model with the inputs `sequences`, float32 `[batch, time, F]` or int64 `[batch, time]`, and `lengths`,
         int64 `[batch]`, the output `embedding`, float32 `[batch, D]`, and what the options add.
 
     Raises:
-        ValueError: an initial state is asked for, and the encoder reads slopes.
+        ValueError: an initial state is asked for, and the encoder reads slopes; or predictions, and there is no head.
     """
     options = options or GraphOptions()
     config = encoder.config
-    if options.initial_state:
-        config.require_state()
+    _refuse(config, options, head)
     builder = GraphBuilder()
     steps = _add_input(builder, encoder)
     builder.add("Cast", ["lengths"], "lengths_int32", to=TensorProto.INT32)
@@ -82,13 +88,23 @@ def build_graph(encoder: SequenceEncoder, options: GraphOptions | None = None) -
                 parts.append(_freeze(builder, f"{name}.final_{letter}", f"{name}.initial_{letter}", options))
 
     _add_embedding(builder, encoder, outputs)
+    if options.prediction and head is not None:
+        add_head(builder, head, _add_last_hidden(builder, config, options) if head.predicts == "token" else "embedding")
     if options.steps:
         by_row = builder.add("Transpose", [outputs], "steps_by_row", perm=[2, 0, 1, 3])  # [B, T, directions, H]
         builder.add("Reshape", [by_row, builder.integers(0, 0, config.width)], "steps")
     if options.state:
         for letter, parts in finals.items():
             builder.add("Concat", parts, f"state_{letter}", axis=1)  # [B, layers, directions, H]
-    return _assemble(builder, config, options)
+    return _assemble(builder, config, options, 0 if head is None else len(head.bias))
+
+
+def _refuse(config: EncoderConfig, options: GraphOptions, head: FoldedHead | None) -> None:
+    """Refuse options that an encoder cannot give."""
+    if options.initial_state:
+        config.require_state()
+    if options.prediction and head is None:
+        raise ValueError("predictions are asked for, and the encoder has no head: none was trained to predict anything")
 
 
 def hash_weights(model: onnx.ModelProto) -> str:
@@ -168,15 +184,28 @@ def _take_initial(builder: GraphBuilder, config: EncoderConfig, index: int, opti
     return names
 
 
-def _freeze(builder: GraphBuilder, final: str, initial: str, options: GraphOptions) -> str:
-    """Return a layer's final state as `[B, 1, directions, H]`; an empty row keeps its initial one.
+def _keep(builder: GraphBuilder, final: str, initial: str, options: GraphOptions) -> str:
+    """Return a final state `[directions, B, H]` in which empty rows keep their initial one.
 
     ONNX Runtime gives zeros for empty rows, an initial state or none.
     """
-    if options.initial_state:
-        final = builder.add("Where", [builder.occupied(), final, initial], f"{final}_kept")
+    if not options.initial_state:
+        return final
+    return builder.add("Where", [builder.occupied(), final, initial], f"{final}_kept")
+
+
+def _freeze(builder: GraphBuilder, final: str, initial: str, options: GraphOptions) -> str:
+    """Return a layer's final state as `[B, 1, directions, H]`; an empty row keeps its initial one."""
+    final = _keep(builder, final, initial, options)
     by_row = builder.add("Transpose", [final], f"{final}_by_row", perm=[1, 0, 2])
     return builder.add("Unsqueeze", [by_row, builder.integers(1)], f"{final}_layer")
+
+
+def _add_last_hidden(builder: GraphBuilder, config: EncoderConfig, options: GraphOptions) -> str:
+    """Return the hidden state of an encoder of one direction after each row's last step, `[B, H]`."""
+    name = f"layer{config.layers - 1}"
+    final = _keep(builder, f"{name}.final_h", f"{name}.initial_h", options)  # [1, B, H]
+    return builder.add("Squeeze", [final, builder.integers(0)], "last_hidden")
 
 
 def _add_embedding(builder: GraphBuilder, encoder: SequenceEncoder, outputs: str) -> None:
@@ -186,21 +215,16 @@ def _add_embedding(builder: GraphBuilder, encoder: SequenceEncoder, outputs: str
     final = f"layer{config.layers - 1}.final_h"
     pooled = add_pooling(builder, encoder, outputs, final, "pooled" if tail else "embedding")
     if encoder.projection is not None:
-        # One row would take another kernel, which sums in another order: a second row keeps a lone sequence on the
-        # kernel its batch mates use.
-        twice = builder.add("Concat", [pooled, pooled], "pooled_twice", axis=0)
         matrix = builder.weights("projection.weight", encoder.projection.weight.T)
-        both = builder.add("MatMul", [twice, matrix], "projected_twice")
-        rows = builder.add("Shape", [pooled], "rows", start=0, end=1)
         name = "embedding" if tail[-1] == "projected" else "projected"
-        pooled = builder.add("Slice", [both, builder.integers(0), rows, builder.integers(0)], name)
+        pooled = builder.multiply(pooled, matrix, name, ("pooled_twice", "projected_twice", "rows"))
     if config.normalize:
         norm = builder.add("ReduceL2", [pooled], "norm", axes=[1], keepdims=1)
         floor = builder.scalar("norm_floor", 1e-12)  # a zero vector stays zero
         builder.add("Div", [pooled, builder.add("Max", [norm, floor], "norm_or_floor")], "embedding")
 
 
-def _assemble(builder: GraphBuilder, config: EncoderConfig, options: GraphOptions) -> onnx.ModelProto:
+def _assemble(builder: GraphBuilder, config: EncoderConfig, options: GraphOptions, scores: int) -> onnx.ModelProto:
     """Put the inputs and outputs around what was built, and check the whole."""
 
     def state(prefix: str, *, wanted: bool) -> list[ValueInfoProto]:
@@ -213,6 +237,8 @@ def _assemble(builder: GraphBuilder, config: EncoderConfig, options: GraphOption
     outputs = [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["batch", config.dim])]
     if options.steps:
         outputs.append(helper.make_tensor_value_info("steps", TensorProto.FLOAT, ["batch", "time", config.width]))
+    if options.prediction:
+        outputs.append(helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", scores]))
     graph = helper.make_graph(
         list(builder.nodes.values()),
         "lengthwise",

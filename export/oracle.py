@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 from model.encoder.encoder import SequenceEncoder
 from model.encoder.recurrent import RecurrentLayer
+from model.tasks.language import LanguageModel
+from model.tasks.supervised import SequenceClassifier, SequenceRegressor
+from model.tasks.task import Task
 from service.encoder.sequences import State, Steps
 
 Floats = npt.NDArray[np.floating]
@@ -38,15 +41,17 @@ class OracleOutput:
         embedding: `(D,)`.
         steps: `(t, W)`.
         state: `h`, and `c` of LSTMs, `(layers, directions, H)`.
+        logits: `(K,)`, what the task's head predicts; empty where it is not asked.
     """
 
     embedding: Floats
     steps: Floats
     state: Mapping[str, Floats]
+    logits: Floats = field(default_factory=lambda: np.zeros(0))
 
 
-def encode(encoder: SequenceEncoder, case: Case) -> OracleOutput:
-    """Encode one sequence with the encoder's weights."""
+def encode(encoder: SequenceEncoder, case: Case, task: Task | None = None) -> OracleOutput:
+    """Encode one sequence with the encoder's weights, and predict what the task does, if there is one."""
     config = encoder.config
     if encoder.embedding is not None:
         steps = _weights(encoder.embedding.weight)[case.sequence.astype(int)]
@@ -70,7 +75,8 @@ def encode(encoder: SequenceEncoder, case: Case) -> OracleOutput:
                 part[index, place] = value
             beside.append(outputs[::-1] if place else outputs)
         steps = np.concatenate(beside, axis=1)
-    return OracleOutput(_embed(encoder, steps), steps, state)
+    embedding = _embed(encoder, steps)
+    return OracleOutput(embedding, steps, state, np.zeros(0) if task is None else _predict(task, embedding, state))
 
 
 def measure_slopes(steps: Floats, window: int) -> Floats:
@@ -144,6 +150,29 @@ def _embed(encoder: SequenceEncoder, steps: Floats) -> Floats:
     if config.normalize:
         pooled = pooled / max(float(np.linalg.norm(pooled)), 1e-12)
     return np.asarray(pooled)
+
+
+def _predict(task: Task, embedding: Floats, state: Mapping[str, Floats]) -> Floats:
+    """Return what a task predicts, `(K,)`, by its head's own weights; padding is never the next token."""
+    match task:
+        case LanguageModel():
+            head = task.encoder.embedding if task.head is None else task.head
+            assert head is not None
+            logits = _weights(head.weight) @ state["h"][-1, 0] + _weights(task.bias)
+            logits[0] = np.finfo(np.float32).min
+        case SequenceClassifier() | SequenceRegressor():
+            if (norm := task.head.norm) is not None:
+                assert norm.running_mean is not None
+                assert norm.running_var is not None
+                scale = np.sqrt(_weights(norm.running_var) + norm.eps)
+                embedding = (embedding - _weights(norm.running_mean)) / scale
+                embedding = embedding * _weights(norm.weight) + _weights(norm.bias)
+            logits = _weights(task.head.weight) @ embedding + _weights(task.head.bias)
+            if isinstance(task, SequenceRegressor):
+                logits = logits * float(task.target_std) + float(task.target_mean)
+        case _:
+            raise NotImplementedError(f"the oracle does not know the task {task.name}")
+    return np.asarray(logits)
 
 
 def _pool(encoder: SequenceEncoder, part: str, steps: Floats) -> Floats:

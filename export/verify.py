@@ -15,6 +15,7 @@ from export import oracle
 from export.oracle import Case, OracleOutput
 from model.encoder.encoder import SequenceEncoder
 from model.encoder.recurrent import RecurrentState
+from model.tasks.task import Task
 from service.encoder.manifest import ParityCheck
 from service.encoder.sequences import Batch, Output, State, Steps, pad_batch
 from service.encoder.session import EncoderSession
@@ -27,6 +28,8 @@ EXACT = 0.0
 # ONNX Runtime runs a lone row of a plain RNN on another kernel than several: 5e-7 was measured.
 RNN_TOLERANCE = 2e-6
 
+LEAST = float(np.finfo(np.float32).min)  # what scores a token that can never be next, in place of infinity
+
 GRID_BATCHES = (1, 2, 3, 8, 33)
 JUNK = (1e6, np.inf, np.nan)
 
@@ -35,7 +38,11 @@ Pair: TypeAlias = tuple[OracleOutput, OracleOutput]  # found and expected
 
 
 def verify(
-    encoder: SequenceEncoder, session: EncoderSession, samples: Sequence[Steps], kind: SampleKind = "made"
+    encoder: SequenceEncoder,
+    session: EncoderSession,
+    samples: Sequence[Steps],
+    kind: SampleKind = "made",
+    task: Task | None = None,
 ) -> list[ParityCheck]:
     """Prove an exported encoder.
 
@@ -44,21 +51,29 @@ def verify(
         session: what was exported.
         samples: n >= 1 sequences, `(t_i, F)` or `(t_i,)`.
         kind: of the samples; claims about them say it.
+        task: the task whose predictions were exported too, in evaluation mode.
 
     Returns:
         One check a claim; the proof holds if all of them do.
     """
-    proof = _Proof(encoder, session, samples, kind)
-    return [check for part in session.outputs for check in proof.check(part)]
+    proof = _Proof(encoder, session, samples, kind, task)
+    parts: list[Output] = [part for part in session.outputs if part != "prediction"]
+    parts += [] if task is None else ["prediction"]
+    return [check for part in parts for check in proof.check(part)]
 
 
 class _Proof:
     """The cases of one proof, each run once in every way that claims are about."""
 
     def __init__(
-        self, encoder: SequenceEncoder, session: EncoderSession, samples: Sequence[Steps], kind: SampleKind
+        self,
+        encoder: SequenceEncoder,
+        session: EncoderSession,
+        samples: Sequence[Steps],
+        kind: SampleKind,
+        task: Task | None,
     ) -> None:
-        self._encoder, self._session, self._kind = encoder, session, kind
+        self._encoder, self._session, self._kind, self._task = encoder, session, kind, task
         self._same = RNN_TOLERANCE if encoder.config.cell == "rnn" else EXACT
         self._grid = [_with_states(sequences, session, seed) for seed, sequences in enumerate(_draw_grid(samples))]
         self._samples = _with_states(samples, session, len(self._grid))
@@ -72,7 +87,7 @@ class _Proof:
         self._on_grid = _pair(self._grid, lambda cases: run_session(session, cases), self._torch)
         self._on_samples = _pair([[case] for case in self._samples], expected, self._torch)
         self._on_mixed = _pair(mixed, lambda cases: run_session(session, cases), self._torch)
-        self._on_oracle = [(alone[id(case)], oracle.encode(encoder, case)) for case in everything]
+        self._on_oracle = [(alone[id(case)], oracle.encode(encoder, case, task)) for case in everything]
         self._batched = [(found, alone[id(case)]) for (found, _), case in _zip(self._on_mixed, mixed)]
         turned = [cases[::-1] for cases in mixed]
         self._turned = _pair(turned, lambda cases: run_session(session, cases), expected)
@@ -89,11 +104,14 @@ class _Proof:
         yield _compare(part, "is the same alone and in any batch", self._same, self._batched)
         yield _compare(part, "is the same in reverse order", self._same, self._turned)
         yield _compare(part, "is the same with more padding, and junk in it", self._same, self._padded)
+        if part == "prediction":  # of an empty sequence it is the head's own, which the grid has compared
+            return
         nothing = "is the initial one" if part == "state" else "is zero"
         yield _compare(part, f"{nothing} for an empty sequence", EXACT, self._empty)
 
     def _torch(self, cases: Sequence[Case]) -> list[OracleOutput]:
-        return run_torch(self._encoder, cases, embedding_only=self._session.outputs == ("embedding",))
+        is_plain = self._session.outputs == ("embedding",)
+        return run_torch(self._encoder, cases, embedding_only=is_plain, task=self._task)
 
     def _nothing(self, case: Case) -> OracleOutput:
         """Return what an empty sequence must give."""
@@ -114,11 +132,20 @@ def run_session(session: EncoderSession, cases: Sequence[Case], junk: float | No
     if junk is not None:
         batch = _pad_with_junk(batch, junk)
     result = session.run_all(batch)
-    return _split(batch.lengths, result.embeddings, result.steps, result.state)
+    return _split(batch.lengths, result.embeddings, result.steps, result.state, result.logits)
 
 
-def run_torch(encoder: SequenceEncoder, cases: Sequence[Case], *, embedding_only: bool = True) -> list[OracleOutput]:
-    """Run cases as one padded batch; without the outputs of each step and the state if nobody asks for them."""
+def run_torch(
+    encoder: SequenceEncoder, cases: Sequence[Case], *, embedding_only: bool = True, task: Task | None = None
+) -> list[OracleOutput]:
+    """Run cases as one padded batch.
+
+    Args:
+        encoder: what was trained.
+        cases: n >= 1.
+        embedding_only: leave out the outputs of each step and the state.
+        task: the task to predict by as well.
+    """
     batch = pad_batch([case.sequence for case in cases])
     initial = {name: torch.from_numpy(state) for name, state in _stack_states(cases).items()}
     inputs = (
@@ -127,13 +154,14 @@ def run_torch(encoder: SequenceEncoder, cases: Sequence[Case], *, embedding_only
         RecurrentState(**initial) if initial else None,
     )
     with torch.inference_mode():
-        if embedding_only:
+        if embedding_only and task is None:
             return _split(batch.lengths, encoder(*inputs).numpy(), None, {})
         encoded = encoder.run(*inputs)
+        logits = None if task is None else task.predict(encoded).clamp(min=LEAST).numpy()
     state = {"h": encoded.state.h.numpy()}
     if encoded.state.c is not None:
         state["c"] = encoded.state.c.numpy()
-    return _split(batch.lengths, encoded.embedding.numpy(), encoded.steps.numpy(), state)
+    return _split(batch.lengths, encoded.embedding.numpy(), encoded.steps.numpy(), state, logits)
 
 
 def draw_sequences(samples: Sequence[Steps], lengths: Iterable[int], seed: int) -> list[Steps]:
@@ -158,14 +186,15 @@ def _stack_states(cases: Sequence[Case]) -> State:
     return {name: np.stack([case.initial[name] for case in cases]) for name in cases[0].initial}
 
 
-def _split(lengths: npt.NDArray[np.int64], embeddings: Any, steps: Any, state: Any) -> list[OracleOutput]:
+def _split(lengths: npt.NDArray[np.int64], embeddings: Any, steps: Any, state: Any, logits: Any = None) -> list[OracleOutput]:
     """Split a batch's results into rows; steps past the length must be zero, and stay in if they are not."""
     answers = []
     for row, length in enumerate(lengths):
         outputs = np.zeros((length, 0)) if steps is None else steps[row]
         if not outputs[length:].any():
             outputs = outputs[:length]
-        answers.append(OracleOutput(embeddings[row], outputs, {name: part[row] for name, part in state.items()}))
+        scores = np.zeros(0) if logits is None else logits[row]
+        answers.append(OracleOutput(embeddings[row], outputs, {name: part[row] for name, part in state.items()}, scores))
     return answers
 
 
@@ -197,6 +226,8 @@ def _difference(part: Output, found: OracleOutput, expected: OracleOutput) -> fl
             pairs = [(found.embedding, expected.embedding)]
         case "steps":
             pairs = [(found.steps, expected.steps)]
+        case "prediction":
+            pairs = [(found.logits, expected.logits)]
         case "state":
             pairs = [(found.state[name], expected.state[name]) for name in found.state]
     if any(one.shape != other.shape for one, other in pairs):

@@ -12,7 +12,7 @@ import httpx
 import numpy as np
 import numpy.typing as npt
 
-Output: TypeAlias = Literal["embedding", "steps", "state"]
+Output: TypeAlias = Literal["embedding", "steps", "state", "prediction"]
 Array: TypeAlias = npt.NDArray[np.float32]
 
 # The most that JSON takes: a float64 has up to 24 characters, and a comma; any byte of a text up to 6.
@@ -42,11 +42,13 @@ class Encoded:
         embeddings: `(n, D)` float32.
         steps: n arrays `(t_i, W)` float32, the outputs of each step.
         state: `h`, and `c` of LSTMs, `(n, layers, directions, H)` float32, after the last step.
+        prediction: n numbers; or n objects with the likeliest `label` and the `scores` of labels.
     """
 
     embeddings: Array
     steps: Sequence[Array] = ()
     state: Mapping[str, Array] = field(default_factory=dict)
+    prediction: Sequence[Any] = ()
 
 
 def join(answers: Sequence[Encoded]) -> Encoded:
@@ -55,6 +57,7 @@ def join(answers: Sequence[Encoded]) -> Encoded:
         embeddings=np.concatenate([answer.embeddings for answer in answers]),
         steps=[row for answer in answers for row in answer.steps],
         state={name: np.concatenate([answer.state[name] for answer in answers]) for name in answers[0].state},
+        prediction=[one for answer in answers for one in answer.prediction],
     )
 
 
@@ -105,7 +108,8 @@ class Json:
             for row, length in zip(self._read_rows(answer.get("steps", [])), answer["lengths"], strict=False)
         ]
         state = {name: np.array(part, dtype=np.float32) for name, part in answer.get("state", {}).items()}
-        return Encoded(np.stack(rows) if rows else np.empty((0, answer["dim"]), dtype=np.float32), steps, state)
+        embeddings = np.stack(rows) if rows else np.empty((0, answer["dim"]), dtype=np.float32)
+        return Encoded(embeddings, steps, state, answer.get("prediction", ()))
 
     @property
     def _is_packed(self) -> bool:

@@ -1,6 +1,7 @@
 """The head of a task: what makes a prediction of an embedding."""
 
-from typing import TypeAlias
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +11,22 @@ from torch import Tensor, nn
 from model.tasks.config import TrainConfig
 
 Floats: TypeAlias = npt.NDArray[np.float64]
+Predicted: TypeAlias = Literal["class", "number", "token"]
+
+
+@dataclass(frozen=True, slots=True)
+class FoldedHead:
+    """A head as one linear map, which does in service all that it does in evaluation.
+
+    Attributes:
+        predicts: what a row of its result is: the scores of classes, a number, or the scores of the next token.
+        weight: `(K, D)`; of the next token `(K, W)`, for the top layer's output at a sequence's last step.
+        bias: `(K,)`; what can never be predicted has the least float32.
+    """
+
+    predicts: Predicted
+    weight: Floats
+    bias: Floats
 
 
 class LinearHead(nn.Linear):

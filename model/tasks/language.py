@@ -6,9 +6,10 @@ from torch import Tensor, nn
 
 from model.data.batches import Batch
 from model.data.datasets import Dataset, LabelledSequences
-from model.encoder.encoder import SequenceEncoder
+from model.encoder.encoder import EncoderOutput, SequenceEncoder
 from model.encoder.recurrent import valid_mask
 from model.tasks.config import TrainConfig
+from model.tasks.head import FoldedHead
 from model.tasks.ngrams import Bigrams, Unigrams, measure_perplexity
 from model.tasks.task import Task, run_batches
 
@@ -46,10 +47,24 @@ class LanguageModel(Task):
 
     def score(self, steps: Tensor) -> Tensor:
         """Score the next token: `(..., W)` outputs of the encoder to `(..., V)` logits; padding is never next."""
+        bias = self.bias.index_fill(0, torch.zeros(1, dtype=torch.int64, device=self.bias.device), -torch.inf)
+        return nn.functional.linear(steps, self._scoring.weight, bias)
+
+    @property
+    def _scoring(self) -> nn.Linear | nn.Embedding:
         head = self.encoder.embedding if self.head is None else self.head
         assert head is not None  # noqa: S101 - the constructor made sure of it
-        bias = self.bias.index_fill(0, torch.zeros(1, dtype=torch.int64, device=self.bias.device), -torch.inf)
-        return nn.functional.linear(steps, head.weight, bias)
+        return head
+
+    def predict(self, encoded: EncoderOutput) -> Tensor:
+        """Score the token after each sequence's last one: `(B, V)` logits."""
+        return self.score(encoded.state.h[:, -1, 0])
+
+    def fold_head(self) -> FoldedHead:
+        """Return what scores the next token."""
+        weight, bias = (part.detach().cpu().double().numpy() for part in (self._scoring.weight, self.bias.clone()))
+        bias[0] = np.finfo(np.float32).min  # padding is never next, and infinity is not an answer
+        return FoldedHead("token", weight, bias)
 
     def forward(self, sequences: Tensor, lengths: Tensor) -> Tensor:
         """Return each row's negative log likelihood and the tokens it is over: `(B, T)` ids to `(B, 2)`."""

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from model.data.batches import Batch
 from model.data.datasets import LabelledSequences
-from model.encoder.encoder import SequenceEncoder
+from model.encoder.encoder import EncoderOutput, SequenceEncoder
 from model.tasks.config import TrainConfig
-from model.tasks.head import LinearHead
+from model.tasks.head import FoldedHead, LinearHead
 from model.tasks.task import Judgement, Task, run_batches
 
 
@@ -31,6 +31,15 @@ class SequenceClassifier(Task):
         """Score the classes: a padded batch and its lengths `(B,)` to `(B, classes)` logits."""
         logits: Tensor = self.head(self.encoder(sequences, lengths))
         return logits
+
+    def predict(self, encoded: EncoderOutput) -> Tensor:
+        """Score the classes: `(B, classes)` logits."""
+        logits: Tensor = self.head(encoded.embedding)
+        return logits
+
+    def fold_head(self) -> FoldedHead:
+        """Return what scores the classes."""
+        return FoldedHead("class", *self.head.fold())
 
     def prepare(self, data: LabelledSequences) -> None:
         """Fit the standardisation, and the class weights if they are asked for.
@@ -82,8 +91,17 @@ class SequenceRegressor(Task):
 
     def forward(self, sequences: Tensor, lengths: Tensor) -> Tensor:
         """Predict in the targets' own units: a padded batch and its lengths `(B,)` to `(B,)`."""
-        outputs: Tensor = self.head(self.encoder(sequences, lengths))[:, 0]
-        return outputs.float() * self.target_std + self.target_mean
+        return self._rescale(self.encoder(sequences, lengths))[:, 0]
+
+    def predict(self, encoded: EncoderOutput) -> Tensor:
+        """Predict in the targets' own units: `(B, 1)`."""
+        return self._rescale(encoded.embedding)
+
+    def fold_head(self) -> FoldedHead:
+        """Return what predicts a number; the scaling of the targets is undone in it."""
+        weight, bias = self.head.fold()
+        mean, std = float(self.target_mean), float(self.target_std)
+        return FoldedHead("number", weight * std, bias * std + mean)
 
     def prepare(self, data: LabelledSequences) -> None:
         """Fit the standardisation of features and targets."""
@@ -113,6 +131,10 @@ class SequenceRegressor(Task):
         """Judge by the absolute error."""
         predicted = self._predict(data)
         return Judgement(predicted, np.abs(predicted - data.labels.astype(np.float64)), "mean absolute error")
+
+    def _rescale(self, embeddings: Tensor) -> Tensor:
+        outputs: Tensor = self.head(embeddings)
+        return outputs.float() * self.target_std + self.target_mean
 
     def _predict(self, data: LabelledSequences) -> npt.NDArray[np.float32]:
         predictions: npt.NDArray[np.float32] = run_batches(self, self, data).cpu().numpy()

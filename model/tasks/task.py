@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from model.data.batches import Batch, SequenceSet, in_order
 from model.data.datasets import Dataset, LabelKind, LabelledSequences
-from model.encoder.encoder import SequenceEncoder
+from model.encoder.encoder import EncoderOutput, SequenceEncoder
 from model.tasks.config import TrainConfig
+from model.tasks.head import FoldedHead
 
 
 class WrongLabels(ValueError):
@@ -97,6 +98,18 @@ class Task(nn.Module, ABC):
 
     def judge(self, _data: LabelledSequences) -> Judgement | None:
         """Judge each sequence on its own; None if a task predicts nothing of a sequence as a whole."""
+        return None
+
+    def predict(self, _encoded: EncoderOutput) -> Tensor:
+        """Predict from what the encoder gave for B sequences: `(B, K)`, as `fold_head` says what it is.
+
+        Raises:
+            NotImplementedError: the task predicts nothing of a sequence.
+        """
+        raise NotImplementedError(f"the task {self.name} predicts nothing of a sequence")
+
+    def fold_head(self) -> FoldedHead | None:
+        """Return the linear map that `predict` is; None where the task predicts nothing of a sequence."""
         return None
 
     def measure_baselines(self, _dataset: Dataset) -> dict[str, float]:

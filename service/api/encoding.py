@@ -268,7 +268,13 @@ def _expect(request: Request, question: Question, given: Sequences, session: Enc
         numbers += steps * (session.width or 0)
     if "state" in question.outputs:
         numbers += rows * len(session.state_names) * prod(session.state_shape or ())
-    size = int(rows * ROW_BYTES + numbers * question.number_bytes)
+    row_bytes = ROW_BYTES
+    if "prediction" in question.outputs and (predictor := session.predictor):
+        if question.gives_logits:
+            numbers += rows * predictor.size
+        else:
+            row_bytes += predictor.row_bytes
+    size = int(rows * row_bytes + numbers * question.number_bytes)
     reader = cast("Reader | None", request.scope.get(READER)) if size > COUNTED_BYTES else None
     if reader:
         reader.expect(size)

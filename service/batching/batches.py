@@ -41,11 +41,19 @@ class Target(Protocol):
 
 
 class RowOutputs(NamedTuple):
-    """All that a run gave for one sequence: `(D,)`, `(t, W)` if the graph gives steps, and the state after its end."""
+    """All that a run gave for one sequence.
+
+    Attributes:
+        embedding: `(D,)`.
+        steps: `(t, W)`, if the graph gives them.
+        state: the state after its end, if the graph gives it.
+        logits: `(K,)`, if the model predicts.
+    """
 
     embedding: Embeddings
     steps: npt.NDArray[np.float32] | None
     state: State
+    logits: npt.NDArray[np.float32] | None = None
 
 
 class Lost(str):
@@ -156,8 +164,10 @@ class Delivery:
         self.queue_seconds, self.run_seconds = started - self.arrived, now - started
         lengths = [len(steps) for steps in self.steps]
         # If only embeddings were wanted, there may be no whole rows.
-        steps, state = _join_rows(self._rows) if len(self._rows) == len(lengths) else ((), {})
-        self.answer = Answer(self._embeddings, steps, state, lengths, self.target.name, self.padded_steps)
+        rows, padded = self._rows if len(self._rows) == len(lengths) else {}, self.padded_steps
+        steps, state, logits = _join_rows(rows) if rows else ((), {}, None)
+        predictor = self.target.session.predictor if rows else None
+        self.answer = Answer(self._embeddings, steps, state, lengths, self.target.name, padded, logits, predictor)
 
 
 Part: TypeAlias = tuple[Delivery, int]  # a request, and the index of one of its sequences
@@ -195,11 +205,13 @@ def _encode(session: EncoderSession, parts: Sequence[Part]) -> Embeddings | list
         return _check(session, session.run(batch), len(parts))
     result = session.run_all(batch)
     _check(session, result.embeddings, len(parts))
+    logits = None if session.predictor is None else result.logits
     return [
         RowOutputs(
             result.embeddings[row],
             None if result.steps is None else result.steps[row, :length].copy(),
             {name: part[row] for name, part in result.state.items()},
+            None if logits is None else logits[row],
         )
         for row, length in enumerate(batch.lengths.tolist())
     ]
@@ -221,12 +233,18 @@ def _check(session: EncoderSession, embeddings: Embeddings, rows: int) -> Embedd
 
 def _is_finite(row: Embeddings | RowOutputs) -> bool:
     """Whether every number of a row is finite."""
-    parts = [row.embedding, row.steps, *row.state.values()] if isinstance(row, RowOutputs) else [row]
+    if not isinstance(row, RowOutputs):
+        return are_finite(row)
+    parts = (row.embedding, row.steps, row.logits, *row.state.values())
     return all(part is None or are_finite(part) for part in parts)
 
 
-def _join_rows(rows: dict[int, RowOutputs]) -> tuple[Sequence[npt.NDArray[np.float32]], State]:
-    """Return the steps and the states of all rows of a request, in its order."""
+def _join_rows(
+    rows: dict[int, RowOutputs],
+) -> tuple[Sequence[npt.NDArray[np.float32]], State, npt.NDArray[np.float32] | None]:
+    """Return the steps, the states and the logits of all rows of a request, in its order."""
     ordered = [rows[place] for place in range(len(rows))]
     steps = [row.steps for row in ordered if row.steps is not None]
-    return steps, {name: np.stack([row.state[name] for row in ordered]) for name in ordered[0].state}
+    state = {name: np.stack([row.state[name] for row in ordered]) for name in ordered[0].state}
+    logits = [row.logits for row in ordered if row.logits is not None]
+    return steps, state, np.stack(logits) if logits else None

@@ -104,4 +104,9 @@ def _is_akin(old: Manifest | None, new: Manifest | None) -> bool:
     """Whether runs of two models cost the same, because only their weights differ."""
     if old is None or new is None or (old.quantization is None) != (new.quantization is None):
         return False
-    return (old.encoder, old.input.features, old.dim) == (new.encoder, new.input.features, new.dim)
+    return (old.encoder, old.input.features, old.dim, old.prediction) == (
+        new.encoder,
+        new.input.features,
+        new.dim,
+        new.prediction,
+    )

@@ -22,7 +22,8 @@ class AnswerOptions(BaseModel):
         min_length=1,
         fail_fast=True,
         description="What to answer, of what `/info` says the model gives: `embedding`; `steps`, the outputs of each "
-        "step; `state`, the state after the last step. Only JSON holds more than embeddings.",
+        "step; `state`, the state after the last step; `prediction`, what the model's task predicts. Only JSON holds "
+        "more than embeddings.",
     )
     normalize: bool = Field(False, description="Scale each embedding to L2 norm 1; a zero vector stays zero.")
     encoding_format: Literal["float", "base64"] = Field(

@@ -43,6 +43,7 @@ class Question:
         timeout_seconds: what the body allows from the request's arrival, if it says.
         number_bytes: bytes that a number of the answer takes, or somewhat more.
         padded_to: steps that each sequence of the answer's `steps` is padded to at least; None if they are not padded.
+        gives_logits: whether predictions are answered as the logits they are made of.
         check: refuses what cannot be answered at these lengths, those of texts included.
     """
 
@@ -55,6 +56,7 @@ class Question:
     timeout_seconds: float | None = None
     number_bytes: float = NUMBER_BYTES["float"]
     padded_to: int | None = None
+    gives_logits: bool = False
     check: Callable[[Lengths], None] | None = None
 
 

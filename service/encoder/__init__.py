@@ -3,6 +3,7 @@
 - `frozen`: dataclasses that nobody changes, and that cost a request little.
 - `sequences`: steps end to end with their lengths, padded batches, and what a run of one gives.
 - `manifest`: what an artifact says of itself, and the golden vectors inside it.
+- `prediction`: what the logits of a graph mean.
 - `providers`: ONNX Runtime's execution providers, and the options each is started with.
 - `runtime`: what runs a graph: the seam between a session and ONNX Runtime, in this process or another.
 - `region`: memory that two processes share, and what they say of it.

@@ -100,6 +100,19 @@ class TaskRecord(Record):
     metrics: dict[str, float]
 
 
+class Prediction(Record):
+    """What the graph's output `logits`, `(K,)` for a sequence, means.
+
+    Attributes:
+        kind: `class`, the scores of classes; `number`, one number in the units of the training targets; or `token`, the
+            scores of each token id to come next.
+        labels: K names of classes; empty if it does not score classes.
+    """
+
+    kind: Literal["class", "number", "token"]
+    labels: list[str] = []
+
+
 class ParityCheck(Record):
     """One claim of the export proof, with the largest difference found.
 
@@ -166,6 +179,7 @@ class Manifest(Record):
         pooling: how steps become one vector.
         longest_training_sequence: steps; longer inputs are served but were never seen in training. None if nobody
             knows, as of weights trained elsewhere.
+        prediction: what the output `logits` means; None if there is no such output.
         source: where the data or the weights come from.
         licence: under which terms.
         quantization: what int8 cost; None for float32. If it is there, `parity` is empty: nothing is exact.
@@ -183,6 +197,7 @@ class Manifest(Record):
     longest_training_sequence: int | None
     standardization: Statistics | None
     task: TaskRecord | None
+    prediction: Prediction | None = None
     source: str
     licence: str
     weights_sha256: str

@@ -20,7 +20,7 @@ LEAST_BYTES, MOST_BYTES = 2**16, 2**32  # of a region
 ALIGN = 64  # of each array in it
 MESSAGE_BYTES = 2**16  # at most
 
-OUTPUTS = ("embedding", "steps", "state_h", "state_c")  # what may be asked for, a bit each
+OUTPUTS = ("embedding", "steps", "state_h", "state_c", "logits")  # what may be asked for, a bit each
 
 # A run that is asked for: its number, rows, steps, outputs, whether rows have deadlines, and when the first of them is.
 ASKED = Struct("=QIIBBd")

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from service.encoder.frozen import frozen
+from service.encoder.prediction import Predictor
 from service.errors import (
     EmptyRequest,
     EmptySequence,
@@ -21,7 +22,7 @@ from service.errors import (
 from service.settings import Limits
 
 Steps: TypeAlias = npt.NDArray[np.float32] | npt.NDArray[np.int64]  # (t, F), or (t,) token ids: one sequence
-Output: TypeAlias = Literal["embedding", "steps", "state"]  # what a graph may give
+Output: TypeAlias = Literal["embedding", "steps", "state", "prediction"]  # what a graph may give
 State: TypeAlias = dict[str, npt.NDArray[np.float32]]  # h, and c of LSTMs: (..., layers, directions, H)
 Embeddings: TypeAlias = npt.NDArray[np.float32]  # (n, D)
 Lengths: TypeAlias = npt.NDArray[np.int64]  # (n,)
@@ -223,11 +224,13 @@ class Result:
         embeddings: `(B, D)`.
         steps: `(B, T, W)`, the outputs of each step, zero past the length; None if the graph has none.
         state: of `(B, layers, directions, H)`, after each row's last valid step; empty if the graph has none.
+        logits: `(B, K)`, of what is predicted; None if the graph has none.
     """
 
     embeddings: Embeddings
     steps: npt.NDArray[np.float32] | None
     state: State
+    logits: npt.NDArray[np.float32] | None = None
 
 
 @frozen
@@ -241,6 +244,8 @@ class Answer:
         lengths: n valid steps.
         model: the name of the model that ran.
         padded_steps: steps computed, padding included.
+        logits: `(n, K)`, if they were asked for.
+        predictor: says what the logits mean; None if the model predicts nothing.
     """
 
     embeddings: Embeddings
@@ -249,12 +254,15 @@ class Answer:
     lengths: Sequence[int] = ()
     model: str = ""
     padded_steps: int = 0
+    logits: npt.NDArray[np.float32] | None = None
+    predictor: Predictor | None = None
 
     @property
     def numbers(self) -> int:
         """How many numbers there are in all of it."""
         parts = (*self.steps, *self.state.values())
-        return self.embeddings.size + sum(part.size for part in parts)
+        scores = 0 if self.logits is None else self.logits.size
+        return self.embeddings.size + scores + sum(part.size for part in parts)
 
     def normalized(self) -> "Answer":
         """Return the answer with each embedding scaled to L2 norm 1; a zero vector stays zero."""

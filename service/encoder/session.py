@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from service.encoder.manifest import Manifest, read_manifest
+from service.encoder.prediction import read_predictor
 from service.encoder.runtime import CUDA_DEFAULTS, DEADLINES, Feed, LocalRuntime, Runtime, first_line
 from service.encoder.sequences import Batch, Embeddings, Features, Output, Result, State, Tokens, make_zeros, pad_batch
 from service.errors import ArtifactError, GoldenMismatch
@@ -14,6 +15,7 @@ from service.settings import CudaOptions, Provider
 
 STATE_INPUTS = {"initial_h", "initial_c"}
 STATE_OUTPUTS = {"state_h", "state_c"}
+LOGITS = "logits"
 
 # The golden vectors were written by the CPU kernels of one machine. Another CPU sums in another order: the last bits of
 # float32 sums of O(1). cuDNN sums in blocks, with TensorFloat-32 switched off.
@@ -29,7 +31,9 @@ class EncoderSession:
         manifest: what the artifact says of itself; None if it says nothing, and then nothing was proven.
         provider: what it runs on, `cpu` or `cuda`.
         kind: what a step is; of token ids, how many there are if the manifest says so.
-        outputs: what a request may ask for: `embedding`, and `steps` and `state` if the graph gives them.
+        outputs: what a request may ask for: `embedding`, and `steps` and `state` if the graph gives them, and
+            `prediction` if it gives logits and the manifest says what they mean.
+        predictor: says what the logits mean; None if the manifest does not.
         dim: D, the numbers in an embedding.
         width: W, the numbers the graph gives for each step; None if it gives embeddings only.
         state_shape: `(layers, directions, H)` of the final state it gives or the initial one it takes, or None.
@@ -72,12 +76,15 @@ class EncoderSession:
         self._outputs = [
             node.name for node in self._runtime.outputs if node.name in {"embedding", "steps", *STATE_OUTPUTS}
         ]
+        scores = self._count_logits()
+        self._outputs += [] if scores is None else [LOGITS]
         self.kind = self._read_kind()
         self._read_state()
         metadata = self._runtime.metadata
         self.dim, self.width = self._try_out()
-        self.outputs = self._list_outputs()
         self.manifest: Manifest | None = read_manifest(metadata, file)
+        self.predictor = None if self.manifest is None else read_predictor(self.manifest, scores, file)
+        self.outputs = self._list_outputs()
         if self.manifest is not None:
             self._compare(self.manifest)
             if isinstance(self.kind, Tokens):
@@ -85,7 +92,21 @@ class EncoderSession:
 
     def _list_outputs(self) -> tuple[Output, ...]:
         has_state = not STATE_OUTPUTS.isdisjoint(self._outputs)
-        return ("embedding", *(("steps",) if self.width else ()), *(("state",) if has_state else ()))
+        predicts = self.predictor is not None
+        return (
+            "embedding",
+            *(("steps",) if self.width else ()),
+            *(("state",) if has_state else ()),
+            *(("prediction",) if predicts else ()),
+        )
+
+    def _count_logits(self) -> int | None:
+        """Return K of the output `logits`, float `[batch, K]`; None if the graph has no such output."""
+        for node in self._runtime.outputs:
+            if (node.name, node.type, len(node.shape)) == (LOGITS, "tensor(float)", 2):
+                size = node.shape[1]
+                return size if isinstance(size, int) else None
+        return None
 
     def run(self, batch: Batch) -> Embeddings:
         """Encode a padded batch.
@@ -103,7 +124,7 @@ class EncoderSession:
         """Encode a padded batch as `run` does, and return everything that the graph gives."""
         found = dict(zip(self._outputs, self._run(self._outputs, batch), strict=True))
         state = {name.removeprefix("state_"): part for name, part in found.items() if name.startswith("state_")}
-        return Result(found["embedding"], found.get("steps"), state)
+        return Result(found["embedding"], found.get("steps"), state, found.get(LOGITS))
 
     def release_memory(self) -> None:
         """Give back what the largest runs so far took; the next large one takes it anew."""

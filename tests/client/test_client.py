@@ -296,6 +296,29 @@ def test_steps_and_states_come_back_whole(texts: Relay, recurrent: Path) -> None
             assert found.state[name].shape == (4, 2, 2, 4)
 
 
+@pytest.mark.parametrize("kind", ["classes", "numbers"])
+def test_predictions_come_back_in_order(kind: str) -> None:
+    """They are what the session's predictor says, a part at a time or all at once."""
+    path = ARTIFACTS / f"{kind}.onnx"
+    session = open_session(path)
+    result = session.run_all(pad_batch(SEQUENCES))
+    assert session.predictor is not None
+    assert result.logits is not None
+    expected = json.loads(json.dumps(list(session.predictor.describe(result.logits)), default=float))
+    app = create_app(Settings(model=path, max_request_steps=8, max_sequence_steps=8))
+    with TestClient(app) as service, Relay(service).connect() as client:
+        found = client.encode_outputs(SEQUENCES, ["prediction"])
+    assert found.embeddings.shape == (0, 8)
+    for one, other in zip(found.prediction, expected, strict=True):
+        if kind == "numbers":
+            assert np.float32(one) == np.float32(other)
+        else:
+            assert one["label"] == other["label"]
+            assert {name: np.float32(score) for name, score in one["scores"].items()} == {
+                name: np.float32(score) for name, score in other["scores"].items()
+            }
+
+
 def test_asyncio_has_the_same_calls(texts: Relay) -> None:
     """Every method of the one client is one of the other, and gives the same."""
     with texts.connect() as client:

@@ -11,15 +11,18 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
-from export.artifact import Origin, export_encoder, export_run, make_samples
+from export.artifact import Origin, Trained, export_encoder, export_run, make_samples
 from export.graph import GraphOptions
 from model.data.datasets import LabelledSequences
 from model.encoder.config import EncoderConfig
 from model.encoder.encoder import SequenceEncoder
+from model.tasks.catalogue import TASKS
 from model.tasks.config import TrainConfig
+from model.tasks.supervised import SequenceRegressor
 from model.tasks.task import Task
 from model.training.recipe import DataConfig
 from model.training.run_directory import RunConfig, start_run, write_result
+from service.encoder.manifest import TaskRecord
 from tests.conftest import FEATURES, draw_sequences
 
 PLAIN = GraphOptions()
@@ -34,18 +37,24 @@ class Kind:
         options: what its graph offers besides embeddings.
         seed: the seed of its weights.
         reads_texts: whether it carries a tokenizer.
+        task: the task whose head it carries, with random weights; none if it is empty.
+        classes: the labels of that task.
     """
 
     config: EncoderConfig
     options: GraphOptions = PLAIN
     seed: int = 0
     reads_texts: bool = False
+    task: str = ""
+    classes: tuple[str, ...] = ()
 
 
 TRIPLES = EncoderConfig(features=3, hidden=4)
 TEXTS = EncoderConfig(vocabulary=4, hidden=4)
+TEXTS_AHEAD = EncoderConfig(vocabulary=4, embedding=3, hidden=4, bidirectional=False)
 STEPS = GraphOptions(steps=True)
 STATES = GraphOptions(steps=True, state=True)
+PREDICTION = GraphOptions(prediction=True)
 IN_PARTS = GraphOptions(steps=True, state=True, initial_state=True)
 
 
@@ -72,22 +81,50 @@ KINDS = {
     "texts": Kind(config=TEXTS, reads_texts=True),
     "texts-steps": Kind(config=TEXTS, options=STEPS, reads_texts=True),
     "texts-states": Kind(config=EncoderConfig(vocabulary=4, hidden=4, layers=2), options=STATES, reads_texts=True),
+    "classes": Kind(config=TRIPLES, options=PREDICTION, task="classification", classes=("no", "yes", "perhaps")),
+    "numbers": Kind(config=TRIPLES, options=PREDICTION, task="regression"),
+    "next-tokens": Kind(config=TEXTS_AHEAD, options=PREDICTION, reads_texts=True, task="language-model"),
     "int8": Kind(config=EncoderConfig(features=3, hidden=16), options=GraphOptions(quantize=True)),
 }
 
 
-def make_run(run: Path, encoder: EncoderConfig) -> Task:
+def make_run(
+    run: Path,
+    encoder: EncoderConfig,
+    task: str = "classification",
+    classes: tuple[str, ...] = ("a", "b"),
+    training: TrainConfig | None = None,
+) -> Task:
     """Write a run directory as a training would leave it, with random weights."""
     torch.manual_seed(0)
-    data = DataConfig(name="made", classes=["a", "b"], source="made", licence="Apache-2.0", longest_training_sequence=9)
-    config = RunConfig(encoder=encoder, training=TrainConfig(), data=data)
-    start_run(run, config)
+    data = DataConfig(
+        name="made", classes=list(classes), source="made", licence="Apache-2.0", longest_training_sequence=9
+    )
+    config = RunConfig(task=task, encoder=encoder, training=training or TrainConfig(), data=data)
+    start_run(run, config, make_tokenizer() if encoder == TEXTS_AHEAD else None)
     model = config.build().eval()
-    samples = draw_sequences([1, 2, 5, 9, 9, 4], encoder.features or 0)
+    lengths = [1, 2, 5, 9, 9, 4]
+    samples = draw_sequences(lengths, encoder.features or 0)
+    if encoder.vocabulary is not None:
+        draw = np.random.default_rng(0)
+        samples = [draw.integers(1, encoder.vocabulary, length) for length in lengths]  # type: ignore[misc]
+    draw_head(model)
     if model.encoder.standardization is not None:
         model.encoder.standardization.fit([torch.from_numpy(2 * steps + 1) for steps in samples])
     write_result(run, model, LabelledSequences(samples, np.zeros(len(samples), dtype=np.int64)), {"accuracy": 0.5})
     return model
+
+
+def draw_head(model: Task) -> None:
+    """Give what a head learns values that show: statistics of a norm, the scaling of targets, a bias."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, part in model.state_dict().items():
+            if ".norm." in name and part.is_floating_point():
+                part.copy_(torch.rand(part.shape, generator=generator) + 0.5)
+        if isinstance(model, SequenceRegressor):
+            model.target_mean.fill_(14.0)
+            model.target_std.fill_(3.0)
 
 
 def make_run_of_two_layers(run: Path) -> Path:
@@ -107,9 +144,15 @@ def make_tokenizer() -> str:
 def export_kind(kind: Kind, path: Path) -> Path:
     """Export an encoder of a kind, proof and all, and return its path."""
     torch.manual_seed(kind.seed)
-    encoder = SequenceEncoder(kind.config).eval()
-    origin = Origin(name="made", tokenizer=make_tokenizer() if kind.reads_texts else None)
-    export_encoder(encoder, make_samples(kind.config, 9, 9), origin, path, kind.options)
+    encoder, samples = SequenceEncoder(kind.config).eval(), make_samples(kind.config, 9, 9)
+    trained = record = None
+    if kind.task:
+        task = TASKS[kind.task](encoder, TrainConfig(), len(kind.classes)).eval()
+        draw_head(task)
+        trained = Trained(task, LabelledSequences(samples, None))
+        record = TaskRecord(name=kind.task, dataset="made", classes=list(kind.classes), metrics={})
+    origin = Origin(name="made", tokenizer=make_tokenizer() if kind.reads_texts else None, task=record)
+    export_encoder(encoder, samples, origin, path, kind.options, trained)
     return path
 
 

@@ -17,6 +17,7 @@ from export.artifact import ProofFailed, export_run, prove
 from export.graph import GraphOptions, build_graph, hash_weights
 from model.encoder.config import EncoderConfig
 from model.encoder.encoder import SequenceEncoder
+from model.tasks.head import FoldedHead
 from model.training.run_directory import BrokenRun, read_model, read_samples
 from service.catalogue.vetting.structure import check_structure
 from service.encoder.sequences import pad_batch
@@ -182,8 +183,10 @@ def test_a_broken_graph_is_refused(
 ) -> None:
     """Each breakage fails its claim, and leaves an existing file as it was."""
 
-    def build_broken(encoder: SequenceEncoder, options: GraphOptions | None) -> onnx.ModelProto:
-        model = build_graph(encoder, options)
+    def build_broken(
+        encoder: SequenceEncoder, options: GraphOptions | None, head: FoldedHead | None
+    ) -> onnx.ModelProto:
+        model = build_graph(encoder, options, head)
         breakage(model)
         return model
 

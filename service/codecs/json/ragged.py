@@ -70,6 +70,15 @@ class Usage(BaseModel):
     padded_steps: int = Field(description="Steps computed, padding included, in whatever batches the request ran in.")
 
 
+class Guess(BaseModel):
+    """What is predicted of a sequence: its class, or the next token."""
+
+    label: str = Field(description="The likeliest.")
+    scores: dict[str, float] = Field(
+        description="The probability of each class, or of the ten likeliest tokens, the likeliest first."
+    )
+
+
 class EncodeResponse(BaseModel):
     """One embedding for each sequence, in order."""
 
@@ -79,6 +88,9 @@ class EncodeResponse(BaseModel):
     )
     state: dict[Literal["h", "c"], StateRows | list[str]] | None = Field(
         None, description="`h`, and `c` of LSTMs: one state for each sequence, `[layers][directions][hidden]`."
+    )
+    prediction: list[Guess] | list[float] | None = Field(
+        None, description="What the model's task predicts of each sequence: a class, the next token, or a number."
     )
     dim: int
     lengths: list[int]
@@ -167,6 +179,8 @@ def write(answer: Answer, options: AnswerOptions) -> Written:
         content["steps"] = write_rows(answer.steps, options)
     if "state" in options.outputs:
         content["state"] = {name: write_rows(part, options) for name, part in answer.state.items()}
+    if "prediction" in options.outputs and answer.predictor is not None and answer.logits is not None:
+        content["prediction"] = answer.predictor.describe(answer.logits)
     # As `Usage`, which is not built: pydantic would take a third of the time that all of this does.
     usage = {"sequences": len(lengths), "steps": sum(lengths), "padded_steps": answer.padded_steps}
     content |= {"dim": answer.embeddings.shape[1], "lengths": lengths, "model": answer.model, "usage": usage}

@@ -65,8 +65,9 @@ class Signature:
 def name_outputs(session: EncoderSession) -> dict[str, Output]:
     """Return the tensors a session gives, by their names in its graph."""
     states = [f"state_{name}" for name in session.state_names] if "state" in session.outputs else []
-    plain: dict[str, Output] = {output: output for output in session.outputs if output != "state"}
-    return plain | dict.fromkeys(states, "state")
+    plain: dict[str, Output] = {output: output for output in ("embedding", "steps") if output in session.outputs}
+    logits: dict[str, Output] = {"logits": "prediction"} if session.predictor else {}
+    return plain | dict.fromkeys(states, "state") | logits
 
 
 def describe_tensors(session: EncoderSession, spec: InputSpec) -> dict[str, list[TensorMetadata]]:
@@ -80,7 +81,13 @@ def describe_tensors(session: EncoderSession, spec: InputSpec) -> dict[str, list
     inputs += [
         TensorMetadata(name=f"initial_{name}", datatype="FP32", shape=[-1, *states]) for name in spec.state_names
     ]
-    shapes = {"embedding": [-1, session.dim], "steps": [-1, -1, session.width or 0], "state": [-1, *states]}
+    scores = 0 if session.predictor is None else session.predictor.size
+    shapes = {
+        "embedding": [-1, session.dim],
+        "steps": [-1, -1, session.width or 0],
+        "state": [-1, *states],
+        "prediction": [-1, scores],
+    }
     outputs = [
         TensorMetadata(name=name, datatype="FP32", shape=shapes[output])
         for name, output in name_outputs(session).items()
@@ -138,7 +145,7 @@ def ask(header: InferHeader, found: list[Tensor], signature: Signature, write_te
 
     def write(answer: Answer) -> Written:
         arrays: dict[str, Any] = {"embedding": answer.embeddings}
-        arrays |= {f"state_{name}": part for name, part in answer.state.items()}
+        arrays |= {f"state_{name}": part for name, part in answer.state.items()} | {"logits": answer.logits}
         if "steps" in outputs:
             arrays["steps"] = np.concatenate(answer.steps) if is_ragged else _pad(answer, time)
         content = {"model_name": answer.model, "model_version": signature.version}
@@ -155,6 +162,7 @@ def ask(header: InferHeader, found: list[Tensor], signature: Signature, write_te
         timeout_seconds=timeout / 1e6 if timeout else None,
         number_bytes=RAW_BYTES if all(is_raw for _, is_raw in wanted) else NUMBER_BYTES["float"],
         padded_to=None if is_ragged else time or 0,
+        gives_logits=True,
         check=check,
     )
 
