@@ -135,7 +135,7 @@ def _add_input(builder: GraphBuilder, encoder: SequenceEncoder) -> str:
     steps = builder.add("Transpose", [steps], "time_major", perm=[1, 0, 2])  # [T, B, F]
     if encoder.config.deltas or encoder.config.pooling not in ("mean", "last"):
         _add_mask(builder, steps)
-    return add_slopes(builder, steps, encoder.config.deltas) if encoder.config.deltas else steps
+    return add_slopes(builder, encoder, steps) if encoder.config.deltas else steps
 
 
 def _add_mask(builder: GraphBuilder, time_major: str) -> None:

@@ -60,7 +60,10 @@ def encode(encoder: SequenceEncoder, case: Case, task: Task | None = None) -> Or
     if encoder.standardization is not None:
         steps = (steps - _weights(encoder.standardization.mean)) / _weights(encoder.standardization.std)
     if config.deltas:
-        steps = np.concatenate([steps, measure_slopes(steps, config.deltas)], axis=1)
+        slopes = measure_slopes(steps, config.deltas)
+        if (scaling := encoder.slope_standardization) is not None:
+            slopes = (slopes - _weights(scaling.mean)) / _weights(scaling.std)
+        steps = np.concatenate([steps, slopes], axis=1)
     shape = (config.layers, config.directions, config.hidden)
     state = {name: np.zeros(shape) for name in ("hc" if config.cell == "lstm" else "h")}
     for name, initial in case.initial.items():

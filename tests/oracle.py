@@ -34,7 +34,10 @@ def run_layers(weights: dict[str, npt.NDArray[np.float32]], sequence: npt.NDArra
     if "standardization.mean" in weights:
         steps = (steps - weights["standardization.mean"]) / weights["standardization.std"]
     if window := sum(name.startswith("slopes.weight_") for name in weights):
-        steps = np.hstack([steps, measure_slopes(steps, window)])
+        slopes = measure_slopes(steps, window)
+        if "slopes.std" in weights:
+            slopes = (slopes - weights["slopes.mean"]) / weights["slopes.std"]
+        steps = np.hstack([steps, slopes])
     layer = 0
     while f"layer{layer}.W" in weights:
         w, r, b = (weights[f"layer{layer}.{letter}"].astype(np.float64) for letter in "WRB")

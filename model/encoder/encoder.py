@@ -40,17 +40,21 @@ class Standardization(nn.Module):
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("std", torch.ones(features))
 
-    def fit(self, sequences: list[Tensor]) -> None:
+    def fit(self, sequences: list[Tensor], size: float = 0.0) -> None:
         """Take mean and standard deviation over all steps of `sequences`, each `(t_i, F)`.
 
         A feature that varies by less than float32 tells keeps a standard deviation of 1: it maps to zero, not to NaN.
+
+        Args:
+            sequences: to fit on.
+            size: of the numbers that a feature was computed from, if these were larger than the feature.
         """
         count = sum(map(len, sequences))
         mean = torch.stack([steps.double().sum(dim=0) for steps in sequences]).sum(dim=0) / count
         squares = torch.stack([(steps.double() - mean).square().sum(dim=0) for steps in sequences]).sum(dim=0)
         std = (squares / count).sqrt()
         self.mean.copy_(mean)
-        self.std.copy_(torch.where(std > torch.finfo(torch.float32).eps * mean.abs(), std, 1.0))
+        self.std.copy_(torch.where(std > torch.finfo(torch.float32).eps * mean.abs().clamp(min=size), std, 1.0))
 
     def forward(self, steps: Tensor) -> Tensor:
         """Map `(..., F)` to `(..., F)`."""
@@ -68,6 +72,8 @@ class SequenceEncoder(nn.Module):
         self.config = config
         standardized = config.features if config.standardize else None
         self.standardization = None if standardized is None else Standardization(standardized)
+        sloped = config.features if config.standardize and config.deltas else None
+        self.slope_standardization = None if sloped is None else Standardization(sloped)
         tokens = config.vocabulary
         self.embedding = None if tokens is None else nn.Embedding(tokens, config.step_size, padding_idx=PAD_ID)
         sizes = [config.step_size] + [config.width] * (config.layers - 1)
@@ -85,6 +91,16 @@ class SequenceEncoder(nn.Module):
         self.attention = AttentionPooling(config.width) if config.pooling == "attention" else None
         size = config.projection
         self.projection = None if size is None else nn.Linear(config.pooled, size, bias=False)
+
+    def fit_statistics(self, sequences: list[Tensor]) -> None:
+        """Fit what features, and then their slopes, are scaled by on training sequences, each `(t_i, F)`."""
+        if self.standardization is None:
+            return
+        self.standardization.fit(sequences)
+        if self.slope_standardization is not None:
+            scaled = [self.standardization(steps)[None] for steps in sequences]
+            slopes = [measure_slopes(row, torch.tensor([row.shape[1]]), self.config.deltas)[0] for row in scaled]
+            self.slope_standardization.fit(slopes, size=1.0)  # a feature that rounds to a constant has no slope
 
     def forward(self, sequences: Tensor, lengths: Tensor, state: RecurrentState | None = None) -> Tensor:
         """Encode a padded batch.
@@ -132,7 +148,9 @@ class SequenceEncoder(nn.Module):
         else:
             steps = sequences if self.standardization is None else self.standardization(sequences)
             if self.config.deltas:
-                steps = torch.cat([steps, measure_slopes(steps, lengths, self.config.deltas)], dim=2)
+                slopes = measure_slopes(steps, lengths, self.config.deltas)
+                slopes = slopes if self.slope_standardization is None else self.slope_standardization(slopes)
+                steps = torch.cat([steps, slopes], dim=2)
         trace = [steps]
         for index, layer in enumerate(self.layers):
             trace.append(self.dropout(layer(trace[-1], lengths, _of_layer(state, index))))

@@ -125,8 +125,7 @@ class Task(nn.Module, ABC):
 
     def prepare(self, data: LabelledSequences) -> None:
         """Fit what is not learned by descent, here the standardisation, on the sequences to be trained on."""
-        if self.encoder.standardization is not None:
-            self.encoder.standardization.fit([torch.from_numpy(steps) for steps in data.sequences])
+        self.encoder.fit_statistics([torch.from_numpy(steps) for steps in data.sequences])
 
     def augment(self, sequences: Tensor) -> Tensor:
         """Change a padded training batch as the recipe says; token ids stay what they are."""

@@ -110,7 +110,7 @@ def make_run(
         samples = [draw.integers(1, encoder.vocabulary, length) for length in lengths]  # type: ignore[misc]
     draw_head(model)
     if model.encoder.standardization is not None:
-        model.encoder.standardization.fit([torch.from_numpy(2 * steps + 1) for steps in samples])
+        model.encoder.fit_statistics([torch.from_numpy(2 * steps + 1) for steps in samples])
     write_result(run, model, LabelledSequences(samples, np.zeros(len(samples), dtype=np.int64)), {"accuracy": 0.5})
     return model
 

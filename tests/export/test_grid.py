@@ -44,7 +44,7 @@ def make_encoder(config: EncoderConfig) -> tuple[SequenceEncoder, list[Steps]]:
         return encoder, [draw.integers(1, config.vocabulary, length) for length in lengths]
     samples = draw_sequences(lengths, config.features or 0)
     if encoder.standardization is not None:
-        encoder.standardization.fit([torch.from_numpy(2 * steps + 1) for steps in samples])
+        encoder.fit_statistics([torch.from_numpy(2 * steps + 1) for steps in samples])
     return encoder, list(samples)
 
 

@@ -52,12 +52,25 @@ def test_an_encoder_with_slopes_reads_the_order_of_steps_it_would_average() -> N
     """The numpy oracle agrees with torch, and the first layer reads twice as many numbers a step."""
     torch.manual_seed(0)
     encoder = SequenceEncoder(EncoderConfig(features=3, hidden=4, deltas=2)).eval()
+    encoder.fit_statistics([torch.from_numpy(3 * steps + 1) for steps in draw_sequences([40])])
     assert encoder.config.step_size == 6
     for steps in draw_sequences([7, 1]):
         with torch.inference_mode():
             found = encoder(torch.from_numpy(steps)[None], torch.tensor([len(steps)]))[0].numpy()
         np.testing.assert_allclose(found, oracle.encode(encoder, Case(steps)).embedding, rtol=0, atol=1e-6)
     assert not encoder(torch.ones(2, 0, 3), torch.tensor([0, 0])).any()
+
+
+def test_slopes_are_scaled_as_features_are() -> None:
+    """Slopes of what changes slowly are small: without a deviation of their own the first layer misses them."""
+    encoder = SequenceEncoder(EncoderConfig(features=2, hidden=3, deltas=1))
+    time = torch.linspace(0, 6, 200)
+    rounded = 0.1 + torch.tensor([0.0, 1e-8]).repeat(100)  # a constant but for its last bit
+    steps = torch.stack([time.sin(), rounded], dim=1)
+    encoder.fit_statistics([steps])
+    read = encoder.run_layers(steps[None], torch.tensor([200]))[0][0]
+    torch.testing.assert_close(read[:, [0, 2]].std(dim=0, correction=0), torch.ones(2))
+    assert read[:, 3].abs().max() < 1e-5
 
 
 def test_an_encoder_with_slopes_refuses_a_state() -> None:
