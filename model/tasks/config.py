@@ -20,7 +20,7 @@ class TrainConfig:
         label_smoothing: share of each target class spread over all classes.
         class_weights: `balanced` weighs a class in the loss by the inverse of its frequency.
         head_dropout: share of an embedding's numbers dropped in training before the head of a classifier or regressor.
-        head_norm: normalise each of these numbers over the batch before that (BatchNorm); what is served is unchanged.
+        head_norm: then normalise each of these numbers over the batch (BatchNorm); what is served is unchanged.
         noise: added to every number; see `model.tasks.task.Augmentation`.
         offset: added throughout a sequence; see `model.tasks.task.Augmentation`.
         validation_share: held out of training to stop it early; of each class, if there are classes.

@@ -30,7 +30,7 @@ class FoldedHead:
 
 
 class LinearHead(nn.Linear):
-    """A linear function of the embedding, which training may normalise over the batch and drop numbers of before.
+    """A linear function of the embedding, of which training may drop numbers before it normalises them over the batch.
 
     Both act on the pooled vector, not on steps: what they do to one step would change how steps vary.
     """
@@ -49,10 +49,11 @@ class LinearHead(nn.Linear):
 
     def forward(self, embeddings: Tensor) -> Tensor:
         """Map `(B, D)` to `(B, K)`."""
+        embeddings = self.dropout(embeddings)
         if self.norm is not None:
             self.norm.train(self.training and len(embeddings) > 1)  # a lone row has no deviation but the running one
             embeddings = self.norm(embeddings)
-        return super().forward(self.dropout(embeddings))
+        return super().forward(embeddings)
 
     def fold(self) -> tuple[Floats, Floats]:
         """Return the weights `(K, D)` and bias `(K,)` that do in service all that the head does in evaluation."""
