@@ -186,7 +186,9 @@ def _stack_states(cases: Sequence[Case]) -> State:
     return {name: np.stack([case.initial[name] for case in cases]) for name in cases[0].initial}
 
 
-def _split(lengths: npt.NDArray[np.int64], embeddings: Any, steps: Any, state: Any, logits: Any = None) -> list[OracleOutput]:
+def _split(
+    lengths: npt.NDArray[np.int64], embeddings: Any, steps: Any, state: Any, logits: Any = None
+) -> list[OracleOutput]:
     """Split a batch's results into rows; steps past the length must be zero, and stay in if they are not."""
     answers = []
     for row, length in enumerate(lengths):
@@ -194,7 +196,9 @@ def _split(lengths: npt.NDArray[np.int64], embeddings: Any, steps: Any, state: A
         if not outputs[length:].any():
             outputs = outputs[:length]
         scores = np.zeros(0) if logits is None else logits[row]
-        answers.append(OracleOutput(embeddings[row], outputs, {name: part[row] for name, part in state.items()}, scores))
+        answers.append(
+            OracleOutput(embeddings[row], outputs, {name: part[row] for name, part in state.items()}, scores)
+        )
     return answers
 
 

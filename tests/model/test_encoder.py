@@ -11,7 +11,7 @@ from export.oracle import Case
 from model.encoder.config import EncoderConfig
 from model.encoder.encoder import SequenceEncoder, Standardization
 from model.encoder.pooling import masked_max, masked_mean, masked_std, pool
-from model.encoder.recurrent import Cell, State
+from model.encoder.recurrent import Cell, RecurrentState
 from model.encoder.reset_before import ResetBeforeGRU
 from tests.conftest import draw_sequences
 
@@ -111,7 +111,7 @@ def test_a_token_becomes_the_fourth_root_of_the_vocabulary() -> None:
 
 
 def test_max_pooling_sees_negative_steps_only() -> None:
-    """The zeros of the padding are no maximum of what lies below zero."""
+    """The zeros of the padding are not the maximum of what lies below zero."""
     steps = torch.tensor([[[-2.0], [-4.0], [0.0]], [[0.0], [0.0], [0.0]]])
     assert masked_max(steps, torch.tensor([2, 0])).tolist() == [[-2.0], [0.0]]
 
@@ -171,7 +171,7 @@ def test_a_sequence_goes_on_where_its_first_half_ended(cell: Cell) -> None:
 def test_a_state_may_be_given_to_an_empty_batch() -> None:
     """Rows without steps have no outputs, the zero embedding, and the state they came with."""
     encoder = SequenceEncoder(EncoderConfig(features=2, hidden=3, bidirectional=False)).eval()
-    state = State(torch.ones(2, 1, 1, 3), torch.ones(2, 1, 1, 3))
+    state = RecurrentState(torch.ones(2, 1, 1, 3), torch.ones(2, 1, 1, 3))
     encoded = encoder.run(torch.zeros(2, 0, 2), torch.tensor([0, 0]), state)
     assert encoded.steps.shape == (2, 0, 3)
     assert not encoded.embedding.any()
@@ -191,12 +191,12 @@ def test_the_backward_direction_starts_from_its_state_at_the_rows_own_last_step(
     weights = encoder.state_dict()
     turned.load_state_dict({name: weights[name.replace("ahead", "behind")] for name in turned.state_dict()})
     h, c = torch.randn(2, 3, 1, 2, 4)
-    both = State(h, c if cell == "lstm" else None)
-    backward = State(h[:, :, 1:], c[:, :, 1:] if cell == "lstm" else None)
+    both = RecurrentState(h, c if cell == "lstm" else None)
+    backward = RecurrentState(h[:, :, 1:], c[:, :, 1:] if cell == "lstm" else None)
     sequences, lengths = torch.randn(3, 6, 3), torch.tensor([6, 2, 0])
     found = encoder.run(sequences, lengths, both)
     for row, length in enumerate(lengths.tolist()):
-        start = State(backward.h[[row]], None if backward.c is None else backward.c[[row]])
+        start = RecurrentState(backward.h[[row]], None if backward.c is None else backward.c[[row]])
         alone = turned.run(sequences[[row], :length].flip(1), lengths[[row]], start)
         torch.testing.assert_close(found.steps[row, :length, 4:], alone.steps[0].flip(0), rtol=0, atol=1e-6)
         torch.testing.assert_close(found.state.h[row, :, 1:], alone.state.h[0], rtol=0, atol=1e-6)

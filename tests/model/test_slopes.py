@@ -10,7 +10,7 @@ from export import oracle
 from export.oracle import Case
 from model.encoder.config import EncoderConfig
 from model.encoder.encoder import SequenceEncoder
-from model.encoder.recurrent import State
+from model.encoder.recurrent import RecurrentState
 from model.encoder.slopes import measure_slopes
 from tests.conftest import draw_sequences
 
@@ -76,7 +76,7 @@ def test_slopes_are_scaled_as_features_are() -> None:
 def test_an_encoder_with_slopes_refuses_a_state() -> None:
     """The slope at the end of one part would need the next part, and the sentence says so."""
     encoder = SequenceEncoder(EncoderConfig(features=2, hidden=3, bidirectional=False, deltas=1))
-    state = State(torch.zeros(1, 1, 1, 3), torch.zeros(1, 1, 1, 3))
+    state = RecurrentState(torch.zeros(1, 1, 1, 3), torch.zeros(1, 1, 1, 3))
     with pytest.raises(ValueError, match="with deltas takes no initial state"):
         encoder(torch.zeros(1, 2, 2), torch.tensor([2]), state)
 

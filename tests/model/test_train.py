@@ -25,13 +25,10 @@ from model.tasks.task import WrongLabels
 from model.training import train as train_module
 from model.training.evaluate import evaluate
 from model.training.evaluate import main as evaluate_main
-from model.training.fit import Training, train
+from model.training.fit import train
 from model.training.recipe import Recipe, describe_trap, read_recipe
 from model.training.run_directory import BrokenRun, read_config, read_model, read_results, read_samples
 from model.training.train import main as train_main
-
-# Lightning's own chatter: it warns of few workers and few batches, and its dependencies of their own deprecations.
-pytestmark = pytest.mark.filterwarnings("ignore")
 
 ENCODER = EncoderConfig(features=2, hidden=6, dropout=0.2)
 TRAINING = TrainConfig(epochs=4, batch_size=8, noise=0.1, validation_share=0.2, learning_rate=0.05)
@@ -116,17 +113,15 @@ def test_a_broken_off_training_resumes_to_the_same_weights(
     finished: tuple[Path, dict[str, float]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Broken off in its third epoch and resumed, a training ends where an unbroken one does."""
+    measure, measured = SequenceClassifier.measure, iter(range(2))
 
-    class Break(Exception):
-        pass
-
-    def break_off(module: Training) -> None:
-        if module.current_epoch == 2:
-            raise Break
+    def break_off(task: SequenceClassifier, data: LabelledSequences) -> dict[str, float]:
+        next(measured)
+        return measure(task, data)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Training, "on_train_epoch_end", break_off, raising=False)
-        with pytest.raises(Break):
+        patch.setattr(SequenceClassifier, "measure", break_off)
+        with pytest.raises(StopIteration):
             train(tmp_path, make_dataset(), RECIPE)
     results = train(tmp_path, make_dataset(), RECIPE, resume=True)
     run, expected = finished
@@ -138,17 +133,18 @@ def test_a_broken_off_training_resumes_to_the_same_weights(
 KILLED_IN_ITS_THIRD_EPOCH = """
 import os, signal, sys
 from pathlib import Path
-from model.training.fit import Training, train
+from model.tasks.supervised import SequenceClassifier
+from model.training.fit import train
 from tests.model.test_train import RECIPE, make_dataset
 
-step = Training.training_step
+loss, steps = SequenceClassifier.training_loss, iter(range(2 * 6 + 3))
 
-def step_or_die(module, batch, index):
-    if module.current_epoch == 2 and index == 3:
+def loss_or_death(task, batch):
+    if next(steps, None) is None:
         os.kill(os.getpid(), signal.SIGKILL)
-    return step(module, batch, index)
+    return loss(task, batch)
 
-Training.training_step = step_or_die
+SequenceClassifier.training_loss = loss_or_death
 train(Path(sys.argv[1]), make_dataset(), RECIPE)
 """
 
@@ -165,25 +161,113 @@ def test_a_killed_training_resumes_to_the_same_weights(finished: tuple[Path, dic
         assert (tmp_path / name).read_bytes() == (run / name).read_bytes(), name
 
 
+def read_checkpoint(run: Path) -> dict[str, Any]:
+    """Read what a training may be resumed from."""
+    checkpoint: dict[str, Any] = torch.load(run / "last.ckpt", weights_only=True)
+    return checkpoint
+
+
+def test_a_training_that_stopped_early_is_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed after it stopped and before it was measured, a training is resumed without another epoch."""
+    measured = iter([1.0, 2.0, 2.0, 5.0])  # the fourth is of the trained encoder
+    monkeypatch.setattr(SequenceClassifier, "measure", lambda *_: {"loss": next(measured), "accuracy": 0.0})
+    monkeypatch.setattr("model.training.fit.evaluate", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train(tmp_path, make_dataset(), vary(patience=2))
+    monkeypatch.setattr("model.training.fit.evaluate", lambda *_: {})
+    train(tmp_path, make_dataset(), vary(patience=2), resume=True)
+    assert len(read_checkpoint(tmp_path)["history"]) == 3
+
+
+def test_a_checkpoint_of_another_version_is_refused(tmp_path: Path) -> None:
+    """What 0.1.0 left to resume from is told from ours, and so is a file that is not a checkpoint."""
+    train(tmp_path, make_dataset(), vary(epochs=1))
+    torch.save({"epoch": 0, "callbacks": {}}, tmp_path / "last.ckpt")
+    with pytest.raises(BrokenRun, match=r"another version wrote its last\.ckpt"):
+        train(tmp_path, make_dataset(), vary(epochs=1), resume=True)
+    (tmp_path / "last.ckpt").write_bytes(b"nothing of the kind")
+    with pytest.raises(BrokenRun, match=r"last\.ckpt: "):
+        train(tmp_path, make_dataset(), vary(epochs=1), resume=True)
+
+
+@pytest.mark.parametrize(("measured", "epochs"), [([float("nan")], 1), ([2.0, float("inf")], 2)])
+def test_a_training_ends_when_its_metric_is_lost(
+    measured: list[float], epochs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After NaN or infinity no epoch follows; the weights are those of the first epoch, the best there is."""
+    scores, seen = iter([*measured, 0.0, 0.0, 0.0, 0.0]), []
+
+    def measure(task: SequenceClassifier, _data: LabelledSequences) -> dict[str, float]:
+        seen.append(task.head.weight.detach().clone())
+        return {"loss": next(scores), "accuracy": 0.0}
+
+    monkeypatch.setattr(SequenceClassifier, "measure", measure)
+    train(tmp_path, make_dataset(), RECIPE)
+    assert len(read_checkpoint(tmp_path)["history"]) == epochs
+    assert torch.equal(read_model(tmp_path).state_dict()["head.weight"], seen[0])
+
+
+def test_long_gradients_are_shortened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The norm over all weights is at most 1 at every step, and NaN in a gradient does not end a training."""
+    norms: list[float] = []
+    loss, step = SequenceClassifier.training_loss, torch.optim.AdamW.step
+
+    def measure_norm(optimizer: torch.optim.AdamW) -> None:
+        gradients = [weights.grad for group in optimizer.param_groups for weights in group["params"]]
+        norms.append(float(torch.nn.utils.get_total_norm([one for one in gradients if one is not None])))
+        step(optimizer)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", measure_norm)
+    monkeypatch.setattr(SequenceClassifier, "training_loss", lambda task, batch: 1e3 * loss(task, batch))
+    train(tmp_path, make_dataset(), vary(epochs=1))
+    assert norms == pytest.approx([1.0] * len(norms), abs=1e-3)  # float32
+    monkeypatch.setattr(SequenceClassifier, "training_loss", lambda task, batch: float("nan") * loss(task, batch))
+    monkeypatch.setattr(SequenceClassifier, "measure", lambda *_: {"loss": 1.0, "accuracy": 0.0})
+    monkeypatch.setattr("model.training.fit.evaluate", lambda *_: {})
+    train(tmp_path, make_dataset(), vary(epochs=1))
+
+
+def test_the_learning_rate_warms_up_and_falls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over all steps of a training it rises to its peak within the first fifth, and then falls to next to nothing."""
+    rates: list[float] = []
+    step = torch.optim.AdamW.step
+
+    def note_rate(optimizer: torch.optim.AdamW) -> None:
+        rates.append(optimizer.param_groups[0]["lr"])
+        step(optimizer)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", note_rate)
+    train(tmp_path, make_dataset(), vary(epochs=5))
+    peak = rates.index(max(rates))
+    assert len(rates) == 5 * 6
+    assert peak == 0.2 * len(rates) - 1
+    assert rates[: peak + 1] == sorted(rates[: peak + 1])
+    assert rates[peak:] == sorted(rates[peak:], reverse=True)
+    assert max(rates) == TRAINING.learning_rate
+    assert rates[-1] < 1e-3 * TRAINING.learning_rate
+
+
 def test_a_resumed_training_goes_on_from_its_last_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where the last epoch was no improvement, none before it is trained again."""
+    """Also if the last epoch was not an improvement, none before it is trained again."""
     measured = iter([1.0, 2.0, 3.0])
     monkeypatch.setattr(SequenceClassifier, "measure", lambda *_: {"loss": next(measured), "accuracy": 0.0})
     with pytest.raises(StopIteration):  # the fourth measurement breaks the training off
         train(tmp_path, make_dataset(), RECIPE)
-    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["epoch"] == 2
-    assert torch.load(tmp_path / "best.ckpt", weights_only=True)["epoch"] == 0
+    assert [metrics["val_loss"] for metrics in read_checkpoint(tmp_path)["history"]] == [1.0, 2.0, 3.0]
 
 
 def test_the_best_epoch_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The saved weights are those of the epoch with the best validation metric, not the last."""
-    measured = iter([3.0, 1.0, 2.0, 2.0, 0.0, 0.0])
-    monkeypatch.setattr(SequenceClassifier, "measure", lambda *_: {"loss": next(measured), "accuracy": 0.0})
+    measured, seen = iter([3.0, 1.0, 2.0, 1.0, 0.0, 0.0]), []
+
+    def measure(task: SequenceClassifier, _data: LabelledSequences) -> dict[str, float]:
+        seen.append(task.head.weight.detach().clone())
+        return {"loss": next(measured), "accuracy": 0.0}
+
+    monkeypatch.setattr(SequenceClassifier, "measure", measure)
     train(tmp_path, make_dataset(), RECIPE)
-    best = torch.load(tmp_path / "best.ckpt", weights_only=True)
-    assert best["epoch"] == 1
-    kept = read_model(tmp_path).state_dict()
-    assert all(torch.equal(kept[name.removeprefix("task.")], found) for name, found in best["state_dict"].items())
+    kept = read_model(tmp_path).state_dict()["head.weight"]
+    assert [torch.equal(kept, weights) for weights in seen[:4]] == [False, True, False, False]
 
 
 def test_token_ids_are_learned_from(tmp_path: Path) -> None:
@@ -230,7 +314,7 @@ def test_a_regression_is_learned(tmp_path: Path) -> None:
 
 
 def test_a_task_refuses_labels_it_cannot_learn_from(tmp_path: Path) -> None:
-    """Classes are no numbers to regress on, and the sentence says what was found."""
+    """Classes are not numbers to regress on, and the sentence says what was found."""
     with pytest.raises(WrongLabels, match="the task regression learns from numbers, and easy is labelled with classes"):
         train(tmp_path, make_dataset(), dataclasses.replace(RECIPE, task="regression"))
 
@@ -252,7 +336,7 @@ def test_a_run_is_resumed_with_its_own_config_only(finished: tuple[Path, dict[st
 def test_nothing_of_two_runs_is_mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A training that starts over and breaks off leaves no older weights beside its config."""
     train(tmp_path, make_dataset(), vary(epochs=1))
-    monkeypatch.setattr(Training, "training_step", lambda *_: 1 / 0)
+    monkeypatch.setattr(SequenceClassifier, "training_loss", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         train(tmp_path, make_dataset(), vary(epochs=1, seed=9))
     with pytest.raises(BrokenRun, match=r"weights\.safetensors"):
@@ -439,6 +523,28 @@ def test_the_test_share_is_a_share(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         train_main(["--data", "a.jsonl", "--test-share", "1"])
     assert "argument --test-share: invalid share value: '1'" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("easy")
+@pytest.mark.parametrize("flags", [("--devices", "none"), ("--accelerator", "abacus")])
+def test_hardware_that_is_not_there_is_one_sentence(flags: tuple[str, str], tmp_path: Path) -> None:
+    """The command names what was asked for, and writes nothing."""
+    with pytest.raises(SystemExit, match=rf"^train: .*{' '.join(flags)} .*not fit this machine: "):
+        train_main(["--dataset", "easy", "--out", str(tmp_path / "run"), *flags])
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.usefixtures("easy")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_training_ends_in_a_sentence(
+    number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C and SIGTERM end it at once, without a traceback, and not as if it had succeeded."""
+    monkeypatch.setattr(SequenceClassifier, "training_loss", lambda *_: signal.raise_signal(number))
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit, match=r"^train: interrupted; --resume goes on after the last whole epoch$"):
+        train_main(["--dataset", "easy", "--out", str(tmp_path / "run")])
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_runs_of_different_tasks_are_not_averaged(easy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
