@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from export import oracle
-from export.oracle import Case, OracleOutput
+from export.oracle import Case, Floats, OracleOutput
 from model.encoder.encoder import SequenceEncoder
 from model.encoder.recurrent import RecurrentState
 from model.tasks.task import Task
@@ -74,6 +74,9 @@ class _Proof:
         task: Task | None,
     ) -> None:
         self._encoder, self._session, self._kind, self._task = encoder, session, kind, task
+        head = None if task is None else task.fold_head()
+        # What the tolerated error of an embedding, in each of its numbers, can become at most through the head.
+        self._scale = np.ones(1) if head is None else np.maximum(1.0, np.abs(head.weight).sum(axis=1))
         self._same = RNN_TOLERANCE if encoder.config.cell == "rnn" else EXACT
         self._grid = [_with_states(sequences, session, seed) for seed, sequences in enumerate(_draw_grid(samples))]
         self._samples = _with_states(samples, session, len(self._grid))
@@ -97,17 +100,26 @@ class _Proof:
 
     def check(self, part: Output) -> Iterator[ParityCheck]:
         """Yield the claims about one part of an answer."""
-        yield _compare(part, "equals torch over a grid of lengths and batch sizes", TOLERANCE, self._on_grid)
-        yield _compare(part, f"equals torch on {self._kind} sequences, alone", TOLERANCE, self._on_samples)
-        yield _compare(part, "equals torch in mixed batches", TOLERANCE, self._on_mixed)
-        yield _compare(part, "equals a numpy oracle on each sequence, unpadded", TOLERANCE, self._on_oracle)
-        yield _compare(part, "is the same alone and in any batch", self._same, self._batched)
-        yield _compare(part, "is the same in reverse order", self._same, self._turned)
-        yield _compare(part, "is the same with more padding, and junk in it", self._same, self._padded)
+        yield self._compare(part, "equals torch over a grid of lengths and batch sizes", TOLERANCE, self._on_grid)
+        yield self._compare(part, f"equals torch on {self._kind} sequences, alone", TOLERANCE, self._on_samples)
+        yield self._compare(part, "equals torch in mixed batches", TOLERANCE, self._on_mixed)
+        yield self._compare(part, "equals a numpy oracle on each sequence, unpadded", TOLERANCE, self._on_oracle)
+        yield self._compare(part, "is the same alone and in any batch", self._same, self._batched)
+        yield self._compare(part, "is the same in reverse order", self._same, self._turned)
+        yield self._compare(part, "is the same with more padding, and junk in it", self._same, self._padded)
         if part == "prediction":  # of an empty sequence it is the head's own, which the grid has compared
             return
         nothing = "is the initial one" if part == "state" else "is zero"
-        yield _compare(part, f"{nothing} for an empty sequence", EXACT, self._empty)
+        yield self._compare(part, f"{nothing} for an empty sequence", EXACT, self._empty)
+
+    def _compare(self, part: Output, claim: str, tolerance: float, pairs: Sequence[Pair]) -> ParityCheck:
+        """Check a claim case by case; a NaN anywhere makes the difference NaN, which no tolerance admits."""
+        worst = np.array([_difference(part, found, expected, self._scale) for found, expected in pairs])
+        subject = "final state" if part == "state" else part
+        verb = claim if part != "steps" else claim.replace("is ", "are ", 1).replace("equals", "equal", 1)
+        return ParityCheck(
+            claim=f"{subject} {verb}", cases=len(worst), max_difference=float(worst.max()), tolerance=tolerance
+        )
 
     def _torch(self, cases: Sequence[Case]) -> list[OracleOutput]:
         is_plain = self._session.outputs == ("embedding",)
@@ -210,20 +222,11 @@ def _zip(pairs: list[Pair], batches: Sequence[Sequence[Case]]) -> Iterator[tuple
     return zip(pairs, (case for cases in batches for case in cases), strict=True)
 
 
-def _compare(part: Output, claim: str, tolerance: float, pairs: Sequence[Pair]) -> ParityCheck:
-    """Check a claim case by case; a NaN anywhere makes the difference NaN, which no tolerance admits."""
-    worst = np.array([_difference(part, found, expected) for found, expected in pairs])
-    subject = "final state" if part == "state" else part
-    verb = claim if part != "steps" else claim.replace("is ", "are ", 1).replace("equals", "equal", 1)
-    return ParityCheck(
-        claim=f"{subject} {verb}", cases=len(worst), max_difference=float(worst.max()), tolerance=tolerance
-    )
-
-
-def _difference(part: Output, found: OracleOutput, expected: OracleOutput) -> float:
+def _difference(part: Output, found: OracleOutput, expected: OracleOutput, scale: Floats) -> float:
     """Return the largest difference in any element; infinite if the shapes differ.
 
-    It is relative to elements over 1, such as the cells of an LSTM, since that is how float32 rounds.
+    It is relative to elements over 1, such as the cells of an LSTM, since that is how float32 rounds. Predictions, sums
+    of weighted numbers, are relative to the sizes of their weights, `scale` `(K,)`, whatever is left of the sum.
     """
     match part:
         case "embedding":
@@ -231,7 +234,7 @@ def _difference(part: Output, found: OracleOutput, expected: OracleOutput) -> fl
         case "steps":
             pairs = [(found.steps, expected.steps)]
         case "prediction":
-            pairs = [(found.logits, expected.logits)]
+            pairs = [(found.logits / scale, expected.logits / scale)]
         case "state":
             pairs = [(found.state[name], expected.state[name]) for name in found.state]
     if any(one.shape != other.shape for one, other in pairs):

@@ -16,6 +16,7 @@ from export.verify import run_torch
 from model.encoder.config import EncoderConfig
 from model.encoder.pooling import Pooling
 from model.tasks.config import TrainConfig
+from model.tasks.supervised import SequenceRegressor
 from model.training.run_directory import read_model, read_samples
 from service.catalogue.vetting.structure import check_structure
 from service.encoder.prediction import soften
@@ -65,6 +66,16 @@ def test_next_tokens_pass_the_proof(embedding: int, options: GraphOptions, cell:
     graph = build_graph(model.encoder, options, model.fold_head())
     checks = [check for check in prove(model.encoder, graph, samples, task=model) if "prediction" in check.claim]
     assert len(checks) == 7
+
+
+def test_numbers_of_any_size_pass_the_proof(tmp_path: Path) -> None:
+    """A target whose deviation is a million is predicted as exactly as float32 can, and near zero no more exactly."""
+    make_run(tmp_path, EncoderConfig(features=3, hidden=5), "regression", ())
+    model, samples = read_model(tmp_path), read_samples(tmp_path).sequences
+    assert isinstance(model, SequenceRegressor)
+    model.target_std.fill_(1e6)
+    model.target_mean.fill_(0.0)
+    assert prove(model.encoder, build_graph(model.encoder, PREDICTION, model.fold_head()), samples, task=model)
 
 
 def test_a_wrong_head_fails_the_proof(tmp_path: Path) -> None:
