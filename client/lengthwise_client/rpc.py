@@ -74,8 +74,10 @@ class Rpc:
             first: index of the first of them among the caller's.
 
         Raises:
-            ValueError: the steps of texts are asked for, which would come without their lengths.
+            ValueError: predictions are asked for, or the steps of texts, which would come without labels or lengths.
         """
+        if "prediction" in self.options.outputs:
+            raise ValueError("over gRPC predictions come as logits without labels: ask over http for them")
         request = kind_of("ModelInferRequest")(model_name=self.options.model or "")
         request.parameters["normalize"].bool_param = self.options.normalize
         request.parameters["ragged"].bool_param = True

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 
@@ -11,6 +12,8 @@ from lengthwise_client import AsyncClient, Client, DeadlineExceeded, Refused, Un
 from lengthwise_client import rpc as wire
 from service.app import create_app
 from service.codecs.kserve import messages
+from service.encoder.sequences import pad_batch
+from service.encoder.session import open_session
 from service.settings import Settings
 from tests.conftest import ARTIFACTS, draw_sequences
 from tests.listening import listen
@@ -135,3 +138,23 @@ def test_a_key_is_sent(artifact: Path) -> None:
         with Client(f"grpc://{address}") as client, pytest.raises(Refused) as caught:
             client.encode(SEQUENCES)
         assert caught.value.problem.status == 401
+
+
+def test_predictions_come_by_their_logits_alone() -> None:
+    """A call of the protocol gives the tensor `logits`; the client gives labels, so it says where to ask for them."""
+    with call(make(ARTIFACTS / "classes.onnx")) as address, Client(f"grpc://{address}") as client:
+        assert client.info()["models"][0]["outputs"] == ["embedding", "logits"]
+        with pytest.raises(ValueError, match="ask over http"):
+            client.encode_outputs(SEQUENCES, ["embedding", "prediction"])
+        with grpc.insecure_channel(address) as channel:
+            infer = channel.unary_unary(f"/{messages.SERVICE}/ModelInfer")
+            request = wire.kind_of("ModelInferRequest")(model_name="made")
+            steps = SEQUENCES[2]
+            request.inputs.add(name="sequences", datatype="FP32", shape=[1, *steps.shape])
+            request.raw_input_contents.append(steps.tobytes())
+            answer = wire.kind_of("ModelInferResponse").FromString(infer(request.SerializeToString()))
+    session = open_session(ARTIFACTS / "classes.onnx")
+    logits = session.run_all(pad_batch([steps])).logits
+    assert logits is not None
+    assert [output.name for output in answer.outputs] == ["embedding", "logits"]
+    assert answer.raw_output_contents[1] == logits.tobytes()
