@@ -12,6 +12,7 @@ RUN python -m venv /opt/venv \
     && /opt/venv/bin/pip install --no-cache-dir --only-binary :all: --no-deps --require-hashes -r /tmp/requirements.lock \
     && /opt/venv/bin/pip uninstall --yes --quiet pip setuptools \
     && mkdir /cache
+COPY lengthwise /app/lengthwise
 COPY service /app/service
 COPY bulk /app/bulk
 RUN /opt/venv/bin/python -m compileall -q /app
@@ -39,5 +40,5 @@ COPY --from=build --chown=65532:65532 /cache /cache
 USER 65532:65532
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10s \
-    CMD ["python", "-m", "service", "check"]
-ENTRYPOINT ["python", "-m", "service"]
+    CMD ["python", "-m", "lengthwise", "ready"]
+ENTRYPOINT ["python", "-m", "lengthwise", "serve"]

@@ -30,7 +30,7 @@ help: ## list the verbs
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
 
 serve: $(VENV)/serving ## serve the shipped encoder on port 8000
-	$(BIN)/python -m service
+	$(BIN)/python -m lengthwise serve
 
 install: $(VENV)/training ## install what training and exporting need
 
@@ -54,13 +54,13 @@ format: $(VENV)/developing ## format, and fix what the linter can
 	$(BIN)/ruff check --fix .
 
 train: $(VENV)/training ## train the shipped recipe into RUN
-	$(BIN)/python -m model train --dataset japanese-vowels --out $(RUN)
+	$(BIN)/python -m lengthwise train --dataset japanese-vowels --out $(RUN)
 
 evaluate: $(VENV)/training ## evaluate the trained encoder in RUN
-	$(BIN)/python -m model evaluate $(RUN)
+	$(BIN)/python -m lengthwise evaluate $(RUN)
 
 export: $(VENV)/training ## export the encoder in RUN to OUT, and prove it
-	$(BIN)/python -m export $(RUN) -o $(OUT)
+	$(BIN)/python -m lengthwise export $(RUN) -o $(OUT)
 
 bench: $(VENV)/developing ## measure service, peers and raw limit; BENCH=--quick is shorter, OF=NAME another measure
 	$(BIN)/python -m bench $(OF) $(BENCH)

@@ -1,6 +1,7 @@
 """Encode every sequence in files; called again after it was stopped, do what is left.
 
-`python -m bulk INPUT... -o OUT --model FILE` writes OUT/part-00000.parquet and so on; OUT/plan.json says what they are.
+`lengthwise encode INPUT... -o OUT --model FILE` writes OUT/part-00000.parquet and so on. OUT/plan.json says what they
+are.
 """
 
 import argparse
@@ -32,7 +33,7 @@ STOPPED = 143  # the exit code of a program that a signal ended, as shells and K
 
 def read_arguments(arguments: list[str]) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(prog="python -m bulk", description=__doc__)
+    parser = argparse.ArgumentParser(prog="lengthwise encode", description=__doc__)
     add = parser.add_argument
     add("inputs", nargs="+", type=Path, metavar="INPUT", help=".parquet, .jsonl, .txt, .npz, .npy, or a folder")
     add("-o", "--out", type=Path, required=True, metavar="OUT", help="folder to write to; made if it is not there")

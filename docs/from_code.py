@@ -13,13 +13,14 @@ from typing import Any
 from pydantic import BaseModel
 
 from docs.tables import describe_type, read_attributes, sentence, table
+from lengthwise.commands import COMMANDS, EXIT_CODES
 from model.data.catalogue import DATASETS
 from model.tasks.catalogue import TASKS
 from model.training import run_directory
 from service.encoder.manifest import Manifest
 from service.settings import Settings, variable_of
 
-PROGRAMS = ("service", "model", "export", "bulk", "bench")  # the folders whose modules may be commands
+PROGRAMS = ("lengthwise", "service", "model", "export", "bulk", "bench")  # the folders whose modules may be commands
 
 
 def write_settings() -> str:
@@ -65,7 +66,7 @@ def find_parsers() -> list[argparse.ArgumentParser]:
 def write_commands() -> str:
     """Write each command with its arguments."""
     parts = []
-    for parser in sorted(find_parsers(), key=lambda one: (PROGRAMS.index(re.split(r"[ .]", one.prog)[2]), one.prog)):
+    for parser in sorted(find_parsers(), key=order_commands):
         rows = []
         for action in parser._actions:
             if isinstance(action, argparse._HelpAction):
@@ -73,9 +74,39 @@ def write_commands() -> str:
             names = ", ".join(f"`{name}`" for name in action.option_strings) or f"`{action.metavar or action.dest}`"
             choices = "" if action.choices is None else "one of " + ", ".join(f"`{one}`" for one in action.choices)
             rows.append((names, "; ".join(part for part in (action.help, choices, describe_default(action)) if part)))
-        said = sentence(re.sub(r"^`python -m .*?: ", "", (parser.description or "").strip(), flags=re.DOTALL))
+        said = sentence(
+            re.sub(r"^`(?:lengthwise|python -m) .*?: ", "", (parser.description or "").strip(), flags=re.DOTALL)
+        )
         parts.append(f"### {parser.prog}\n\n{said[:1].upper()}{said[1:]}\n\n{table(['argument', 'what it is'], rows)}")
     return "\n\n".join(parts)
+
+
+def order_commands(parser: argparse.ArgumentParser) -> tuple[int, str]:
+    """Order commands as `lengthwise help` does; those that are not its own come last."""
+    name = parser.prog.removeprefix("lengthwise ")
+    return [*COMMANDS].index(name) if name in COMMANDS else len(COMMANDS), parser.prog
+
+
+def write_flags() -> str:
+    """Write the flags of each of the command's programs in a line, for what completes command lines."""
+    flags = {
+        parser.prog: [name for action in parser._actions for name in action.option_strings] for parser in find_parsers()
+    }
+    settings = [f"--{name.replace('_', '-')}" for name in [*Settings.model_fields, "http_port"]]
+    return "".join(
+        f"{name} {' '.join(flags.get(f'lengthwise {name}', ['-h', '--help', *settings]))}\n" for name in COMMANDS
+    )
+
+
+def write_examples() -> str:
+    """Write each name of the command with what it is for and an example."""
+    rows = [(f"`{name}`", command.summary, f"`{command.example}`") for name, command in COMMANDS.items()]
+    return table(["command", "what it does", "for example"], rows)
+
+
+def write_exit_codes() -> str:
+    """Write the command's exit codes."""
+    return table(["code", "meaning"], [(f"`{code}`", meaning) for code, meaning in EXIT_CODES.items()])
 
 
 def describe_default(action: argparse.Action) -> str:

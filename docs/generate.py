@@ -1,7 +1,7 @@
-"""Write into the pages what the code knows: `python -m docs.generate`, or `--check` to name the pages that differ.
+"""Write into the pages what the code knows: `python -m docs.generate`, or `--check` to name the files that differ.
 
 A page holds a block between `<!-- begin NAME -->` and `<!-- end NAME -->`. What stands between them is replaced by what
-`BLOCKS` makes.
+`BLOCKS` makes. `FLAGS` is written whole.
 """
 
 import argparse
@@ -15,12 +15,15 @@ from docs import from_code, from_service
 from model.encoder.config import EncoderConfig
 from model.tasks.config import TrainConfig
 
+FLAGS = Path("lengthwise/flags.txt")  # for shells, to complete command lines
 PAGES = [Path("README.md"), *sorted(Path("docs").rglob("*.md"))]
 BLOCK = re.compile(r"(<!-- begin ([a-z-]+) -->\n)(.*?)(<!-- end \2 -->)", re.DOTALL)
 
 BLOCKS: dict[str, Callable[[], str]] = {
     "commands": from_code.write_commands,
     "datasets": from_code.write_datasets,
+    "command-exit-codes": from_code.write_exit_codes,
+    "command-names": from_code.write_examples,
     "encode-headers": from_service.write_headers,
     "encode-parameters": from_service.write_parameters,
     "encode-request": partial(from_service.write_fields, "EncodeRequest"),
@@ -42,20 +45,22 @@ BLOCKS: dict[str, Callable[[], str]] = {
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Write the blocks of all pages, or name the pages whose blocks are not what the code says."""
+    """Write the blocks of all pages, or name the files that are not what the code says."""
     parser = argparse.ArgumentParser(prog="python -m docs.generate", description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing, and fail if a page differs")
+    parser.add_argument("--check", action="store_true", help="write nothing, and fail if a file differs")
     options = parser.parse_args(arguments)
-    stale = [page for page in PAGES if page.read_text(encoding="utf-8") != fill(page)]
+    stale = [page for page in [*PAGES, FLAGS] if page.read_text(encoding="utf-8") != fill(page)]
     if options.check and stale:
-        sys.exit(f"docs: run `make docs`, these pages differ from the code: {', '.join(map(str, stale))}")
+        sys.exit(f"docs: run `make docs`, these files differ from the code: {', '.join(map(str, stale))}")
     for page in stale:
         page.write_text(fill(page), encoding="utf-8")
 
 
 @cache
 def fill(page: Path) -> str:
-    """Return the text of a page with its blocks as the code has them now."""
+    """Return the text of a page with its blocks as the code has them now, or that of the file of flags."""
+    if page == FLAGS:
+        return from_code.write_flags()
     text = page.read_text(encoding="utf-8")
     return BLOCK.sub(lambda found: f"{found[1]}\n{make_block(found[2])}\n\n{found[4]}", text)
 

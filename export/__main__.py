@@ -1,4 +1,4 @@
-"""`python -m export RUN_DIR -o FILE`: export a trained encoder, prove it, print the proof.
+"""`lengthwise export RUN_DIR -o FILE`: export a trained encoder, prove it, print the proof.
 
 Weights that were trained elsewhere are read with `--from-torch` (a state dict of nn.LSTM, nn.GRU or nn.RNN in
 safetensors), `--from-keras` (a .keras file) or `--from-tf1` (the variables of a TensorFlow 1 checkpoint as NPZ). What
@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> None:
 def build_parser() -> argparse.ArgumentParser:
     """Describe the command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="lengthwise export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("run", type=Path, nargs="?", metavar="RUN_DIR", help="the directory of a finished run")

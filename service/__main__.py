@@ -10,6 +10,8 @@ PROGRAMS = {
     "keys": "service.api.keys",
     "calibrate": "service.costs.calibrate",
     "examine": "service.catalogue.vetting.command",
+    "inspect": "service.catalogue.card",
+    "doctor": "service.server.doctor",
 }
 
 

@@ -16,7 +16,9 @@ Form: TypeAlias = Literal["auto", "json", "human"]  # of log lines
 ROUTE = r"^/[!-z|~]*$"  # a path without braces, which would be parameters
 NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,99}"  # what a model may be called
 UNREAD_BYTES = 256 * 2**20  # of a process
-SHIPPED_MODEL = Path("artifacts/japanese-vowels.onnx")
+ROOT = Path(__file__).resolve().parents[1]  # the folder that holds the application
+# Named in full unless the program was started there: an installed one may be started anywhere.
+SHIPPED_MODEL = (Path() if Path.cwd() == ROOT else ROOT) / "artifacts/japanese-vowels.onnx"
 # What Vertex AI tells a container, by the settings that follow it.
 VERTEX = {"port": "AIP_HTTP_PORT", "health_route": "AIP_HEALTH_ROUTE", "predict_route": "AIP_PREDICT_ROUTE"}
 # What a GPU takes in place of the defaults: a step costs it the same for one row as for hundreds.
@@ -87,7 +89,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix="LENGTHWISE_",
         env_ignore_empty=True,
-        cli_prog_name="python -m service",
+        cli_prog_name="lengthwise serve",
         cli_kebab_case=True,
         cli_hide_none_type=True,
         cli_shortcuts={"model": "model_dir", "model-name": "model_name", "port": "http_port"},  # as KServe writes them
@@ -193,7 +195,7 @@ class Settings(BaseSettings):
     )
     api_keys_file: Path | None = Field(
         None,
-        description="A file of the hashes of more keys, as `python -m service keys FILE` makes them; read "
+        description="A file of the hashes of more keys, as `lengthwise keys FILE` makes them; read "
         "again within a second of a change.",
     )
     steps_per_second: int = Field(

@@ -4,9 +4,11 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+SERVICE = (sys.executable, "-m", "service")
 
 
 def make_models(folder: Path, *flags: str) -> None:
@@ -25,11 +27,12 @@ def make_models(folder: Path, *flags: str) -> None:
 
 
 @contextmanager
-def start_service(*flags: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def start_service(*flags: str, program: Sequence[str] = SERVICE) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """Start the service on a free port, and stop it at the end.
 
     Args:
-        flags: the flags of `python -m service`.
+        flags: the flags of the service.
+        program: what serves.
 
     Yields:
         The process and its base URL, as soon as it says that it listens.
@@ -37,7 +40,7 @@ def start_service(*flags: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     Raises:
         RuntimeError: it ended before it listened; carries what it wrote.
     """
-    command = [sys.executable, "-m", "service", "--port", "0", *flags]
+    command = [*program, "--port", "0", *flags]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     log = process.stderr
     assert log is not None

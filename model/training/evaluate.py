@@ -1,4 +1,4 @@
-"""`python -m model evaluate RUN_DIR ...`: what trained encoders are worth on held-out sequences.
+"""`lengthwise evaluate RUN_DIR ...`: what trained encoders are worth on held-out sequences.
 
 Besides the task's own metrics it judges embeddings of labelled classes as others will use them: by their nearest
 neighbour among the training sequences, and by a linear probe fitted on these.
@@ -56,7 +56,7 @@ def _without_loss(metrics: dict[str, float]) -> dict[str, float]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Print one line a run, and mean and standard deviation if there are several."""
-    parser = argparse.ArgumentParser(prog="python -m model evaluate", description=__doc__)
+    parser = argparse.ArgumentParser(prog="lengthwise evaluate", description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR", help="the directory of a finished run")
     runs: list[Path] = parser.parse_args(arguments).runs
     try:

@@ -1,6 +1,6 @@
 """The report of a run: `report.html`, one file that needs no other, and the pictures in it as PNGs in `report/`.
 
-`python -m model report RUN_DIR` writes it anew. All of it comes from the run directory, and every sequence it judges
+`lengthwise report RUN_DIR` writes it anew. All of it comes from the run directory, and every sequence it judges
 or shows was held out of training.
 """
 
@@ -187,7 +187,7 @@ def _format_table(header: list[str], rows: list[list[str]]) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """Write the reports of finished runs."""
-    parser = argparse.ArgumentParser(prog="python -m model report", description=__doc__)
+    parser = argparse.ArgumentParser(prog="lengthwise report", description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR", help="the directory of a finished run")
     try:
         for run in parser.parse_args(arguments).runs:

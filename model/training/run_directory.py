@@ -8,7 +8,7 @@
 | `tokenizer.json` | if sequences were texts: what made ids of them; see `model.data.texts` |
 | `results.json` | the metrics of these weights |
 | `metrics.csv` | losses and validation metrics, epoch by epoch |
-| `report.html`, `report/` | the report and its pictures; by `python -m model report` |
+| `report.html`, `report/` | the report and its pictures; by `lengthwise report` |
 | `last.ckpt` | all that `--resume` goes on from, as of the last epoch; nothing else reads it |
 """
 

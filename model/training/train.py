@@ -1,4 +1,4 @@
-"""`python -m model train --dataset NAME` or `--data FILE`: train an encoder on a task, and leave a run directory.
+"""`lengthwise train --dataset NAME` or `--data FILE`: train an encoder on a task, and leave a run directory.
 
 The validation set that stops a training early is carved out of the training sequences; the test sequences are
 read once, at the end, for the record. Files are Parquet, JSONL, NPZ or long CSV, told apart by extension.
@@ -89,7 +89,7 @@ def _find_recipe(task: str | None, dataset: str | None) -> Path | None:
 
 
 def _make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m model train", description=__doc__)
+    parser = argparse.ArgumentParser(prog="lengthwise train", description=__doc__)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--dataset", choices=sorted(DATASETS), help="a data set the project knows")
     what.add_argument("--data", type=Path, metavar="FILE", help="your own: .parquet, .jsonl, .npz or .csv")

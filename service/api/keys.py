@@ -1,4 +1,4 @@
-"""API keys: the known ones, and whether a request brings one of them. `python -m service keys FILE` makes one.
+"""API keys: the known ones, and whether a request brings one of them. `lengthwise keys FILE` makes one.
 
 Keys are random and long, so that a plain SHA-256 hides them; nothing here stores, logs or repeats a key itself.
 """
@@ -58,7 +58,7 @@ class KeyRing:
             also: a ring whose keys of a setting are known here, too.
 
         Raises:
-            KeysUnusable: a key is too short, or the file is not as `python -m service keys` writes it.
+            KeysUnusable: a key is too short, or the file is not as `lengthwise keys` writes it.
         """
         self.fixed: list[bytes] = _hash_keys(keys, setting) + (also.fixed if also else [])
         self._file = file
@@ -163,13 +163,16 @@ def _mark(file: Path | None) -> Mark:
 
 def main(arguments: list[str]) -> None:
     """Make a key: print it, this once, and append its hash to a file."""
-    parser = argparse.ArgumentParser(prog="python -m service keys", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="lengthwise keys", description=main.__doc__)
     parser.add_argument("file", type=Path, help="the file of LENGTHWISE_API_KEYS_FILE; made if there is none")
     parser.add_argument("--name", default="", help="whose key it is: kept beside the hash, read by nobody but you")
     options = parser.parse_args(arguments)
     key = f"lw-{secrets.token_urlsafe(32)}"
     line = f"sha256:{hashlib.sha256(key.encode()).hexdigest()} {' '.join(options.name.split())}".strip()
-    is_cut = options.file.exists() and options.file.read_bytes()[-1:] not in (b"", b"\n")
-    with options.file.open("a", encoding="utf-8") as file:
-        file.write(f"\n{line}\n" if is_cut else f"{line}\n")
+    try:
+        is_cut = options.file.exists() and options.file.read_bytes()[-1:] not in (b"", b"\n")
+        with options.file.open("a", encoding="utf-8") as file:
+            file.write(f"\n{line}\n" if is_cut else f"{line}\n")
+    except OSError as error:
+        sys.exit(f"lengthwise: {options.file} cannot be written: {error.strerror}")
     sys.stdout.write(f"{key}\n")

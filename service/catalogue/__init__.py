@@ -3,5 +3,6 @@
 - `models`: the encoders that are served, by name.
 - `loading`: makes a model of a file: reads, vets, opens, proves and measures it.
 - `repository`: the files that models come from, looked at again when they change.
+- `card`: `lengthwise inspect`, what a file says of itself, for people.
 - `vetting/`: decides whether a new file can be believed.
 """

@@ -1,4 +1,4 @@
-"""Measures what runs cost here, and how many should run at once. `python -m service calibrate` prints the table.
+"""Measures what runs cost here, and how many should run at once. `lengthwise calibrate` prints the table.
 
 The measurements are kept in a file, so that the next start with the same encoder on the same machine measures nothing.
 The file only saves time: if it cannot be read, the service measures anew; if it cannot be written, the log says so.

@@ -7,5 +7,7 @@
 - `rpc/`: calls of gRPC, carried to the app.
 - `transport`: uvicorn's HTTP protocol, with answers gathered and readers waited for.
 - `framing`: where a request ends, whatever it offers.
+- `greeting`: what a person at a terminal is told once it listens.
 - `check`: whether the service that runs here takes requests.
+- `doctor`: what a bug report needs.
 """

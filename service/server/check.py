@@ -1,4 +1,4 @@
-"""`python -m service check`: whether the service that runs here takes requests, in one sentence and an exit code.
+"""`lengthwise ready`, or `python -m service check`: whether the service that runs here takes requests.
 
 It needs no address, certificate, key or flag of the service: the first process of each answers on a socket of Linux
 that has a name and no file. What is said there is one line, whoever asks; nothing is read.
@@ -128,7 +128,7 @@ def main(arguments: list[str]) -> None:
     Args:
         arguments: the command line, without the program.
     """
-    parser = argparse.ArgumentParser("python -m service check", description="Ask whether the service is ready.")
+    parser = argparse.ArgumentParser("lengthwise ready", description="Ask whether the service is ready.")
     parser.add_argument("pid", nargs="?", type=int, help="the service's process; needed if there are several services")
     is_ready, sentence = check(parser.parse_args(arguments).pid)
     sys.stdout.write(f"{sentence}\n")

@@ -28,6 +28,7 @@ from service.errors import LengthwiseError, StartupError
 from service.observing import logs
 from service.server import check
 from service.server.choosing import choose_staff
+from service.server.greeting import write_greeting
 from service.server.owner.keeping import Keeper, start_owners
 from service.server.transport import GatheringProtocol
 from service.server.workers import supervise
@@ -69,6 +70,19 @@ class DrainingServer(uvicorn.Server):
             leave = partial(self.handle_exit, signal.SIGTERM, None)
             attending = self._worker.attend(self._adopt, self._count, self._changed, leave)
             self._attending = asyncio.create_task(attending)
+        if sys.stderr.isatty():
+            self._greet()
+
+    def _greet(self) -> None:
+        """Tell a person at the terminal what is served; of several workers the first one does."""
+        settings = self._service.settings
+        if not self._worker and self.servers:
+            host, port, *_ = self.servers[0].sockets[0].getsockname()
+        elif self._worker and self._worker.number == 0 and settings.port:
+            host, port = settings.host, settings.port
+        else:
+            return
+        sys.stderr.write(write_greeting(self._service, host, port))
 
     async def _take_calls(self) -> None:
         """Listen for calls of gRPC, and answer those under way before what encodes is ended.

@@ -14,6 +14,7 @@ from tests.conftest import NEED_TORCH
 
 # Folder, or a file that differs from its folder: the project's own top-level modules it may import.
 ALLOWED = {
+    "lengthwise": {"lengthwise"},
     "service": {"service"},
     "model": {"model"},
     "export": {"export", "model", "service"},
@@ -22,7 +23,7 @@ ALLOWED = {
     "bench/load/models.py": {"bench", "model", "export"},
     "client": {"lengthwise_client"},
 }
-OURS = {"service", "model", "export", "bulk", "bench", "lengthwise_client", "tests"}
+OURS = {"lengthwise", "service", "model", "export", "bulk", "bench", "lengthwise_client", "tests"}
 NEVER_IN_SERVICE = {"torch", "onnx", "lightning_fabric", "sklearn", "sktime"}
 
 
@@ -102,13 +103,18 @@ def test_telemetry_is_off_before_onnxruntime_is_imported() -> None:
     assert ran.stdout == "1\n"
 
 
-def test_installing_the_project_installs_no_module(tmp_path: Path) -> None:
-    """The wheel that `pip install .` builds holds metadata only: no `service`, `model` or `export` for anyone."""
+def test_installing_the_project_installs_the_command_alone(tmp_path: Path) -> None:
+    """The wheel that `pip install .` builds holds the command and what it runs: no `service` or `model` for anyone."""
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
     subprocess.run(command, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("lengthwise-*.whl")
-    names = zipfile.ZipFile(wheel).namelist()
-    assert {Path(name).parts[0].rpartition(".")[2] for name in names} == {"dist-info"}
+    names = {path for path in map(Path, zipfile.ZipFile(wheel).namelist()) if path.suffix != ".pyc"}
+    assert {path.parts[0].rpartition(".")[2] for path in names} == {"lengthwise", "dist-info"}
+    carried = {path.parts[2] for path in names if path.parts[:2] == ("lengthwise", "application")}
+    assert carried == {"artifacts", "bulk", "export", "model", "service"}
+    assert {path.relative_to("lengthwise/application") for path in names if path.parts[1] == "application"} == {
+        path for folder in carried for path in Path(folder).rglob("*") if path.is_file() and path.suffix != ".pyc"
+    }
 
 
 def test_the_client_is_a_distribution_of_its_own(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from docs.generate import BLOCK, BLOCKS, PAGES, fill
+from docs.generate import BLOCK, BLOCKS, FLAGS, PAGES, fill
 from service import __version__
 
 README = Path("README.md").read_text(encoding="utf-8")
@@ -84,6 +84,11 @@ def test_documented_verbs_exist() -> None:
 def test_generated_tables_are_what_the_code_says(page: Path) -> None:
     """Settings, metrics, problems, routes, formats and the like stand in the pages as `make docs` writes them."""
     assert page.read_text(encoding="utf-8") == fill(page), "run make docs"
+
+
+def test_the_flags_that_shells_complete_are_what_the_commands_take() -> None:
+    """The file of flags is as `make docs` writes it."""
+    assert FLAGS.read_text(encoding="utf-8") == fill(FLAGS), "run make docs"
 
 
 def test_every_generated_table_has_a_page() -> None:
@@ -187,8 +192,8 @@ def slug(title: str) -> str:
     ("verb", "installs", "runs"),
     [
         ("install", ".[train,export]", ""),
-        ("train", ".[train,export]", "model train --dataset japanese-vowels --out runs/japanese-vowels"),
-        ("export", ".[train,export]", "export runs/japanese-vowels -o runs/japanese-vowels.onnx"),
+        ("train", ".[train,export]", "lengthwise train --dataset japanese-vowels --out runs/japanese-vowels"),
+        ("export", ".[train,export]", "lengthwise export runs/japanese-vowels -o runs/japanese-vowels.onnx"),
         ("test", ".[dev]", "pytest --cov --cov-report=term"),
     ],
 )

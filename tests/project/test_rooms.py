@@ -25,7 +25,7 @@ def parse(path: Path) -> ast.Module:
 ROOMS = sorted(".".join(path.parts[:-1]) for path in Path("service").rglob("*/__init__.py"))
 ROOMS += sorted(
     ".".join(path.parts[:-1])
-    for folder in ("model", "export", "bulk", "bench")
+    for folder in ("lengthwise", "model", "export", "bulk", "bench")
     for path in Path(folder).rglob("__init__.py")
 )
 

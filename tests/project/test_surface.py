@@ -145,6 +145,11 @@ def test_surface_of_exit_codes_stays(tmp_path: Path, hold: Callable[[str, str], 
     """Each command ends with the code that is held, whether it succeeds, is misused, or finds nothing to work on."""
     pytest.importorskip("torch", reason="most of these commands train or export")
     calls = {
+        "lengthwise": ["help", "version", "nothing"],
+        "lengthwise keys": ["--help", "--no-such-flag"],
+        "lengthwise inspect": ["nothing.onnx"],
+        "lengthwise check": ["nothing.onnx"],
+        "lengthwise encode": ["nothing -o out"],
         "service": ["--help", "--no-such-flag", "--port=x", "--model=nothing.onnx"],
         "model train": ["--help", "--no-such-flag"],
         "model evaluate": ["--help", "nothing"],

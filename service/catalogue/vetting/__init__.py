@@ -5,5 +5,5 @@
 - `examiner`: starts a fresh process for each file, and tells how it ended.
 - `trial`: the code of that process: it bounds itself, then loads the file and runs it.
 - `structure`: checks what an ONNX file holds, before ONNX Runtime sees it.
-- `command`: `python -m service examine`, the same from a command line.
+- `command`: `lengthwise check`, the same from a command line.
 """

@@ -12,8 +12,8 @@ from service.errors import ArtifactError
 
 def main(arguments: list[str]) -> None:
     """Examine files, and exit with 1 if one cannot be served."""
-    parser = argparse.ArgumentParser(prog="python -m service examine", description=__doc__)
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    parser = argparse.ArgumentParser(prog="lengthwise check", description=__doc__)
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="an artifact")
     is_good = True
     with closing(Examiner()) as examiner:
         for path in parser.parse_args(arguments).files:

@@ -1,0 +1,119 @@
+"""Show what a bug report needs: versions, providers, CPUs, memory, the port, the settings that are set.
+
+No value of a setting is shown, since some are keys.
+"""
+
+import argparse
+import os
+import platform
+import re
+import socket
+import sys
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import onnxruntime
+from pydantic import ValidationError
+
+from service import __version__
+from service.costs.cpus import CGROUPS, available_cpus, name_cpu, read_cpu_quota
+from service.settings import ROOT, SHIPPED_MODEL, Settings, unknown_variables
+
+PROC = Path("/proc")
+SERVING = ("onnxruntime", "onnxruntime-gpu", "numpy", "fastapi", "uvicorn", "pydantic", "orjson")
+EXTRAS = {"train": "torch", "export": "onnx", "bulk": "pyarrow", "otel": "opentelemetry-sdk"}  # by one that tells
+MEMORY_FILES = ("memory.max", "memory/memory.limit_in_bytes")  # of control groups, version 2 and 1
+UNBOUNDED = 2**60  # what version 1 writes is over it if there is no limit
+
+
+def main(arguments: list[str]) -> None:
+    """Print a line for each thing, and exit with 1 if one of them keeps the service from starting.
+
+    Args:
+        arguments: the command line, without the program.
+    """
+    argparse.ArgumentParser(prog="lengthwise doctor", description=__doc__).parse_args(arguments)
+    is_well = True
+    for name, said, is_good in examine():
+        is_well &= is_good
+        sys.stdout.write(f"{name:<11} {said}{'' if is_good else '  <- the service cannot start'}\n")
+    sys.exit(int(not is_well))
+
+
+def examine() -> Iterator[tuple[str, str, bool]]:
+    """Yield what each line is of, what it says, and whether the service can start with it."""
+    yield "lengthwise", f"{__version__}, in {ROOT}", True
+    yield "python", f"{platform.python_version()} ({platform.python_implementation()}), {sys.executable}", True
+    yield "system", f"{platform.platform()}, {' '.join(filter(None, platform.libc_ver())) or 'no glibc'}", True
+    yield "packages", ", ".join(f"{name} {found}" for name in SERVING if (found := find_version(name))), True
+    yield "extras", ", ".join(f"{name}: {find_version(one) or 'no'} ({one})" for name, one in EXTRAS.items()), True
+    yield "providers", ", ".join(onnxruntime.get_available_providers()), True
+    yield "telemetry", "off" if os.environ.get("ORT_DISABLE_TELEMETRY") == "1" else "on", True
+    quota = read_cpu_quota()
+    bound = "no quota" if quota is None else f"a quota of {quota:g}"
+    yield "CPUs", f"{available_cpus()} may be kept busy, of {os.cpu_count()}, by {bound}; {name_cpu()}", True
+    yield "memory", describe_memory(), True
+    yield from examine_settings()
+
+
+def examine_settings() -> Iterator[tuple[str, str, bool]]:
+    """Yield what the settings in the environment say, and whether the model and the port are there."""
+    named = sorted(name for name in os.environ if name.startswith("LENGTHWISE_"))
+    unknown = unknown_variables()
+    said = [f"{name} (there is no such setting)" if name in unknown else name for name in named]
+    yield "variables", ", ".join(said) or "none is set", True
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        yield "settings", "; ".join(f"{'.'.join(map(str, one['loc']))} {one['msg']}" for one in error.errors()), False
+        return
+    model = settings.models or settings.model
+    shipped = " (the shipped one)" if model == SHIPPED_MODEL else ""
+    yield "model", f"{model}{shipped}{'' if model.exists() else ' is not there'}", model.exists()
+    cache = settings.cache_dir.expanduser()
+    folder = next(one for one in (cache, *cache.parents) if one.exists())
+    yield "cache", f"{cache}, {'can' if os.access(folder, os.W_OK) else 'cannot'} be written", True
+    fault = try_port(settings.host, settings.port)
+    yield "port", f"{settings.host}:{settings.port} {fault or 'is free'}", not fault
+
+
+def find_version(name: str) -> str:
+    """Return the version of a package; empty if it is not installed."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""
+
+
+def describe_memory() -> str:
+    """Say how much memory the machine has, and how much this process may take."""
+    found = re.findall(r"^(MemTotal|MemAvailable): +(\d+) kB", _read(PROC / "meminfo"), re.MULTILINE)
+    sizes = {name: int(size) * 2**10 for name, size in found}
+    if not sizes:
+        return "the system does not say"
+    limits = [int(text) for file in MEMORY_FILES if (text := _read(CGROUPS / file).strip()).isdigit()]
+    bound = min((limit for limit in limits if limit < UNBOUNDED), default=None)
+    limit = "no limit" if bound is None else f"a limit of {bound / 2**30:.1f} GiB"
+    total, free = (sizes.get(name, 0) / 2**30 for name in ("MemTotal", "MemAvailable"))
+    return f"{free:.1f} of {total:.1f} GiB are available, by {limit}"
+
+
+def try_port(host: str, port: int) -> str:
+    """Say why a port cannot be listened on; nothing if it can."""
+    try:
+        family, kind, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen(1)
+    except OSError as error:
+        return f"cannot be listened on: {error.strerror}"
+    return ""
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:
+        return ""

@@ -1,0 +1,65 @@
+"""`lengthwise doctor`: what a bug report needs."""
+
+import socket
+
+import pytest
+
+from service import __version__
+from service.server import doctor
+
+KEY = "a-key-that-is-never-shown"
+
+
+def examine(monkeypatch: pytest.MonkeyPatch, **variables: str) -> dict[str, tuple[str, bool]]:
+    """Return what is said of each thing, and whether the service can start with it."""
+    for name, value in {"LENGTHWISE_PORT": "0", **variables}.items():
+        monkeypatch.setenv(name, value)
+    return {name: (said, is_good) for name, said, is_good in doctor.examine()}
+
+
+def test_doctor_says_what_is_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Versions, providers, CPUs, memory, the model, the port and the telemetry each have a line, and all is well."""
+    said = examine(monkeypatch)
+    assert all(is_good for _, is_good in said.values())
+    assert said["lengthwise"][0].startswith(f"{__version__}, in ")
+    assert "onnxruntime " in said["packages"][0]
+    assert "CPUExecutionProvider" in said["providers"][0]
+    assert said["telemetry"][0] == "off"
+    assert " may be kept busy, of " in said["CPUs"][0]
+    assert said["model"][0].endswith(" (the shipped one)")
+    assert said["port"][0] == "127.0.0.1:0 is free"
+    with pytest.raises(SystemExit) as ended:
+        doctor.main([])
+    assert ended.value.code == 0
+    assert len(capsys.readouterr().out.splitlines()) == len(said)
+
+
+def test_doctor_shows_no_value_of_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Variables are named, misspelt ones as such, and keys stay secret."""
+    said = examine(monkeypatch, LENGTHWISE_API_KEYS=KEY, LENGTHWISE_APIKEYS=KEY)
+    assert said["variables"][0].startswith("LENGTHWISE_APIKEYS (there is no such setting), LENGTHWISE_API_KEYS, ")
+    assert KEY not in str(said)
+
+
+def test_doctor_says_what_keeps_the_service_from_starting(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A taken port and a model that is not there are marked, and the exit code is 1."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        said = examine(monkeypatch, LENGTHWISE_PORT=str(taken.getsockname()[1]), LENGTHWISE_MODEL="nothing.onnx")
+        with pytest.raises(SystemExit) as ended:
+            doctor.main([])
+    assert said["port"][0].endswith(" cannot be listened on: Address already in use")
+    assert said["model"] == ("nothing.onnx is not there", False)
+    assert ended.value.code == 1
+    assert capsys.readouterr().out.count("<- the service cannot start") == 2
+
+
+def test_doctor_says_which_setting_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings that contradict each other are one line, and what would follow from them is left out."""
+    said = examine(monkeypatch, LENGTHWISE_PROCESSES="none")
+    assert said["settings"][0].startswith("processes ")
+    assert not said["settings"][1]
+    assert "port" not in said
