@@ -109,8 +109,18 @@ class NotOffered(InvalidRequest):
 class FeatureMismatch(InvalidRequest):
     """A step has another number of features than the model reads."""
 
-    def __init__(self, path: str, found: int, expected: int) -> None:
-        super().__init__(f"{path} has {found} features: the model reads {expected} in each step.", path)
+    def __init__(self, path: str, found: int, expected: int, steps: int | None = None) -> None:
+        """Say which step it is, and if the sequence would fit the other way around.
+
+        Args:
+            path: the place of the step, or of all steps.
+            found: the features it has.
+            expected: the features the model reads.
+            steps: the steps of its sequence, if all of them have as many features.
+        """
+        turned = f", and the sequence has {expected} steps: channels-first data must be transposed"
+        hint = turned if steps == expected else ""
+        super().__init__(f"{path} has {found} features: the model reads {expected} in each step{hint}.", path)
 
 
 class EmptyRequest(InvalidRequest):

@@ -225,7 +225,8 @@ def to_arrays(sequences: Sequence[npt.ArrayLike], first: int, features: int | No
         if array.dtype.kind not in kinds:
             raise TypeError(f"sequences[{index}] is of {array.dtype}: the model reads {expected}")
         if array.shape[1:] != tail:
-            raise ValueError(f"sequences[{index}] has the shape {array.shape}: the model reads {expected}")
+            turned = ": channels-first data must be transposed" if array.ndim == 2 and len(array) == features else ""
+            raise ValueError(f"sequences[{index}] has the shape {array.shape}: the model reads {expected}{turned}")
         with np.errstate(over="ignore"):  # the service names the place of what becomes infinite
             arrays.append(array.astype(dtype, copy=False))
     return arrays

@@ -141,9 +141,19 @@ def test_a_timeout_is_in_microseconds(official: triton.InferenceServerClient) ->
         (
             "made",
             "",
-            [tensor("sequences", BATCH.steps[:, :, :2].copy())],
+            [tensor("sequences", BATCH.steps[:, :2, :2].copy())],
             "400",
             "sequences has 2 features: the model reads 3 in each step.",
+        ),
+        (
+            "made",
+            "",
+            [tensor("sequences", np.zeros((2, 3, 5), np.float32))],
+            "400",
+            (
+                "sequences has 5 features: the model reads 3 in each step, and the sequence has 3 steps: "
+                "channels-first data must be transposed."
+            ),
         ),
         (
             "made",

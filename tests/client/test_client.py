@@ -171,6 +171,11 @@ WRONG: dict[str, tuple[Any, type[Exception], str]] = {
         ValueError,
         r"sequences\[3\] has the shape \(1, 2\): .* \(steps, 3\)",
     ),
+    "channels first": (
+        [np.zeros((3, 5))],
+        ValueError,
+        r"sequences\[0\] has the shape \(3, 5\): .*: channels-first data must be transposed$",
+    ),
     "ragged steps": ([[[1.0, 2.0, 3.0], [1.0]]], ValueError, r"sequences\[0\] is ragged within"),
     "words": ([[["a", "b", "c"]]], TypeError, r"sequences\[0\] is of <U1: the model reads numbers"),
     "booleans": ([[[True, False, True]]], TypeError, r"sequences\[0\] is of bool"),

@@ -390,6 +390,27 @@ BAD: dict[str, tuple[str, bytes, str]] = {  # kind, body, a part of the detail
 }
 
 
+TURNED = np.zeros((FEATURES, 5), np.float32)  # channels first
+TWICE = np.concatenate([TURNED, TURNED])
+TURNED_BODIES = {
+    "npy": ("npy", write_npy(TURNED), True),
+    "npz of two": ("npz", write_npz(TWICE, [FEATURES, FEATURES]), True),
+    "arrow": ("arrow", write_arrow(to_column([TURNED], pa.list_(pa.list_(pa.float32(), 5)))), True),
+    "npz whose sequences differ": ("npz", write_npz(TWICE, [FEATURES - 1, FEATURES + 1]), False),
+    "npy of more steps": ("npy", write_npy(TWICE), False),
+}
+
+
+@pytest.mark.parametrize("case", TURNED_BODIES)
+def test_steps_and_features_that_changed_places_are_told(case: str, client: TestClient) -> None:
+    """If the other axis has as many numbers as a step should, the answer says so; and only then."""
+    kind, body, is_turned = TURNED_BODIES[case]
+    detail = post(client, KINDS[kind], body).json()["detail"]
+    assert "has 5 features: the model reads 3 in each step" in detail
+    hint = ", and the sequence has 3 steps: channels-first data must be transposed."
+    assert detail.endswith(hint) == is_turned, detail
+
+
 @pytest.mark.parametrize("case", BAD)
 def test_bad_binary_bodies_are_422_and_say_why(case: str, client: TestClient) -> None:
     """Each is refused as a problem that says what is wrong, and the service goes on."""

@@ -22,15 +22,21 @@ def assemble(values: npt.NDArray[Any], lengths: npt.NDArray[Any], spec: InputSpe
         FeatureMismatch: a step has another number of features than the model reads.
         InvalidLengths: a length is negative, or together they are not the steps there are.
     """
-    steps = read_steps(values, "values", spec)
+    steps = read_steps(values, "values", spec, lengths)
     return Sequences(steps, read_lengths(lengths, len(steps)))
 
 
-def read_steps(values: npt.NDArray[Any], path: str, spec: InputSpec) -> Steps:
+def read_steps(values: npt.NDArray[Any], path: str, spec: InputSpec, lengths: npt.NDArray[Any] | None = None) -> Steps:
     """Check steps, `(S, F)` numbers or `(S,)` token ids, and make them float32 or int64.
 
     float16 becomes the same number, float64 the nearest float32, as the numbers of JSON do; integers of 8 to 64 bits
     are ids.
+
+    Args:
+        values: an array of any kind and shape.
+        path: what it is called in the request.
+        spec: what the model reads.
+        lengths: the lengths of the sequences in it, unchecked; None if it is one sequence.
 
     Raises:
         InvalidField: they are of another kind or shape.
@@ -45,7 +51,8 @@ def read_steps(values: npt.NDArray[Any], path: str, spec: InputSpec) -> Steps:
         shape = f"two dimensions, steps by {kind.features} features" if is_float else "one dimension, a token id a step"
         raise InvalidField(path, f"an array of {values.ndim} dimensions", shape)
     if isinstance(kind, Features) and values.shape[1] != kind.features:
-        raise FeatureMismatch(path, values.shape[1], kind.features)
+        counts = {len(values)} if lengths is None else {*lengths.flat}
+        raise FeatureMismatch(path, values.shape[1], kind.features, counts.pop() if len(counts) == 1 else None)
     return to_float32(values) if values.dtype.itemsize == 8 and is_float else values.astype(kind.dtype, copy=False)
 
 

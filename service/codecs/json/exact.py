@@ -175,7 +175,8 @@ def _read_steps(sequence: object, path: str, kind: Features) -> Steps:
             if isinstance(number, bool) or not isinstance(number, int | float):
                 raise NotANumber(f"{path}[{time}][{place}]", describe(number))
         if len(step) != features:
-            raise FeatureMismatch(f"{path}[{time}]", len(step), features)
+            is_even = all(isinstance(one, list) and len(one) == len(step) for one in sequence)
+            raise FeatureMismatch(f"{path}[{time}]", len(step), features, len(sequence) if is_even else None)
     return to_float32(np.array(sequence, dtype=np.float64).reshape(len(sequence), features))
 
 

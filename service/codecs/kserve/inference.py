@@ -238,7 +238,8 @@ def _cut_tensor(tensor: Tensor, lengths: Array | None, kind: Kind, limits: Limit
     shape = kind.shape
     _require_axes(tensor, (1 if is_ragged else 2) + len(shape), limits, has_rows=not is_ragged)
     if isinstance(kind, Features) and tensor.array.shape[-1:] != shape:
-        raise FeatureMismatch("sequences", tensor.array.shape[-1], kind.features)
+        steps = tensor.array.shape[1] if lengths is None and not is_ragged else None
+        raise FeatureMismatch("sequences", tensor.array.shape[-1], kind.features, steps)
     if is_ragged:
         if lengths is None:
             raise InvalidLengths("lengths", "is missing, and ragged sequences are cut by it")
