@@ -89,6 +89,7 @@ class Together:
 
 Step: TypeAlias = Send | Wait | Write | Together
 Call: TypeAlias = Generator[Step, Any, T]
+Seen: TypeAlias = Callable[[int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,11 +150,21 @@ class Calls:
             return False
         return response.is_success
 
-    def encode(self, sequences: Sequences, options: Options, timeout: float | None) -> Call[Encoded]:
-        """Encode sequences, in as many requests as the service's limits ask for."""
+    def encode(
+        self, sequences: Sequences, options: Options, timeout: float | None, see: Seen | None = None
+    ) -> Call[Encoded]:
+        """Encode sequences, in as many requests as the service's limits ask for.
+
+        Args:
+            sequences: of the call.
+            options: everything else in it.
+            timeout: seconds that it may take; None for the client's.
+            see: is told of each part, once it is encoded, how many sequences are in it.
+        """
         deadline, options = self._allow(timeout), self._complete(options)
         served = yield from self._ask_served(options.model, deadline)
-        answers = yield Together(self._encode_parts(sequences, options, served, lambda: deadline))
+        parts = self._encode_parts(sequences, options, served, lambda: deadline)
+        answers = yield Together(parts if see is None else (_tell(part, see) for part in parts))
         return join(answers) if answers else Encoded(np.empty((0, served.dim), dtype=np.float32))
 
     def stream(self, sequences: Sequences, options: Options, timeout: float | None) -> Call[Iterator[Call[Encoded]]]:
@@ -246,6 +257,13 @@ def bring(key: str | None, headers: Mapping[str, str] | None) -> dict[str, str]:
     if "authorization" in map(str.lower, sent):
         raise ValueError("key and the header Authorization say the same thing: give one of them")
     return {**sent, "Authorization": f"Bearer {key}"}
+
+
+def _tell(part: Call[Encoded], see: Seen) -> Call[Encoded]:
+    """Encode a part, and tell how many sequences were in it."""
+    answer = yield from part
+    see(len(answer.embeddings))
+    return answer
 
 
 def _send_within(request: Request, seconds: float) -> Send:

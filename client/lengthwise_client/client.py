@@ -15,6 +15,7 @@ import httpx
 from lengthwise_client.calls import Call, Calls, Send, Step, Together, Wait, Write, bring
 from lengthwise_client.formats import Array, Encoded, Options, Output
 from lengthwise_client.parts import IN_FLIGHT, Sequences
+from lengthwise_client.progress import show_progress
 from lengthwise_client.retries import RETRIES
 
 T = TypeVar("T")
@@ -99,7 +100,13 @@ class Client:
         return self._run(self._calls.is_ready())
 
     def encode(
-        self, sequences: Sequences, *, normalize: bool = False, model: str | None = None, timeout: float | None = None
+        self,
+        sequences: Sequences,
+        *,
+        normalize: bool = False,
+        model: str | None = None,
+        timeout: float | None = None,
+        progress: bool = False,
     ) -> Array:
         """Encode sequences of any length, and any number of them.
 
@@ -111,6 +118,7 @@ class Client:
             normalize: scale each embedding to L2 norm 1.
             model: the name of the model that must answer; None for the client's.
             timeout: seconds that the whole call may take; None for the client's.
+            progress: show on stderr how many sequences are encoded, by tqdm if it is installed.
 
         Returns:
             Embeddings `(n, D)`, row i for sequence i, with every bit the model gave.
@@ -125,7 +133,8 @@ class Client:
             ValueError: `sequences[i]` is not of the shape the model reads.
         """
         options = Options(normalize=normalize, model=model)
-        return self._run(self._calls.encode(sequences, options, timeout)).embeddings
+        with show_progress(sequences, shown=progress) as see:
+            return self._run(self._calls.encode(sequences, options, timeout, see)).embeddings
 
     def encode_outputs(
         self,
@@ -262,11 +271,18 @@ class AsyncClient:
         return await self._run(self._calls.is_ready())
 
     async def encode(
-        self, sequences: Sequences, *, normalize: bool = False, model: str | None = None, timeout: float | None = None
+        self,
+        sequences: Sequences,
+        *,
+        normalize: bool = False,
+        model: str | None = None,
+        timeout: float | None = None,
+        progress: bool = False,
     ) -> Array:
         """Encode sequences of any length, and any number of them; see `Client.encode`."""
         options = Options(normalize=normalize, model=model)
-        return (await self._run(self._calls.encode(sequences, options, timeout))).embeddings
+        with show_progress(sequences, shown=progress) as see:
+            return (await self._run(self._calls.encode(sequences, options, timeout, see))).embeddings
 
     async def encode_outputs(
         self,

@@ -157,9 +157,8 @@ class Npz:
         """
         arrays = to_arrays(sequences, first, self.features)
         file = BytesIO()
-        np.savez(
-            file, values=np.concatenate(arrays), lengths=np.array([len(array) for array in arrays], dtype=np.int64)
-        )
+        values = np.ascontiguousarray(np.concatenate(arrays))  # Fortran's order stays one, and is refused
+        np.savez(file, values=values, lengths=np.array([len(array) for array in arrays], dtype=np.int64))
         return file.getvalue()
 
     def read(self, response: httpx.Response) -> Encoded:

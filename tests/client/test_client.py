@@ -65,6 +65,7 @@ FORMS: dict[str, tuple[Any, list[npt.NDArray[np.float32]]]] = {
     "lists of arrays": ([list(steps) for steps in SEQUENCES], SEQUENCES),
     "tensors": ([Tensor(steps) for steps in SEQUENCES], SEQUENCES),
     "views": ([np.repeat(steps, 2, axis=0)[::2] for steps in SEQUENCES], SEQUENCES),
+    "Fortran order": ([np.asfortranarray(steps) for steps in SEQUENCES], SEQUENCES),
     "one array": (np.stack([WHOLE[2], SEQUENCES[2]]), [WHOLE[2], SEQUENCES[2]]),
     "an iterator": (iter(SEQUENCES), SEQUENCES),
 }

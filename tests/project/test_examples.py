@@ -49,6 +49,22 @@ def test_the_python_example_encodes_in_binary(url: str) -> None:
     assert run(sys.executable, "examples/encode.py", url) == "(2, 128) float32 [1. 1.]\n"
 
 
+@pytest.mark.parametrize(
+    ("library", "printed"),
+    [
+        ("pandas", "(2, 128) ['ann', 'bob']\n"),
+        ("polars", "(2, 2) ['ann', 'bob'] Array(Float32, shape=(128,))\n"),
+    ],
+)
+def test_the_examples_of_frames_encode_a_group_of_rows_each(
+    library: str, printed: str, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One embedding for each of two people, with their names beside it."""
+    pytest.importorskip(library)
+    monkeypatch.setenv("PYTHONPATH", str(Path("client").resolve()))
+    assert run(sys.executable, f"examples/encode_{library}.py", url) == printed
+
+
 @pytest.mark.skipif(shutil.which("node") is None, reason="Node is not installed")
 def test_the_javascript_example_encodes_with_fetch(url: str) -> None:
     """Two embeddings as Float32Array, with the numbers the session gives."""

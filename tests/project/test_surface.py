@@ -203,5 +203,10 @@ def describe_class(kind: type) -> list[str]:
 def test_surface_of_the_client_stays(hold: Callable[[str, str], None]) -> None:
     """The client's classes, methods and arguments are the ones that are held."""
     client = importlib.import_module("lengthwise_client")
-    lines = [line for name in sorted(client.__all__) for line in describe_class(getattr(client, name))]
+    members = [getattr(client, name) for name in sorted(client.__all__)]
+    lines = [
+        line
+        for member in members
+        for line in (describe_class(member) if isinstance(member, type) else [describe_call(member.__name__, member)])
+    ]
     hold("client.txt", re.sub(r"<(?:built-in )?function (\w+)(?: at \w+)?>", r"\1", "\n".join(lines)) + "\n")
