@@ -16,13 +16,13 @@ import pytest
 
 import service  # noqa: F401 - it turns telemetry off before onnxruntime is imported
 from export.__main__ import main as export_main
-from model.__main__ import main as model_main
 from model.data.catalogue import DATASETS
 from model.data.datasets import Dataset
+from model.training.train import main as train_main
 
 PAGE = Path("docs/guides/tutorials.md").read_text(encoding="utf-8")
-SERVES = "python -m service --model "  # held by other tests, which serve such files
-PROGRAMS: dict[str, Callable[[list[str]], None]] = {"model": model_main, "export": export_main}
+SERVES = "lengthwise serve --model "  # held by other tests, which serve such files
+PROGRAMS: dict[str, Callable[[list[str]], None]] = {"train": train_main, "export": export_main}
 SECTIONS = {
     title: re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
     for title, _, text in (part.partition("\n") for part in PAGE.split("\n## "))
@@ -56,9 +56,9 @@ def run(line: str) -> None:
     if written := re.fullmatch(r"echo '(.*)' > (\S+)", line):
         Path(written[2]).write_text(written[1], encoding="utf-8")
         return
-    python, flag, name, *arguments = shlex.split(line)
-    assert (python, flag) == ("python", "-m")
-    if name == "model":
+    command, name, *arguments = shlex.split(line)
+    assert command == "lengthwise"
+    if name == "train":
         arguments += ["--epochs", "1", *(["--seeds", "1"] if "--seeds" in arguments else [])]  # the last one counts
     PROGRAMS[name](arguments)
 
