@@ -22,7 +22,13 @@ from service.settings import ROOT, SHIPPED_MODEL, Settings, unknown_variables
 
 PROC = Path("/proc")
 SERVING = ("onnxruntime", "onnxruntime-gpu", "numpy", "fastapi", "uvicorn", "pydantic", "orjson")
-EXTRAS = {"train": "torch", "export": "onnx", "bulk": "pyarrow", "otel": "opentelemetry-sdk"}  # by one that tells
+EXTRAS = {
+    "train": "torch",
+    "export": "onnx",
+    "bulk": "pyarrow",
+    "otel": "opentelemetry-sdk",
+    "grpc": "grpcio",
+}  # by one that tells
 MEMORY_FILES = ("memory.max", "memory/memory.limit_in_bytes")  # of control groups, version 2 and 1
 UNBOUNDED = 2**60  # what version 1 writes is over it if there is no limit
 
