@@ -59,7 +59,7 @@ def test_doctor_says_what_keeps_the_service_from_starting(
 
 def test_doctor_says_which_setting_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     """Settings that contradict each other are one line, and what would follow from them is left out."""
-    said = examine(monkeypatch, LENGTHWISE_PROCESSES="none")
-    assert said["settings"][0].startswith("processes ")
+    said = examine(monkeypatch, LENGTHWISE_RUNNERS="none")
+    assert said["settings"][0].startswith("runners ")
     assert not said["settings"][1]
     assert "port" not in said

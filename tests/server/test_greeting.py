@@ -4,12 +4,14 @@ import os
 import pty
 import re
 import shlex
+import socket
 import subprocess
 import sys
 import threading
 from pathlib import Path
 
 import httpx
+import pytest
 from pydantic import SecretStr
 
 from service.app import create_app
@@ -25,15 +27,30 @@ def greet(model: Path, host: str = "127.0.0.1", key: str | None = None) -> str:
     return write_greeting(create_app(settings).state.service, host, 8000)
 
 
-def test_a_terminal_is_greeted_with_a_request_that_works(artifact: Path) -> None:
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_a_terminal_is_greeted_with_a_request_that_works(processes: str, artifact: Path) -> None:
     """Where it listens, what it serves, its proof and what was measured; and a line to copy that gets an answer."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
     ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "lengthwise", "serve", "--port", "0", "--model", str(artifact)]
+    command = [
+        sys.executable,
+        "-m",
+        "lengthwise",
+        "serve",
+        "--port",
+        port,
+        "--processes",
+        processes,
+        "--model",
+        str(artifact),
+    ]
     with subprocess.Popen(command, stderr=theirs) as process:
         os.close(theirs)
         told = ""
         try:
-            while "curl " not in told or not told.endswith("\n"):
+            while not ("curl " in told and "running on" in told and told.endswith("\n")):
                 told += os.read(ours, 2**16).decode().replace("\r\n", "\n")
             threading.Thread(target=drain, args=(ours,), daemon=True).start()
             (url,) = re.findall(r"listens on (http://127\.0\.0\.1:\d+);", told)
