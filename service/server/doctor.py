@@ -6,21 +6,19 @@ No value of a setting is shown, since some are keys.
 import argparse
 import os
 import platform
-import re
 import socket
 import sys
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 import onnxruntime
 from pydantic import ValidationError
 
 from service import __version__
-from service.costs.cpus import CGROUPS, available_cpus, name_cpu, read_cpu_quota
+from service.costs.cpus import available_cpus, name_cpu, read_cpu_quota
+from service.costs.memory import available_bytes
 from service.settings import ROOT, SHIPPED_MODEL, Settings, unknown_variables
 
-PROC = Path("/proc")
 SERVING = ("onnxruntime", "onnxruntime-gpu", "numpy", "fastapi", "uvicorn", "pydantic", "orjson")
 EXTRAS = {
     "train": "torch",
@@ -29,8 +27,6 @@ EXTRAS = {
     "otel": "opentelemetry-sdk",
     "grpc": "grpcio",
 }  # by one that tells
-MEMORY_FILES = ("memory.max", "memory/memory.limit_in_bytes")  # of control groups, version 2 and 1
-UNBOUNDED = 2**60  # what version 1 writes is over it if there is no limit
 
 
 def main(arguments: list[str]) -> None:
@@ -93,16 +89,14 @@ def find_version(name: str) -> str:
 
 
 def describe_memory() -> str:
-    """Say how much memory the machine has, and how much this process may take."""
-    found = re.findall(r"^(MemTotal|MemAvailable): +(\d+) kB", _read(PROC / "meminfo"), re.MULTILINE)
-    sizes = {name: int(size) * 2**10 for name, size in found}
-    if not sizes:
+    """Say how much memory this process may still take, of the machine's."""
+    free = available_bytes()
+    total = hasattr(os, "sysconf") and os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if free is None or not total:
         return "the system does not say"
-    limits = [int(text) for file in MEMORY_FILES if (text := _read(CGROUPS / file).strip()).isdigit()]
-    bound = min((limit for limit in limits if limit < UNBOUNDED), default=None)
-    limit = "no limit" if bound is None else f"a limit of {bound / 2**30:.1f} GiB"
-    total, free = (sizes.get(name, 0) / 2**30 for name in ("MemTotal", "MemAvailable"))
-    return f"{free:.1f} of {total:.1f} GiB are available, by {limit}"
+    return (
+        f"{free / 2**30:.1f} GiB may be taken, within the limits of control groups; the machine has {total / 2**30:.1f}"
+    )
 
 
 def try_port(host: str, port: int) -> str:
@@ -116,10 +110,3 @@ def try_port(host: str, port: int) -> str:
     except OSError as error:
         return f"cannot be listened on: {error.strerror}"
     return ""
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError:
-        return ""

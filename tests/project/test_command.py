@@ -71,7 +71,7 @@ def test_the_command_imports_nothing_that_takes_time() -> None:
 )
 def test_what_cannot_be_done_is_said_in_a_sentence(line: str, code: int, sentence: str) -> None:
     """One line on stderr, and the exit code that the help names."""
-    ended = ask(*line.split(), LENGTHWISE_LOG_FORMAT="human")
+    ended = ask(*line.split(), LENGTHWISE_LOG_FORMAT="human", LENGTHWISE_LOG_LEVEL="warning")
     assert (ended.returncode, ended.stdout) == (code, "")
     assert ended.stderr.startswith(f"lengthwise: {sentence}")
     assert ended.stderr.count("\n") == 1
