@@ -6,7 +6,18 @@ from service import upkeep
 from service.api import problems
 from service.api.crowd import Crowd
 from service.api.document import ServedDocument
-from service.api.endpoints import clouds, kserve, monitoring, native, openai, operations, pages, repository, statistics
+from service.api.endpoints import (
+    clouds,
+    kserve,
+    monitoring,
+    native,
+    openai,
+    operations,
+    pages,
+    repository,
+    showing,
+    statistics,
+)
 from service.api.fallback import build_fallback, describe
 from service.api.front import Front
 from service.api.keys import read_keys
@@ -25,7 +36,7 @@ from service.observing.logs import RequestLog
 from service.settings import Settings
 
 # Of those that match a path, FastAPI takes the first: `clouds` has one that a model's path in `openai` matches, too.
-PARTS = (native, clouds, openai, kserve, statistics, repository, operations, monitoring, pages)
+PARTS = (native, clouds, openai, kserve, statistics, repository, operations, monitoring, pages, showing)
 
 
 def create_app(settings: Settings, worker: Worker | None = None, owners: Owners | None = None) -> Front:
@@ -64,6 +75,7 @@ def create_app(settings: Settings, worker: Worker | None = None, owners: Owners 
     )
     # What is for admins is not there without any.
     routes = [route for part in PARTS for route in part.ROUTES if route.access != "admin" or admin_keys]
+    routes = [route for route in routes if route.tag != "page" or settings.page]
     routes += clouds.name_routes(settings, routes)
     fallback = build_fallback(routes, lambda _app: upkeep.attend(service, loader))
     service.document = ServedDocument(models, settings.limits, partial(describe, fallback, routes, service))

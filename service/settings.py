@@ -231,6 +231,7 @@ class Settings(BaseSettings):
         description="A key of 16 characters or more for the operator: it opens what callers' keys open, and besides "
         "`/debug/batches` and the loading and unloading of models, which are not there without it.",
     )
+    page: bool = Field(True, description="Serve the page at `/`, which shows the service to people.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="What is logged.")
     log_format: Form = Field(
         "auto", description="`json`, a document a line, or `human`; auto is human if stderr is a terminal."

@@ -20,6 +20,21 @@ MAX_NUMBERS = 200  # in all its sequences, unless a single step has more
 DIGITS = 4  # of a number of a golden vector; more would only be harder to read
 TEXTS = ("a text of several words", "and another")
 
+PAGE_STEPS = 4096  # of all the examples of the page
+CUT_STEPS = 4  # a golden vector of so many steps or more is shown in parts, too
+PAGE_TEXTS = (
+    "a man plays the guitar",
+    "a woman plays the violin",
+    "someone plays music",
+    "the dog runs across the field",
+    "a cat sleeps on the sofa",
+    "two dogs run in the snow",
+    "the film was wonderful",
+    "the film was far too long",
+    "I would not watch it again",
+    "rain is expected in the north tomorrow",
+)
+
 
 def show_native(models: Sequence[ServedModel], limits: Limits, default: str | None) -> Named:
     """Write bodies of `/encode`; each names its model if there are several, or no default."""
@@ -76,6 +91,27 @@ def show_v2(model: ServedModel, limits: Limits) -> Named:
     return found
 
 
+def show_page(model: ServedModel, limits: Limits) -> Named:
+    """Write examples for the page: texts, or golden vectors whole and in parts, as exactly as they are stored."""
+    if model.spec.tokenize and (texts := choose_texts(model, limits, PAGE_TEXTS)):
+        return {"model": model.full_name, "kind": "text", "examples": [{"text": text} for text in texts]}
+    manifest, left = model.session.manifest, min(PAGE_STEPS, limits.max_request_steps)
+    golden = [vector.sequence.array() for vector in manifest.golden] if manifest else []
+    golden = [steps for steps in golden if 0 < len(steps) <= limits.max_sequence_steps] or make_sequences(model, limits)
+    shown: list[dict[str, Any]] = []
+    for number, steps in enumerate(golden, 1):
+        length = len(steps)
+        cuts = [(0, length)]
+        if length >= CUT_STEPS:
+            cuts += [(0, length // 4), (0, length // 2), (length // 2, length), (length // 4, length - length // 4)]
+        for start, stop in cuts:
+            if stop - start <= left:
+                left -= stop - start
+                shown.append({"of": number, "start": start, "stop": stop, "sequence": steps[start:stop].copy()})
+    kind = "tokens" if isinstance(model.spec.kind, Tokens) else "features"
+    return {"model": model.full_name, "kind": kind, "examples": shown, "golden": bool(manifest)}
+
+
 def make_sequences(model: ServedModel, limits: Limits) -> list[Steps]:
     """Return short sequences that a model reads: the first steps of its golden vectors, else made ones; or none."""
     left = min(limits.max_request_steps, max(1, MAX_NUMBERS // prod(model.spec.kind.shape)))
@@ -93,16 +129,16 @@ def make_sequences(model: ServedModel, limits: Limits) -> list[Steps]:
     return []
 
 
-def choose_texts(model: ServedModel, limits: Limits) -> list[str]:
-    """Return texts that a model reads; none if it does not read texts, or cannot read these."""
+def choose_texts(model: ServedModel, limits: Limits, texts: Sequence[str] = TEXTS) -> list[str]:
+    """Return texts if a model reads them; none if it does not read texts, or cannot read these."""
     if model.spec.tokenize is None:
         return []
     try:
-        exact.read_texts([*TEXTS], "texts", model.spec).check(limits)
-        join(model.spec.tokenize(TEXTS), model.spec.kind, "texts").check(limits, model.spec.kind.vocabulary)
+        exact.read_texts([*texts], "texts", model.spec).check(limits)
+        join(model.spec.tokenize(texts), model.spec.kind, "texts").check(limits, model.spec.kind.vocabulary)
     except Exception:  # noqa: BLE001 - whatever a tokenizer has against them, they are not an example
         return []
-    return [*TEXTS]
+    return [*texts]
 
 
 def _is_answered(sequences: list[Steps], model: ServedModel, limits: Limits) -> bool:

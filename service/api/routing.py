@@ -87,6 +87,7 @@ class Service:
         tokenizer: the one thread that tokenises, so that no more than one group of texts is in memory; it is there as
             long as the engine.
         document: the OpenAPI document, with what the models add to it.
+        watchers: the pages that are told what goes on, each by a stream of events.
         is_draining: whether SIGTERM has come; new requests are refused from then on.
         tracing: what makes spans, if they were asked for.
     """
@@ -104,6 +105,7 @@ class Service:
     engine: Engine = field(init=False)
     tokenizer: ThreadPoolExecutor = field(init=False)
     document: ServedDocument = field(init=False)
+    watchers: int = 0
     is_draining: bool = False
     tracing: "Tracing | None" = None
 

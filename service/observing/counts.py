@@ -150,6 +150,11 @@ class Histogram:
         self._counts[bisect_left(self._bounds, value)] += 1
         self.sum += value
 
+    @property
+    def count(self) -> int:
+        """The number of values."""
+        return sum(self._counts)
+
     def buckets(self) -> list[tuple[str, float]]:
         """Return each bound, the last of which is infinity, with the number of values that are at most that."""
         return [*zip([*map(str, self._bounds), "+Inf"], accumulate(self._counts), strict=True)]

@@ -11,5 +11,6 @@
 - `operations`: health, `/info` and what it tells.
 - `monitoring`: `/metrics`, and what runs right now.
 - `whole`: what each worker answers the others, so that any of them speaks for the service.
-- `pages`: the document of the API, and its page.
+- `pages`: the document of the API, its reader at `/docs`, and the files of the page at `/`.
+- `showing`: what that page shows beside what any client may ask.
 """

@@ -131,7 +131,7 @@ async def list_batches(request: Request) -> Response:
 async def tell_batches(service: Service, _given: Any = None) -> list[dict[str, Any]]:
     """Tell of this worker's last batches, newest first."""
     service.telemetry.settle()
-    return [_describe_batch(batch) for batch in reversed(service.telemetry.batches)]
+    return [describe_batch(batch) for batch in reversed(service.telemetry.batches)]
 
 
 def _look(model: ServedModel, forecast: Forecast) -> prometheus.Gauges:
@@ -151,7 +151,8 @@ def _look(model: ServedModel, forecast: Forecast) -> prometheus.Gauges:
     )
 
 
-def _describe_batch(batch: EndedBatch) -> dict[str, Any]:
+def describe_batch(batch: EndedBatch) -> dict[str, Any]:
+    """Describe a batch for whoever may see the lengths of others' sequences."""
     return BatchRecord(
         model=batch.model,
         ended=datetime.fromtimestamp(batch.ended, UTC),

@@ -1,70 +1,79 @@
-"""The OpenAPI document, and `/docs`: the same as a page, which may load and reach no more than it needs."""
+"""The OpenAPI document, its reader at `/docs`, and the files of the page at `/`: nothing in them is secret.
 
-import base64
-import hashlib
-import re
-from functools import cache
+A page may run, load and reach nothing but what comes from this service. What is served is told behind the key.
+"""
 
-from fastapi.openapi.docs import get_swagger_ui_html
+from functools import partial
+
 from starlette.requests import Request
 from starlette.responses import Response
 
+from service.api import access
 from service.api.routing import Route, service_of
-from service.errors import InvalidKey
+from service.page.files import list_files, read_file
 
-# One release, whose files never change; it weighs 1.5 MB, too much to carry for a page.
-ASSETS = "https://cdn.jsdelivr.net/npm/swagger-ui-dist@5.17.14/"
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "worker-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+HEADERS = {
+    "Cache-Control": "no-cache",  # asked again each time, and answered with 304 if nothing changed
+    "Content-Security-Policy": POLICY,
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "Vary": "Accept-Encoding",
+    "X-Content-Type-Options": "nosniff",
+}
 
 
 async def describe(request: Request) -> Response:
     """Answer with the document; only a client that may ask the models anything is told of them."""
     document = service_of(request).document
-    written = document.write() if _brings_key(request) else document.write_plain()
+    written = document.write() if access.is_known(request) else document.write_plain()
     return Response(written, headers={"Vary": "Authorization"}, media_type="application/json")
 
 
-async def show(_request: Request) -> Response:
-    """Show Swagger UI, which reads the document from beside it."""
-    page, headers = _write_page()
-    return Response(page, headers=headers, media_type="text/html")
+async def send_file(request: Request, *, folder: str, name: str) -> Response:
+    """Send a static file, compressed if the client takes that, unless it has it already."""
+    file = read_file(folder, name)
+    is_compressed = _takes_gzip(request.headers.get("accept-encoding", ""))
+    tag = f'"{file.tag}-gzip"' if is_compressed else f'"{file.tag}"'
+    headers = {**HEADERS, "ETag": tag}
+    if tag in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers=headers)
+    if is_compressed:
+        headers["Content-Encoding"] = "gzip"
+    return Response(file.compressed if is_compressed else file.content, headers=headers, media_type=file.media_type)
 
 
-def _brings_key(request: Request) -> bool:
-    """Whether a request brings a key, though this route is open, or no route needs one."""
-    keys = service_of(request).keys
-    try:
-        return keys is None or bool(keys.recognize(request.scope["headers"]))
-    except InvalidKey:
-        return False
+def _takes_gzip(accepted: str) -> bool:
+    """Whether an `Accept-Encoding` names gzip, and not to refuse it."""
+    for part in accepted.lower().split(","):
+        coding, _, weight = part.replace(" ", "").partition(";")
+        if coding == "gzip":
+            return weight.rstrip("0.") != "q="
+    return False
 
 
-@cache
-def _write_page() -> tuple[bytes, dict[str, str]]:
-    """Return the page, and the headers that allow its own script, Swagger UI, and requests to this service only."""
-    page = bytes(
-        get_swagger_ui_html(
-            openapi_url="openapi.json",  # beside the page, wherever a proxy puts both
-            title="Lengthwise",
-            swagger_js_url=f"{ASSETS}swagger-ui-bundle.js",
-            swagger_css_url=f"{ASSETS}swagger-ui.css",
-            swagger_favicon_url="data:,",
-        ).body
-    )
-    scripts = re.findall(rb"<script>(.*?)</script>", page, re.DOTALL)
-    hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(text).digest()).decode()}'" for text in scripts)
-    policy = (
-        f"default-src 'none'; script-src {ASSETS} {hashes}; style-src {ASSETS} 'unsafe-inline'; img-src 'self' data:; "
-        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    )
-    return page, {
-        "Content-Security-Policy": policy,
-        "X-Content-Type-Options": "nosniff",
-        "Referrer-Policy": "no-referrer",
-    }
+def _route_files(folder: str, path: str, tag: str) -> list[Route]:
+    """Return the routes of a folder's files: its index under the path itself, the others below it."""
+    below = f"/{folder}" if path == "/" else path
+    return [
+        Route(
+            "GET",
+            path if name == "index.html" else f"{below}/{name}",
+            partial(send_file, folder=folder, name=name),
+            access="open",
+            tag=tag,
+        )
+        for name in list_files(folder)
+    ]
 
 
-# Without a key, both say what anyone can read in the source.
+# Without a key, all of it says what anyone can read in the source.
 ROUTES = [
     Route("GET", "/openapi.json", describe, access="open"),
-    Route("GET", "/docs", show, access="open"),
+    *_route_files("docs", "/docs", tag="docs"),
+    *_route_files("page", "/", tag="page"),
 ]

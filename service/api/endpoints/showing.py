@@ -1,0 +1,169 @@
+"""What the page at `/` shows beside what any client may ask: examples, measured costs, and what goes on right now.
+
+These answers are the page's own: they are not in the OpenAPI document, and change as the page does.
+"""
+
+import asyncio
+import time
+from typing import Any
+
+import orjson
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from service.api import access, examples
+from service.api.endpoints.monitoring import describe_batch
+from service.api.routing import Route, Service, service_of
+from service.catalogue.models import ServedModel
+from service.observing.counts import Counts
+
+TELL_SECONDS = 1.0  # between two events of a stream
+LOOK_SECONDS = 0.2  # after which a stream sees that the service drains
+MAX_WATCHERS = 16  # streams at a time in a process
+
+
+async def tell_access(request: Request) -> Response:
+    """Say which keys are asked for, so that the page can ask its reader before it is refused."""
+    service = service_of(request)
+    return _json({"key": service.keys is not None, "admin": service.admin_keys is not None})
+
+
+async def give_examples(request: Request) -> Response:
+    """Give sequences that a model reads, made of its golden vectors, or texts if it reads those."""
+    service, model = service_of(request), _find(request)
+    return _json(examples.show_page(model, service.settings.limits))
+
+
+async def tell_costs(request: Request) -> Response:
+    """Tell what was measured of a model on this machine: arrangements, and seconds by rows and steps."""
+    model = _find(request)
+    calibrator, costs = model.calibrator, model.calibrator.costs
+    steps = sorted({steps for _, steps in costs.measured})
+    return _json(
+        {
+            "model": model.full_name,
+            "cpus": calibrator.cpus,
+            "cached": calibrator.is_cached,
+            "arrangements": [one.model_dump() for one in calibrator.arrangements],
+            "measured": [(rows, each, seconds) for (rows, each), seconds in sorted(costs.measured.items())],
+            "predicted": [
+                (rows, each, costs.predict(rows, each)) for rows in sorted({b for b, _ in costs.measured}) for each in steps
+            ],
+            "runs": costs.runs,
+            "error": costs.error,
+            "correction": costs.factors[False],
+            "loaded_correction": costs.factors[True],
+        }
+    )
+
+
+async def watch(request: Request) -> Response:
+    """Stream what goes on, an event a second."""
+    service = service_of(request)
+    if service.watchers >= MAX_WATCHERS:
+        raise HTTPException(503, f"{MAX_WATCHERS} pages watch this process already: close one of them.")
+    return LiveStream(service, sees_batches=access.sees_batches(request))
+
+
+class LiveStream(Response):
+    """Tells what goes on by server-sent events until the client hangs up or the service drains."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, service: Service, *, sees_batches: bool) -> None:
+        """Tell nothing yet.
+
+        Args:
+            service: the service.
+            sees_batches: whether the client may see the lengths of others' sequences.
+        """
+        # A proxy that gathers events would hold them back.
+        super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+        del self.headers["content-length"]
+        self._service = service
+        self._sees_batches = sees_batches
+
+    async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
+        """Send events; whoever hangs up cancels this."""
+        self._service.watchers += 1
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            newest = 0.0
+            while not self._service.is_draining:
+                told = tell_live(self._service, newest if self._sees_batches else None)
+                newest = max([newest, *(batch["at"] for batch in told["batches"] or ())])
+                await self._send(send, b"data: %b\n\n" % orjson.dumps(told))
+                due = time.monotonic() + TELL_SECONDS
+                while not self._service.is_draining and (left := due - time.monotonic()) > 0:
+                    await asyncio.sleep(min(left, LOOK_SECONDS))
+            await self._send(send, b"event: end\ndata: {}\n\n", is_last=True)
+        finally:
+            self._service.watchers -= 1
+
+    async def _send(self, send: Send, event: bytes, *, is_last: bool = False) -> None:
+        await send({"type": "http.response.body", "body": event, "more_body": not is_last})
+
+
+def tell_live(service: Service, since: float | None) -> dict[str, Any]:
+    """Tell what waits, runs and was counted in this process, and the batches that ended.
+
+    Args:
+        service: the service.
+        since: when the newest batch that was told ended, in seconds since 1970; None if none may be told.
+    """
+    telemetry, queues = service.telemetry, service.engine.queues
+    telemetry.settle()
+    now = time.perf_counter()
+    models: dict[str, Any] = {}
+    for model in service.models:  # of a name, the newest version first; their counts are one
+        forecast = queues.forecast(model.queue, now)
+        told = models.setdefault(model.name, {**_count(telemetry.of(model.name)), "waiting": 0, "wait_seconds": 0.0})
+        told["waiting"] += forecast.sequences
+        told["wait_seconds"] = max(told["wait_seconds"], forecast.seconds)
+    batches = None
+    if since is not None:
+        ended = [batch for batch in telemetry.batches if batch.ended > since]
+        batches = [{**describe_batch(batch), "at": batch.ended} for batch in ended]
+    return {
+        "time": time.time(),
+        "runners": queues.runners,
+        "running": queues.running,
+        "inflight": telemetry.inflight,
+        "models": models,
+        "batches": batches,
+    }
+
+
+def _count(counts: Counts) -> dict[str, Any]:
+    """Return the counts of a model since the start, from which the page makes rates."""
+    return {
+        "requests": counts.request_seconds.count,
+        "request_seconds": counts.request_seconds.sum,
+        "refused": sum(counts.rejected.values()),
+        "stages": {stage: seconds.sum for stage, seconds in counts.stage_seconds.items()},
+        "batches": counts.batch_sequences.count,
+        "sequences": counts.batch_sequences.sum,
+        "valid_steps": counts.valid_steps,
+        "padded_steps": counts.padded_steps,
+        "run_seconds": counts.run_seconds,
+    }
+
+
+def _find(request: Request) -> ServedModel:
+    """Return the model that the query names, or the default."""
+    return service_of(request).models.find(request.query_params.get("model"))
+
+
+def _json(content: object) -> Response:
+    headers = {"Cache-Control": "no-store"}
+    return Response(orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY), headers=headers, media_type="application/json")
+
+
+ROUTES = [
+    Route("GET", "/page/access", tell_access, access="open", tag="page"),
+    Route("GET", "/page/examples", give_examples, tag="page"),
+    Route("GET", "/page/costs", tell_costs, tag="page"),
+    Route("GET", "/page/live", watch, tag="page"),
+]
