@@ -7,16 +7,18 @@ from starlette.testclient import TestClient
 
 from service.api.front import Front
 from service.app import PARTS
+from service.page.files import list_files
 from tests.api.test_encode import PAIR, Serve
 from tests.api.test_keys import ADMIN_PATHS, FIRST, OPEN_PATHS, SECOND, bearing
 
 PROBES = {"/ping", "/metrics", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"}
 ROUTES = [route for part in PARTS for route in part.ROUTES]
+STATIC = {f"/{folder}/{name}" for folder in ("docs", "page") for name in list_files(folder) if name != "index.html"}
 
 
 def test_each_route_says_who_may_ask_it() -> None:
-    """Health and the document are open, what changes or shows the insides is the admin's, all else needs a key."""
-    assert {route.path for route in ROUTES if route.access == "open"} == OPEN_PATHS
+    """Health, the document and static files are open, admins alone change or see the insides, all else needs a key."""
+    assert {route.path for route in ROUTES if route.access == "open"} == OPEN_PATHS | STATIC
     assert {route.path for route in ROUTES if route.access == "admin"} == ADMIN_PATHS
     assert {route.path for route in ROUTES if route.is_probe} == PROBES
     assert len({(route.method, route.path) for route in ROUTES}) == len(ROUTES)

@@ -13,6 +13,8 @@ from service.errors import InvalidKey, KeysUnusable
 from tests.api.test_encode import PAIR, Serve
 
 OPEN_PATHS = {"/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready", "/ping", "/docs", "/openapi.json"}
+OPEN_PATHS = {"/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready", "/docs", "/openapi.json"}
+OPEN_PATHS |= {"/", "/page/access"}
 ADMIN_PATHS = {"/debug/batches", "/v2/repository/models/{model}/load", "/v2/repository/models/{model}/unload"}
 FIRST, SECOND = "a-first-key-for-tests", "a-second-key-for-tests"
 GUARDED = [
@@ -127,7 +129,7 @@ def test_a_body_is_not_read_without_a_key(serve: Serve) -> None:
 
 @pytest.mark.parametrize("path", sorted(OPEN_PATHS))
 def test_health_and_documentation_need_no_key(path: str, serve: Serve) -> None:
-    """Orchestrators have none, and the document tells nothing of the instance."""
+    """Orchestrators have none, and the document and the page tell nothing of the instance."""
     response = serve(api_keys=FIRST).get(path)
     assert response.status_code == 200
     assert "made" not in response.text

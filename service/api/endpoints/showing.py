@@ -19,8 +19,8 @@ from service.api.routing import Route, Service, service_of
 from service.catalogue.models import ServedModel
 from service.observing.counts import Counts
 
-TELL_SECONDS = 1.0  # between two events of a stream
-LOOK_SECONDS = 0.2  # after which a stream sees that the service drains
+LOOK_SECONDS = 0.2  # between two looks of a stream at whether the service drains
+LOOKS = 5  # between two events
 MAX_WATCHERS = 16  # streams at a time in a process
 
 
@@ -40,17 +40,13 @@ async def tell_costs(request: Request) -> Response:
     """Tell what was measured of a model on this machine: arrangements, and seconds by rows and steps."""
     model = _find(request)
     calibrator, costs = model.calibrator, model.calibrator.costs
-    steps = sorted({steps for _, steps in costs.measured})
     return _json(
         {
             "model": model.full_name,
             "cpus": calibrator.cpus,
             "cached": calibrator.is_cached,
             "arrangements": [one.model_dump() for one in calibrator.arrangements],
-            "measured": [(rows, each, seconds) for (rows, each), seconds in sorted(costs.measured.items())],
-            "predicted": [
-                (rows, each, costs.predict(rows, each)) for rows in sorted({b for b, _ in costs.measured}) for each in steps
-            ],
+            "measured": [(rows, steps, seconds) for (rows, steps), seconds in sorted(costs.measured.items())],
             "runs": costs.runs,
             "error": costs.error,
             "correction": costs.factors[False],
@@ -95,9 +91,9 @@ class LiveStream(Response):
                 told = tell_live(self._service, newest if self._sees_batches else None)
                 newest = max([newest, *(batch["at"] for batch in told["batches"] or ())])
                 await self._send(send, b"data: %b\n\n" % orjson.dumps(told))
-                due = time.monotonic() + TELL_SECONDS
-                while not self._service.is_draining and (left := due - time.monotonic()) > 0:
-                    await asyncio.sleep(min(left, LOOK_SECONDS))
+                for _ in range(LOOKS):
+                    if not self._service.is_draining:
+                        await asyncio.sleep(LOOK_SECONDS)
             await self._send(send, b"event: end\ndata: {}\n\n", is_last=True)
         finally:
             self._service.watchers -= 1
@@ -157,8 +153,8 @@ def _find(request: Request) -> ServedModel:
 
 
 def _json(content: object) -> Response:
-    headers = {"Cache-Control": "no-store"}
-    return Response(orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY), headers=headers, media_type="application/json")
+    written = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
+    return Response(written, headers={"Cache-Control": "no-store"}, media_type="application/json")
 
 
 ROUTES = [

@@ -50,7 +50,7 @@ function Curves({ told }) {
   const log = { distr: 3 };
   return html`
     <${Chart} height=${300} data=${data} series=${series} label=${`Milliseconds of a run by its steps, for ${down.length} batch sizes; the table below holds the same.`}
-      scales=${{ x: { time: false, ...log, range: () => [across[0], across.at(-1)] }, y: log }} x=${{ splits: () => across, values: (_, ticks) => ticks.map(count) }} y=${{ filter: decades, grid: { stroke: colours().rule, width: 1, filter: decades }, values: (_, ticks) => ticks.map((tick) => (tick === null ? "" : seconds(tick / 1000))), size: 72 }} />
+      scales=${{ x: { time: false, ...log, range: () => [across[0], across.at(-1)] }, y: log }} x=${{ splits: () => across, filter: (_, ticks) => ticks, values: (_, ticks) => ticks.map(count) }} y=${{ filter: decades, grid: { stroke: colours().rule, width: 1, filter: decades }, values: (_, ticks) => ticks.map((tick) => (tick === null ? "" : seconds(tick / 1000))), size: 72 }} />
     <ul class="legend" aria-label="Sequences in a batch">${series.map(([name, colour, dash], at) => html`<li key=${name}><svg width="26" height="8" aria-hidden="true"><line x1="0" x2="26" y1="4" y2="4" stroke=${colour} stroke-width="2" stroke-dasharray=${dash?.join(" ")} /></svg>${name}${at === 0 ? " sequence" : ""}</li>`)}</ul>`;
 }
 

@@ -1,0 +1,13 @@
+// Makes an element of its name, what it has, and what is in it. Text stays text, whatever is in it.
+
+export function h(name, properties = {}, ...content) {
+  const element = document.createElement(name);
+  for (const [key, value] of Object.entries(properties)) {
+    if (key.startsWith("on")) element.addEventListener(key.slice(2), value);
+    else if (key === "value") element.value = value;
+    else if (value === true) element.setAttribute(key, "");
+    else if (value !== false && value !== undefined && value !== null) element.setAttribute(key, value);
+  }
+  element.append(...content.flat(Infinity).filter((one) => one !== null && one !== undefined && one !== false));
+  return element;
+}
