@@ -150,8 +150,8 @@ def test_the_stream_tells_what_was_counted_and_each_batch_once(artifact: Path) -
 def test_batches_in_the_stream_are_for_admins_if_there_is_any_key(
     settings: dict[str, str],
     key: str | None,
-    sees: bool,
-    artifact: Path,  # noqa: FBT001 - a parameter of the test
+    sees: bool,  # noqa: FBT001 - a parameter of the test
+    artifact: Path,
 ) -> None:
     """They hold the lengths of others' sequences; without any key the service makes no difference between callers."""
     with listen(create_app(Settings(model=artifact, **settings))) as address:  # type: ignore[arg-type]

@@ -22,18 +22,19 @@ const WHY = {
 const STAGES = { decode: "reading", queue: "waiting", run: "running", encode: "writing" };
 
 export function Batches() {
-  const { key, model } = useStore();
+  const { key, model, info } = useStore(), isLet = info !== null;
   const [moments, setMoments] = useState([]), [batches, setBatches] = useState([]), [isPaused, setPaused] = useState(false), [isLost, setLost] = useState(false);
   const paused = useRef(false);
   paused.current = isPaused;
   useEffect(() => {
+    if (!isLet) return undefined;
     const stop = new AbortController();
     follow(stop.signal, setLost, (told) => {
       setMoments((before) => [...before, told].slice(-MOMENTS - 1));
       if (told.batches?.length && !paused.current) setBatches((before) => [...told.batches.toReversed(), ...before].slice(0, KEPT));
     });
     return () => stop.abort();
-  }, [key]);
+  }, [key, isLet]);
   const now = moments.at(-1), rates = now && rate(moments, RECENT);
   return html`
     <${Head} title="Batches">Whenever a runner is idle it gets the next batch; nothing waits to fill one up. Batches are cut where the measured costs say, on the queue in order of length.</${Head}>

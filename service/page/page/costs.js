@@ -28,7 +28,7 @@ export function Costs() {
     <section aria-labelledby="curve-title"><h2 id="curve-title">A run by its padded steps <span>a line a batch size, both scales logarithmic</span></h2><${Curves} told=${told} /></section>
     <section aria-labelledby="surface-title"><h2 id="surface-title">All that was measured <span>darker is cheaper for each step</span></h2><${Surface} told=${told} /></section>
     <section aria-labelledby="ways-title"><h2 id="ways-title">Arrangements tried</h2>
-      <table class="ways"><thead><tr><th scope="col" class="number">runs at a time</th><th scope="col" class="number">threads in each</th><th scope="col" class="number">sequences a second</th><th scope="col"></th></tr></thead>
+      <table class="ways"><thead><tr><th scope="col" class="number">runs at a time</th><th scope="col" class="number">threads in each</th><th scope="col" class="number">sequences a second</th><td></td></tr></thead>
         <tbody>${told.arrangements.map((one, at) => html`<tr key=${at}><td class="number">${one.runners}</td><td class="number">${one.threads}</td><td class="number">${one.sequences_per_second ? count(one.sequences_per_second) : "nothing to compare"}</td><td>${at === 0 && html`<b class="yes">chosen</b>`}</td></tr>`)}</tbody></table>
     </section>`;
 }

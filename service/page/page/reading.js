@@ -20,11 +20,11 @@ export function readText(text, name, model) {
   const trimmed = text.trim();
   if (!trimmed) throw new Fault(`${name} is empty.`);
   if (!/^[[{"\d-]/.test(trimmed) && model.kind === "text") return limit(trimmed.split("\n").filter(Boolean), name).map(asText);
-  const rows = parseJson(trimmed, name);
+  const rows = parseJson(trimmed, name, model);
   return limit(rows.sequences, name).map((one, index) => readOne(one, rows.places[index], index, model));
 }
 
-function parseJson(text, name) {
+function parseJson(text, name, model) {
   let parsed;
   try {
     parsed = JSON.parse(text);
@@ -36,7 +36,7 @@ function parseJson(text, name) {
   const found = parsed?.sequences ?? parsed?.texts ?? parsed?.sequence ?? parsed?.input ?? parsed;
   if (typeof found === "string") return { sequences: [found], places: [name] };
   if (!Array.isArray(found)) throw new Fault(`${name} holds no list of sequences.`);
-  const sequences = isOne(found) ? [found] : found;
+  const sequences = isOne(found, model) ? [found] : found;
   return { sequences, places: sequences.map((_, index) => `${name}, sequences[${index}]`) };
 }
 
@@ -64,9 +64,10 @@ function parseLines(lines, name) {
   return { sequences, places };
 }
 
-// One sequence of steps is a list of lists of numbers, or of token ids; several are a list more.
-function isOne(found) {
-  return typeof found[0] === "number" || (Array.isArray(found[0]) && typeof found[0][0] === "number" && !Array.isArray(found[0][0]) && !found.some((one) => one.length !== found[0].length));
+// One sequence is a list of token ids, or of steps that are lists of numbers; several are a list of those.
+function isOne(found, model) {
+  if (typeof found[0] === "number") return true;
+  return model.kind === "features" && Array.isArray(found[0]) && !Array.isArray(found[0][0]);
 }
 
 function readOne(one, place, index, model) {

@@ -27,9 +27,9 @@ export function Request({ item, model }) {
   return html`
     <section class="request" aria-labelledby="request-title">
       <h2 id="request-title">The same request</h2>
-      <div class="tabs" role="tablist" aria-label="Language" onKeyDown=${choose}>
+      <div class="tabs"><div role="tablist" aria-label="Language" onKeyDown=${choose}>
         ${Object.keys(WRITERS).map((name) => html`
-          <button key=${name} id=${`tab-${name}`} role="tab" aria-selected=${name === language} aria-controls="code" tabindex=${name === language ? 0 : -1} onClick=${() => setLanguage(name)}>${name}</button>`)}
+          <button key=${name} id=${`tab-${name}`} role="tab" aria-selected=${name === language} aria-controls="code" tabindex=${name === language ? 0 : -1} onClick=${() => setLanguage(name)}>${name}</button>`)}</div>
         <button class="copy" onClick=${copy}>${isCopied ? "Copied" : "Copy"}</button>
       </div>
       <pre id="code" role="tabpanel" tabindex="0" aria-labelledby=${`tab-${language}`}>${code}</pre>

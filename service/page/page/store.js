@@ -19,6 +19,8 @@ export const state = {
   told: "", // for screen readers, and for all who wait
   fault: "",
 };
+setKey(state.key);
+
 const listeners = new Set();
 
 export function change(patch) {
@@ -82,7 +84,6 @@ export function forgetKey() {
 }
 
 async function enter() {
-  setKey(state.key);
   try {
     const info = await askJson("info");
     const models = info.models.map(describe);

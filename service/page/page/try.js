@@ -98,15 +98,14 @@ function List() {
             return html`
               <div key=${index} id=${`item-${index}`} class="row" role="option" aria-selected=${index === selected}
                    aria-setsize=${items.length} aria-posinset=${index + 1}
-                   aria-label=${`${item.name}, ${item.length} ${model.kind === "text" ? "words" : "steps"}${cosine === null ? "" : `, nearest ${items[other].name}, cosine ${cosine.toFixed(3)}`}`}
                    style=${{ top: `${index * ROW}px` }} onClick=${() => change({ selected: index })}>
                 <span class=${`name ${item.group}`}>${item.name}</span>
-                <span class="number">${item.length}</span>
+                <span class="number">${item.length}<span class="hidden"> ${model.kind === "text" ? "words" : "steps"}</span></span>
                 ${item.text === undefined
                   ? html`<${Canvas} width=${line} height=${28} draw=${(context, w, h) => drawSequence(context, w, h, item, model.features ?? 1, longest, ranges)} />`
                   : html`<span class="text" style=${{ width: `${line}px` }}>${item.text}</span>`}
                 <${Canvas} width=${strip} height=${20} draw=${(context, w, h) => drawStrip(context, w, h, rowOf(found, model, index), found.peak)} />
-                ${!isNarrow && html`<span class="number">${cosine === null ? "" : cosine.toFixed(3)}</span>`}
+                ${cosine !== null && html`<span class=${isNarrow ? "hidden" : "number"}><span class="hidden">, nearest to ${items[other].name}, cosine </span>${cosine.toFixed(3)}</span>`}
               </div>`;
           })}
         </div>
