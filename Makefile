@@ -24,7 +24,7 @@ TAG ?= lengthwise
 COMPILE := $(BIN)/uv pip compile --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet --upgrade
 
 .DEFAULT_GOAL := help
-.PHONY: help serve install test check docs format train evaluate export bench lock protocol audit image clean
+.PHONY: help serve install test check docs screenshots format train evaluate export bench lock protocol audit image clean
 
 help: ## list the verbs
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
@@ -48,6 +48,9 @@ check: $(VENV)/developing ## lint, format, types, import directions, the documen
 docs: $(VENV)/developing ## write the generated tables anew, and build the documentation into site/
 	$(BIN)/python -m docs.generate
 	$(BIN)/zensical build --clean --strict
+
+screenshots: $(VENV)/developing ## take the documentation's pictures of the page; needs Chromium
+	$(BIN)/python -m docs.screenshots
 
 format: $(VENV)/developing ## format, and fix what the linter can
 	$(BIN)/ruff format .

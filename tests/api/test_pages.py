@@ -17,20 +17,28 @@ CARRIED = 80_000  # bytes that all of the page may take on the wire
 
 
 @pytest.mark.parametrize("path", FILES)
-def test_each_file_is_sent_with_its_type_its_policy_and_its_tag(path: str, client: TestClient) -> None:
-    """A browser guesses nothing, runs nothing that does not come from here, and asks no other origin."""
+def test_each_file_is_sent_with_its_type_and_its_tag(path: str, client: TestClient) -> None:
+    """A browser guesses nothing, and pages of other origins cannot load it."""
     response = client.get(path)
     assert response.status_code == 200
     assert response.headers["content-type"] == TYPES[Path(path).suffix or ".html"]
     assert response.headers["x-content-type-options"] == "nosniff"
+    assert response.headers["cross-origin-resource-policy"] == "same-origin"
+    assert re.fullmatch(r'"[0-9a-f]{20}-gzip"', response.headers["etag"])
+    assert response.headers["cache-control"] == "no-cache"
+
+
+@pytest.mark.parametrize("path", ["/", "/docs", "/page/worker.js"])
+def test_what_a_browser_runs_has_its_policy(path: str, client: TestClient) -> None:
+    """A page and a worker bind all that they load: it comes from here, and no other origin is asked."""
+    response = client.get(path)
     assert response.headers["referrer-policy"] == "no-referrer"
+    assert response.headers["cross-origin-opener-policy"] == "same-origin"
     policy = dict(part.strip().split(" ", 1) for part in response.headers["content-security-policy"].split(";"))
     assert policy.pop("img-src") == "'self' data:"
     nothing = {"default-src", "base-uri", "form-action", "frame-ancestors"}
     assert {name for name, allowed in policy.items() if allowed == "'none'"} == nothing
     assert {allowed for name, allowed in policy.items() if name not in nothing} == {"'self'"}
-    assert re.fullmatch(r'"[0-9a-f]{20}-gzip"', response.headers["etag"])
-    assert response.headers["cache-control"] == "no-cache"
 
 
 def test_a_file_that_the_client_has_is_not_sent_again(client: TestClient) -> None:

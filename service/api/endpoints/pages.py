@@ -18,12 +18,16 @@ POLICY = (
 )
 HEADERS = {
     "Cache-Control": "no-cache",  # asked again each time, and answered with 304 if nothing changed
-    "Content-Security-Policy": POLICY,
-    "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
-    "Referrer-Policy": "no-referrer",
     "Vary": "Accept-Encoding",
     "X-Content-Type-Options": "nosniff",
+}
+# Of what a browser runs by itself, which all that it loads is bound by.
+RUN = ("index.html", "worker.js")
+RUN_HEADERS = {
+    "Content-Security-Policy": POLICY,
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
 }
 
 
@@ -39,7 +43,7 @@ async def send_file(request: Request, *, folder: str, name: str) -> Response:
     file = read_file(folder, name)
     is_compressed = _takes_gzip(request.headers.get("accept-encoding", ""))
     tag = f'"{file.tag}-gzip"' if is_compressed else f'"{file.tag}"'
-    headers = {**HEADERS, "ETag": tag}
+    headers = {**HEADERS, **(RUN_HEADERS if name in RUN else {}), "ETag": tag}
     if tag in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
     if is_compressed:

@@ -11,3 +11,8 @@ export function h(name, properties = {}, ...content) {
   element.append(...content.flat(Infinity).filter((one) => one !== null && one !== undefined && one !== false));
   return element;
 }
+
+// A sentence, in which what stands between backticks is code.
+export function prose(text) {
+  return (text ?? "").split("`").map((part, at) => (at % 2 ? h("code", {}, part) : part));
+}

@@ -1,6 +1,6 @@
 // Shows the OpenAPI document that lies beside it, and sends what its reader writes. Nothing else is asked for.
 
-import { h } from "./elements.js";
+import { h, prose } from "./elements.js";
 import { describeSchema, nameType } from "./schemas.js";
 import { makeSender } from "./sending.js";
 
@@ -47,12 +47,12 @@ function showOperation(document, operation) {
   const parts = [
     h("h3", { id: operation.id, tabindex: "-1" }, h("b", { class: `method ${operation.method.toLowerCase()}` }, operation.method), " ", h("code", {}, operation.path)),
     h("p", { class: "summary" }, operation.summary ?? "", operation.security?.length ? h("span", {}, " needs a key") : null),
-    ...(operation.description ?? "").split("\n\n").filter(Boolean).map((text) => h("p", {}, text)),
+    ...(operation.description ?? "").split("\n\n").filter(Boolean).map((text) => h("p", {}, prose(text))),
   ];
   if (operation.parameters?.length)
     parts.push(h("h4", {}, "Parameters"), h("dl", {}, operation.parameters.flatMap((one) => [
       h("dt", {}, h("code", {}, one.name), h("span", {}, ` ${one.in}, ${nameType(document, one.schema)}${one.required ? ", required" : ""}`)),
-      h("dd", {}, one.description ?? ""),
+      h("dd", {}, prose(one.description)),
     ])));
   for (const [type, { schema }] of Object.entries(operation.requestBody?.content ?? {}))
     parts.push(h("details", {}, h("summary", {}, "Body ", h("code", {}, type)), describeSchema(document, schema)));

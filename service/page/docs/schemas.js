@@ -1,6 +1,6 @@
 // Says in words what a schema allows.
 
-import { h } from "./elements.js";
+import { h, prose } from "./elements.js";
 
 const DEEPEST = 4;
 
@@ -41,7 +41,7 @@ export function describeSchema(document, given, depth = 0) {
     const fallback = whole.default ?? property.default;
     return [
       h("dt", {}, h("code", {}, name), h("span", {}, ` ${nameType(document, property)}${required.has(name) ? ", required" : ""}${fallback === undefined || fallback === null ? "" : `, by default ${JSON.stringify(fallback)}`}`)),
-      h("dd", {}, property.description ?? whole.description ?? "", below && depth < DEEPEST ? describeSchema(document, below, depth + 1) : null),
+      h("dd", {}, prose(property.description ?? whole.description), below && depth < DEEPEST ? describeSchema(document, below, depth + 1) : null),
     ];
   }));
 }

@@ -141,6 +141,7 @@ export async function put(items, { isNew = false } = {}) {
     embeddings.set(encoded.embeddings, before.length * model.dim);
     const found = await work("analyse", { embeddings, dim: model.dim, base });
     if (model !== state.model) return; // another was chosen meanwhile
+    if (!state.found) performance.mark("usable");
     const steps = items.reduce((sum, item) => sum + item.length, 0);
     change({
       items: all, base, busy: false, found: { ...found, embeddings, timing: encoded.timing },
