@@ -57,8 +57,11 @@ PACKAGES = (
 )
 # A browser finds a module by its address, and a map from names to addresses would be a script in the page. The maps of
 # sources are not carried.
-CHANGES = ((b'from"preact"', b'from"./preact.js"'), (b"\n//# sourceMappingURL=preact.mjs.map", b""))
-CHANGES += ((b"\n//# sourceMappingURL=hooks.mjs.map", b""),)
+CHANGES = (
+    (b'from"preact"', b'from"./preact.js"'),
+    (b"\n//# sourceMappingURL=preact.mjs.map", b""),
+    (b"\n//# sourceMappingURL=hooks.mjs.map", b""),
+)
 HASHES = "hashes.txt"
 
 

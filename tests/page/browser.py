@@ -53,12 +53,23 @@ def visit(
         Playwright's page.
     """
     context = browser.new_context(viewport=size or DESKTOP, color_scheme=theme)
-    page, told, foreign = context.new_page(), [], []
+    page = context.new_page()
+    told: list[str] = []
+    foreign: list[str] = []
     origin = "/".join(url.split("/")[:3])
     page.set_default_timeout(10_000)
-    page.on("console", lambda message: message.type in ("error", "warning") and told.append(message.text))
+
+    def note(message: Any) -> None:
+        if message.type in ("error", "warning"):
+            told.append(message.text)
+
+    def look(request: Any) -> None:
+        if not request.url.startswith((origin, "blob:")):
+            foreign.append(request.url)
+
+    page.on("console", note)
     page.on("pageerror", lambda error: told.append(str(error)))
-    page.on("request", lambda request: request.url.startswith((origin, "blob:")) or foreign.append(request.url))
+    page.on("request", look)
     page.on("requestfinished", on_finished)
     try:
         page.goto(url)

@@ -269,7 +269,12 @@ def test_500_dropped_sequences_cost_the_page_no_more_than_a_few_rows(browser: An
     with visit(browser, shipped) as page:
         rows_of(page).first.wait_for()
         asked: list[str] = []
-        page.on("request", lambda request: request.url.endswith("/encode") and asked.append(request.url))
+
+        def note(request: Any) -> None:
+            if request.url.endswith("/encode"):
+                asked.append(request.url)
+
+        page.on("request", note)
         drop(page, "many.csv", write_csv(sequences))
         await_count(page, 500)
         assert rows_of(page).count() < 30

@@ -148,7 +148,7 @@ def test_batches_are_told_as_they_end_and_stand_still_if_asked(browser: Any, sev
 
 def test_a_key_is_asked_for_and_a_wrong_one_is_told(browser: Any, artifact: Path) -> None:
     """The right one opens the page until it is forgotten, and the admin's shows the batches."""
-    settings = Settings(model=artifact, api_keys=FIRST, admin_key=SECOND, log_requests=False)  # type: ignore[arg-type]
+    settings = Settings(model=artifact, api_keys=FIRST, admin_key=SECOND, log_requests=False)
     with listen(create_app(settings)) as address, visit(browser, f"http://{address}/", refusals=1) as page:
         page.get_by_role("heading", name="This service asks for a key").wait_for()
         assert find_violations(page) == []
