@@ -135,6 +135,28 @@ def test_the_stream_tells_what_was_counted_and_each_batch_once(artifact: Path) -
         assert set(told["stages"]) == {"decode", "queue", "run", "encode"}
 
 
+def test_what_several_processes_tell_is_added_up(client: TestClient) -> None:
+    """Each figure is the sum, of waits the longest counts, and batches are in the order in which they ended."""
+    assert client.post("/encode", json={"sequences": PAIR}).status_code == 200
+    one = showing.tell_live(service_of(client.app), 0.0)
+    assert showing.join_live([one]) == one
+    other = json.loads(json.dumps(one))
+    other["models"]["made"]["wait_seconds"] = 2.0
+    other["models"]["more"] = other["models"]["made"]
+    for batch in other["batches"]:
+        batch["at"] -= 1
+    whole = showing.join_live([one, other])
+    assert whole["runners"] == 2 * one["runners"]
+    made, alone = whole["models"]["made"], one["models"]["made"]
+    assert (made["sequences"], made["stages"]["run"]) == (2 * alone["sequences"], 2 * alone["stages"]["run"])
+    assert made["wait_seconds"] == 2.0
+    assert whole["models"]["more"] == other["models"]["more"]
+    assert [batch["at"] for batch in whole["batches"]] == sorted(batch["at"] for batch in whole["batches"])
+    assert len(whole["batches"]) == 2 * len(one["batches"])
+    hidden = showing.tell_live(service_of(client.app), None)
+    assert showing.join_live([hidden, hidden])["batches"] is None
+
+
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize(
     ("settings", "key", "sees"),

@@ -14,6 +14,7 @@ from tests.listening import listen
 from tests.made import take
 from tests.page.browser import DESKTOP, PHONE, find_violations, is_too_wide, open_browser, visit
 
+IDS = ("desktop-light", "desktop-dark", "phone-light", "phone-dark")
 VIEWS = ("try", "proof", "batches", "costs", "models")
 
 
@@ -60,7 +61,9 @@ def run_view(page: Any, view: str) -> None:
         page.get_by_text("Verified.").first.wait_for()
 
 
-@pytest.mark.parametrize(("size", "theme"), [(DESKTOP, "light"), (DESKTOP, "dark"), (PHONE, "light"), (PHONE, "dark")])
+@pytest.mark.parametrize(
+    ("size", "theme"), [(DESKTOP, "light"), (DESKTOP, "dark"), (PHONE, "light"), (PHONE, "dark")], ids=IDS
+)
 def test_everyone_can_use_every_view(browser: Any, shipped: str, size: dict[str, int], theme: Any) -> None:
     """Axe finds nothing, nobody scrolls sideways, the console stays empty, and no other origin is asked."""
     with visit(browser, shipped, size, theme) as page:

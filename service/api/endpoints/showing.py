@@ -5,6 +5,8 @@ These answers are the page's own: they are not in the OpenAPI document, and chan
 
 import asyncio
 import time
+from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any
 
 import orjson
@@ -88,7 +90,7 @@ class LiveStream(Response):
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             newest = 0.0
             while not self._service.is_draining:
-                told = tell_live(self._service, newest if self._sees_batches else None)
+                told = join_live([tell_live(self._service, newest if self._sees_batches else None)])
                 newest = max([newest, *(batch["at"] for batch in told["batches"] or ())])
                 await self._send(send, b"data: %b\n\n" % orjson.dumps(told))
                 for _ in range(LOOKS):
@@ -130,6 +132,23 @@ def tell_live(service: Service, since: float | None) -> dict[str, Any]:
         "models": models,
         "batches": batches,
     }
+
+
+def join_live(told: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Add up what several processes tell, so that it speaks for the whole service; of waits, the longest counts."""
+    whole = {"time": max(one["time"] for one in told), "models": {}, "batches": told[0]["batches"]}
+    for figure in ("runners", "running", "inflight"):
+        whole[figure] = sum(one[figure] for one in told)
+    for name in dict.fromkeys(name for one in told for name in one["models"]):
+        parts = [one["models"][name] for one in told if name in one["models"]]
+        joined = {figure: sum(part[figure] for part in parts) for figure in parts[0] if figure != "stages"}
+        joined["stages"] = {stage: sum(part["stages"][stage] for part in parts) for stage in parts[0]["stages"]}
+        joined["wait_seconds"] = max(part["wait_seconds"] for part in parts)
+        whole["models"][name] = joined
+    if whole["batches"] is not None:
+        batches = [batch for one in told for batch in one["batches"] or ()]
+        whole["batches"] = sorted(batches, key=itemgetter("at"))
+    return whole
 
 
 def _count(counts: Counts) -> dict[str, Any]:

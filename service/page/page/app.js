@@ -48,7 +48,7 @@ function App() {
     </header>
     <main id="main" ref=${main} tabindex="-1" class=${view}>
       ${wantsKey ? html`<${AskKey} />` : html`<${View} />`}
-      ${!model && !wantsKey && fault && html`<p class="told fault" role="alert">${fault}</p>`}
+      ${fault && !wantsKey && (!model || view !== "try") && html`<p class="told fault" role="alert">${fault}</p>`}
       ${!info && !wantsKey && !fault && html`<p class="told" role="status">Asking the service…</p>`}
     </main>
     <footer>${info && html`Lengthwise ${info.version} · ONNX Runtime ${info.versions.onnxruntime} · this page asks this service only`}</footer>

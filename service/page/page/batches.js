@@ -47,7 +47,7 @@ export function Batches() {
         <${Figure} label="requests a second" value=${count(rates.requests)} />
         <${Figure} label="in the queue" value=${count(rates.waiting)} unit=${`gone in ${seconds(rates.wait)}`} />
         <${Figure} label="padding" value=${rates.padded ? `${(100 * (1 - rates.valid / rates.padded)).toFixed(1)} %` : "–"} unit="of the steps" />
-        <${Figure} label="saved by length" value=${saved(batches)} unit="of padding" />
+        ${now.batches && html`<${Figure} label="saved by length" value=${saved(batches)} unit="of padding" />`}
       </dl>
       <div class="two">
         <section aria-labelledby="rate-title"><h2 id="rate-title">Sequences a second</h2><${Throughput} moments=${moments} now=${rates.sequences} /></section>
@@ -123,7 +123,7 @@ function Stages({ rates }) {
   return html`<table class="bars"><caption class="hidden">Mean seconds of each stage of the requests of the last ${RECENT} seconds</caption><tbody>
     ${Object.entries({ ...STAGES, whole: "all of it" }).map(([stage, label]) => {
       const value = stage === "whole" ? rates.whole : rates.stages[stage];
-      return html`<tr key=${stage}><th scope="row">${label}</th><td class="number">${value ? seconds(value) : "–"}</td><td><i class=${stage === "whole" ? "bar warm" : "bar"} style=${{ width: `${(100 * value) / most}%` }}></i></td></tr>`;
+      return html`<tr key=${stage}><th scope="row">${label}</th><td class="number">${value ? seconds(value) : "–"}</td><td>${value > 0 && html`<i class=${stage === "whole" ? "bar warm" : "bar"} style=${{ width: `${(100 * value) / most}%` }}></i>`}</td></tr>`;
     })}</tbody></table>`;
 }
 

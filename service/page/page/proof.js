@@ -44,7 +44,7 @@ export function Proof() {
       <button class="main" disabled=${!items.length} onClick=${() => { if (!isRunning) setState(NOTHING); setRunning(!isRunning); }}>${isRunning ? "Stop" : state.trials ? "Run again" : "Run the proof"}</button>
     </fieldset>
     <div class="verdicts" role="status" aria-live=${isRunning ? "off" : "polite"}>
-      <p class=${`zero ${state.trials ? "" : "idle"}`}><output aria-label="Largest difference">${state.trials ? small(state.difference) : "–"}</output></p>
+      <p class=${`zero ${!state.trials ? "idle" : state.difference ? "some" : ""}`}><output aria-label="Largest difference">${state.trials ? small(state.difference) : "–"}</output></p>
       <div>
         <p class="lead">${state.trials
           ? html`largest difference in ${count(state.numbers)} numbers. ${state.equal === state.compared ? `All ${count(state.compared)} embeddings had the same bits as alone.` : `${count(state.equal)} of ${count(state.compared)} embeddings had the same bits as alone.`}`
@@ -62,7 +62,7 @@ export function Proof() {
         <ol class="trials">${state.last.map((one) => html`<li key=${one.number}><span class="number">${one.number}</span> ${one.told} <b>${one.difference === 0 ? "0" : small(one.difference)}</b></li>`)}</ol>
       </section>`}
     ${model.manifest?.quantization && html`
-      <section aria-labelledby="int8-title"><h2 id="int8-title">What int8 costs, measured at export</h2>
+      <section class="int8" aria-labelledby="int8-title"><h2 id="int8-title">What int8 costs, measured at export</h2>
         <dl class="facts">${costs(model.manifest.quantization).filter(([, value]) => value !== null).map(([label, value]) => html`<div key=${label}><dt>${label}</dt><dd>${value}</dd></div>`)}</dl>
       </section>`}`;
 }

@@ -146,7 +146,7 @@ export async function put(items, { isNew = false } = {}) {
     change({
       items: all, base, busy: false, found: { ...found, embeddings, timing: encoded.timing },
       selected: isNew ? 0 : before.length,
-      told: `${items.length} ${items.length === 1 ? "sequence" : "sequences"}, ${steps.toLocaleString("en")} steps, encoded in ${encoded.milliseconds.toFixed(0)} ms.`,
+      told: `${items.length} ${items.length === 1 ? "sequence" : "sequences"}, ${steps.toLocaleString("en")} ${model.kind === "text" ? "words" : "steps"}, encoded in ${encoded.milliseconds.toFixed(0)} ms.`,
     });
   } catch (error) {
     fail(error);

@@ -82,11 +82,11 @@ function List() {
     change({ selected: Math.max(0, Math.min(items.length - 1, selected + steps)) });
   };
   return html`
-    <section class="list" ref=${frame} aria-labelledby="list-title">
+    <section class=${model.kind === "text" ? "list texts" : "list"} ref=${frame} aria-labelledby="list-title">
       <h2 id="list-title">${items.length} ${items.length === 1 ? "sequence" : "sequences"}</h2>
       <div class="row labels" aria-hidden="true">
-        <span class="name">name</span><span class="number">${model.kind === "text" ? "words" : "steps"}</span>
-        <span style=${{ width: `${line}px` }}>sequence</span><span style=${{ width: `${strip}px` }}>embedding</span>
+        <span class="name">${model.kind === "text" ? "text" : "name"}</span><span class="number">${model.kind === "text" ? "words" : "steps"}</span>
+        ${model.kind !== "text" && html`<span style=${{ width: `${line}px` }}>sequence</span>`}<span style=${{ width: `${strip}px` }}>embedding</span>
         ${!isNarrow && html`<span class="number">nearest</span>`}
       </div>
       <div class="scroller" ref=${scroller} role="listbox" tabindex="0" aria-label="Sequences" aria-activedescendant=${`item-${selected}`}
@@ -101,9 +101,7 @@ function List() {
                    style=${{ top: `${index * ROW}px` }} onClick=${() => change({ selected: index })}>
                 <span class=${`name ${item.group}`}>${item.name}</span>
                 <span class="number">${item.length}<span class="hidden"> ${model.kind === "text" ? "words" : "steps"}</span></span>
-                ${item.text === undefined
-                  ? html`<${Canvas} width=${line} height=${28} draw=${(context, w, h) => drawSequence(context, w, h, item, model.features ?? 1, longest, ranges)} />`
-                  : html`<span class="text" style=${{ width: `${line}px` }}>${item.text}</span>`}
+                ${item.text === undefined && html`<${Canvas} width=${line} height=${28} draw=${(context, w, h) => drawSequence(context, w, h, item, model.features ?? 1, longest, ranges)} />`}
                 <${Canvas} width=${strip} height=${20} draw=${(context, w, h) => drawStrip(context, w, h, rowOf(found, model, index), found.peak)} />
                 ${cosine !== null && html`<span class=${isNarrow ? "hidden" : "number"}><span class="hidden">, nearest to ${items[other].name}, cosine </span>${cosine.toFixed(3)}</span>`}
               </div>`;
