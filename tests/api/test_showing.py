@@ -22,7 +22,7 @@ from tests.api.test_document import KINDS
 from tests.api.test_encode import PAIR, Serve
 from tests.api.test_keys import FIRST, SECOND, bearing
 from tests.listening import listen
-from tests.server.test_processes import wait_until
+from tests.server.test_processes import wait_for_both, wait_until
 from tests.server.test_server import same_bits
 
 
@@ -138,8 +138,8 @@ def test_the_stream_tells_what_was_counted_and_each_batch_once(artifact: Path) -
 def test_what_several_processes_tell_is_added_up(client: TestClient) -> None:
     """Each figure is the sum, of waits the longest counts, and batches are in the order in which they ended."""
     assert client.post("/encode", json={"sequences": PAIR}).status_code == 200
-    one = showing.tell_live(service_of(client.app), 0.0)
-    assert showing.join_live([one]) == one
+    one = asyncio.run(showing.tell_live(service_of(client.app), {}))
+    assert showing.join_live([one]) == {name: part for name, part in one.items() if name != "number"}
     other = json.loads(json.dumps(one))
     other["models"]["made"]["wait_seconds"] = 2.0
     other["models"]["more"] = other["models"]["made"]
@@ -153,7 +153,7 @@ def test_what_several_processes_tell_is_added_up(client: TestClient) -> None:
     assert whole["models"]["more"] == other["models"]["more"]
     assert [batch["at"] for batch in whole["batches"]] == sorted(batch["at"] for batch in whole["batches"])
     assert len(whole["batches"]) == 2 * len(one["batches"])
-    hidden = showing.tell_live(service_of(client.app), None)
+    hidden = asyncio.run(showing.tell_live(service_of(client.app), None))
     assert showing.join_live([hidden, hidden])["batches"] is None
 
 
@@ -232,9 +232,10 @@ def test_sigterm_ends_a_process_that_is_watched(artifact: Path) -> None:
         assert process.wait(10) == -signal.SIGTERM
 
 
-def test_several_processes_serve_the_page(artifact: Path) -> None:
-    """Whichever of them takes a connection has the files, the examples and a stream."""
-    with start_service("--model", str(artifact), "--processes", "2") as (_, url):
+def test_the_stream_of_any_worker_speaks_for_the_whole_service(artifact: Path) -> None:
+    """Whichever takes a connection has the files and the examples, and tells every batch of all workers, once."""
+    with start_service("--model", str(artifact), "--processes", "2") as (process, url):
+        wait_for_both(process, url)
         address = url.removeprefix("http://")
         connections = [HTTPConnection(address, timeout=20) for _ in range(4)]
         for connection in connections:  # all open, so that they are shared out
@@ -242,7 +243,16 @@ def test_several_processes_serve_the_page(artifact: Path) -> None:
                 connection.request("GET", path)
                 response = connection.getresponse()
                 assert (response.status, bool(response.read())) == (200, True)
+            connection.request("POST", "/encode", json.dumps({"sequences": PAIR}))
+            assert connection.getresponse().read()
+        told = []
         for connection in connections:
             connection.request("GET", "/page/live")
-            assert read_event(connection.getresponse())["runners"] >= 1
+            stream = connection.getresponse()
+            told.append([read_event(stream), read_event(stream)])
             connection.close()
+    for first, second in told:
+        assert first["models"]["made"]["sequences"] == 4 * len(PAIR)
+        assert sum(len(batch["lengths"]) for batch in first["batches"]) == 4 * len(PAIR)
+        assert second["batches"] == []
+    assert len({event["runners"] for events in told for event in events}) == 1

@@ -8,8 +8,8 @@ from functools import partial
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.api import access
 from service.api.routing import Route, service_of
+from service.errors import InvalidKey
 from service.page.files import list_files, read_file
 
 POLICY = (
@@ -34,8 +34,17 @@ RUN_HEADERS = {
 async def describe(request: Request) -> Response:
     """Answer with the document; only a client that may ask the models anything is told of them."""
     document = service_of(request).document
-    written = document.write() if access.is_known(request) else document.write_plain()
+    written = document.write() if _brings_key(request) else document.write_plain()
     return Response(written, headers={"Vary": "Authorization"}, media_type="application/json")
+
+
+def _brings_key(request: Request) -> bool:
+    """Whether a request to an open route brings a key all the same, or no route needs one."""
+    keys = service_of(request).keys
+    try:
+        return keys is None or bool(keys.recognize(request.scope["headers"]))
+    except InvalidKey:
+        return False
 
 
 async def send_file(request: Request, *, folder: str, name: str) -> Response:

@@ -7,7 +7,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from operator import itemgetter
-from typing import Any
+from typing import Any, TypeAlias
 
 import orjson
 from starlette.exceptions import HTTPException
@@ -15,15 +15,18 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from service.api import access, examples
+from service.api import examples, fellows
 from service.api.endpoints.monitoring import describe_batch
 from service.api.routing import Route, Service, service_of
 from service.catalogue.models import ServedModel
+from service.errors import InvalidKey
 from service.observing.counts import Counts
 
 LOOK_SECONDS = 0.2  # between two looks of a stream at whether the service drains
 LOOKS = 5  # between two events
 MAX_WATCHERS = 16  # streams at a time in a process
+
+Seen: TypeAlias = dict[str, float]  # by a worker's number, when the newest of its batches ended, in seconds since 1970
 
 
 async def tell_access(request: Request) -> Response:
@@ -62,7 +65,18 @@ async def watch(request: Request) -> Response:
     service = service_of(request)
     if service.watchers >= MAX_WATCHERS:
         raise HTTPException(503, f"{MAX_WATCHERS} pages watch this process already: close one of them.")
-    return LiveStream(service, sees_batches=access.sees_batches(request))
+    return LiveStream(service, sees_batches=_sees_batches(request))
+
+
+def _sees_batches(request: Request) -> bool:
+    """Whether a request may see the lengths of others' sequences: the admin, or anyone if there are no keys at all."""
+    service = service_of(request)
+    if service.admin_keys is None:
+        return service.keys is None
+    try:
+        return bool(service.admin_keys.recognize(request.scope["headers"]))
+    except InvalidKey:
+        return False
 
 
 class LiveStream(Response):
@@ -85,31 +99,34 @@ class LiveStream(Response):
 
     async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
         """Send events; whoever hangs up cancels this."""
-        self._service.watchers += 1
+        service = self._service
+        service.watchers += 1
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            newest = 0.0
-            while not self._service.is_draining:
-                told = join_live([tell_live(self._service, newest if self._sees_batches else None)])
-                newest = max([newest, *(batch["at"] for batch in told["batches"] or ())])
-                await self._send(send, b"data: %b\n\n" % orjson.dumps(told))
+            seen: Seen | None = {} if self._sees_batches else None
+            while not service.is_draining:
+                others = await fellows.ask_others(service.worker, "live", seen)
+                told = [await tell_live(service, seen), *filter(None, others.values())]
+                if seen is not None:
+                    seen |= {one["number"]: one["batches"][-1]["at"] for one in told if one["batches"]}
+                await self._send(send, b"data: %b\n\n" % orjson.dumps(join_live(told)))
                 for _ in range(LOOKS):
-                    if not self._service.is_draining:
+                    if not service.is_draining:
                         await asyncio.sleep(LOOK_SECONDS)
             await self._send(send, b"event: end\ndata: {}\n\n", is_last=True)
         finally:
-            self._service.watchers -= 1
+            service.watchers -= 1
 
     async def _send(self, send: Send, event: bytes, *, is_last: bool = False) -> None:
         await send({"type": "http.response.body", "body": event, "more_body": not is_last})
 
 
-def tell_live(service: Service, since: float | None) -> dict[str, Any]:
-    """Tell what waits, runs and was counted in this process, and the batches that ended.
+async def tell_live(service: Service, seen: Seen | None) -> dict[str, Any]:
+    """Tell what waits, runs and was counted in this process, and the batches that ended, oldest first.
 
     Args:
         service: the service.
-        since: when the newest batch that was told ended, in seconds since 1970; None if none may be told.
+        seen: when the newest batch ended that the client knows, by the worker that ran it; None if it may see none.
     """
     telemetry, queues = service.telemetry, service.engine.queues
     telemetry.settle()
@@ -121,10 +138,12 @@ def tell_live(service: Service, since: float | None) -> dict[str, Any]:
         told["waiting"] += forecast.sequences
         told["wait_seconds"] = max(told["wait_seconds"], forecast.seconds)
     batches = None
-    if since is not None:
-        ended = [batch for batch in telemetry.batches if batch.ended > since]
+    number = str(service.worker.number if service.worker else 0)
+    if seen is not None:
+        ended = [batch for batch in telemetry.batches if batch.ended > seen.get(number, 0.0)]
         batches = [{**describe_batch(batch), "at": batch.ended} for batch in ended]
     return {
+        "number": number,
         "time": time.time(),
         "runners": queues.runners,
         "running": queues.running,
@@ -135,7 +154,7 @@ def tell_live(service: Service, since: float | None) -> dict[str, Any]:
 
 
 def join_live(told: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Add up what several processes tell, so that it speaks for the whole service; of waits, the longest counts."""
+    """Add up what all workers tell, so that it speaks for the whole service; of waits, the longest counts."""
     whole = {"time": max(one["time"] for one in told), "models": {}, "batches": told[0]["batches"]}
     for figure in ("runners", "running", "inflight"):
         whole[figure] = sum(one[figure] for one in told)

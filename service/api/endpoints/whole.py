@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from service.api import fellows
-from service.api.endpoints import monitoring, operations, repository
+from service.api.endpoints import monitoring, operations, repository, showing
 from service.api.fellows import Answer
 from service.api.routing import Service
 from service.api.worker import Worker
@@ -31,6 +31,7 @@ async def take_costs(service: Service, worker: Worker) -> None:
 ANSWERS: Mapping[str, Answer] = {
     "counts": monitoring.tell_counts,
     "batches": monitoring.tell_batches,
+    "live": showing.tell_live,
     "state": operations.tell_state,
     "states": repository.tell_states,
     "load": repository.follow_load,
