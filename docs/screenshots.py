@@ -21,7 +21,7 @@ FOLDER = Path("docs/pictures")
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu"]
 FLAGS += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
 DESKTOP, PHONE = {"width": 1180, "height": 820}, {"width": 390, "height": 780}
-COLOURS = 64  # of a picture; few, so that it is small
+COLOURS = 160  # of a picture; few, so that it is small
 
 DROP = """([name, content]) => {
     const dataTransfer = new DataTransfer();
