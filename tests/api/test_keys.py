@@ -13,7 +13,6 @@ from service.errors import InvalidKey, KeysUnusable
 from tests.api.test_encode import PAIR, Serve
 
 OPEN_PATHS = {"/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready", "/ping", "/docs", "/openapi.json"}
-OPEN_PATHS = {"/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready", "/docs", "/openapi.json"}
 OPEN_PATHS |= {"/", "/page/access"}
 ADMIN_PATHS = {"/debug/batches", "/v2/repository/models/{model}/load", "/v2/repository/models/{model}/unload"}
 FIRST, SECOND = "a-first-key-for-tests", "a-second-key-for-tests"

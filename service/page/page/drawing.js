@@ -59,7 +59,7 @@ export function drawSequence(context, width, height, item, features, longest, { 
     return paint(context, image, own, height);
   }
   context.lineWidth = 1;
-  context.strokeStyle = colours().ink;
+  context.strokeStyle = context.fillStyle = colours().ink;
   context.globalAlpha = features === 1 ? 0.9 : Math.max(0.28, 0.9 / Math.sqrt(features));
   for (let f = 0; f < features; f++) {
     const low = lows[f], spread = highs[f] - low || 1;
