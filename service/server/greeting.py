@@ -29,7 +29,8 @@ def write_greeting(service: Service, host: str, port: int) -> str:
     """
     settings = service.settings
     url = f"{'https' if settings.ssl_certfile else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
-    lines = [f"Lengthwise {__version__} listens on {url}; all routes, to read and to try: {url}/docs"]
+    place = f"to look at and to try: {url}/" if settings.page else f"all routes: {url}/docs"
+    lines = [f"Lengthwise {__version__} listens on {url}; {place}"]
     for model in service.models:
         lines += ["", *describe(model, settings)]
     if request := write_request(service, url):
