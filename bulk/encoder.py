@@ -1,5 +1,6 @@
 """A shard encoded on all CPUs: sorted by length, cut by the service's costs, each row back in its place."""
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,8 +63,8 @@ class Encoder:
         return Path(self.session.file).stem if manifest is None else manifest.name
 
     def close(self) -> None:
-        """End the runners."""
-        self._pool.shutdown()
+        """End the runners, and what they have not begun."""
+        self._pool.shutdown(cancel_futures=True)
 
     def cut(self, lengths: npt.NDArray[np.int64]) -> list[tuple[npt.NDArray[np.int64], float]]:
         """Cut sequences into batches.
@@ -84,10 +85,13 @@ class Encoder:
         """Return the seconds that encoding sequences of these lengths should take."""
         return sum(seconds for _, seconds in self.cut(lengths)) / self.runners
 
-    def encode(self, sequences: list[Steps], outputs: tuple[Output, ...] = ("embedding",)) -> Encoded:
-        """Encode n sequences.
+    def begin(self, sequences: list[Steps], outputs: tuple[Output, ...] = ("embedding",)) -> Callable[[], Encoded]:
+        """Begin to encode n sequences, once those of earlier calls are under way.
 
         On the CPU, no embedding of a float32 LSTM or GRU depends by a bit on how they are cut.
+
+        Returns:
+            What waits for them all, and returns them.
         """
         session = self.session
         count = len(sequences)
@@ -115,4 +119,4 @@ class Encoder:
 
         lengths = np.fromiter(map(len, sequences), np.int64, count)
         padded = self._pool.map(run, [places for places, _ in self.cut(lengths)])
-        return Encoded(embeddings, steps, state, sum(padded))
+        return lambda: Encoded(embeddings, steps, state, sum(padded))

@@ -1,6 +1,6 @@
 """The sequences of a shard, each checked as the service checks those of a request."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -50,20 +50,25 @@ def check(
         spec: what the model reads.
         limits: what one sequence may be.
         columns: what else the rows hold.
-        whole: an array that holds the steps of all, if there is one: checked at once, it mostly spares checking each.
+        whole: an array that holds the steps of all, if there is one, and none is missing: checked at once, it mostly
+            spares checking each.
     """
     errors: dict[int, LengthwiseError] = {}
     sequences = [empty(spec) if isinstance(one, LengthwiseError) else one for one in found]
-    is_plain = whole is not None and _is_plain(whole, spec)
-    for row, (one, steps) in enumerate(zip(found, sequences, strict=True)):
-        if isinstance(one, LengthwiseError):
-            errors[row] = one
-        elif not is_plain or len(steps) > limits.max_sequence_steps or not (len(steps) or limits.empty_allowed):
-            try:
-                _check_one(steps, spec, limits)
-            except LengthwiseError as error:
-                errors[row] = error
-                sequences[row] = empty(spec)
+    doubtful: Iterable[int] = range(len(found))
+    if whole is not None and _is_plain(whole, spec):
+        lengths = np.fromiter(map(len, sequences), np.int64, len(sequences))
+        is_empty = lengths == 0
+        doubtful = np.flatnonzero((lengths > limits.max_sequence_steps) | (is_empty & (not limits.empty_allowed)))
+    for row in doubtful:
+        one = found[row]
+        try:
+            if isinstance(one, LengthwiseError):
+                raise one
+            _check_one(one, spec, limits)
+        except LengthwiseError as error:
+            errors[int(row)] = error
+            sequences[row] = empty(spec)
     return Rows(sequences, errors, columns)
 
 

@@ -1,9 +1,11 @@
 """Shards read, encoded and written at the same time, until all are done or somebody says stop."""
 
 import threading
+from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from bulk.encoder import Encoded, Encoder
 from bulk.mistakes import BadRow, TooManyErrors
@@ -15,6 +17,8 @@ from bulk.sources.files import open_source
 from bulk.sources.wanted import Source, Wanted
 from service.api.problems import describe
 from service.errors import LengthwiseError
+
+Begun: TypeAlias = tuple[int, Rows, Callable[[], Encoded]]  # a shard's number, its rows, and what waits for their end
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +52,8 @@ class Bounds:
 def run(plan: Plan, numbers: list[int], stages: Stages, meter: Meter, bounds: Bounds) -> int:
     """Encode shards that are not done.
 
-    While one is encoded, the next is read and the one before is written, so three are in memory at most.
+    While one is encoded, the next is read and the one before is written, so three are in memory at most. The next is
+    begun as soon as it is read, so that no CPU waits for the last batches of the one before.
 
     Args:
         plan: of all shards.
@@ -72,33 +77,38 @@ def run(plan: Plan, numbers: list[int], stages: Stages, meter: Meter, bounds: Bo
             sources[shard.input] = open_source(plan.inputs[shard.input].path, stages.wanted)
         return sources[shard.input].read(shard)
 
-    encoded_shards = 0
+    begun: deque[Begun] = deque()
+    written: list[Future[None]] = []
+
+    def end(number: int, rows: Rows, encode: Callable[[], Encoded]) -> None:
+        problems = [tell(plan, number, row, error) for row, error in rows.errors.items()]
+        if problems and plan.options["on_error"] == "fail":
+            first = problems[0]
+            raise BadRow(first["file"], first["row"], first["problem"]["detail"])
+        encoded = encode()
+        for earlier in written[-1:]:
+            earlier.result()
+        written.append(writer.submit(stages.sink.write, number, rows, encoded, problems))
+        meter.add(len(rows.sequences), rows.steps, encoded.padded_steps, len(rows.errors))
+        if bounds.max_errors is not None and meter.done.errors > bounds.max_errors:
+            written[-1].result()
+            raise TooManyErrors(meter.done.errors, bounds.max_errors)
+
     with ThreadPoolExecutor(1, "reader") as reader, ThreadPoolExecutor(1, "writer") as writer:
-        written: Future[None] | None = None
         upcoming = [reader.submit(read, number) for number in numbers[:1]]
-        for place, number in enumerate(numbers):
+        for place, number in enumerate(numbers, 1):
             rows = upcoming.pop().result()
-            is_last = place + 1 == len(numbers) or bounds.stop.is_set()
-            if not is_last:
-                upcoming.append(reader.submit(read, numbers[place + 1]))
-            problems = [tell(plan, number, row, error) for row, error in rows.errors.items()]
-            if problems and plan.options["on_error"] == "fail":
-                first = problems[0]
-                raise BadRow(first["file"], first["row"], first["problem"]["detail"])
-            encoded: Encoded = stages.encoder.encode(rows.sequences, tuple(plan.options["outputs"]))
-            if written:
-                written.result()
-            written = writer.submit(stages.sink.write, number, rows, encoded, problems)
-            meter.add(len(rows.sequences), rows.steps, encoded.padded_steps, len(rows.errors))
-            encoded_shards += 1
-            if bounds.max_errors is not None and meter.done.errors > bounds.max_errors:
-                written.result()
-                raise TooManyErrors(meter.done.errors, bounds.max_errors)
-            if is_last:
+            begun.append((number, rows, stages.encoder.begin(rows.sequences, tuple(plan.options["outputs"]))))
+            if len(begun) > 1:
+                end(*begun.popleft())
+            if bounds.stop.is_set():
                 break
-        if written:
-            written.result()
-    return encoded_shards
+            upcoming = [reader.submit(read, number) for number in numbers[place : place + 1]]
+        for one in begun:
+            end(*one)
+        for last in written[-1:]:
+            last.result()
+    return len(written)
 
 
 def tell(plan: Plan, number: int, row: int, error: LengthwiseError) -> dict[str, Any]:

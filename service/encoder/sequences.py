@@ -293,7 +293,11 @@ def pad_batch(sequences: Sequence[Steps], state: State | None = None) -> Batch:
     first = sequences[0]
     if len(lengths) == 1 and lengths[0]:  # there is nothing to pad
         return Batch(first[np.newaxis], np.array(lengths, dtype=np.int64), state or {})
-    padded = np.zeros((len(lengths), max(1, *lengths), *first.shape[1:]), dtype=first.dtype)
-    for row, length, steps in zip(padded, lengths, sequences, strict=True):
-        row[:length] = steps
+    shape = (len(lengths), max(1, *lengths), *first.shape[1:])
+    if min(lengths) == shape[1]:  # nor here, as mostly in bulk: one copy
+        padded = np.concatenate(sequences).reshape(shape)
+    else:
+        padded = np.zeros(shape, dtype=first.dtype)
+        for row, length, steps in zip(padded, lengths, sequences, strict=True):
+            row[:length] = steps
     return Batch(padded, np.array(lengths, dtype=np.int64), state or {})
