@@ -4,6 +4,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -49,6 +50,44 @@ class Bounds:
     stop: threading.Event
 
 
+class Endings:
+    """Waits for shards that were begun, and has them written, one while the next is encoded."""
+
+    def __init__(self, plan: Plan, stages: Stages, meter: Meter, bounds: Bounds) -> None:
+        self.count = 0
+        self._plan, self._stages, self._meter, self._bounds = plan, stages, meter, bounds
+        self._writer = ThreadPoolExecutor(1, "writer")
+        self._written: Future[None] | None = None
+
+    def end(self, number: int, rows: Rows, wait: Callable[[], Encoded]) -> None:
+        """End a shard, once the one before is written.
+
+        Raises:
+            BulkError: too much is wrong with its rows.
+        """
+        problems = [tell(self._plan, number, row, error) for row, error in rows.errors.items()]
+        if problems and self._plan.options["on_error"] == "fail":
+            first = problems[0]
+            raise BadRow(first["file"], first["row"], first["problem"]["detail"])
+        encoded = wait()
+        self.wait()
+        self._written = self._writer.submit(self._stages.sink.write, number, rows, encoded, problems)
+        self._meter.add(len(rows.sequences), rows.steps, encoded.padded_steps, len(rows.errors))
+        self.count += 1
+        if self._bounds.max_errors is not None and self._meter.done.errors > self._bounds.max_errors:
+            self.wait()
+            raise TooManyErrors(self._meter.done.errors, self._bounds.max_errors)
+
+    def wait(self) -> None:
+        """Wait until what was ended is written."""
+        if self._written:
+            self._written.result()
+
+    def close(self) -> None:
+        """End the thread that writes, after the last shard."""
+        self._writer.shutdown()
+
+
 def run(plan: Plan, numbers: list[int], stages: Stages, meter: Meter, bounds: Bounds) -> int:
     """Encode shards that are not done.
 
@@ -78,37 +117,20 @@ def run(plan: Plan, numbers: list[int], stages: Stages, meter: Meter, bounds: Bo
         return sources[shard.input].read(shard)
 
     begun: deque[Begun] = deque()
-    written: list[Future[None]] = []
-
-    def end(number: int, rows: Rows, encode: Callable[[], Encoded]) -> None:
-        problems = [tell(plan, number, row, error) for row, error in rows.errors.items()]
-        if problems and plan.options["on_error"] == "fail":
-            first = problems[0]
-            raise BadRow(first["file"], first["row"], first["problem"]["detail"])
-        encoded = encode()
-        for earlier in written[-1:]:
-            earlier.result()
-        written.append(writer.submit(stages.sink.write, number, rows, encoded, problems))
-        meter.add(len(rows.sequences), rows.steps, encoded.padded_steps, len(rows.errors))
-        if bounds.max_errors is not None and meter.done.errors > bounds.max_errors:
-            written[-1].result()
-            raise TooManyErrors(meter.done.errors, bounds.max_errors)
-
-    with ThreadPoolExecutor(1, "reader") as reader, ThreadPoolExecutor(1, "writer") as writer:
+    with closing(Endings(plan, stages, meter, bounds)) as endings, ThreadPoolExecutor(1, "reader") as reader:
         upcoming = [reader.submit(read, number) for number in numbers[:1]]
         for place, number in enumerate(numbers, 1):
             rows = upcoming.pop().result()
             begun.append((number, rows, stages.encoder.begin(rows.sequences, tuple(plan.options["outputs"]))))
             if len(begun) > 1:
-                end(*begun.popleft())
+                endings.end(*begun.popleft())
             if bounds.stop.is_set():
                 break
             upcoming = [reader.submit(read, number) for number in numbers[place : place + 1]]
-        for one in begun:
-            end(*one)
-        for last in written[-1:]:
-            last.result()
-    return len(written)
+        while begun:
+            endings.end(*begun.popleft())
+        endings.wait()
+    return endings.count
 
 
 def tell(plan: Plan, number: int, row: int, error: LengthwiseError) -> dict[str, Any]:

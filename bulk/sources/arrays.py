@@ -47,14 +47,12 @@ class ArraySource:
         self._whole: npt.NDArray[Any] | None = None if isinstance(values, np.memmap) else values
 
     def survey(self) -> Iterator[tuple[int, int, int]]:
-        """Yield shards of rows that take some 32 MB."""
+        """Yield shards of rows that take some 16 MB."""
         row, rows = 0, len(self._ends) - 1
         while row < rows:
-            stop = (
-                int(np.searchsorted(self._ends, self._ends[row] + bounds.SHARD_BYTES // self._step_bytes, side="right"))
-                - 1
-            )
-            stop = min(rows, max(row + 1, min(stop, row + bounds.SHARD_BYTES // 64)))
+            full = self._ends[row] + bounds.SHARD_BYTES // self._step_bytes
+            stop = int(np.searchsorted(self._ends, full, side="right")) - 1
+            stop = min(rows, max(row + 1, min(stop, row + bounds.SHARD_ROWS)))
             yield stop - row, row, stop
             row = stop
 

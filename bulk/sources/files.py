@@ -61,7 +61,7 @@ def open_source(path: str, wanted: Wanted) -> Source:
 
 
 def make_shards(inputs: Sequence[Input], wanted: Wanted) -> list[Shard]:
-    """Cut inputs into shards of some 32 MB.
+    """Cut inputs into shards of some 16 MB.
 
     Raises:
         BadInput: one cannot be read.

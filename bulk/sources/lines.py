@@ -35,7 +35,7 @@ class LineSource:
         self._place = 0  # of the stream, in bytes as they are when decompressed
 
     def survey(self) -> Iterator[tuple[int, int, int]]:
-        """Yield shards that end with the line in which some 32 MB are full."""
+        """Yield shards that end with the line in which some 16 MB are full."""
         first = place = rows = 0
         last = b"\n"
         try:

@@ -1,5 +1,9 @@
-"""Parquet: a column of lists or texts; a shard is whole row groups."""
+"""Parquet: a column of lists or texts; a shard is row groups, or a part of one that is large.
 
+A part is decoded from the beginning of its row group, once for all parts in turn.
+"""
+
+import math
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -20,15 +24,18 @@ from bulk.sources.wanted import Wanted
 from service.encoder.sequences import Steps
 from service.errors import FeatureMismatch, LengthwiseError
 
+MOST_TIMES = 1.5  # as large as a shard should be: what is larger is worth parts
+BUFFER_BYTES = 2**20  # of a column, read at once: else a row group would be read whole, however many parts it has
+
 
 class ParquetSource:
-    """A Parquet file; a shard is whole row groups."""
+    """A Parquet file; a shard is row groups, or a part of one."""
 
     def __init__(self, path: Path, wanted: Wanted) -> None:
         self._path = path
         self._wanted = wanted
         try:
-            self._file = pq.ParquetFile(path)
+            self._file = pq.ParquetFile(path, buffer_size=BUFFER_BYTES, pre_buffer=False)
         except (pa.ArrowException, OSError) as error:
             raise BadInput(path, f"it cannot be read as Parquet: {error}") from error
         names = self._file.schema_arrow.names
@@ -37,30 +44,59 @@ class ParquetSource:
             if name not in names:
                 raise BadInput(path, f"there is no column {name!r}: it has {', '.join(map(repr, names))}")
         self._columns = kept
+        self._parts: Iterator[pa.RecordBatch] = iter(())  # of a row group that is too large for a shard
+        self._next = -1, -1  # the row group, and which of its parts comes next
 
     def survey(self) -> Iterator[tuple[int, int, int]]:
-        """Yield shards of so many row groups that they take some 32 MB."""
+        """Yield shards: as many row groups as take some 16 MB, or equal parts of one that takes much more."""
         metadata = self._file.metadata
         first = rows = size = 0
         for number in range(metadata.num_row_groups):
             group = metadata.row_group(number)
-            if rows and size + group.total_byte_size > bounds.SHARD_BYTES:
+            part = self._cut_group(number)
+            if rows and (size + group.total_byte_size > bounds.SHARD_BYTES or rows + part > bounds.SHARD_ROWS):
                 yield rows, first, number
                 first, rows, size = number, 0, 0
+            if part < group.num_rows:
+                yield from (
+                    (min(part, group.num_rows - start), number, number + 1) for start in range(0, group.num_rows, part)
+                )
+                first = number + 1
+                continue
             rows += group.num_rows
             size += group.total_byte_size
         if rows:
             yield rows, first, metadata.num_row_groups
 
+    def _cut_group(self, number: int) -> int:
+        """Return how many rows of a row group are a shard: all, unless they are much more than one should be."""
+        group = self._file.metadata.row_group(number)
+        times = max(group.total_byte_size / bounds.SHARD_BYTES, group.num_rows / bounds.SHARD_ROWS)
+        return group.num_rows if times <= MOST_TIMES else math.ceil(group.num_rows / math.ceil(times))
+
     def read(self, shard: Shard) -> Rows:
-        """Read row groups."""
+        """Read row groups, or a part of one; parts are best read in their order."""
         try:
-            groups = range(shard.first, shard.last)
-            table = self._file.read_row_groups(groups, columns=[self._wanted.column, *self._columns])
+            table = self._read_table(shard)
         except (pa.ArrowException, OSError) as error:
             raise BadInput(self._path, f"it cannot be read: {error}", f"rows {shard.start} and on") from error
         column = table.column(self._wanted.column).combine_chunks()
         return self._split(column, table.select(self._columns))
+
+    def _read_table(self, shard: Shard) -> pa.Table:
+        columns = [self._wanted.column, *self._columns]
+        metadata = self._file.metadata
+        if shard.last - shard.first > 1 or shard.rows == metadata.row_group(shard.first).num_rows:
+            return self._file.read_row_groups(range(shard.first, shard.last), columns=columns)
+        before = sum(metadata.row_group(number).num_rows for number in range(shard.first))
+        size = self._cut_group(shard.first)
+        place = shard.first, (shard.start - before) // size
+        if self._next != place:
+            self._parts = self._file.iter_batches(size, [shard.first], columns)
+            for _ in range(place[1]):
+                next(self._parts)
+        self._next = place[0], place[1] + 1
+        return pa.Table.from_batches([next(self._parts)])
 
     def _split(self, column: Any, columns: pa.Table) -> Rows:
         spec, limits = self._wanted.spec, self._wanted.limits

@@ -9,7 +9,8 @@ from bulk.rows import Rows
 from service.encoder.sequences import InputSpec
 from service.settings import Limits
 
-SHARD_BYTES = 2**25  # of an input, as it lies in memory
+SHARD_BYTES = 2**24  # of an input, as it lies in memory
+SHARD_ROWS = 2**13  # of short sequences, whose embeddings take more than they do
 
 
 @dataclass(frozen=True, slots=True)
