@@ -1,7 +1,8 @@
 """Files in, files out: every sequence of a data set encoded once, however often the program is stopped.
 
 - `plan`: which shards there are, of which input, for which model; written down before the first is encoded.
-- `sources/`: sequences read from Parquet, JSON lines, numpy arrays and texts, a shard at a time.
+- `planning`: makes the plan of an output folder, or goes on with the one that it has.
+- `sources/`: sequences read from Parquet, JSON lines, CSV, numpy arrays and texts, a shard at a time.
 - `rows`: the sequences of a shard, each checked; what is wrong with one becomes its problem.
 - `encoder`: a shard sorted by length, cut by the service's costs, and run on all CPUs.
 - `sinks`: the parts of the output, each under its final name only once it is whole.

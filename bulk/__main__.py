@@ -5,26 +5,19 @@ are.
 """
 
 import argparse
-import hashlib
 import signal
 import sys
 import threading
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from pydantic import ValidationError
 
 from bulk.encoder import Encoder
 from bulk.mistakes import BulkError
-from bulk.plan import Plan, read_plan, require_same
+from bulk.planning import describe, make_plan
 from bulk.progress import Meter
 from bulk.run import Bounds, Stages, run
 from bulk.sinks import finish, open_sink
-from bulk.sources.files import find_inputs, make_shards, open_source
-from bulk.sources.lines import LineSource, infer_types
-from bulk.sources.wanted import Wanted
-from service.encoder.session import find_artifact
 from service.errors import StartupError
 from service.settings import SHIPPED_MODEL, Settings
 
@@ -35,10 +28,15 @@ def read_arguments(arguments: list[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="lengthwise encode", description=__doc__)
     add = parser.add_argument
-    add("inputs", nargs="+", type=Path, metavar="INPUT", help=".parquet, .jsonl, .txt, .npz, .npy, or a folder")
+    add("inputs", nargs="+", type=Path, metavar="INPUT", help=".parquet, .jsonl, .csv, .txt, .npz, .npy, or a folder")
     add("-o", "--out", type=Path, required=True, metavar="OUT", help="folder to write to; made if it is not there")
     add("--model", type=Path, default=SHIPPED_MODEL, help="the encoder: an ONNX file, or a folder that holds one")
-    add("--format", choices=("parquet", "jsonl", "npy"), default="parquet", help="of the output")
+    add(
+        "--format",
+        choices=("parquet", "jsonl", "npy", "openai"),
+        default="parquet",
+        help="of the output; openai answers batch requests",
+    )
     add("--outputs", default="embedding", help="what to write, of embedding, steps, state, separated by commas")
     add("--sequence", default="sequence", metavar="NAME", help="the column, or field, of the sequences")
     add("--columns", metavar="NAMES", help="what else to keep of each row, separated by commas; all of it by default")
@@ -84,7 +82,7 @@ def encode(options: argparse.Namespace) -> int:
             describe(plan, wanted, encoder)
             return 0
         plan.save(options.out)
-        sink = open_sink(options.format, options.out, plan, encoder.session.dim)
+        sink = open_sink(options.out, plan, encoder.dim, encoder.name)
         count = len(plan.shards)
         if options.limit is not None:
             count = sum(plan.first_row(number) < options.limit for number in range(count))
@@ -107,41 +105,6 @@ def encode(options: argparse.Namespace) -> int:
         encoder.close()
 
 
-def make_plan(options: argparse.Namespace, encoder: Encoder, settings: Settings) -> tuple[Plan, Wanted]:
-    """Return the plan of the output folder, made now or before, and what is read of each row."""
-    outputs = options.outputs.split(",")
-    offered = [name for name in encoder.session.outputs if name != "prediction"]  # bulk writes numbers only
-    for name in outputs:
-        if name not in offered:
-            raise BulkError(f"--outputs names {name!r}, and {encoder.session.file} gives {', '.join(offered)}")
-    if "embedding" not in outputs or (options.format == "npy" and outputs != ["embedding"]):
-        raise BulkError("--outputs must name embedding, and for --format npy nothing else")
-    if options.format == "npy" and options.on_error == "drop":
-        raise BulkError("--format npy holds a row for each that was read: --on-error null makes it NaN")
-    columns = None if options.columns is None else tuple(name for name in options.columns.split(",") if name)
-    wanted = Wanted(options.sequence, columns, encoder.spec, settings.limits)
-    inputs = find_inputs(options.inputs)
-    first = open_source(inputs[0].path, wanted)
-    is_typed = options.format == "parquet" and isinstance(first, LineSource) and not first.is_text
-    types = infer_types(inputs[0].path, wanted) if is_typed else None
-    said: dict[str, Any] = {
-        "format": options.format,
-        "outputs": sorted(outputs),
-        "sequence": options.sequence,
-        "columns": None if columns is None else list(columns),
-        "types": types,
-        "on_error": options.on_error,
-        "empty_sequences": options.empty_sequences,
-        "max_sequence_steps": options.max_sequence_steps,
-    }
-    wanted = Wanted(options.sequence, columns, encoder.spec, settings.limits, types)
-    model = hashlib.sha256(find_artifact(options.model).read_bytes()).hexdigest()
-    if (plan := read_plan(options.out)) is not None:
-        require_same(plan, model, said, inputs, options.out)
-        return plan, wanted
-    return Plan(model, said, inputs, make_shards(inputs, wanted)), wanted
-
-
 def read_share(text: str | None) -> tuple[int, int]:
     """Read `I/N`.
 
@@ -154,22 +117,6 @@ def read_share(text: str | None) -> tuple[int, int]:
     if not (place.isdigit() and programs.isdigit() and int(place) < int(programs)):
         raise BulkError(f"--shard is {text!r}, and must be I/N with 0 <= I < N, as 0/4")
     return int(place), int(programs)
-
-
-def describe(plan: Plan, wanted: Wanted, encoder: Encoder) -> None:
-    """Say what there is to do; the time is that of the first shard, for as many rows as there are."""
-    sys.stdout.write(f"{plan.rows:,} rows of {len(plan.inputs)} files in {len(plan.shards)} shards\n")
-    if not plan.shards:
-        return
-    shard = plan.shards[0]
-    rows = open_source(plan.inputs[0].path, wanted).read(shard)
-    seconds = encoder.predict(np.fromiter(map(len, rows.sequences), np.int64, len(rows.sequences)))
-    times = plan.rows / max(1, shard.rows)
-    sys.stdout.write(
-        f"about {rows.steps * times:,.0f} steps, {seconds * times:,.1f} s with {encoder.runners} runs at a time, "
-        f"{plan.rows * encoder.session.dim * 4 / 2**20:,.1f} MiB of embeddings; judged by the first shard, in which "
-        f"{len(rows.errors)} of {shard.rows:,} rows cannot be encoded\n"
-    )
 
 
 if __name__ == "__main__":

@@ -37,6 +37,11 @@ class Encoder:
 
     Attributes:
         session: runs it.
+        name: the model's name.
+        file: where it was read from.
+        sha256: of the artifact.
+        outputs: what it gives.
+        dim: D, the numbers in an embedding.
         spec: what it reads.
         costs: what its runs take.
         runners: runs at the same time.
@@ -50,17 +55,15 @@ class Encoder:
         """
         calibrator = load(settings)
         self.session = calibrator.session
+        manifest = self.session.manifest
+        self.name = Path(self.session.file).stem if manifest is None else manifest.name
+        self.file, self.sha256 = self.session.file, self.session.sha256
+        self.outputs, self.dim = self.session.outputs, self.session.dim
         self.spec = describe_input(self.session)
         self.costs = calibrator.costs
         self.runners = calibrator.arrangements[0].runners
         self._most_steps = settings.max_batch_steps
         self._pool = ThreadPoolExecutor(self.runners, "runner")
-
-    @property
-    def name(self) -> str:
-        """The model's name."""
-        manifest = self.session.manifest
-        return Path(self.session.file).stem if manifest is None else manifest.name
 
     def close(self) -> None:
         """End the runners, and what they have not begun."""

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,13 @@ class Input:
         path: as it was given, or found in a folder that was.
         bytes: its size.
         modified_ns: when it was last written.
+        partitions: columns that the names of its folders are, all texts.
     """
 
     path: str
     bytes: int
     modified_ns: int
+    partitions: dict[str, str | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

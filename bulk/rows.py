@@ -1,6 +1,6 @@
 """The sequences of a shard, each checked as the service checks those of a request."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from service.encoder.sequences import InputSpec, Sequences, Steps, are_finite, make_zeros
+from service.codecs.question import Written
+from service.encoder.sequences import Answer, InputSpec, Sequences, Steps, are_finite, make_zeros
 from service.errors import FeatureMismatch, LengthwiseError
 from service.settings import Limits
 
@@ -16,13 +17,29 @@ PLACE = "sequence"  # what messages call the one sequence of a row
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """A request of a batch.
+
+    Attributes:
+        name: its `custom_id`, None if it has none.
+        count: the sequences it holds.
+        write: writes the body of its answer; None if it is refused.
+    """
+
+    name: str | None
+    count: int
+    write: Callable[[Answer], Written] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Rows:
     """The rows of a shard.
 
     Attributes:
-        sequences: n of them, `(t, F)` or `(t,)`; an empty one if the row has an error.
+        sequences: n of them, `(t, F)` or `(t,)`; an empty one if the row has an error. Of requests, those of all.
         errors: why a row cannot be encoded, by its place among the n.
-        columns: what else the rows hold: a pyarrow table of n rows, or n objects of JSON; None if nothing else is kept.
+        columns: what else the rows hold: a pyarrow table of n rows, or n objects of JSON, or n requests; None if
+            nothing else is kept.
     """
 
     sequences: list[Steps]

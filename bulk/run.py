@@ -72,7 +72,7 @@ class Endings:
         encoded = wait()
         self.wait()
         self._written = self._writer.submit(self._stages.sink.write, number, rows, encoded, problems)
-        self._meter.add(len(rows.sequences), rows.steps, encoded.padded_steps, len(rows.errors))
+        self._meter.add(self._plan.shards[number].rows, rows.steps, encoded.padded_steps, len(rows.errors))
         self.count += 1
         if self._bounds.max_errors is not None and self._meter.done.errors > self._bounds.max_errors:
             self.wait()
@@ -113,7 +113,7 @@ def run(plan: Plan, numbers: list[int], stages: Stages, meter: Meter, bounds: Bo
         shard = plan.shards[number]
         if shard.input not in sources:
             sources.clear()  # inputs are read one after the other
-            sources[shard.input] = open_source(plan.inputs[shard.input].path, stages.wanted)
+            sources[shard.input] = open_source(plan.inputs[shard.input], stages.wanted)
         return sources[shard.input].read(shard)
 
     begun: deque[Begun] = deque()

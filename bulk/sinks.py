@@ -7,8 +7,9 @@ import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from http import HTTPStatus
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import numpy as np
 import orjson
@@ -18,8 +19,8 @@ import pyarrow.parquet as pq
 from bulk.encoder import Encoded
 from bulk.plan import Plan
 from bulk.rows import Rows
-
-Kind: TypeAlias = Literal["parquet", "jsonl", "npy"]
+from service.api.problems import OPENAI, describe
+from service.encoder.sequences import Answer
 
 ROW_GROUP_BYTES = 100 * 2**20
 PROBLEMS = "errors.jsonl"
@@ -31,10 +32,11 @@ class Sink(ABC):
 
     suffix = ""
 
-    def __init__(self, folder: Path, plan: Plan, dim: int) -> None:
+    def __init__(self, folder: Path, plan: Plan, dim: int, model: str) -> None:
         self.folder = folder
         self.plan = plan
         self.dim = dim
+        self.model = model
 
     def name(self, number: int) -> Path:
         """Return the final name of a part."""
@@ -152,13 +154,40 @@ class JsonSink(Sink):
         return told
 
 
+class BatchSink(Sink):
+    """The answers to OpenAI's batch requests, one a line, refusals among them."""
+
+    suffix = ".jsonl"
+
+    def save(self, draft: Path, number: int, rows: Rows, encoded: Encoded) -> None:
+        """Write an answer a line."""
+        start, place = self.plan.first_row(number), 0
+        with draft.open("wb") as file:
+            for row, asked in enumerate(rows.columns):
+                stop = place + asked.count
+                if asked.write is None:
+                    if self.plan.options["on_error"] == "drop":
+                        continue
+                    problem = describe(rows.errors[row], "", OPENAI)
+                    status, body = problem.status, orjson.dumps(OPENAI.write(problem).model_dump())
+                else:
+                    lengths = [*map(len, rows.sequences[place:stop])]
+                    answer = Answer(encoded.embeddings[place:stop], lengths=lengths, model=self.model)
+                    status, (body, _) = HTTPStatus.OK, asked.write(answer)
+                name = f"batch_req_{start + row}"  # the same in every run
+                response = {"status_code": int(status), "request_id": name, "body": orjson.Fragment(body)}
+                line = {"id": name, "custom_id": asked.name, "response": response, "error": None}
+                file.write(orjson.dumps(line) + b"\n")
+                place = stop
+
+
 class NumpySink(Sink):
     """One array `(rows, D)` in `embeddings.npy`, mapped into memory; a row without an embedding is NaN."""
 
     suffix = ".done"
 
-    def __init__(self, folder: Path, plan: Plan, dim: int) -> None:
-        super().__init__(folder, plan, dim)
+    def __init__(self, folder: Path, plan: Plan, dim: int, model: str) -> None:
+        super().__init__(folder, plan, dim, model)
         self._file = folder / "embeddings.npy"
         if not self._file.exists():
             draft = folder / f".embeddings.{os.getpid()}.npy"
@@ -182,17 +211,19 @@ class NumpySink(Sink):
         draft.touch()
 
 
-def open_sink(kind: Kind, folder: Path, plan: Plan, dim: int) -> Sink:
+KINDS: dict[str, type[Sink]] = {"parquet": ParquetSink, "jsonl": JsonSink, "npy": NumpySink, "openai": BatchSink}
+
+
+def open_sink(folder: Path, plan: Plan, dim: int, model: str) -> Sink:
     """Return what writes the parts of a plan.
 
     Args:
-        kind: of files.
         folder: to write to; the plan is in it.
-        plan: of all parts.
+        plan: of all parts; its options say of what kind they are.
         dim: D, the numbers in an embedding.
+        model: the model's name.
     """
-    kinds: dict[Kind, type[Sink]] = {"parquet": ParquetSink, "jsonl": JsonSink, "npy": NumpySink}
-    return kinds[kind](folder, plan, dim)
+    return KINDS[plan.options["format"]](folder, plan, dim, model)
 
 
 def finish(folder: Path, plan: Plan) -> int:

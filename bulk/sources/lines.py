@@ -1,7 +1,4 @@
-"""JSON lines and texts; a shard is whole lines.
-
-A compressed file is read from its beginning up to the shard, once for all shards in turn.
-"""
+"""JSON lines and texts; a shard is whole lines."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,11 +12,11 @@ from bulk.plan import Shard
 from bulk.rows import Rows
 from bulk.sources import wanted as bounds
 from bulk.sources.parsing import finish, read_sequence, read_texts
+from bulk.sources.stream import Stream
 from bulk.sources.wanted import Wanted
 from service.encoder.sequences import Steps
 from service.errors import InvalidField, LengthwiseError
 
-COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
 TYPES = {int: "int64", float: "double", bool: "bool", str: "string"}
 TYPED_LINES = 1000  # of JSON lines, from which the types of their columns are told
 
@@ -31,15 +28,14 @@ class LineSource:
         self._path = path
         self._wanted = wanted
         self.is_text = is_text
-        self._stream: Any = None
-        self._place = 0  # of the stream, in bytes as they are when decompressed
+        self._stream = Stream(path)
 
     def survey(self) -> Iterator[tuple[int, int, int]]:
         """Yield shards that end with the line in which some 16 MB are full."""
         first = place = rows = 0
         last = b"\n"
         try:
-            with self._open() as stream:
+            with self._stream.open() as stream:
                 while piece := stream.read(bounds.SHARD_BYTES):
                     end = piece.rfind(b"\n")
                     if end < 0:
@@ -53,13 +49,17 @@ class LineSource:
         if last != b"\n":
             yield rows + 1, first, place
 
-    def read(self, shard: Shard) -> Rows:
-        """Read lines; those of a compressed file are best read in their order."""
+    def read_lines(self, shard: Shard) -> list[bytes]:
+        """Return lines as they are; those of a compressed file are best read in their order."""
         try:
-            text = self._read_bytes(shard.first, shard.last)
+            text = self._stream.read(shard.first, shard.last)
         except (OSError, pa.ArrowException) as error:
             raise BadInput(self._path, f"it cannot be read: {error}", f"line {shard.start + 1}") from error
-        lines = text.removesuffix(b"\n").split(b"\n")
+        return text.removesuffix(b"\n").split(b"\n")
+
+    def read(self, shard: Shard) -> Rows:
+        """Read the sequences of lines."""
+        lines = self.read_lines(shard)
         if self.is_text:
             texts = [line.decode("utf-8", "replace").removesuffix("\r") for line in lines]
             kept = pa.table({"text": texts}) if self._wanted.columns in (None, ("text",)) else None
@@ -91,7 +91,7 @@ class LineSource:
     def begin(self, count: int) -> Iterator[dict[str, Any]]:
         """Yield the first so many objects; what is none is left out."""
         text, lines = b"", 0
-        with self._open() as stream:
+        with self._stream.open() as stream:
             while lines < count and (piece := stream.read(2**20)):
                 text += piece
                 lines += piece.count(b"\n")
@@ -102,23 +102,6 @@ class LineSource:
                 continue
             if isinstance(row, dict):
                 yield row
-
-    def _open(self) -> Any:
-        codec = COMPRESSED.get(self._path.suffix)
-        stream = pa.OSFile(str(self._path))
-        return pa.CompressedInputStream(stream, codec) if codec else stream
-
-    def _read_bytes(self, first: int, last: int) -> bytes:
-        if self._stream is None or self._place > first:
-            self._stream, self._place = self._open(), 0
-        if self._place < first and self._path.suffix not in COMPRESSED:
-            self._stream.seek(first)
-            self._place = first
-        while self._place < first:
-            self._place += len(self._stream.read(min(bounds.SHARD_BYTES, first - self._place)))
-        text: bytes = self._stream.read(last - first)
-        self._place = last
-        return text
 
 
 def infer_types(path: str, wanted: Wanted) -> dict[str, str]:

@@ -4,7 +4,7 @@ A part is decoded from the beginning of its row group, once for all parts in tur
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -31,19 +31,21 @@ BUFFER_BYTES = 2**20  # of a column, read at once: else a row group would be rea
 class ParquetSource:
     """A Parquet file; a shard is row groups, or a part of one."""
 
-    def __init__(self, path: Path, wanted: Wanted) -> None:
+    def __init__(self, path: Path, wanted: Wanted, partitions: Mapping[str, str | None]) -> None:
         self._path = path
         self._wanted = wanted
         try:
             self._file = pq.ParquetFile(path, buffer_size=BUFFER_BYTES, pre_buffer=False)
         except (pa.ArrowException, OSError) as error:
             raise BadInput(path, f"it cannot be read as Parquet: {error}") from error
-        names = self._file.schema_arrow.names
+        names = [*self._file.schema_arrow.names, *partitions]
         kept = [name for name in names if name != wanted.column] if wanted.columns is None else [*wanted.columns]
         for name in (wanted.column, *kept):
             if name not in names:
                 raise BadInput(path, f"there is no column {name!r}: it has {', '.join(map(repr, names))}")
-        self._columns = kept
+        self._kept = kept
+        self._partitions = {name: value for name, value in partitions.items() if name in kept}
+        self._columns = [name for name in kept if name not in partitions]
         self._parts: Iterator[pa.RecordBatch] = iter(())  # of a row group that is too large for a shard
         self._next = -1, -1  # the row group, and which of its parts comes next
 
@@ -80,8 +82,10 @@ class ParquetSource:
             table = self._read_table(shard)
         except (pa.ArrowException, OSError) as error:
             raise BadInput(self._path, f"it cannot be read: {error}", f"rows {shard.start} and on") from error
+        for name, value in self._partitions.items():
+            table = table.append_column(name, pa.array([value] * len(table), pa.string()))
         column = table.column(self._wanted.column).combine_chunks()
-        return self._split(column, table.select(self._columns))
+        return self._split(column, table.select(self._kept))
 
     def _read_table(self, shard: Shard) -> pa.Table:
         columns = [self._wanted.column, *self._columns]

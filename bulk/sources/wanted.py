@@ -23,6 +23,9 @@ class Wanted:
         spec: what the model reads.
         limits: what one sequence may be.
         types: of what is kept of JSON lines, by name, as `infer_types` found them; None if all may be kept as it is.
+        model: the model's name, for requests that name one.
+        dim: D, the numbers in an embedding, for requests that want so many.
+        is_batch: whether the lines are OpenAI's batch requests.
     """
 
     column: str
@@ -30,6 +33,9 @@ class Wanted:
     spec: InputSpec
     limits: Limits
     types: dict[str, str] | None = None
+    model: str = ""
+    dim: int = 0
+    is_batch: bool = False
 
 
 class Source(Protocol):

@@ -250,7 +250,7 @@ def test_sigterm_ends_after_the_shard_in_hand(many: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("in.csv", b"", "it is none of .parquet"),
+        ("in.tsv", b"", "it is none of .parquet"),
         ("in.parquet", b"PAR1", "it cannot be read as Parquet"),
         ("in.npz", b"PK", "it cannot be read as .npz"),
         ("in.txt", b"a text\n", "the model reads none"),

@@ -1,0 +1,69 @@
+"""What is to be done: the plan that an output folder has, or a new one, and how long it should take."""
+
+import argparse
+import sys
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from bulk.encoder import Encoder
+from bulk.mistakes import BulkError
+from bulk.plan import Plan, read_plan, require_same
+from bulk.sources.files import find_inputs, make_shards, open_source
+from bulk.sources.lines import LineSource, infer_types
+from bulk.sources.wanted import Wanted
+from service.settings import Settings
+
+
+def make_plan(options: argparse.Namespace, encoder: Encoder, settings: Settings) -> tuple[Plan, Wanted]:
+    """Return the plan of the output folder, made now or before, and what is read of each row."""
+    outputs = options.outputs.split(",")
+    offered = [name for name in encoder.outputs if name != "prediction"]  # bulk writes numbers only
+    for name in outputs:
+        if name not in offered:
+            raise BulkError(f"--outputs names {name!r}, and {encoder.file} gives {', '.join(offered)}")
+    if "embedding" not in outputs or (options.format == "npy" and outputs != ["embedding"]):
+        raise BulkError("--outputs must name embedding, and for --format npy nothing else")
+    if options.format == "openai" and outputs != ["embedding"]:
+        raise BulkError("--format openai answers with embeddings, and --outputs must name nothing else")
+    if options.format == "npy" and options.on_error == "drop":
+        raise BulkError("--format npy holds a row for each that was read: --on-error null makes it NaN")
+    columns = None if options.columns is None else tuple(name for name in options.columns.split(",") if name)
+    is_batch = options.format == "openai"
+    wanted = Wanted(options.sequence, columns, encoder.spec, settings.limits, None, encoder.name, encoder.dim, is_batch)
+    inputs = find_inputs(options.inputs)
+    first = open_source(inputs[0], wanted)
+    is_typed = options.format == "parquet" and isinstance(first, LineSource) and not first.is_text
+    types = infer_types(inputs[0].path, wanted) if is_typed else None
+    wanted = replace(wanted, types=types)
+    said: dict[str, Any] = {
+        "format": options.format,
+        "outputs": sorted(outputs),
+        "sequence": options.sequence,
+        "columns": None if columns is None else list(columns),
+        "types": types,
+        "on_error": options.on_error,
+        "empty_sequences": options.empty_sequences,
+        "max_sequence_steps": options.max_sequence_steps,
+    }
+    if (plan := read_plan(options.out)) is not None:
+        require_same(plan, encoder.sha256, said, inputs, options.out)
+        return plan, wanted
+    return Plan(encoder.sha256, said, inputs, make_shards(inputs, wanted)), wanted
+
+
+def describe(plan: Plan, wanted: Wanted, encoder: Encoder) -> None:
+    """Say what there is to do; the time is that of the first shard, for as many rows as there are."""
+    sys.stdout.write(f"{plan.rows:,} rows of {len(plan.inputs)} files in {len(plan.shards)} shards\n")
+    if not plan.shards:
+        return
+    shard = plan.shards[0]
+    rows = open_source(plan.inputs[0], wanted).read(shard)
+    seconds = encoder.predict(np.fromiter(map(len, rows.sequences), np.int64, len(rows.sequences)))
+    times = plan.rows / max(1, shard.rows)
+    sys.stdout.write(
+        f"about {rows.steps * times:,.0f} steps, {seconds * times:,.1f} s with {encoder.runners} runs at a time, "
+        f"{plan.rows * encoder.dim * 4 / 2**20:,.1f} MiB of embeddings; judged by the first shard, in which "
+        f"{len(rows.errors)} of {shard.rows:,} rows cannot be encoded\n"
+    )

@@ -1,0 +1,41 @@
+"""The bytes of a file, plain or compressed, from any place on.
+
+A compressed file is read from its beginning up to that place, once for all places in turn.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from bulk.sources import wanted as bounds
+
+COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
+
+
+class Stream:
+    """A file that is read in pieces, best in their order."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._codec = COMPRESSED.get(path.suffix)
+        self._file: Any = None
+        self._place = 0  # in bytes as they are when decompressed
+
+    def open(self) -> Any:
+        """Open the file anew, from its beginning."""
+        file = pa.OSFile(str(self._path))
+        return pa.CompressedInputStream(file, self._codec) if self._codec else file
+
+    def read(self, first: int, last: int) -> bytes:
+        """Read what lies between two places."""
+        if self._file is None or self._place > first:
+            self._file, self._place = self.open(), 0
+        if self._place < first and not self._codec:
+            self._file.seek(first)
+            self._place = first
+        while self._place < first:
+            self._place += len(self._file.read(min(bounds.SHARD_BYTES, first - self._place)))
+        text: bytes = self._file.read(last - first)
+        self._place = last
+        return text

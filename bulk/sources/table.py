@@ -1,0 +1,180 @@
+"""CSV: a text a line, or a step a line; then the lines of a sequence stand together.
+
+The columns of steps are `id`, `order`, maybe `label`, and one for each feature, or `token`, as in training.
+"""
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow.csv import ConvertOptions, ReadOptions, read_csv
+
+from bulk.mistakes import BadInput
+from bulk.plan import Shard
+from bulk.rows import Rows, check, split
+from bulk.sources import wanted as bounds
+from bulk.sources.parsing import read_texts
+from bulk.sources.stream import Stream
+from bulk.sources.wanted import Wanted
+from service.encoder.sequences import Steps
+from service.errors import InvalidField, LengthwiseError
+
+ID, ORDER, LABEL, TOKEN, TEXT = "id", "order", "label", "token", "text"
+
+
+class TableSource:
+    """A CSV, plain or compressed; a shard is the lines of whole sequences."""
+
+    def __init__(self, path: Path, wanted: Wanted) -> None:
+        self._path = path
+        self._wanted = wanted
+        self._stream = Stream(path)
+        try:
+            with self._stream.open() as file:
+                line, _, _ = file.read(2**20).partition(b"\n")
+        except (OSError, pa.ArrowException) as error:
+            raise BadInput(path, f"it cannot be read: {error}") from error
+        self._begins = len(line) + 1
+        self._names: list[str] = next(csv.reader([line.decode("utf-8-sig", "replace").strip()]), [])
+        texts = [name for name in (wanted.column, TEXT) if name in self._names]
+        self._text = texts[0] if texts and ORDER not in self._names else None
+        self._features = [name for name in self._names if name not in {ID, ORDER, LABEL}]
+        others = [name for name in self._names if name in ({ID, LABEL} if self._text is None else {*self._names})]
+        others = [name for name in others if name != self._text]
+        self._columns = others if wanted.columns is None else [*wanted.columns]
+        self._require([self._text] if self._text else [ID, ORDER], self._columns, others)
+
+    def _require(self, needed: list[str], kept: list[str], others: list[str]) -> None:
+        held = ", ".join(map(repr, self._names)) or "nothing"
+        missing = [name for name in needed if name not in self._names]
+        missing += [name for name in kept if name not in (*others, self._text)]
+        if missing:
+            raise BadInput(self._path, f"there is no column {missing[0]!r} of sequences: it holds {held}")
+        features = self._wanted.spec.kind.features
+        fits = self._features == [TOKEN] if features is None else len(self._features) == features
+        if self._text is None and not fits:
+            expected = f"one column {TOKEN!r}" if features is None else f"{features} columns"
+            raise BadInput(self._path, f"it holds {held}, and the model reads {expected} beside id, order and label")
+
+    def survey(self) -> Iterator[tuple[int, int, int]]:
+        """Yield shards that end with the sequence before which some 16 MB are full."""
+        place, carry, is_over = self._begins, b"", False
+        seen: set[int] = set()
+        try:
+            with self._stream.open() as file:
+                file.read(self._begins)
+                while not is_over:
+                    piece = file.read(bounds.SHARD_BYTES)
+                    is_over = not piece
+                    text = carry + piece
+                    whole = text if is_over else text[: text.rfind(b"\n") + 1]
+                    starts = self._find_starts(whole, seen, is_over=is_over)
+                    rows, end = (len(starts), len(text)) if is_over else (len(starts) - 1, starts[-1] if starts else 0)
+                    if rows > 0:
+                        yield rows, place, place + end
+                        carry, place = text[end:], place + end
+                    else:
+                        carry = text
+        except (OSError, pa.ArrowException) as error:
+            raise BadInput(self._path, f"it cannot be read: {error}") from error
+
+    def _find_starts(self, text: bytes, seen: set[int], *, is_over: bool) -> list[int]:
+        """Return at which byte each sequence begins; the last of a piece may go on in the next one."""
+        if not text:
+            return []
+        ends = np.flatnonzero(np.frombuffer(text, np.uint8) == ord("\n")) + 1
+        lines = np.append(0, ends if ends.size and ends[-1] < len(text) else ends[:-1])
+        column = self._parse(text, [self._text or ID], {})[self._text or ID]
+        if len(column) != len(lines):
+            raise BadInput(self._path, "it has empty lines, or line ends within quotes, and is read line by line")
+        if self._text:
+            return [int(byte) for byte in lines]
+        runs = pc.run_end_encode(column.combine_chunks())
+        names = runs.values.to_pylist()
+        for name in names if is_over else names[:-1]:
+            if hash(name) in seen:
+                reason = "the lines of a sequence must stand together, so sort them by id"
+                raise BadInput(self._path, f"sequence {name!r} comes back after another: {reason}")
+            seen.add(hash(name))
+        firsts = np.append(0, runs.run_ends.to_numpy()[:-1])
+        return [int(byte) for byte in lines[firsts]]
+
+    def read(self, shard: Shard) -> Rows:
+        """Read lines; those of a compressed file are best read in their order."""
+        try:
+            text = self._stream.read(shard.first, shard.last)
+            if self._text:
+                table = self._parse(text, [*dict.fromkeys([self._text, *self._columns])], {})
+                kept = table.select(self._columns)
+                return read_texts(table[self._text].to_pylist(), self._wanted.spec, self._wanted.limits, kept)
+            numbers = dict.fromkeys([ORDER, *self._features], pa.float64())
+            columns = [*dict.fromkeys([ID, ORDER, *self._features, *self._columns])]
+            try:
+                return self._group(self._parse(text, columns, numbers), {})
+            except pa.ArrowInvalid:  # some cell is no number
+                table = self._parse(text, columns, {})
+                faults: dict[int, LengthwiseError] = {}
+                for name in numbers:
+                    table = table.set_column(columns.index(name), name, self._convert(table, name, faults))
+                return self._group(table, faults)
+        except (OSError, pa.ArrowException) as error:
+            raise BadInput(self._path, f"it cannot be read: {error}", f"sequence {shard.start + 1}") from error
+
+    def _convert(self, table: Any, name: str, faults: dict[int, LengthwiseError]) -> Any:
+        """Return a column of texts as numbers; a cell that is none is a fault of its line."""
+        numbers = np.full(len(table), np.nan)
+        for line, cell in enumerate(table[name].to_pylist()):
+            try:
+                numbers[line] = float(cell)
+            except ValueError:
+                faults.setdefault(line, InvalidField(name, repr(cell)[:40], "a number"))
+        return pa.array(numbers)
+
+    def _group(self, table: Any, faults: dict[int, LengthwiseError]) -> Rows:
+        """Return the steps of each sequence, in their order, as one row; `faults` are by line."""
+        runs = pc.run_end_encode(table[ID].combine_chunks())
+        ends = np.append(0, runs.run_ends.to_numpy().astype(np.int64))
+        kept = table.select(self._columns).take(ends[:-1])
+        owners = np.repeat(np.arange(len(ends) - 1), np.diff(ends))
+        errors = {int(owners[line]): fault for line, fault in sorted(faults.items(), reverse=True)}
+        order = table[ORDER].to_numpy()
+        for step in np.flatnonzero(~np.isfinite(order)):
+            errors.setdefault(int(owners[step]), InvalidField(ORDER, "not finite", "a number for each step"))
+        is_same = np.diff(owners) == 0
+        if (is_same & (np.diff(order) <= 0)).any():
+            by_order = np.lexsort((order, owners))
+            table, order = table.take(by_order), order[by_order]
+            for step in np.flatnonzero(is_same & (np.diff(order) == 0)):
+                found = f"{order[step]:g} for two of its steps"
+                errors.setdefault(int(owners[step]), InvalidField(ORDER, found, "a number for each step"))
+        whole, wrong = self._stack(table)
+        for step in wrong:
+            errors.setdefault(int(owners[step]), InvalidField(TOKEN, "not an integer", "a token id"))
+        sequences: list[Steps | LengthwiseError] = [*split(whole, ends)]
+        for row, error in errors.items():
+            sequences[row] = error
+        return check(sequences, self._wanted.spec, self._wanted.limits, kept, None if errors else whole)
+
+    def _stack(self, table: Any) -> tuple[npt.NDArray[Any], list[int]]:
+        """Return all steps, end to end, and those whose token id is no integer."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            numbers = np.stack([table[name].to_numpy() for name in self._features], axis=1)
+            if self._wanted.spec.kind.features is not None:
+                return numbers.astype(np.float32), []
+            ids = numbers[:, 0]
+            return ids.astype(np.int64), np.flatnonzero(ids != np.trunc(ids)).tolist()
+
+    def _parse(self, text: bytes, columns: list[str], types: dict[str, Any]) -> Any:
+        """Parse lines; what has no type is a text."""
+        return read_csv(
+            pa.BufferReader(text),
+            ReadOptions(column_names=self._names, block_size=max(1, len(text)) + 1, use_threads=False),
+            convert_options=ConvertOptions(
+                column_types={name: types.get(name, pa.string()) for name in columns}, include_columns=columns
+            ),
+        )
