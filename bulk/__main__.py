@@ -5,6 +5,7 @@ are.
 """
 
 import argparse
+import os
 import signal
 import sys
 import threading
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from bulk.encoder import Encoder
+from bulk.encoder import Encoder, Encodes
 from bulk.mistakes import BulkError
 from bulk.planning import describe, make_plan
 from bulk.progress import Meter
@@ -30,7 +31,9 @@ def read_arguments(arguments: list[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("inputs", nargs="+", type=Path, metavar="INPUT", help=".parquet, .jsonl, .csv, .txt, .npz, .npy, or a folder")
     add("-o", "--out", type=Path, required=True, metavar="OUT", help="folder to write to; made if it is not there")
-    add("--model", type=Path, default=SHIPPED_MODEL, help="the encoder: an ONNX file, or a folder that holds one")
+    add("--model", help="the encoder: an ONNX file, or a folder that holds one; with --url, its name there")
+    add("--url", help="a running service that encodes; output and resume are the same")
+    add("--key", default=os.environ.get("LENGTHWISE_KEY"), help="that the service asks for; default $LENGTHWISE_KEY")
     add(
         "--format",
         choices=("parquet", "jsonl", "npy", "openai"),
@@ -67,7 +70,7 @@ def encode(options: argparse.Namespace) -> int:
     """Plan, encode what is not done, and say what came of it; return the exit code."""
     place, programs = read_share(options.shard)
     settings = Settings(
-        model=options.model,
+        model=Path(options.model or SHIPPED_MODEL),
         provider=options.provider,
         empty_sequences=options.empty_sequences,
         max_sequence_steps=options.max_sequence_steps,
@@ -75,7 +78,7 @@ def encode(options: argparse.Namespace) -> int:
         max_request_steps=max(100_000, options.max_sequence_steps),
         max_queue_steps=max(1_000_000, options.max_sequence_steps),
     )
-    encoder = Encoder(settings)
+    encoder = open_encoder(options, settings)
     try:
         plan, wanted = make_plan(options, encoder, settings)
         if options.dry_run:
@@ -103,6 +106,15 @@ def encode(options: argparse.Namespace) -> int:
         return STOPPED if encoded < len(mine) else 0
     finally:
         encoder.close()
+
+
+def open_encoder(options: argparse.Namespace, settings: Settings) -> Encodes:
+    """Open the artifact, or ask the service what it serves."""
+    if not options.url:
+        return Encoder(settings)
+    from bulk.remote import RemoteEncoder  # noqa: PLC0415 - only who asks a service needs httpx
+
+    return RemoteEncoder(options.url, options.model, options.key, settings.limits)
 
 
 def read_share(text: str | None) -> tuple[int, int]:

@@ -4,13 +4,14 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from service.batching.cutting import cut_sorted
 from service.costs.calibrate import load
-from service.encoder.sequences import Embeddings, Output, State, Steps, pad_batch
+from service.encoder.sequences import Embeddings, InputSpec, Output, State, Steps, pad_batch
 from service.encoder.tokenizer import describe_input
 from service.settings import Settings
 
@@ -30,6 +31,26 @@ class Encoded:
     steps: list[npt.NDArray[np.float32]]
     state: State
     padded_steps: int
+
+
+class Encodes(Protocol):
+    """What encodes: an artifact here, or a service."""
+
+    name: str
+    file: str
+    sha256: str
+    outputs: tuple[Output, ...]
+    dim: int
+    spec: InputSpec
+
+    def predict(self, lengths: npt.NDArray[np.int64]) -> float | None:
+        """Return the seconds that encoding sequences of these lengths should take, None if nobody knows."""
+
+    def begin(self, sequences: list[Steps], outputs: tuple[Output, ...] = ("embedding",)) -> Callable[[], Encoded]:
+        """Begin to encode n sequences; what is returned waits for them all."""
+
+    def close(self) -> None:
+        """End what is under way."""
 
 
 class Encoder:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bulk.encoder import Encoder
+from bulk.encoder import Encodes
 from bulk.mistakes import BulkError
 from bulk.plan import Plan, read_plan, require_same
 from bulk.sources.files import find_inputs, make_shards, open_source
@@ -16,7 +16,7 @@ from bulk.sources.wanted import Wanted
 from service.settings import Settings
 
 
-def make_plan(options: argparse.Namespace, encoder: Encoder, settings: Settings) -> tuple[Plan, Wanted]:
+def make_plan(options: argparse.Namespace, encoder: Encodes, settings: Settings) -> tuple[Plan, Wanted]:
     """Return the plan of the output folder, made now or before, and what is read of each row."""
     outputs = options.outputs.split(",")
     offered = [name for name in encoder.outputs if name != "prediction"]  # bulk writes numbers only
@@ -53,7 +53,7 @@ def make_plan(options: argparse.Namespace, encoder: Encoder, settings: Settings)
     return Plan(encoder.sha256, said, inputs, make_shards(inputs, wanted)), wanted
 
 
-def describe(plan: Plan, wanted: Wanted, encoder: Encoder) -> None:
+def describe(plan: Plan, wanted: Wanted, encoder: Encodes) -> None:
     """Say what there is to do; the time is that of the first shard, for as many rows as there are."""
     sys.stdout.write(f"{plan.rows:,} rows of {len(plan.inputs)} files in {len(plan.shards)} shards\n")
     if not plan.shards:
@@ -62,8 +62,9 @@ def describe(plan: Plan, wanted: Wanted, encoder: Encoder) -> None:
     rows = open_source(plan.inputs[0], wanted).read(shard)
     seconds = encoder.predict(np.fromiter(map(len, rows.sequences), np.int64, len(rows.sequences)))
     times = plan.rows / max(1, shard.rows)
+    time = "" if seconds is None else f"{seconds * times:,.1f} s, "
     sys.stdout.write(
-        f"about {rows.steps * times:,.0f} steps, {seconds * times:,.1f} s with {encoder.runners} runs at a time, "
+        f"about {rows.steps * times:,.0f} steps, {time}"
         f"{plan.rows * encoder.dim * 4 / 2**20:,.1f} MiB of embeddings; judged by the first shard, in which "
         f"{len(rows.errors)} of {shard.rows:,} rows cannot be encoded\n"
     )

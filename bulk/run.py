@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from bulk.encoder import Encoded, Encoder
+from bulk.encoder import Encoded, Encodes
 from bulk.mistakes import BadRow, TooManyErrors
 from bulk.plan import Plan
 from bulk.progress import Meter
@@ -33,7 +33,7 @@ class Stages:
     """
 
     wanted: Wanted
-    encoder: Encoder
+    encoder: Encodes
     sink: Sink
 
 

@@ -18,7 +18,7 @@ ALLOWED = {
     "service": {"service"},
     "model": {"model"},
     "export": {"export", "model", "service"},
-    "bulk": {"bulk", "service"},
+    "bulk": {"bulk", "lengthwise_client", "service"},
     "bench": {"bench", "bulk", "model", "service"},
     "bench/load/models.py": {"bench", "model", "export"},
     "client": {"lengthwise_client"},
