@@ -220,6 +220,34 @@ def test_killed_at_ten_moments_and_shared_by_five_programs_the_output_is_the_sam
     assert told["died"] == 10
 
 
+class Killed(Exception):
+    """The program ends here."""
+
+
+def test_ended_in_any_write_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever file is half written then, a part or its problems, nothing of it is in the output."""
+    rows = [{"id": row, "sequence": steps.tolist()} for row, steps in enumerate(draw_sequences([5, 0, 9, 3, 0, 8]))]
+    file = write_jsonl(tmp_path / "in.jsonl", rows)
+    encode(file, "-o", tmp_path / "alone")
+    count = last = 0
+
+    def end_halfway(path: Path) -> None:
+        nonlocal count
+        count += 1
+        if count == last:
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+            raise Killed
+
+    monkeypatch.setattr("bulk.sinks._sync", end_halfway)
+    for last in (1, 1, 2, 3, 2):  # noqa: B007 - it is read above
+        count = 0
+        with pytest.raises(Killed):
+            encode(file, "-o", tmp_path / "out")
+    last = 0
+    encode(file, "-o", tmp_path / "out")
+    assert hash_folder(tmp_path / "out") == hash_folder(tmp_path / "alone")
+
+
 def test_sigterm_ends_after_the_shard_in_hand(many: Path, tmp_path: Path) -> None:
     """It exits as a stopped program does, leaves no draft, and the same command goes on."""
     with start(many, tmp_path / "out") as process:
