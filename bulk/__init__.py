@@ -10,5 +10,6 @@
 - `progress`: how far it is, for people and for logs.
 - `__main__`: the command line.
 - `run`: shards read, encoded and written at the same time, until all are done or a signal says stop.
+- `cluster`: the same shards, handed to actors of Ray.
 - `mistakes`: what ends the program in a sentence.
 """

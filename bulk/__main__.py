@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from bulk.encoder import Encoder, Encodes
 from bulk.mistakes import BulkError
-from bulk.planning import describe, make_plan
+from bulk.planning import describe, make_plan, make_settings
 from bulk.progress import Meter
 from bulk.run import Bounds, Stages, run
 from bulk.sinks import finish, open_sink
@@ -49,6 +49,9 @@ def read_arguments(arguments: list[str]) -> argparse.Namespace:
     add("--max-sequence-steps", type=int, default=8192, metavar="N", help="steps in one sequence")
     add("--limit", type=int, metavar="N", help="encode the shards that hold the first N rows, and no more")
     add("--shard", metavar="I/N", help="be one of N programs that share the work, the I-th from 0")
+    add("--engine", choices=("local", "ray"), default="local", help="what encodes: this machine, or a cluster of Ray")
+    add("--address", help="of the cluster; by default Ray starts on this machine")
+    add("--actor-cpus", type=int, default=1, metavar="N", help="CPUs of each of Ray's actors, and its runs at a time")
     add("--dry-run", action="store_true", help="say what there is to do and how long it should take, and do nothing")
     add("--provider", choices=("auto", "cpu", "cuda"), default="auto", help="where the encoder runs")
     add("--quiet", action="store_true", help="show no progress")
@@ -69,15 +72,7 @@ def main(arguments: list[str] | None = None) -> None:
 def encode(options: argparse.Namespace) -> int:
     """Plan, encode what is not done, and say what came of it; return the exit code."""
     place, programs = read_share(options.shard)
-    settings = Settings(
-        model=Path(options.model or SHIPPED_MODEL),
-        provider=options.provider,
-        empty_sequences=options.empty_sequences,
-        max_sequence_steps=options.max_sequence_steps,
-        max_batch_steps=max(16384, options.max_sequence_steps),
-        max_request_steps=max(100_000, options.max_sequence_steps),
-        max_queue_steps=max(1_000_000, options.max_sequence_steps),
-    )
+    settings = make_settings(options, Path(options.model or SHIPPED_MODEL))
     encoder = open_encoder(options, settings)
     try:
         plan, wanted = make_plan(options, encoder, settings)
@@ -95,7 +90,12 @@ def encode(options: argparse.Namespace) -> int:
             signal.signal(name, lambda *_: bounds.stop.set())
         rows = sum(plan.shards[number].rows for number in mine)
         with Meter(rows, quiet=options.quiet) as meter:
-            encoded = run(plan, mine, Stages(wanted, encoder, sink), meter, bounds)
+            if options.engine == "ray":
+                from bulk.cluster import run_on_ray  # noqa: PLC0415 - only who asks for Ray needs it
+
+                encoded = run_on_ray(options, plan, mine, meter, bounds)
+            else:
+                encoded = run(plan, mine, Stages(wanted, encoder, sink), meter, bounds)
         left = sum(not sink.is_done(number) for number in range(len(plan.shards)))
         errors = finish(options.out, plan) if not left else meter.done.errors
         sys.stderr.write(

@@ -3,6 +3,7 @@
 import argparse
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,9 +30,7 @@ def make_plan(options: argparse.Namespace, encoder: Encodes, settings: Settings)
         raise BulkError("--format openai answers with embeddings, and --outputs must name nothing else")
     if options.format == "npy" and options.on_error == "drop":
         raise BulkError("--format npy holds a row for each that was read: --on-error null makes it NaN")
-    columns = None if options.columns is None else tuple(name for name in options.columns.split(",") if name)
-    is_batch = options.format == "openai"
-    wanted = Wanted(options.sequence, columns, encoder.spec, settings.limits, None, encoder.name, encoder.dim, is_batch)
+    wanted = make_wanted(options, encoder, settings)
     inputs = find_inputs(options.inputs)
     first = open_source(inputs[0], wanted)
     is_typed = options.format == "parquet" and isinstance(first, LineSource) and not first.is_text
@@ -41,7 +40,7 @@ def make_plan(options: argparse.Namespace, encoder: Encodes, settings: Settings)
         "format": options.format,
         "outputs": sorted(outputs),
         "sequence": options.sequence,
-        "columns": None if columns is None else list(columns),
+        "columns": None if wanted.columns is None else list(wanted.columns),
         "types": types,
         "on_error": options.on_error,
         "empty_sequences": options.empty_sequences,
@@ -51,6 +50,30 @@ def make_plan(options: argparse.Namespace, encoder: Encodes, settings: Settings)
         require_same(plan, encoder.sha256, said, inputs, options.out)
         return plan, wanted
     return Plan(encoder.sha256, said, inputs, make_shards(inputs, wanted)), wanted
+
+
+def make_wanted(
+    options: argparse.Namespace, encoder: Encodes, settings: Settings, types: dict[str, str] | None = None
+) -> Wanted:
+    """Return what is read of each row; `types` are those of the plan."""
+    columns = None if options.columns is None else tuple(name for name in options.columns.split(",") if name)
+    is_batch = options.format == "openai"
+    return Wanted(options.sequence, columns, encoder.spec, settings.limits, types, encoder.name, encoder.dim, is_batch)
+
+
+def make_settings(options: argparse.Namespace, model: Path, runners: int = 0) -> Settings:
+    """Return the settings of an encoder that encodes as the command line says."""
+    most = options.max_sequence_steps
+    return Settings(
+        model=model,
+        provider=options.provider,
+        runners=runners,
+        empty_sequences=options.empty_sequences,
+        max_sequence_steps=most,
+        max_batch_steps=max(16384, most),
+        max_request_steps=max(100_000, most),
+        max_queue_steps=max(1_000_000, most),
+    )
 
 
 def describe(plan: Plan, wanted: Wanted, encoder: Encodes) -> None:

@@ -47,7 +47,7 @@ class ParquetSource:
         self._partitions = {name: value for name, value in partitions.items() if name in kept}
         self._columns = [name for name in kept if name not in partitions]
         self._parts: Iterator[pa.RecordBatch] = iter(())  # of a row group that is too large for a shard
-        self._next = -1, -1  # the row group, and which of its parts comes next
+        self._next = -1, -1  # the row group, and the row in it that comes next
 
     def survey(self) -> Iterator[tuple[int, int, int]]:
         """Yield shards: as many row groups as take some 16 MB, or equal parts of one that takes much more."""
@@ -92,14 +92,13 @@ class ParquetSource:
         metadata = self._file.metadata
         if shard.last - shard.first > 1 or shard.rows == metadata.row_group(shard.first).num_rows:
             return self._file.read_row_groups(range(shard.first, shard.last), columns=columns)
-        before = sum(metadata.row_group(number).num_rows for number in range(shard.first))
-        size = self._cut_group(shard.first)
-        place = shard.first, (shard.start - before) // size
-        if self._next != place:
+        offset = shard.start - sum(metadata.row_group(number).num_rows for number in range(shard.first))
+        if self._next != (shard.first, offset):
+            size = find_step(offset, shard.rows)
             self._parts = self._file.iter_batches(size, [shard.first], columns)
-            for _ in range(place[1]):
+            for _ in range(offset // size):
                 next(self._parts)
-        self._next = place[0], place[1] + 1
+        self._next = shard.first, offset + shard.rows
         return pa.Table.from_batches([next(self._parts)])
 
     def _split(self, column: Any, columns: pa.Table) -> Rows:
@@ -154,3 +153,14 @@ class ParquetSource:
             raise BadInput(self._path, f"{self._wanted.column!r} holds {kind}, neither lists of numbers nor texts")
         lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
         return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]), lists.flatten()
+
+
+def find_step(offset: int, rows: int) -> int:
+    """Return the least number of rows that leads to `offset` in equal steps, and is no less than the rows from there.
+
+    All parts of a row group are of one size but the last, which may be smaller, so there is one.
+    """
+    steps = offset // rows
+    while steps and offset % steps:
+        steps -= 1
+    return offset // steps if steps else rows

@@ -1,0 +1,83 @@
+"""Bulk on a cluster of Ray: the bytes of one machine, whatever happens to its nodes."""
+
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.bulk.command import encode, hash_folder, refuse, write_jsonl, write_parquet
+from tests.conftest import FEATURES, draw_sequences
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+ray = pytest.importorskip("ray", reason="it is an extra")
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own
+
+
+@pytest.fixture
+def cluster() -> Iterator[Any]:
+    """A cluster of two nodes that work, one CPU each, and one that does not."""
+    from ray.cluster_utils import Cluster
+
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    for _ in range(2):
+        made.add_node(num_cpus=1)
+    yield made
+    ray.shutdown()
+    made.shutdown()
+
+
+def test_a_node_lost_twice_changes_no_byte(cluster: Any, tmp_path: Path) -> None:
+    """Its shards run again elsewhere, and all is as one machine writes it, problems included."""
+    draw = np.random.default_rng(1)
+    rows = [
+        {"id": row, "sequence": draw.standard_normal((row % 40, FEATURES)).astype(np.float32).tolist()}
+        for row in range(1200)
+    ]
+    file = write_jsonl(tmp_path / "in.jsonl", rows)
+    encode(file, "-o", tmp_path / "alone")
+    lost: list[int] = []
+    nodes = [*cluster.worker_nodes]
+
+    def kill() -> None:
+        for parts in (3, 20):
+            while len(list((tmp_path / "out").glob("part-*.parquet"))) < parts:
+                time.sleep(0.005)
+            cluster.remove_node(nodes.pop(), allow_graceful=False)
+            lost.append(len(list((tmp_path / "out").glob("part-*.parquet"))))
+            nodes.insert(0, cluster.add_node(num_cpus=1))
+
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    assert encode(file, "-o", tmp_path / "out", "--engine", "ray", "--address", cluster.address) == 0
+    killer.join()
+    parts = len(json.loads((tmp_path / "alone/plan.json").read_text())["shards"])
+    assert len(lost) == 2
+    assert lost[1] < parts
+    assert hash_folder(tmp_path / "out") == hash_folder(tmp_path / "alone")
+
+
+def test_a_cluster_refuses_as_one_machine_does(cluster: Any, tmp_path: Path) -> None:
+    """A row that may not fail ends it in the same sentence, and a service cannot be asked from there."""
+    good, empty = draw_sequences([3, 0])
+    file = write_parquet(tmp_path / "in.parquet", [good, good, empty], 1)
+    flags = (file, "--on-error", "fail")
+    expected = refuse(*flags, "-o", tmp_path / "alone")
+    there = ("--engine", "ray", "--address", cluster.address)
+    assert refuse(*flags, "-o", tmp_path / "out", *there) == expected
+    assert "--max-errors is 0" in refuse(file, "-o", tmp_path / "few", "--max-errors", 0, *there)
+
+
+def test_ray_reports_nothing_to_its_makers(cluster: Any) -> None:
+    """The variable is set before Ray is imported, for the driver and whatever it starts."""
+    from ray._common.usage import usage_lib
+
+    assert cluster
+    assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+    assert not usage_lib.usage_stats_enabled()
