@@ -25,7 +25,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bench.load.launch import make_models
+from bench.load.launch import make_models, start_service
 from bench.load.watch import Watch
 from bench.load.workloads import MODELS, draw_lengths
 from service.costs.cpus import available_cpus
@@ -129,8 +129,11 @@ def read_peak_mb(pid: int) -> float:
     return int(found[1]) * 1024 / 1e6 if found else 0.0
 
 
-def list_programs(folder: Path, model: Path) -> dict[str, list[str]]:
-    """Name the programs that are measured, and their commands; `OUT` stands for a new folder or file."""
+def list_programs(folder: Path, model: Path, url: str) -> dict[str, list[str]]:
+    """Name the programs that are measured, and their commands; `OUT` stands for a new folder or file.
+
+    The one that asks a service at `url` is charged for its own CPU seconds only, not for the service's.
+    """
     npz, parquet = str(folder / "in.npz"), str(folder / "in.parquet")
     programs = {
         "raw limit": ["bench.speed.today", "raw", npz, str(model), "OUT"],
@@ -139,6 +142,7 @@ def list_programs(folder: Path, model: Path) -> dict[str, list[str]]:
         "sorted in memory": ["bench.speed.today", "in-memory", parquet, str(model), "OUT"],
         "in order, 32s": ["bench.speed.today", "arrival", parquet, str(model), "OUT"],
     }
+    programs["bulk --url"] = ["bulk", parquet, "-o", "OUT", "--url", url, "--quiet"]
     if find_spec("ray"):
         programs["Ray Data"] = ["bench.speed.today", "ray-data", parquet, str(model), "OUT"]
     return programs
@@ -153,10 +157,12 @@ def measure(model: Path, features: int, sequences: int, rounds: int) -> dict[str
         write_npz(folder / "in.npz", lengths, features)
         write_parquet(folder / "in.parquet", lengths, features)
         for number in range(rounds):
-            for name, command in list_programs(folder, model).items():
-                with tempfile.TemporaryDirectory() as out:
-                    filled = [f"{out}/{number}" if part == "OUT" else part for part in command]
-                    found.setdefault(name, []).append(start(filled, sequences))
+            with start_service("--model", str(model)) as (_, url):
+                for name, command in list_programs(folder, model, url).items():
+                    with tempfile.TemporaryDirectory() as out:
+                        filled = [f"{out}/{number}" if part == "OUT" else part for part in command]
+                        found.setdefault(name, []).append(start(filled, sequences))
+                        sys.stderr.write(f"{model.stem}, {name}: {found[name][-1].rate:,.0f} sequences/s\n")
     return found
 
 
@@ -192,6 +198,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench bulk", description=__doc__)
     parser.add_argument("--models", type=Path, help="a folder that `bench models` wrote; written anew by default")
     parser.add_argument("--sequences", type=int, default=200_000)
+    parser.add_argument("--model", choices=[*MODELS], action="append", help="one of those; all by default")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="a fiftieth of the sequences")
     options = parser.parse_args(arguments)
@@ -201,7 +208,8 @@ def main(arguments: list[str] | None = None) -> None:
         folder = options.models or Path(temporary)
         if options.models is None:
             make_models(folder)
-        for name, size in MODELS.items():
+        for name in options.model or MODELS:
+            size = MODELS[name]
             spent = measure(folder / f"{name}.onnx", size.features, sequences, options.rounds)
             print(f"{name + f', {sequences:,}':18}{'sequences/s':>15}{'of raw':>15}{'by CPU s':>15}{'s':>15}{'MB':>15}")
             found[name] = {key: describe(key, some, spent["raw limit"]) for key, some in spent.items()}

@@ -2,7 +2,8 @@
 
 import json
 import os
-import threading
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.bulk.command import encode, hash_folder, refuse, write_jsonl, write_parquet
-from tests.conftest import FEATURES, draw_sequences
+from tests.conftest import FEATURES, MADE, draw_sequences
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 ray = pytest.importorskip("ray", reason="it is an extra")
@@ -33,33 +34,34 @@ def cluster() -> Iterator[Any]:
     made.shutdown()
 
 
+def count_parts(out: Path) -> int:
+    """Count the parts that are done."""
+    return sum(1 for _ in out.glob("part-*.parquet"))
+
+
 def test_a_node_lost_twice_changes_no_byte(cluster: Any, tmp_path: Path) -> None:
     """Its shards run again elsewhere, and all is as one machine writes it, problems included."""
     draw = np.random.default_rng(1)
     rows = [
         {"id": row, "sequence": draw.standard_normal((row % 40, FEATURES)).astype(np.float32).tolist()}
-        for row in range(1200)
+        for row in range(500)
     ]
     file = write_jsonl(tmp_path / "in.jsonl", rows)
     encode(file, "-o", tmp_path / "alone")
-    lost: list[int] = []
+    flags = ["-m", "bulk", str(file), "-o", str(tmp_path / "out"), "--model", str(MADE), "--engine", "ray", "--quiet"]
+    encode(file, "-o", tmp_path / "out", "--limit", 1)  # makes the plan, whose shards are small here
     nodes = [*cluster.worker_nodes]
-
-    def kill() -> None:
-        for parts in (3, 20):
-            while len(list((tmp_path / "out").glob("part-*.parquet"))) < parts:
+    lost: list[int] = []
+    with subprocess.Popen([sys.executable, *flags, "--address", cluster.address]) as process:
+        for more in (3, 10):
+            until = count_parts(tmp_path / "out") + more
+            while count_parts(tmp_path / "out") < until and process.poll() is None:
                 time.sleep(0.005)
             cluster.remove_node(nodes.pop(), allow_graceful=False)
-            lost.append(len(list((tmp_path / "out").glob("part-*.parquet"))))
+            lost.append(count_parts(tmp_path / "out"))
             nodes.insert(0, cluster.add_node(num_cpus=1))
-
-    killer = threading.Thread(target=kill, daemon=True)
-    killer.start()
-    assert encode(file, "-o", tmp_path / "out", "--engine", "ray", "--address", cluster.address) == 0
-    killer.join()
-    parts = len(json.loads((tmp_path / "alone/plan.json").read_text())["shards"])
-    assert len(lost) == 2
-    assert lost[1] < parts
+        assert process.wait() == 0
+    assert lost[0] < lost[1] < len(json.loads((tmp_path / "alone/plan.json").read_text())["shards"])
     assert hash_folder(tmp_path / "out") == hash_folder(tmp_path / "alone")
 
 
