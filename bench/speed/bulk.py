@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -112,6 +113,7 @@ def start(command: list[str], sequences: int) -> Spent:
     if process.returncode:
         sys.exit(f"{' '.join(command)} ended with {process.returncode}:\n{text}")
     cpu = usage.ru_utime + usage.ru_stime
+    told: dict[str, Any]
     last = text.strip().rpartition("\n")[2]
     if found := re.search(r" rows in ([\d.,]+) s, ", last):
         told = {"seconds": float(found[1].replace(",", "")), "cpu_seconds": cpu}

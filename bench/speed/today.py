@@ -98,7 +98,7 @@ def ray_data(file: Path, model: Path, out: Path) -> None:
     data.map_batches(Encode, **options).write_parquet(str(out))
 
 
-def raw(file: Path, model: Path, _: Path) -> dict[str, Any]:
+def raw(file: Path, model: Path, _out: Path) -> dict[str, Any]:
     """Run ONNX Runtime on sorted batches that are padded beforehand, in its best arrangement, a few times."""
     sequences = sorted(read_all(file)[:RAW_SEQUENCES], key=len, reverse=True)
     _, best = measure_throughput(model, sequences, RAW_SECONDS)
@@ -111,7 +111,7 @@ def raw(file: Path, model: Path, _: Path) -> dict[str, Any]:
     with ThreadPoolExecutor(best.runners) as pool:
         list(pool.map(run, batches))
         began, spent = time.perf_counter(), time.process_time()
-        for _pass in range(RAW_PASSES):
+        for _number in range(RAW_PASSES):
             list(pool.map(run, batches))
         seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - spent
     count = RAW_PASSES * len(sequences)

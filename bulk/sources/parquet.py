@@ -73,8 +73,9 @@ class ParquetSource:
     def _cut_group(self, number: int) -> int:
         """Return how many rows of a row group are a shard: all, unless they are much more than one should be."""
         group = self._file.metadata.row_group(number)
-        times = max(group.total_byte_size / bounds.SHARD_BYTES, group.num_rows / bounds.SHARD_ROWS)
-        return group.num_rows if times <= MOST_TIMES else math.ceil(group.num_rows / math.ceil(times))
+        rows: int = group.num_rows
+        times = max(group.total_byte_size / bounds.SHARD_BYTES, rows / bounds.SHARD_ROWS)
+        return rows if times <= MOST_TIMES else math.ceil(rows / math.ceil(times))
 
     def read(self, shard: Shard) -> Rows:
         """Read row groups, or a part of one; parts are best read in their order."""

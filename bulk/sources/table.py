@@ -143,13 +143,13 @@ class TableSource:
         owners = np.repeat(np.arange(len(ends) - 1), np.diff(ends))
         errors = {int(owners[line]): fault for line, fault in sorted(faults.items(), reverse=True)}
         order = table[ORDER].to_numpy()
-        for step in np.flatnonzero(~np.isfinite(order)):
+        for step in np.flatnonzero(~np.isfinite(order)).tolist():
             errors.setdefault(int(owners[step]), InvalidField(ORDER, "not finite", "a number for each step"))
         is_same = np.diff(owners) == 0
         if (is_same & (np.diff(order) <= 0)).any():
             by_order = np.lexsort((order, owners))
             table, order = table.take(by_order), order[by_order]
-            for step in np.flatnonzero(is_same & (np.diff(order) == 0)):
+            for step in np.flatnonzero(is_same & (np.diff(order) == 0)).tolist():
                 found = f"{order[step]:g} for two of its steps"
                 errors.setdefault(int(owners[step]), InvalidField(ORDER, found, "a number for each step"))
         whole, wrong = self._stack(table)
