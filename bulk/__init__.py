@@ -5,7 +5,8 @@
 - `sources/`: sequences read from Parquet, JSON lines, CSV, numpy arrays and texts, a shard at a time.
 - `rows`: the sequences of a shard, each checked; what is wrong with one becomes its problem.
 - `encoder`: a shard sorted by length, cut by the service's costs, and run on all CPUs.
-- `remote`: in its place, a service asked through the client, by the `pace` that it keeps up with.
+- `remote`: in its place, a service that is asked through the client.
+- `pace`: how many requests it should have at once.
 - `sinks`: the parts of the output, each under its final name only once it is whole.
 - `progress`: how far it is, for people and for logs.
 - `__main__`: the command line.

@@ -11,7 +11,8 @@
 - `report`, `plot`: its tables and figures.
 - `codecs`: decoding and encoding each format.
 - `rpc`: gRPC beside npz and JSON over HTTP.
-- `bulk`: files encoded, beside the raw limit and `today`: what people write for that.
+- `bulk`: files encoded, beside the raw limit and what people write.
+- `today`: what people write.
 - `cost`: predicted times of runs, against measured ones.
 - `schedule`: the queue alone.
 - `replicas`: many services, and how requests are routed among them, under a simulated clock.
