@@ -112,8 +112,10 @@ def open_encoder(options: argparse.Namespace, settings: Settings) -> Encodes:
     """Open the artifact, or ask the service what it serves."""
     if not options.url:
         return Encoder(settings)
-    from bulk.remote import RemoteEncoder  # noqa: PLC0415 - only who asks a service needs httpx
-
+    try:
+        from bulk.remote import RemoteEncoder  # noqa: PLC0415 - only who asks a service needs httpx
+    except ImportError as error:
+        raise BulkError(f"--url asks through the client, which needs {error.name}: pip install ./client") from None
     return RemoteEncoder(options.url, options.model, options.key, settings.limits)
 
 

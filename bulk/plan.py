@@ -89,7 +89,11 @@ class Plan:
         folder.mkdir(parents=True, exist_ok=True)
         draft = folder / f".{NAME}.{os.getpid()}"
         draft.write_text(self._write(), encoding="utf-8")
-        draft.replace(folder / NAME)
+        try:
+            draft.replace(folder / NAME)
+        except FileNotFoundError:
+            if not (folder / NAME).exists():  # another program did the same, ended all shards and cleared up
+                raise
 
     def _write(self) -> str:
         return json.dumps({"format": FORMAT, **asdict(self)}, indent=1)

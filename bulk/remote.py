@@ -86,7 +86,7 @@ class RemoteEncoder:
             self._request_steps = min(REQUEST_STEPS, settings["max_request_steps"])
             self._sends_empty = limits.empty_allowed
             self.name, self.file, self.sha256 = served["name"], url, served["sha256"]
-            self.outputs: tuple[Output, ...] = tuple(served["outputs"])
+            self.outputs: tuple[Output, ...] = tuple(name for name in served["outputs"] if name != "prediction")
             self.dim = served["dim"]
             kind = Tokens(served["vocabulary"]) if served["features"] is None else Features(served["features"])
             self.spec = InputSpec(kind)

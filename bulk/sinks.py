@@ -7,6 +7,7 @@ import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bulk.encoder import Encoded
-from bulk.plan import Plan
+from bulk.plan import NAME, Plan
 from bulk.rows import Rows
 from service.api.problems import OPENAI, describe
 from service.encoder.sequences import Answer
 
 ROW_GROUP_BYTES = 100 * 2**20
 PROBLEMS = "errors.jsonl"
+DRAFTS = (".part-*", f".{NAME}.*", f".{PROBLEMS}.*", ".embeddings.*.npy")  # that killed programs leave
 OPTIONS = orjson.OPT_SERIALIZE_NUMPY
 
 
@@ -197,7 +199,7 @@ class NumpySink(Sink):
             except FileExistsError:
                 pass
             finally:
-                draft.unlink()
+                draft.unlink(missing_ok=True)
 
     def save(self, draft: Path, number: int, rows: Rows, encoded: Encoded) -> None:
         """Write rows of the array, and an empty draft for the mark that they are there."""
@@ -234,8 +236,9 @@ def finish(folder: Path, plan: Plan) -> int:
     Returns:
         How many problems there are.
     """
-    for draft in folder.glob(".*part-*"):
-        draft.unlink(missing_ok=True)
+    for pattern in DRAFTS:
+        for left in folder.glob(pattern):
+            left.unlink(missing_ok=True)
     count = 0
     draft = folder / f".{PROBLEMS}.{os.getpid()}"
     with draft.open("wb") as file:
@@ -245,10 +248,11 @@ def finish(folder: Path, plan: Plan) -> int:
                 content = part.read_bytes()
                 count += content.count(b"\n")
                 file.write(content)
-    if count:
-        draft.replace(folder / PROBLEMS)
-    else:
-        draft.unlink()
+    with suppress(FileNotFoundError):  # another program has just done the same, and cleared up
+        if count:
+            draft.replace(folder / PROBLEMS)
+        else:
+            draft.unlink()
     return count
 
 

@@ -244,6 +244,8 @@ def test_ended_in_any_write_it_goes_on(tmp_path: Path, monkeypatch: pytest.Monke
         with pytest.raises(Killed):
             encode(file, "-o", tmp_path / "out")
     last = 0
+    for name in ("plan.json", "errors.jsonl"):
+        (tmp_path / f"out/.{name}.4711").write_text("half")  # of a program that ended there
     encode(file, "-o", tmp_path / "out")
     assert hash_folder(tmp_path / "out") == hash_folder(tmp_path / "alone")
 
