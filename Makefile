@@ -73,17 +73,18 @@ lock: $(VENV)/developing ## pin the serving dependencies anew, with hashes
 	$(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
 	| sed 's/^onnxruntime>/onnxruntime-gpu[cuda,cudnn]>/' \
 	| $(COMPILE) --python-platform x86_64-manylinux_2_28 - -o requirements-gpu.lock
-	$(COMPILE) --universal --extra bulk --constraint requirements.lock pyproject.toml -o requirements-bulk.lock
+	for extra in bulk grpc; do \
+	  $(COMPILE) --universal --extra $$extra --constraint requirements.lock pyproject.toml -o requirements-$$extra.lock || exit 1; done
 
 protocol: $(VENV)/developing ## compile the messages of gRPC anew
 	$(BIN)/uv tool run --from 'grpcio-tools>=1.71' python -m grpc_tools.protoc -I service/codecs/kserve \
 	  --descriptor_set_out=service/codecs/kserve/open_inference.binpb open_inference.proto
 
 audit: $(VENV)/developing ## look up known weaknesses of the locked dependencies; needs the network
-	for lock in requirements.lock requirements-gpu.lock requirements-bulk.lock; do \
+	for lock in requirements.lock requirements-gpu.lock requirements-bulk.lock requirements-grpc.lock; do \
 	  $(BIN)/uv tool run pip-audit --require-hashes --disable-pip -r $$lock || exit 1; done
 
-image: ## build the container image, called TAG; ONNXRUNTIME=gpu for the CUDA provider, LOCK=requirements-bulk.lock to encode files
+image: ## build the container image, called TAG; ONNXRUNTIME=gpu for the CUDA provider, LOCK=requirements-bulk.lock to encode files, -grpc for gRPC
 	docker build --build-arg REVISION=$$(git rev-parse HEAD) --build-arg LOCK=$(LOCK) -t $(TAG) .
 
 clean: ## remove the virtual environment and all caches

@@ -59,8 +59,10 @@ def check_service(manifests: list[Manifest]) -> None:
             continue
         (container,) = pod["containers"]
         settings = read_settings(container)
-        (port,) = container["ports"]
+        port, *others = container["ports"]
         assert port["containerPort"] == settings.port, f"the port of {container['name']}"
+        spoken = [] if settings.grpc_port is None else [("grpc", settings.grpc_port)]
+        assert [(one["name"], one["containerPort"]) for one in others] == spoken, "the port of gRPC"
         for name in ("startupProbe", "readinessProbe", "livenessProbe"):
             asked = container[name]["httpGet"]
             assert asked["path"] in OPEN_PROBES, f"the path of {name}"
@@ -119,8 +121,9 @@ def check_selectors(manifests: list[Manifest]) -> None:
     assert service["selector"] == labels, "what selects pods"
     assert deployment["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"] == 0, "an update"
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
-    names = {one["name"] for one in container["ports"]}
-    assert {service["ports"][0]["targetPort"], network["ingress"][0]["ports"][0]["port"]} <= names, "the port"
+    names = [one["name"] for one in container["ports"]]
+    assert [one["targetPort"] for one in service["ports"]] == [*names], "the ports of the Service"
+    assert [one["port"] for one in network["ingress"][0]["ports"]] == [*names], "the ports that are let in"
     is_scaled = any(one["kind"] in ("HorizontalPodAutoscaler", "ScaledObject") for one in manifests)
     assert is_scaled != ("replicas" in deployment["spec"]), "the replicas, which an autoscaler sets"
 

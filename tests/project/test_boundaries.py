@@ -141,19 +141,20 @@ def test_the_installed_project_left_no_module_here() -> None:
     assert ran.stdout == "[]\n"
 
 
-def test_the_lock_of_bulk_adds_packages_and_changes_none() -> None:
-    """An image that encodes files serves with the same versions, and has what reads Parquet."""
-    serving, bulk = (
+@pytest.mark.parametrize(("extra", "packages"), [("bulk", {"pyarrow", "rich"}), ("grpc", {"grpcio"})])
+def test_the_lock_of_an_extra_adds_packages_and_changes_none(extra: str, packages: set[str]) -> None:
+    """An image that encodes files, or speaks gRPC, serves with the same versions, and has what that needs."""
+    serving, more = (
         {line.rstrip(" \\") for line in Path(file).read_text(encoding="utf-8").splitlines() if "==" in line}
-        for file in ("requirements.lock", "requirements-bulk.lock")
+        for file in ("requirements.lock", f"requirements-{extra}.lock")
     )
-    assert serving < bulk
-    assert {"pyarrow", "rich"} <= {line.partition("==")[0] for line in bulk - serving}
+    assert serving < more
+    assert packages <= {line.partition("==")[0] for line in more - serving}
 
 
 def test_the_lock_pins_what_the_project_asks_for() -> None:
     """Every serving dependency is pinned with a hash, torch is not among them, and no registry is named."""
-    for file in ("requirements.lock", "requirements-gpu.lock", "requirements-bulk.lock"):
+    for file in ("requirements.lock", "requirements-gpu.lock", "requirements-bulk.lock", "requirements-grpc.lock"):
         lock = Path(file).read_text(encoding="utf-8")
         pinned = {line.partition("==")[0] for line in lock.splitlines() if "==" in line and not line.startswith(" ")}
         needed = {"fastapi", "httptools", "numpy", "orjson", "protobuf", "pydantic", "pydantic-settings", "pysimdjson"}
