@@ -19,6 +19,8 @@ VENV := .venv$(if $(NAMED),/$(shell $(PYTHON) -c 'import sys; print("python%d.%d
 BIN := $(VENV)/bin
 WITH_TORCH := $(if $(and $(NAMED),$(filter file,$(origin TORCH))),$(wildcard $(VENV)/training),yes)
 TESTS ?=
+# How many tests run side by side: most of their time they wait for processes that they start.
+JOBS ?= 2
 LOCK ?= $(if $(filter gpu,$(ONNXRUNTIME)),requirements-gpu.lock,requirements.lock)
 TAG ?= lengthwise
 COMPILE := $(BIN)/uv pip compile --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet --upgrade
@@ -35,7 +37,7 @@ serve: $(VENV)/serving ## serve the shipped encoder on port 8000
 install: $(VENV)/training ## install what training and exporting need
 
 test: $(VENV)/$(if $(WITH_TORCH),developing,testing) ## run the test suite, with branch coverage, then some on another Python; PYTHON=python3.12 runs it on that one
-	$(BIN)/python -m pytest $(if $(WITH_TORCH),--cov --cov-report=term) $(TESTS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(if $(WITH_TORCH),--cov --cov-report=term) $(TESTS)
 	$(if $(NAMED),,bash .ci/another-python)
 
 check: $(VENV)/developing ## lint, format, types, import directions, the documentation's links
