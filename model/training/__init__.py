@@ -6,6 +6,7 @@
 - `loop`: its epochs and steps.
 - `progress`: what it says while it runs.
 - `run_directory`: what it leaves, and all that an export reads.
+- `baselines`: what simpler methods reach on the same split.
 - `evaluate`: the command that measures trained encoders.
 - `report`, `figures`: the command that writes the report, and its pictures.
 """

@@ -6,13 +6,11 @@ neighbour among the training sequences, and by a linear probe fitted on these.
 
 import argparse
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from model.data.datasets import Dataset, DatasetUnavailable
 from model.data.files import load_dataset
@@ -20,6 +18,7 @@ from model.data.readers import BadFile
 from model.tasks.catalogue import TASKS
 from model.tasks.task import Task, run_batches
 from model.threads import limit_threads
+from model.training.baselines import make_probe, measure_baselines
 from model.training.run_directory import BrokenRun, read_config, read_model
 
 
@@ -31,11 +30,12 @@ def evaluate(task: Task, dataset: Dataset) -> dict[str, float]:
         dataset: the split to judge on; the probes are fitted on all of its training sequences.
 
     Returns:
-        The task's metrics, the loss apart, whose scale is the training's own; those of its baselines; the task's with
-        `longer_` before them, if the data set has longer sequences; and if there are classes the accuracy of
-        `nearest_neighbour` (1-NN, Euclidean) and `linear_probe` (logistic regression on standardised embeddings).
+        The task's metrics, the loss apart, whose scale is the training's own; the task's with `longer_` before them,
+        if the data set has longer sequences; if there are classes the accuracy of `nearest_neighbour` (1-NN,
+        Euclidean) and `linear_probe` (logistic regression on standardised embeddings); and what is to be beaten, see
+        `model.training.baselines`.
     """
-    results = _without_loss(task.measure(dataset.test)) | task.measure_baselines(dataset)
+    results = _without_loss(task.measure(dataset.test))
     if dataset.longer is not None:
         longer = _without_loss(task.measure(dataset.longer))
         results |= {f"longer_{name}": value for name, value in longer.items()}
@@ -44,10 +44,10 @@ def evaluate(task: Task, dataset: Dataset) -> dict[str, float]:
         test = run_batches(task, task.encoder, dataset.test).cpu().numpy()
         for name, probe in (
             ("nearest_neighbour", KNeighborsClassifier(1)),
-            ("linear_probe", make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000))),
+            ("linear_probe", make_probe()),
         ):
             results[name] = float(probe.fit(train, dataset.train.labels).score(test, dataset.test.labels))
-    return results
+    return results | measure_baselines(task, dataset)
 
 
 def _without_loss(metrics: dict[str, float]) -> dict[str, float]:
@@ -67,13 +67,21 @@ def main(arguments: list[str] | None = None) -> None:
     if any(list(result) != names for result in results):
         sys.exit("evaluate: these runs are measured differently: evaluate those of one task at a time")
     width = max(len("mean"), *(len(str(run)) for run in runs))
-    print(f"{'run':{width}}", *(f"{name:>18}" for name in names))
+    print(f"{'run':{width}}", *(f"{name:>{_width(name)}}" for name in names))
     for run, result in zip(runs, results, strict=True):
-        print(f"{run!s:{width}}", *(f"{value:18.4f}" for value in result.values()))
+        print(f"{run!s:{width}}", *_format(result.values(), names))
     if len(runs) > 1:
         table = np.array([list(result.values()) for result in results])
-        print(f"{'mean':{width}}", *(f"{value:18.4f}" for value in table.mean(axis=0)))
-        print(f"{'s.d.':{width}}", *(f"{value:18.4f}" for value in table.std(axis=0, ddof=1)))
+        print(f"{'mean':{width}}", *_format(table.mean(axis=0), names))
+        print(f"{'s.d.':{width}}", *_format(table.std(axis=0, ddof=1), names))
+
+
+def _format(values: Iterable[float], names: Sequence[str]) -> list[str]:
+    return [f"{value:{_width(name)}.4f}" for value, name in zip(values, names, strict=True)]
+
+
+def _width(name: str) -> int:
+    return max(18, len(name))
 
 
 def _evaluate_run(run: Path) -> dict[str, float]:

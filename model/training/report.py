@@ -23,6 +23,7 @@ from model.data.texts import restore
 from model.tasks.task import Judgement, run_batches
 from model.threads import limit_threads
 from model.training import figures
+from model.training.baselines import describe_baselines
 from model.training.run_directory import (
     BrokenRun,
     RunConfig,
@@ -50,6 +51,7 @@ img {{ max-width: 100% }} pre {{ background: #f5f5f5; padding: 1rem; overflow: a
 <p>{summary}</p>
 <h2>Metrics</h2>
 {metrics}
+<p>{verdict}</p>
 {figures}
 {predictions}
 <h2>Config</h2>
@@ -88,13 +90,14 @@ def write_report(run: Path) -> Path:
     for name, figure in pictures.items():
         figures.save(figure, folder / f"{name}.png")
     longest = config.data.longest_training_sequence
+    results = read_results(run)
+    verdict = describe_baselines(results, tokens=config.encoder.vocabulary is not None)
     page = PAGE.format(
         title=html.escape(f"{config.data.name}: {config.task}"),
         summary=f"Judged on {len(samples):,} held-out sequences of {min(samples.lengths)} to {max(samples.lengths)} "
         f"steps. The longest sequence trained on has {longest}. Source: {html.escape(config.data.source)}.",
-        metrics=_format_table(
-            ["metric", "value"], [[name, f"{value:.4f}"] for name, value in read_results(run).items()]
-        ),
+        metrics=_format_table(["metric", "value"], [[name, f"{value:.4f}"] for name, value in results.items()]),
+        verdict=f"{verdict[0].upper()}{verdict[1:]}." if verdict else "",
         figures="\n".join(_embed_picture(folder / f"{name}.png", name) for name in pictures),
         predictions=_format_predictions(list_predictions(samples, judgement, config, read_tokenizer(run))),
         config=html.escape(json.dumps(dataclasses.asdict(config), indent=2)),

@@ -17,6 +17,7 @@ from model.data.files import load_dataset
 from model.data.readers import BadFile
 from model.data.texts import describe_unknown
 from model.tasks.catalogue import TASKS
+from model.training.baselines import describe_baselines
 from model.training.fit import train
 from model.training.recipe import Hardware, Recipe, describe_trap, read_recipe, read_task
 from model.training.report import print_predictions, write_report
@@ -46,6 +47,8 @@ def main(arguments: list[str] | None = None) -> None:
             if is_first:
                 write_report(run)
                 print(f"{run}:", ", ".join(f"{name} {value:.4f}" for name, value in results.items()))
+                if verdict := describe_baselines(results, tokens=dataset.vocabulary is not None):
+                    print(f"{run}: {verdict}")
         if not options.seeds and is_first:
             print_predictions(run)
     except (BadFile, BrokenRun, DatasetUnavailable, ValueError) as error:

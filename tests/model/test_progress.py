@@ -56,7 +56,8 @@ def test_a_log_holds_progress_and_nothing_else(tmp_path: Path) -> None:
         assert all(found), ended.stderr
         if "--resume" not in flags:  # the other had nothing left to train
             assert [match[1] for match in (found[0], found[-1]) if match] == ["1", "3"]
-        assert re.match(r"\S+: accuracy \S+, [^\n]*\nheld-out sequence  truth  prediction\n", ended.stdout)
+        said = r"\S+: accuracy \S+, [^\n]*\n\S+: the encoder's accuracy [^\n]*\nheld-out sequence  truth  prediction\n"
+        assert re.match(said, ended.stdout)
 
 
 def test_progress_is_told_every_few_seconds(capsys: pytest.CaptureFixture[str]) -> None:

@@ -198,7 +198,8 @@ def test_a_labelled_data_set_is_judged_by_probes(tmp_path: Path) -> None:
     """Kinds that differ are told apart by probes on embeddings that never saw a label; the report knows the labels."""
     recipe = Recipe(task="selfsupervised", encoder=EncoderConfig(features=3, hidden=4), training=TRAINING)
     results = train(tmp_path, make_kinds(60), recipe)
-    assert set(results) == {"matched", "nearest_neighbour", "linear_probe", "validation_matched"}
+    baselines = {"majority", "statistics_1nn", "statistics_linear", "untrained_probe"}
+    assert set(results) == {"matched", "nearest_neighbour", "linear_probe", "validation_matched"} | baselines
     assert results["linear_probe"] > 0.8
     assert read_samples(tmp_path).labels.tolist() == make_kinds(60).test.labels.tolist()
 
