@@ -1,4 +1,4 @@
-"""What is held out of training, and the control that shuffles every sequence."""
+"""What is held out of training, the folds of a cross-validation, and the control that shuffles every sequence."""
 
 from dataclasses import replace
 
@@ -8,6 +8,7 @@ import numpy.typing as npt
 from model.data.datasets import Dataset, LabelledSequences, Labels
 
 Rows = npt.NDArray[np.int64]
+FOLD_SEED = 0  # the same folds for every training seed
 
 
 def split(data: LabelledSequences, share: float, seed: int) -> tuple[LabelledSequences, LabelledSequences]:
@@ -37,6 +38,28 @@ def draw_rows(count: int, labels: Labels | None, share: float, seed: int) -> tup
         held_out.append(rows[: min(int(np.ceil(share * len(rows))), len(rows) - 1)])
     apart = np.sort(np.concatenate(held_out))
     return np.setdiff1d(np.arange(count), apart), apart
+
+
+def cut_folds(count: int, labels: Labels | None, folds: int) -> list[Rows]:
+    """Cut rows into parts that differ in size by one for each class at most, always the same ones.
+
+    Args:
+        count: the number of rows.
+        labels: one for each row, or None; each part has its share of every class, if they are classes.
+        folds: how many parts, at least 2.
+
+    Returns:
+        The rows of each part, in ascending order.
+
+    Raises:
+        ValueError: there are fewer than two parts.
+    """
+    if folds < 2:
+        raise ValueError(f"{folds} folds leave nothing to judge on: it takes at least 2")
+    order = np.random.default_rng(FOLD_SEED).permutation(count)
+    if labels is not None and labels.dtype == np.int64:
+        order = order[np.argsort(labels[order], kind="stable")]
+    return [np.sort(order[part::folds]) for part in range(folds)]
 
 
 def shuffle_frames(data: LabelledSequences, seed: int) -> LabelledSequences:

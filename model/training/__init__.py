@@ -4,6 +4,7 @@
 - `recipe`: what is chosen before a training.
 - `fit`: one training, from a data set to a run directory.
 - `loop`: its epochs and steps.
+- `cross_validate`: how a recipe does within the training sequences.
 - `progress`: what it says while it runs.
 - `run_directory`: what it leaves, and all that an export reads.
 - `baselines`: what simpler methods reach on the same split.

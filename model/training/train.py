@@ -1,5 +1,6 @@
 """`lengthwise train --dataset NAME` or `--data FILE`: train an encoder on a task, and leave a run directory.
 
+With `--cross-validate K` the recipe is judged within the training sequences instead, and nothing else is read.
 The validation set that stops a training early is carved out of the training sequences; the test sequences are
 read once, at the end, for the record. Files are Parquet, JSONL, NPZ or long CSV, told apart by extension.
 """
@@ -18,6 +19,7 @@ from model.data.readers import BadFile
 from model.data.texts import describe_unknown
 from model.tasks.catalogue import TASKS
 from model.training.baselines import describe_baselines
+from model.training.cross_validate import Folds, cross_validate
 from model.training.fit import train
 from model.training.recipe import Hardware, Recipe, describe_trap, read_recipe, read_task
 from model.training.report import print_predictions, write_report
@@ -39,6 +41,9 @@ def main(arguments: list[str] | None = None) -> None:
             print(f"train: {trap}", file=sys.stderr)
         out = options.out or Path("runs") / dataset.name
         hardware = Hardware(accelerator=options.accelerator, devices=options.devices)
+        if options.cross_validate is not None:
+            _cross_validate(options, recipe, dataset, hardware)
+            return
         for offset in range(options.seeds or 1):
             run = out / f"seed-{recipe.training.seed + offset}" if options.seeds else out
             training = dataclasses.replace(recipe.training, seed=recipe.training.seed + offset)
@@ -57,6 +62,13 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit("train: interrupted; --resume goes on after the last whole epoch")
     finally:
         signal.signal(signal.SIGTERM, terminate)
+
+
+def _cross_validate(options: argparse.Namespace, recipe: Recipe, dataset: Dataset, hardware: Hardware) -> None:
+    """Print how the recipe does on each fold of the training sequences."""
+    folds = Folds(options.cross_validate, options.learn_from_one)
+    seeds = [recipe.training.seed + offset for offset in range(options.seeds or 1)]
+    print(cross_validate(dataset, recipe, folds, seeds, hardware).format())
 
 
 def _prepare(options: argparse.Namespace) -> tuple[Recipe, Dataset]:
@@ -105,6 +117,13 @@ def _make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, help="run directory; runs/NAME by default")
     parser.add_argument("--seed", type=int, help="of weights, batches and validation split")
     parser.add_argument("--seeds", type=int, help="train this many runs, OUT/seed-0, OUT/seed-1, ...")
+    parser.add_argument(
+        "--cross-validate",
+        type=int,
+        metavar="K",
+        help="leave no run: judge the recipe within the training sequences, cut into K folds, once for each of --seeds",
+    )
+    parser.add_argument("--learn-from-one", action="store_true", help="of the K folds, and judge on all others")
     parser.add_argument("--epochs", type=int, help="at most")
     parser.add_argument("--shuffle-frames", action="store_true", help="the control that loses all order")
     parser.add_argument("--resume", action="store_true", help="go on from the run directory's last.ckpt")
