@@ -23,7 +23,8 @@ class TrainConfig:
         head_norm: then normalise each of these numbers over the batch (BatchNorm); what is served is unchanged.
         noise: added to every number; see `model.tasks.task.Augmentation`.
         offset: added throughout a sequence; see `model.tasks.task.Augmentation`.
-        validation_share: held out of training to stop it early; of each class, if there are classes.
+        validation_share: held out of training to stop it early; of each class, if there are classes. 0 holds out
+            nothing, for sets too small to spare any: the epoch that is best on the training sequences is kept.
         patience: epochs without a better validation metric before training stops.
         precision: of the arithmetic in training, as Lightning Fabric names it; weights stay float32.
         seed: of initial weights, batches, augmentation and the split.
@@ -53,8 +54,8 @@ class TrainConfig:
         for name in ("epochs", "batch_size", "pool_batches", "patience"):
             if getattr(self, name) < 1:
                 raise ValueError(f"training {name} is {getattr(self, name)}: it must be at least 1")
-        if not 0.0 < self.validation_share < 1.0:
-            raise ValueError(f"training validation_share is {self.validation_share}: it must be between 0 and 1")
+        if not 0.0 <= self.validation_share < 1.0:
+            raise ValueError(f"training validation_share is {self.validation_share}: it must be in [0, 1)")
         if not 0.0 <= self.head_dropout < 1.0:
             raise ValueError(f"training head_dropout is {self.head_dropout}: it must be in [0, 1)")
         if self.class_weights not in (None, "balanced"):

@@ -2,6 +2,7 @@
 
 - `train`: the command that trains.
 - `recipe`: what is chosen before a training.
+- `defaults`: what is chosen without a recipe.
 - `fit`: one training, from a data set to a run directory.
 - `loop`: its epochs and steps.
 - `cross_validate`: how a recipe does within the training sequences.

@@ -39,8 +39,8 @@ def train(
         resume: go on from the directory's `last.ckpt`.
 
     Returns:
-        The metrics on the test sequences, see `evaluate`, and the task's on the validation sequences, with
-        `validation_` before their names.
+        The metrics on the test sequences, see `evaluate`, and the task's on the validation sequences, if there are
+        any, with `validation_` before their names.
 
     Raises:
         NoSuchHardware: the machine does not have it.
@@ -56,7 +56,7 @@ def train(
     fabric.seed_everything(training.seed, verbose=False)
     learned_from = dataset.train.without_labels() if needed == "none" else dataset.train
     fitting, validation = learned_from, dataset.validation
-    if validation is None:
+    if validation is None and training.validation_share:
         fitting, validation = split(learned_from, training.validation_share, training.seed)
     config = _describe(dataset, fitting, recipe)
     task = config.build()
@@ -66,11 +66,11 @@ def train(
     checkpoint = resume_run(run, config) if resume else None
     if checkpoint is None and fabric.is_global_zero:
         start_run(run, config, dataset.tokenizer)
-    fit(fabric, task, training, TrainingData(fitting, validation), run, checkpoint)
+    fit(fabric, task, training, TrainingData(fitting, fitting if validation is None else validation), run, checkpoint)
     if fabric.is_global_zero:
         results = evaluate(task, dataset)
-        measured = task.measure(validation).items()
-        results |= {f"validation_{name}": value for name, value in measured if name != "loss"}
+        measured = {} if validation is None else task.measure(validation)
+        results |= {f"validation_{name}": value for name, value in measured.items() if name != "loss"}
         write_result(run, task, dataset.test, results, fitting.lengths)
     fabric.barrier()
     return read_results(run)

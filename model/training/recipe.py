@@ -8,6 +8,7 @@ from typing import Any
 from model.data.datasets import Dataset, FileSource
 from model.encoder.config import EncoderConfig
 from model.tasks.config import TrainConfig
+from model.training.defaults import choose_embedding, choose_encoder, choose_training
 
 DEFAULT_TASK = "classification"
 
@@ -74,7 +75,7 @@ def read_recipe(path: Path | None, dataset: Dataset, task: str | None = None, **
     """Read a recipe: JSON with `task`, and the fields of `EncoderConfig` and `TrainConfig` that are not the defaults.
 
     Args:
-        path: the file; None for the defaults alone.
+        path: the file; None for what follows the data set's size, see `model.training.defaults`.
         dataset: says what the encoder reads.
         task: wins over the file; None leaves it to the file.
         overrides: fields of `TrainConfig` that win over the file; None leaves a field alone.
@@ -84,9 +85,16 @@ def read_recipe(path: Path | None, dataset: Dataset, task: str | None = None, **
     """
     fields = _read_fields(path)
     given = {name: value for name, value in overrides.items() if value is not None}
+    inputs = dict(dataset.inputs)
+    if dataset.vocabulary is not None:
+        inputs.setdefault("embedding", choose_embedding(dataset.vocabulary))
+    chosen: dict[str, dict[str, Any]] = {"encoder": {}, "training": {}}
+    if path is None:
+        name = task or DEFAULT_TASK
+        chosen = {"encoder": choose_encoder(dataset, name), "training": choose_training(dataset, name)}
     try:
-        training = TrainConfig(**{**fields.pop("training", {}), **given})
-        encoder = EncoderConfig(**{**dataset.inputs, **fields.pop("encoder", {})})
+        training = TrainConfig(**{**chosen["training"], **fields.pop("training", {}), **given})
+        encoder = EncoderConfig(**{**inputs, **chosen["encoder"], **fields.pop("encoder", {})})
         return Recipe(**{**fields, **({} if task is None else {"task": task})}, encoder=encoder, training=training)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path or 'the default'} is not a recipe: {error}") from error

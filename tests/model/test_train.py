@@ -27,7 +27,14 @@ from model.training.evaluate import evaluate
 from model.training.evaluate import main as evaluate_main
 from model.training.fit import train
 from model.training.recipe import Recipe, describe_trap, read_recipe
-from model.training.run_directory import BrokenRun, read_config, read_model, read_results, read_samples
+from model.training.run_directory import (
+    BrokenRun,
+    read_config,
+    read_model,
+    read_results,
+    read_samples,
+    read_training_lengths,
+)
 from model.training.train import main as train_main
 
 ENCODER = EncoderConfig(features=2, hidden=6, dropout=0.2)
@@ -101,6 +108,13 @@ def test_standardization_is_fitted_on_training_sequences_only(finished: tuple[Pa
     assert standardization is not None
     mean = torch.from_numpy(np.concatenate(fitting.sequences)).double().mean(dim=0).float()
     assert torch.equal(standardization.mean, mean)
+
+
+def test_nothing_is_held_out_if_the_share_is_zero(tmp_path: Path) -> None:
+    """All sequences are learned from, and no metric claims to be of sequences that were not."""
+    results = train(tmp_path, make_dataset(), vary(validation_share=0.0, epochs=1))
+    assert not any(name.startswith("validation") for name in results)
+    assert len(read_training_lengths(tmp_path)) == len(make_dataset().train)
 
 
 def test_the_same_seed_gives_the_same_weights(finished: tuple[Path, dict[str, float]], tmp_path: Path) -> None:
