@@ -43,7 +43,7 @@ def choose_training(dataset: Dataset, task: str) -> dict[str, Any]:
     fitting = len(dataset.train)
     batch_size = max(SMALLEST_BATCH, min(LARGEST_BATCH, fitting // BATCHES))
     epochs = max(FEWEST_EPOCHS, math.ceil(UPDATES * batch_size / fitting))
-    sized = {"batch_size": batch_size, "epochs": epochs, "patience": epochs}
+    sized: dict[str, Any] = {"batch_size": batch_size, "epochs": epochs, "patience": epochs}
     if task not in HEADED:
         return sized
     if fitting < SMALL:
