@@ -194,7 +194,7 @@ def test_the_document_is_read_and_tried_without_any_other_origin(
         encode.get_by_role("button", name="Send POST").click()
         encode.get_by_text("200", exact=True).last.wait_for()
         answer = json.loads(encode.get_by_label("Answer").inner_text())
-        assert (answer["dim"], answer["lengths"]) == (128, [3, 2])
+        assert (answer["dim"], answer["lengths"]) == (256, [3, 2])
         for summary in encode.locator("summary").all():
             if summary.inner_text() != "Try it":
                 summary.click()

@@ -40,20 +40,20 @@ def test_the_curl_example_encodes_a_request_and_a_stream(url: str) -> None:
     expected = open_session(SHIPPED_MODEL).run(pad_batch([np.array(s, np.float32) for s in request["sequences"]]))
     assert np.array(json.loads(whole)["embeddings"], np.float32).tobytes() == expected.tobytes()
     answers = list(map(json.loads, lines))
-    assert [len(base64.b64decode(answer["embedding"])) for answer in answers[:2]] == [512, 512]
+    assert [len(base64.b64decode(answer["embedding"])) for answer in answers[:2]] == [1024, 1024]
     assert answers[2]["problem"]["detail"] == "sequences[0][1] is a number: expected a step: a list of 12 numbers."
 
 
 def test_the_python_example_encodes_in_binary(url: str) -> None:
     """Two embeddings of norm 1."""
-    assert run(sys.executable, "examples/encode.py", url) == "(2, 128) float32 [1. 1.]\n"
+    assert run(sys.executable, "examples/encode.py", url) == "(2, 256) float32 [1. 1.]\n"
 
 
 @pytest.mark.parametrize(
     ("library", "printed"),
     [
-        ("pandas", "(2, 128) ['ann', 'bob']\n"),
-        ("polars", "(2, 2) ['ann', 'bob'] Array(Float32, shape=(128,))\n"),
+        ("pandas", "(2, 256) ['ann', 'bob']\n"),
+        ("polars", "(2, 2) ['ann', 'bob'] Array(Float32, shape=(256,))\n"),
     ],
 )
 def test_the_examples_of_frames_encode_a_group_of_rows_each(
@@ -71,5 +71,5 @@ def test_the_javascript_example_encodes_with_fetch(url: str) -> None:
     printed = run("node", "examples/encode.mjs", url).split()
     steps = np.array([[math.sin(t + f) for f in range(12)] for t in range(7)], np.float32)
     expected = open_session(SHIPPED_MODEL).run(pad_batch([steps]))[0, 0]
-    assert printed[:6] == ["2", "128", "[", "19,", "7", "]"]
+    assert printed[:6] == ["2", "256", "[", "19,", "7", "]"]
     assert float(printed[6]) == pytest.approx(float(expected), abs=1e-5)  # sines may differ by a bit
