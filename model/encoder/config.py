@@ -13,7 +13,8 @@ class EncoderConfig:
     Attributes:
         features: F, the numbers in a step; None where steps are token ids.
         vocabulary: V, the number of token ids, 0 (padding) included; None where steps are numbers.
-        embedding: E, the numbers a token becomes; the fourth root of V, rounded down, where it is None.
+        embedding: E, the numbers a token becomes; the fourth root of V, rounded down, if it is None. A recipe that does
+            not state it gets more: see `model.training.defaults`.
         cell: `lstm`, `gru` or `rnn` (tanh).
         reset_after: of a GRU: the reset gate acts after the recurrent product, as in torch, or before it, as in
             TensorFlow 1.
