@@ -15,6 +15,7 @@ Form: TypeAlias = Literal["auto", "json", "human"]  # of log lines
 
 ROUTE = r"^/[!-z|~]*$"  # a path without braces, which would be parameters
 NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,99}"  # what a model may be called
+MOST_PROCESSES = 256  # more than any machine has use for; a slip of the finger would take all of its memory
 UNREAD_BYTES = 256 * 2**20  # of a process
 ROOT = Path(__file__).resolve().parents[1]  # the folder that holds the application
 # Named in full unless the program was started there: an installed one may be started anywhere.
@@ -118,7 +119,7 @@ class Settings(BaseSettings):
         description="Port on which the Open Inference Protocol is spoken over gRPC; without it, it is not. 0 takes a "
         "free one and logs it. It needs the extra `grpc`.",
     )
-    processes: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+    processes: Annotated[int, Field(ge=1, le=MOST_PROCESSES)] | Literal["auto"] = Field(
         "auto",
         description="Workers behind the port, each a process with models of its own. `auto` takes as many as the CPUs "
         "and the memory allow, and one on other systems than Linux, which have no others.",

@@ -142,3 +142,10 @@ def test_the_settings_page_is_the_settings_class() -> None:
         default = "none" if field.default is None else f"`{field.default}`"
         expected[name.upper()] = f"{default} | {field.description}"
     assert rows == expected
+
+
+def test_so_many_processes_are_a_slip() -> None:
+    """Thousands of workers would take all of a machine's memory, so the number has a bound."""
+    assert Settings(processes=256).processes == 256
+    with pytest.raises(ValidationError, match="less than or equal to 256"):
+        Settings(processes=257)
