@@ -28,7 +28,7 @@ def draw_curves(columns: Mapping[str, Sequence[float]]) -> Figure:
     panels = figure.subplots(1, 1 + len(others), squeeze=False)[0]
     for name, label, colour in (("train_loss", "training", BLUE), ("val_loss", "validation", ORANGE)):
         panels[0].plot(columns["epoch"], columns[name], color=colour, label=label)
-    panels[0].legend(frameon=False)
+    panels[0].legend(frameon=False, loc="upper right")  # losses fall; the best place is slow to find
     losses = [*columns["train_loss"], *columns["val_loss"]]
     if min(losses) > 0 and max(losses) / min(losses) > 30:
         panels[0].set_yscale("log")
@@ -48,7 +48,7 @@ def draw_lengths(trained: Sequence[int], held_out: Sequence[int]) -> Figure:
     bins = [0.5 + width * count for count in range(math.ceil(longest / width) + 1)]
     for lengths, label, colour in ((trained, "trained on", BLUE), (held_out, "held out", ORANGE)):
         axes.hist(lengths, bins=bins, color=colour, alpha=0.55, label=f"{label} ({len(lengths):,})")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="upper right")
     _label(axes, "lengths", "steps", "sequences")
     return figure
 

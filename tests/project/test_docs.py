@@ -194,7 +194,7 @@ def slug(title: str) -> str:
         ("install", ".[train,export]", ""),
         ("train", ".[train,export]", "lengthwise train --dataset japanese-vowels --out runs/japanese-vowels"),
         ("export", ".[train,export]", "lengthwise export runs/japanese-vowels -o runs/japanese-vowels.onnx"),
-        ("test", ".[dev]", "pytest --cov --cov-report=term"),
+        ("test", ".[dev]", "pytest -n 2 --dist worksteal --cov --cov-report=term"),
     ],
 )
 def test_verbs_install_what_they_need(verb: str, installs: str, runs: str, tmp_path: Path) -> None:
