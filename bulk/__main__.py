@@ -22,7 +22,7 @@ from bulk.sinks import finish, open_sink
 from service.errors import StartupError
 from service.settings import SHIPPED_MODEL, Settings
 
-STOPPED = 143  # the exit code of a program that a signal ended, as shells and Kubernetes read it
+SIGNALLED = 128  # and the signal's number: the exit code of a program that a signal ended, as shells read it
 
 
 def read_arguments(arguments: list[str]) -> argparse.Namespace:
@@ -86,8 +86,14 @@ def encode(options: argparse.Namespace) -> int:
             count = sum(plan.first_row(number) < options.limit for number in range(count))
         mine = [number for number in range(count) if number % programs == place and not sink.is_done(number)]
         bounds = Bounds(options.max_errors, threading.Event())
+        caught: list[int] = []
+
+        def stop(number: int, _: object) -> None:
+            caught.append(number)
+            bounds.stop.set()
+
         for name in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(name, lambda *_: bounds.stop.set())
+            signal.signal(name, stop)
         rows = sum(plan.shards[number].rows for number in mine)
         with Meter(rows, quiet=options.quiet) as meter:
             if options.engine == "ray":
@@ -103,7 +109,7 @@ def encode(options: argparse.Namespace) -> int:
             f"{len(plan.shards) - left} of {len(plan.shards)} shards are done"
             f"{f', and {errors} rows could not be encoded: see errors.jsonl' if errors and not left else ''}.\n"
         )
-        return STOPPED if encoded < len(mine) else 0
+        return SIGNALLED + (caught or [signal.SIGTERM])[0] if encoded < len(mine) else 0
     finally:
         encoder.close()
 

@@ -74,11 +74,11 @@ class LineSource:
             try:
                 row = orjson.loads(line)
             except orjson.JSONDecodeError as error:
-                found.append(InvalidField("", f"a line that is not JSON ({error})", "one object a line"))
+                found.append(InvalidField("The line", f"not JSON ({error})", "one object a line"))
                 others.append({})
                 continue
             if not isinstance(row, dict) or wanted.column not in row:
-                found.append(InvalidField("", "no object with this field", f"an object with {wanted.column!r}"))
+                found.append(InvalidField("The line", "no object with this field", f"an object with {wanted.column!r}"))
                 others.append({})
                 continue
             sequence = read_sequence(row.pop(wanted.column), spec)

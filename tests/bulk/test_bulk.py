@@ -1,6 +1,7 @@
 """Files in, files out: each row once, in order, the same bytes however often the program was stopped."""
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -94,6 +95,16 @@ def test_a_field_that_does_not_fit_its_column_is_told(monkeypatch: pytest.Monkey
     encode(write_jsonl(tmp_path / "in.jsonl", rows), "-o", tmp_path / "out")
     told = [json.loads(line) for line in (tmp_path / "out/errors.jsonl").read_text().splitlines()]
     assert [(one["row"], one["problem"]["path"]) for one in told] == [(1, "id"), (2, "new")]
+
+
+def test_a_line_that_is_no_row_is_told_in_a_sentence(tmp_path: Path) -> None:
+    """A sentence begins with what it is about."""
+    file = tmp_path / "in.jsonl"
+    file.write_text(json.dumps({"sequence": draw_sequences([2])[0].tolist()}) + '\nno JSON\n{"id": 1}\n')
+    encode(file, "-o", tmp_path / "out")
+    told = [json.loads(line)["problem"] for line in (tmp_path / "out/errors.jsonl").read_text().splitlines()]
+    assert told[0]["detail"].startswith("The line is not JSON (")
+    assert told[1]["detail"] == "The line is no object with this field: expected an object with 'sequence'."
 
 
 BAD = [
@@ -250,14 +261,15 @@ def test_ended_in_any_write_it_goes_on(tmp_path: Path, monkeypatch: pytest.Monke
     assert hash_folder(tmp_path / "out") == hash_folder(tmp_path / "alone")
 
 
-def test_sigterm_ends_after_the_shard_in_hand(many: Path, tmp_path: Path) -> None:
-    """It exits as a stopped program does, leaves no draft, and the same command goes on."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_after_the_shard_in_hand(many: Path, tmp_path: Path, number: signal.Signals) -> None:
+    """It exits as a program does that this signal stopped, leaves no draft, and the same command goes on."""
     with start(many, tmp_path / "out") as process:
         while not list((tmp_path / "out").glob("part-*.parquet")):
             time.sleep(0.001)
-        process.terminate()
+        process.send_signal(number)
         code = process.wait()
-    assert code == 143
+    assert code == 128 + number
     assert not [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
     with start(many, tmp_path / "out") as process:
         assert process.wait() == 0
