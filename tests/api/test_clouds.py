@@ -104,7 +104,7 @@ def test_predictions_hold_what_is_asked_for(other: TestClient) -> None:
         ({"instances": "text"}, "instances is the string"),
         ({"instances": [{"values": [1]}]}, "instances[0]"),
         ({"instances": [[[0.1, 0.2, "x"]]]}, "instances[0][0][2]"),
-        ({"instances": PAIR, "parameters": {"normalise": True}}, "parameters.'normalise'"),
+        ({"instances": PAIR, "parameters": {"normalise": True}}, "expected one of model, outputs, normalize, "),
         ({"instances": PAIR, "parameters": {"outputs": ["all"]}}, "parameters.outputs[0]"),
         ({"instances": PAIR, "parameters": {"model": "other"}}, "'other' in the body and 'made' in the path"),
         ({"instances": ["text"]}, "instances asks for a tokenizer"),

@@ -387,9 +387,9 @@ def test_at_a_terminal_a_bar_shows_the_same(
 @pytest.mark.parametrize(
     ("row", "path"),
     [
-        ("[1, 2]", ""),
-        ("not json", ""),
-        ('{"other": 1}', ""),
+        ("[1, 2]", "The line"),
+        ("not json", "The line"),
+        ('{"other": 1}', "The line"),
         ('{"sequence": 5}', "sequence"),
         ('{"sequence": "a text"}', "sequence"),
         ('{"sequence": [[1, 2, 3], 4]}', "sequence[1]"),

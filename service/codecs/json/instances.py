@@ -69,7 +69,7 @@ def parse(body: bytes, limits: Limits, bounds: Bounds, name: str | None = None) 
     require_bounds(body, limits, bounds, 2 * limits.max_request_steps + 1 + MAX_OTHER_LISTS, FIELD)
     read_exactly = partial(_read_instances, max_steps=limits.max_request_steps)
     fields, read_given = parse_fields(body, (FIELD,), read_exactly)
-    options = validate(PredictOptions, fields, PredictRequest.model_fields).parameters or DEFAULTS
+    options = validate(PredictOptions, fields, AnswerOptions.model_fields).parameters or DEFAULTS
     if name is not None and options.model not in (None, name):
         found = f"{str(options.model)[:40]!r} in the body and {name!r} in the path"
         raise InvalidField("parameters.model", found, "the same in both")
