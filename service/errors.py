@@ -236,7 +236,8 @@ class UnknownModel(LengthwiseError):
 
     def __init__(self, name: str | None, known: list[str]) -> None:
         what = "No model is named, and there is no default" if name is None else f"There is no model {name[:99]!r} here"
-        super().__init__(f"{what}: the models are {', '.join(map(repr, known)) or 'none'}.", "model")
+        served = f"the models are {', '.join(map(repr, known))}" if known else "no model is served"
+        super().__init__(f"{what}: {served}.", "model")
 
 
 class ModelRefused(LengthwiseError):

@@ -26,7 +26,13 @@ CONNECTIONS = httpx.Limits(max_connections=None, max_keepalive_connections=100, 
 
 
 def load_rpc(url: str) -> Any:
-    """Return the module that speaks gRPC, if that is what an address asks for; else None."""
+    """Return the module that speaks gRPC, if that is what an address asks for; else None.
+
+    Raises:
+        ValueError: the address says no protocol.
+    """
+    if "://" not in url:
+        raise ValueError(f"{url!r} says no protocol: expected http://, https://, grpc:// or grpcs:// before the host")
     return import_module("lengthwise_client.rpc") if url.startswith(("grpc://", "grpcs://")) else None
 
 
@@ -65,7 +71,7 @@ class Client:
             sleep: lets seconds pass between tries.
 
         Raises:
-            ValueError: both a key and the header `Authorization` are given.
+            ValueError: both a key and the header `Authorization` are given, or the address says no protocol.
             ImportError: gRPC is asked for, and the extra `grpc` is not installed.
         """
         rpc = load_rpc(url)

@@ -102,6 +102,7 @@ class Repository:
             if is_strict and isinstance(found, LengthwiseError):
                 raise found
             self._settle(path, known, found)
+        self._warn_of_nothing()
 
     async def scan(self) -> None:
         """Load files that are new or were replaced, and give up models whose file is gone."""
@@ -152,7 +153,13 @@ class Repository:
             if mark != known.mark and not known.is_unloaded:
                 await self._reload(path, known, mark)
                 tried.add(path)
+        self._warn_of_nothing()
         return tried
+
+    def _warn_of_nothing(self) -> None:
+        """Say that no model is served, which is right for a folder that waits for some, and else a mistake."""
+        if not any(True for _ in self._models):
+            logger.warning("No model is served: %s holds no artifact (*%s) that can be", self.place, SUFFIX)
 
     def _list(self) -> list[Path]:
         """Return the artifacts there are, in order; hidden files are drafts and do not count."""

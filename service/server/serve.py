@@ -168,11 +168,18 @@ def main(arguments: list[str]) -> None:
     except StartupError as error:
         sys.exit(logs.write_ending(error.tell(variable_of), settings.log_format))
     except ValidationError as error:
-        faults = (f"{'.'.join(map(str, fault['loc']))} {fault['msg']}".strip() for fault in error.errors())
-        sys.exit(logs.write_ending("; ".join(faults), find_log_format(arguments)))
+        sys.exit(logs.write_ending(_tell_faults(error), find_log_format(arguments)))
     except Exception:
         logging.getLogger("lengthwise").exception("The service ended by what nobody foresaw")
         sys.exit(1)
+
+
+def _tell_faults(error: ValidationError) -> str:
+    """Return what is wrong with which setting; of one that may be of several kinds, what each of them asks."""
+    faults: dict[str, list[str]] = {}
+    for fault in error.errors():
+        faults.setdefault(str(next(iter(fault["loc"]), "")), []).append(fault["msg"])
+    return "; ".join(f"{name} {', or '.join(asked)}".strip() for name, asked in faults.items())
 
 
 def _require_grpc(settings: Settings) -> None:
@@ -182,7 +189,7 @@ def _require_grpc(settings: Settings) -> None:
         StartupError: it is not.
     """
     if settings.grpc_port is not None and not can_import("grpc_reflection"):
-        raise StartupError("LENGTHWISE_GRPC_PORT needs the extra grpc, pip install '.[grpc]'.")
+        raise StartupError("gRPC needs the extra grpc: from a checkout, pip install '.[grpc]'.")
 
 
 def _allow_files(settings: Settings) -> None:

@@ -77,7 +77,7 @@ def test_no_name_means_the_default(served: ServedModel) -> None:
         models.find("a@2")
     with pytest.raises(UnknownModel, match=r"no model 'b' here: the models are 'a'"):
         fill(served, ("a", "1"), default="b").find(None)
-    with pytest.raises(UnknownModel, match="the models are none"):
+    with pytest.raises(UnknownModel, match="no model is served"):
         Models().find(None)
 
 

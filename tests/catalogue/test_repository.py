@@ -423,3 +423,12 @@ def test_changes_are_noticed(
             place.unlink()
             while ask(client, "a").status_code != 404:
                 assert time.monotonic() < end
+
+
+def test_a_folder_without_models_is_told(start: Start, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It is served, since models may come, and a warning says that nothing is served until then."""
+    for path in folder.glob("*.onnx"):
+        path.unlink()
+    client = start()
+    assert f"No model is served: {folder} holds no artifact" in caplog.text
+    assert "no model is served" in client.post("/encode", json={"sequences": [[[1.0]]]}).json()["detail"]

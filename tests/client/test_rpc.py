@@ -158,3 +158,9 @@ def test_predictions_come_by_their_logits_alone() -> None:
     assert logits is not None
     assert [output.name for output in answer.outputs] == ["embedding", "logits"]
     assert answer.raw_output_contents[1] == logits.tobytes()
+
+
+def test_an_address_says_its_protocol() -> None:
+    """A host alone is refused at once, with the protocols there are."""
+    with pytest.raises(ValueError, match="grpcs://"):
+        Client("localhost:8000")

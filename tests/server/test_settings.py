@@ -144,6 +144,12 @@ def test_the_settings_page_is_the_settings_class() -> None:
     assert rows == expected
 
 
+def test_a_setting_of_several_kinds_is_told_of_once() -> None:
+    """The sentence names it as it is set, with what each kind asks."""
+    with pytest.raises(SystemExit, match=r"processes Input should be greater than or equal to 1, or .*'auto'"):
+        main(["--processes", "0", "--log-format=human"])
+
+
 def test_so_many_processes_are_a_slip() -> None:
     """Thousands of workers would take all of a machine's memory, so the number has a bound."""
     assert Settings(processes=256).processes == 256
