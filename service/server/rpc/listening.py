@@ -27,6 +27,7 @@ logger = logging.getLogger("lengthwise")
 
 LOOK_SECONDS = 1.0  # between two looks whether the service is ready
 PING_SECONDS = 60  # an idle connection is asked so often whether it is there, and may ask as often itself
+MOST_PENDING = 2**31 - 1  # calls that wait to be looked at; of more than 1000 gRPC cancels some without a reason
 STREAM = "ModelStreamInfer"
 
 
@@ -66,7 +67,7 @@ class Listener:
             else:
                 port = self._server.add_insecure_port(address)
         except (OSError, RuntimeError) as error:
-            raise StartupError(f"{address} cannot be listened on for gRPC: {error}.") from None
+            raise StartupError(f"{address} cannot be listened on for gRPC: {str(error).partition(';')[0]}.") from None
         await self._server.start()
         self._watching = asyncio.create_task(self._watch())
         logger.info("gRPC on %s:%d", host, port)
@@ -124,6 +125,8 @@ def _choose_options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.max_receive_message_length", settings.max_body_bytes),
         ("grpc.max_send_message_length", -1),
         ("grpc.max_concurrent_streams", settings.connections),
+        ("grpc.server.max_pending_requests", MOST_PENDING),
+        ("grpc.server.max_pending_requests_hard_limit", MOST_PENDING),
         ("grpc.max_connection_idle_ms", 1000 * settings.keep_alive_seconds),
         ("grpc.keepalive_time_ms", 1000 * PING_SECONDS),
         ("grpc.keepalive_timeout_ms", 1000 * settings.keep_alive_seconds),
