@@ -30,6 +30,7 @@ from service.server import check
 from service.server.choosing import choose_staff
 from service.server.greeting import write_greeting
 from service.server.owner.keeping import Keeper, start_owners
+from service.server.rpc.reserving import reserve_port
 from service.server.transport import GatheringProtocol
 from service.server.workers import supervise
 from service.settings import Settings, find_log_format, unknown_variables, variable_of
@@ -160,6 +161,9 @@ def main(arguments: list[str]) -> None:
         if staff.number > 1:
             # Several threads in a run would be those of all workers at the same time.
             settings = settings.model_copy(update={"threads": settings.threads or 1})
+            if settings.grpc_port is not None:
+                _kept, port = reserve_port(settings)  # until this process ends
+                settings = settings.model_copy(update={"grpc_port": port})
             gc.collect()
             gc.freeze()  # what is there stays shared
             supervise(settings, staff, partial(serve, settings, keeper), keeper)

@@ -32,13 +32,15 @@ from bench.load.launch import start_service
 from bench.speed.path import live
 from service.api.front import Front
 from service.api.problems import REFUSALS
+from service.api.routing import Service
 from service.app import create_app
 from service.batching.sharing import Queues
 from service.codecs.kserve import messages
 from service.encoder.sequences import pad_batch
 from service.encoder.session import open_session
-from service.errors import InvalidRequest, MalformedBody, RequestTooLong
+from service.errors import InvalidRequest, MalformedBody, RequestTooLong, StartupError
 from service.server.rpc.listening import Listener
+from service.server.rpc.reserving import reserve_port
 from service.server.rpc.streaming import PLACES
 from service.settings import Settings
 from tests.conftest import ARTIFACTS, draw_sequences
@@ -589,6 +591,42 @@ def test_a_signal_lets_calls_under_way_finish(processes: int, artifact: Path) ->
         came.put(None)
         assert list(answers) == []
         assert process.wait(30) in (0, -signal.SIGTERM)
+
+
+def test_calls_that_wait_to_be_looked_at_are_not_dropped(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 3000 that come while the event loop is busy, none is cancelled, as gRPC does by default beyond 1000."""
+    go = threading.Event()
+    monkeypatch.setattr(Service, "require_progress", lambda _: go.wait(60))
+    with call(make(artifact, max_connections=4000)) as address, grpc.insecure_channel(address) as channel:
+        asked = channel.unary_unary(f"/{messages.SERVICE}/ServerLive")
+        answers = [asked.future(b"") for _ in range(3000)]
+        go.set()
+        assert all(answer.result(60) for answer in answers)
+
+
+def test_workers_share_the_port_of_grpc_with_each_other_alone() -> None:
+    """Another service cannot take it, nor one with several workers, and 0 is the same free port for all of them."""
+    kept, port = reserve_port(Settings(grpc_port=0))
+    with kept:
+        for _ in range(2):  # as two workers do
+            shared = socket.socket()
+            kept.enter_context(shared)
+            shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            shared.bind(("127.0.0.1", port))
+            shared.listen()
+        with pytest.raises(StartupError, match=f"127.0.0.1:{port} cannot be listened on for gRPC: Address already"):
+            reserve_port(Settings(grpc_port=port))
+    reserve_port(Settings(grpc_port=port))[0].close()
+
+
+def test_a_second_service_does_not_take_the_port_of_grpc(artifact: Path) -> None:
+    """It ends with one sentence, though it has several workers, too, which could share the port."""
+    port = find_port()
+    flags = ("--model", str(artifact), "--processes", "2", "--grpc-port", str(port))
+    with start_service(*flags), grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        grpc.channel_ready_future(channel).result(30)
+        with pytest.raises(RuntimeError, match="cannot be listened on for gRPC"), start_service(*flags):
+            pass
 
 
 def test_tls_is_spoken_with_the_same_certificate(artifact: Path, certificate: tuple[Path, Path]) -> None:

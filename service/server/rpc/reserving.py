@@ -1,0 +1,39 @@
+"""Keeps the port of gRPC for the workers of one service: each of them listens on it, and nobody else may."""
+
+import socket
+from contextlib import ExitStack
+
+from service.errors import StartupError
+from service.settings import Settings
+
+
+def reserve_port(settings: Settings) -> tuple[ExitStack, int]:
+    """Bind the port of gRPC without listening on it.
+
+    Workers share a port by `SO_REUSEPORT`, by which another service of the same user could share it, too: calls would
+    go to either. So it is bound alone at first, and shared afterwards.
+
+    Args:
+        settings: the service's settings, `grpc_port` among them.
+
+    Returns:
+        What keeps the port until it is closed, and the port, a free one for 0.
+
+    Raises:
+        StartupError: others listen there.
+    """
+    port = settings.grpc_port or 0
+    try:
+        with ExitStack() as opened:
+            for family, kind, *_, address in socket.getaddrinfo(settings.host, port, type=socket.SOCK_STREAM):
+                kept = opened.enter_context(socket.socket(family, kind))
+                kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if family == socket.AF_INET6:
+                    kept.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                kept.bind((address[0], port, *address[2:]))
+                kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+                port = kept.getsockname()[1]
+            return opened.pop_all(), port
+    except OSError as error:
+        sentence = f"{settings.host}:{port} cannot be listened on for gRPC: {error.strerror}."
+        raise StartupError(sentence) from error
