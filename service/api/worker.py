@@ -18,6 +18,7 @@ logger = logging.getLogger("lengthwise")
 
 REPORT_SECONDS = 0.1  # between two counts of its connections that a process sends, if nothing changes
 REPORT = Struct("!II")  # connections that a process has, and those that it was ever handed
+LEDGER = Struct("!QQ")  # at the beginning of a ledger: where what it keeps begins, and how many bytes that is
 TAKES_NONE = 2**32 - 1  # in place of the first: it drains
 
 
@@ -61,8 +62,23 @@ class Shared:
 
     def recall(self, number: int) -> bytes:
         """Return what a worker last told of its counts; nothing if it never did."""
-        ledger = self.ledgers[number]
-        return os.pread(ledger, os.fstat(ledger).st_size, 0)
+        at, size = self.find(number)
+        return os.pread(self.ledgers[number], size, at)
+
+    def keep(self, number: int, told: bytes) -> None:
+        """Keep what a worker told: beside what it told before, which stands until this is there as a whole.
+
+        Whenever the worker is killed, one of the two can be recalled.
+        """
+        ledger, (before, size) = self.ledgers[number], self.find(number)
+        at = LEDGER.size if before >= LEDGER.size + len(told) else max(LEDGER.size, before + size)
+        os.pwrite(ledger, told, at)
+        os.pwrite(ledger, LEDGER.pack(at, len(told)), 0)
+
+    def find(self, number: int) -> tuple[int, int]:
+        """Return where in a worker's ledger what it last told begins, and how many bytes that is."""
+        at, size = LEDGER.unpack(os.pread(self.ledgers[number], LEDGER.size, 0) or bytes(LEDGER.size))
+        return at, size
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +108,7 @@ class Worker:
 
     def keep(self, told: bytes) -> None:
         """Keep what this worker told of its counts, for the one that takes its place."""
-        ledger = self.shared.ledgers[self.number]
-        os.pwrite(ledger, told, 0)
-        os.ftruncate(ledger, len(told))
+        self.shared.keep(self.number, told)
 
     def listen(self) -> socket.socket:
         """Return the socket on which the others ask this process."""
