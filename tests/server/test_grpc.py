@@ -521,6 +521,22 @@ def test_many_small_parts_are_refused_before_they_are_objects(part: bytes) -> No
         messages.decode("ModelInferRequest", long_shape, max_texts=1000)
 
 
+def test_many_small_integers_are_refused_before_they_are_eight_bytes_each() -> None:
+    """A body of 30 MB would become 240 MB, and more while it grows; as many as raw contents can hold are read."""
+    half = write_field(5, write_field(5, write_field(3, b"\x07" * (messages.MAX_INTEGERS // 2))))
+    read = messages.decode("ModelInferRequest", half * 2)
+    assert sum(len(tensor.contents.int64_contents) for tensor in read.inputs) == messages.MAX_INTEGERS
+    with pytest.raises(MalformedBody, match="more than 4194304 integers in typed contents: send them in raw_input_co"):
+        messages.decode("ModelInferRequest", half * 2 + write_field(5, write_field(5, write_field(3, b"\x07"))))
+
+
+def write_field(number: int, content: bytes) -> bytes:
+    """Return a field of bytes as protobuf has it."""
+    size = len(content)
+    length = bytes((size >> shift & 0x7F) | (0x80 if size >> shift + 7 else 0) for shift in range(0, 35, 7))
+    return bytes([number << 3 | 2]) + length.rstrip(b"\0") + content
+
+
 def test_a_large_message_is_read() -> None:
     """Raw, and typed with a text a field: what the bound lets through is what it should."""
     request = messages.message("ModelInferRequest", model_name="made")

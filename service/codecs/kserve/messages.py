@@ -27,8 +27,10 @@ CONTENTS = {"FP32": "fp32_contents", "INT64": "int64_contents", "BYTES": "bytes_
 SMALL_BYTES = 2**16
 MAX_FIELDS = 1000  # of a message, beside its texts
 MAX_SHAPE_BYTES = 80
+MAX_INTEGERS = 2**22  # of a message, packed: 32 MB in memory, of which each may have come as one byte
 # Which fields hold messages, by their numbers: of a request, of an input, of its contents.
 INPUT, SHAPE, TEXT = 5, 3, 8
+INTEGERS = range(1, 6)  # the fields of contents that are packed varints
 MESSAGES: Mapping[str, Mapping[int, str]] = {
     "request": {4: "map", INPUT: "input", 6: "output"},
     "input": {4: "map", 5: "contents"},
@@ -60,7 +62,7 @@ def decode(kind: str, body: bytes, max_texts: int = 0) -> Any:
         RequestTooLong: it holds more texts.
     """
     if len(body) > SMALL_BYTES:
-        _require_few_fields(memoryview(body), "request", [MAX_FIELDS, max_texts], max_texts)
+        _require_few_fields(memoryview(body), "request", [MAX_FIELDS, max_texts, MAX_INTEGERS], max_texts)
     try:
         return _kind_of(kind).FromString(body)
     except DecodeError:
@@ -158,7 +160,7 @@ def _require_few_fields(body: memoryview, kind: str, left: list[int], max_texts:
     Args:
         body: the message.
         kind: of `MESSAGES`.
-        left: fields, and texts, that may still come.
+        left: fields, texts and packed integers that may still come.
         max_texts: texts that a request may hold.
 
     Raises:
@@ -182,6 +184,12 @@ def _require_few_fields(body: memoryview, kind: str, left: list[int], max_texts:
             size, at = _read_varint(body, at)
             if kind == "input" and number == SHAPE and size > MAX_SHAPE_BYTES:
                 raise MalformedBody("protobuf", "a shape has too many axes")
+            if kind == "contents" and number in INTEGERS:
+                # The last byte of each is below 128.
+                left[2] -= int(np.count_nonzero(np.frombuffer(body[at : at + size], dtype=np.int8) >= 0))
+                if left[2] < 0:
+                    few = f"more than {MAX_INTEGERS} integers in typed contents: send them in raw_input_contents"
+                    raise MalformedBody("protobuf", few)
             if nested := MESSAGES.get(kind, {}).get(number):
                 _require_few_fields(body[at : at + size], nested, left, max_texts)
             at += size
