@@ -126,7 +126,7 @@ def test_no_counter_falls_if_a_worker_is_killed(artifact: Path) -> None:
 
 
 def test_what_a_worker_told_stands_until_what_follows_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that is killed while it writes leaves what it had told before, and whatever its size the ledger stays small."""
+    """One that is killed while it writes leaves what it told before, and the ledger stays small whatever its size."""
     shared = Shared.among(Staff(number=2, cpus=2), has_rates=False)
     write = os.pwrite
 
