@@ -2,6 +2,7 @@
 
 import ast
 import re
+import signal
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import promql_parser
 from pydantic_settings import CliApp
 
-from bulk.__main__ import STOPPED, read_arguments
+from bulk.__main__ import SIGNALLED, read_arguments
 from service.app import PARTS
 from service.server.workers import END_SECONDS
 from service.settings import Settings, variable_of
@@ -165,7 +166,7 @@ def check_job(manifests: list[Manifest]) -> None:
             (container,) = one["spec"]["template"]["spec"]["containers"]
             assert container["command"] == ["python", "-m", "bulk"]
             codes = [rule["onExitCodes"] for rule in one["spec"]["podFailurePolicy"]["rules"] if "onExitCodes" in rule]
-            assert codes == [{"containerName": container["name"], "operator": "In", "values": [STOPPED]}], "the stop"
+            assert codes == [{"containerName": container["name"], "operator": "In", "values": [SIGNALLED + signal.SIGTERM]}], "the stop"
 
 
 def read_job(job: Manifest, index: int) -> Any:
