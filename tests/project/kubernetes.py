@@ -166,7 +166,9 @@ def check_job(manifests: list[Manifest]) -> None:
             (container,) = one["spec"]["template"]["spec"]["containers"]
             assert container["command"] == ["python", "-m", "bulk"]
             codes = [rule["onExitCodes"] for rule in one["spec"]["podFailurePolicy"]["rules"] if "onExitCodes" in rule]
-            assert codes == [{"containerName": container["name"], "operator": "In", "values": [SIGNALLED + signal.SIGTERM]}], "the stop"
+            assert codes == [
+                {"containerName": container["name"], "operator": "In", "values": [SIGNALLED + signal.SIGTERM]}
+            ], "the stop"
 
 
 def read_job(job: Manifest, index: int) -> Any:
