@@ -1,5 +1,7 @@
 """What others wrote is carried as npm published it, with its licence."""
 
+import base64
+import hashlib
 import io
 import shutil
 import tarfile
@@ -43,3 +45,28 @@ def test_an_archive_that_was_not_published_is_refused(tmp_path: Path) -> None:
         written.addfile(member, io.BytesIO(b"evil"))
     with pytest.raises(ValueError, match="was published"):
         vendor.unpack(vendor.PACKAGES[1], archive)
+
+
+def test_what_npm_gives_is_unpacked_and_its_hashes_written_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program in npm's place gives an archive: its files stand here by their names, changed as carried."""
+    archive, here, programs = (tmp_path / name for name in ("archive.tgz", "vendor", "programs"))
+    here.mkdir()
+    programs.mkdir()
+    with tarfile.open(archive, "w:gz") as written:
+        content = b'import{h}from"preact"'
+        described = tarfile.TarInfo("package/dist/one.mjs")
+        described.size = len(content)
+        written.addfile(described, io.BytesIO(content))
+    npm = programs / "npm"
+    npm.write_text(f'#!/bin/sh\ncp {archive} "$4/"\n', encoding="utf-8")
+    npm.chmod(0o755)
+    digest = base64.b64encode(hashlib.sha512(archive.read_bytes()).digest()).decode()
+    package = vendor.Package("one", "1.0.0", digest, {"dist/one.mjs": "one.js"})
+    monkeypatch.setattr(vendor, "HERE", here)
+    monkeypatch.setattr(vendor, "PACKAGES", (package,))
+    monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
+    vendor.main([])
+    assert (here / "one.js").read_bytes() == b'import{h}from"./preact.js"'
+    vendor.main(["--check"])

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from struct import pack
 from typing import Any
 
 import grpc
@@ -230,6 +231,44 @@ def test_each_kind_of_encoder_answers_as_over_http(kind: str, arrays: dict[str, 
     assert described == [*expected]
     for output, numbers in expected.items():
         assert found.as_numpy(output).tobytes() == numbers.tobytes()
+
+
+def test_texts_come_typed_or_raw() -> None:
+    """`bytes_contents` give the bits that raw texts give; what is not a text is refused by its place."""
+    with call(make(ARTIFACTS / "texts.onnx")) as address:
+        answers = []
+        for raw in (False, True):
+            request = messages.message("ModelInferRequest", model_name=name_of("texts"))
+            request.inputs.add(name="texts", datatype="BYTES", shape=[2])
+            texts = [b"good film", b"bad"]
+            if raw:
+                request.raw_input_contents.append(b"".join(pack("<I", len(text)) + text for text in texts))
+            else:
+                request.inputs[0].contents.bytes_contents.extend(texts)
+            answer = messages.decode("ModelInferResponse", ask(address, request.SerializeToString()))
+            numbers = answer.raw_output_contents[0] if raw else answer.outputs[0].contents.fp32_contents
+            answers.append(np.frombuffer(numbers, "<f4") if raw else np.array(numbers, dtype=np.float32))
+        assert answers[0].tobytes() == answers[1].tobytes()
+        request = messages.message("ModelInferRequest", model_name=name_of("texts"))
+        request.inputs.add(name="texts", datatype="BYTES", shape=[1])
+        request.inputs[0].contents.bytes_contents.append(b"\xff")
+        _, info, _ = fail(address, request.SerializeToString())
+        assert info.metadata["path"] == "inputs[0].contents.bytes_contents[0]"
+
+
+def name_of(kind: str) -> str:
+    """Return the name of a made artifact."""
+    manifest = open_session(ARTIFACTS / f"{kind}.onnx").manifest
+    assert manifest
+    return manifest.name
+
+
+@pytest.mark.parametrize("end", [b"\xff" * 12, b"\x0b", b"\x12\xff\xff\xff\xff\x0f"])
+def test_a_large_message_that_is_damaged_is_refused(end: bytes) -> None:
+    """A number without end, a group, and a field longer than what is left."""
+    whole = typed(id="x" * messages.SMALL_BYTES).SerializeToString()
+    with pytest.raises(MalformedBody):
+        messages.decode("ModelInferRequest", whole + end)
 
 
 def test_health_and_reflection_answer(address: str) -> None:
