@@ -97,7 +97,7 @@ def encode(options: argparse.Namespace) -> int:
         rows = sum(plan.shards[number].rows for number in mine)
         with Meter(rows, quiet=options.quiet) as meter:
             if options.engine == "ray":
-                from bulk.cluster import run_on_ray  # noqa: PLC0415 - only who asks for Ray needs it
+                from bulk.cluster import run_on_ray  # noqa: PLC0415 - only --engine ray needs it
 
                 encoded = run_on_ray(options, plan, mine, meter, bounds)
             else:
@@ -119,7 +119,7 @@ def open_encoder(options: argparse.Namespace, settings: Settings) -> Encodes:
     if not options.url:
         return Encoder(settings)
     try:
-        from bulk.remote import RemoteEncoder  # noqa: PLC0415 - only who asks a service needs httpx
+        from bulk.remote import RemoteEncoder  # noqa: PLC0415 - only --url needs httpx
     except ImportError as error:
         raise BulkError(f"--url asks through the client, which needs {error.name}: pip install ./client") from None
     return RemoteEncoder(options.url, options.model, options.key, settings.limits)

@@ -59,7 +59,7 @@ class Encoder:
     Attributes:
         session: runs it.
         name: the model's name.
-        file: where it was read from.
+        file: the artifact that was read.
         sha256: of the artifact.
         outputs: what it gives.
         dim: D, the numbers in an embedding.

@@ -95,7 +95,7 @@ COMMANDS = {
 EXIT_CODES = {
     0: "done",
     1: "it could not be done, and a sentence on stderr says why",
-    2: "the command line is wrong",
+    2: "a command, flag or argument is unknown or missing",
     130: "interrupted by Ctrl-C",
     143: "stopped by SIGTERM; `encode` goes on where it stopped",
 }

@@ -41,7 +41,7 @@ async def count_bytecodes(model: Path) -> "Counter[tuple[str, str]]":
         for _ in range(WARM):
             await app(scope_of(body), receive, send)
         calls = [app(scope_of(body), receive, send) for _ in range(FEW)]
-        before = sys.gettrace()  # of a debugger, or of whoever measures coverage
+        before = sys.gettrace()  # a debugger's, or coverage's
         sys._getframe().f_trace_opcodes = True  # noqa: SLF001 - Python 3.12 looks for one when the trace is set
         sys.settrace(trace)
         try:

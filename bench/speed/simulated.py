@@ -26,7 +26,7 @@ TOLD_SECONDS = 0.1  # how often replicas tell their drain
 
 @dataclass(slots=True)
 class Sent:
-    """A request on its way: when it came, where it went, and how many of its sequences have no embedding yet."""
+    """A request under way: its arrival, its replica, and how many of its sequences still wait for an embedding."""
 
     arrived: float
     replica: "Replica"
@@ -55,7 +55,7 @@ class Replica:
         return self.queues.forecast(self.queue, now).seconds
 
 
-Route: TypeAlias = Callable[[float, Sequence[int]], Replica]  # where a request of these lengths goes that comes now
+Route: TypeAlias = Callable[[float, Sequence[int]], Replica]  # from now and a request's lengths to its replica
 
 
 @dataclass(slots=True)

@@ -71,7 +71,7 @@ def read_request(line: bytes) -> tuple[str, bytes]:
     """Return a request's `custom_id` and its body.
 
     Raises:
-        InvalidRequest: the line is no such request.
+        InvalidRequest: the line is not such a request.
     """
     try:
         request = orjson.loads(line)

@@ -157,7 +157,7 @@ class ParquetSource:
 
 
 def find_step(offset: int, rows: int) -> int:
-    """Return the least number of rows that leads to `offset` in equal steps, and is no less than the rows from there.
+    """Return the smallest number of rows, at least those after `offset`, of which `offset` is a multiple.
 
     All parts of a row group are of one size but the last, which may be smaller, so there is one.
     """

@@ -54,7 +54,7 @@ class TableSource:
         missing = [name for name in needed if name not in self._names]
         missing += [name for name in kept if name not in (*others, self._text)]
         if missing:
-            raise BadInput(self._path, f"there is no column {missing[0]!r} of sequences: it holds {held}")
+            raise BadInput(self._path, f"there is no column {missing[0]!r}: it has {held}")
         features = self._wanted.spec.kind.features
         fits = self._features == [TOKEN] if features is None else len(self._features) == features
         if self._text is None and not fits:

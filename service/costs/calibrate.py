@@ -16,7 +16,7 @@ from typing import Annotated, TypeAlias
 
 import onnxruntime
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_settings import CliApp
+from pydantic_settings import CliApp, SettingsConfigDict
 
 from service.costs.cpus import available_cpus, name_cpu
 from service.costs.measure import Arrangement, OpenSession, arrange, measure_run
@@ -209,6 +209,12 @@ def load(settings: Settings) -> Calibrator:
     return Calibrator(settings, reopen(settings.threads or 1), reopen)
 
 
+class Flags(Settings):
+    """Measure all that the service would measure in idle time, and print it. The flags are those of the service."""
+
+    model_config = SettingsConfigDict(cli_prog_name="lengthwise calibrate")
+
+
 def main(arguments: list[str]) -> None:
     """Measure all that the service would measure in idle time, and print it.
 
@@ -216,7 +222,7 @@ def main(arguments: list[str]) -> None:
         arguments: the command line without the program's name: the service's own flags.
     """
     try:
-        settings = CliApp.run(Settings, cli_args=arguments)
+        settings = CliApp.run(Flags, cli_args=arguments)
         calibrator = load(settings)
     except StartupError as error:
         sys.exit(f"lengthwise: {error.tell(variable_of)}")

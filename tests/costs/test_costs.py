@@ -365,3 +365,12 @@ def test_long_runs_correct_the_costs_sooner() -> None:
         factors.append(costs.factors[False])
     assert factors[0] > 1.9
     assert factors[1] < 1.3
+
+
+def test_the_help_of_calibrate_is_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    """It names its own program, and takes the service's flags."""
+    with pytest.raises(SystemExit):
+        calibrate.main(["--help"])
+    said = capsys.readouterr().out
+    assert said.startswith("usage: lengthwise calibrate ")
+    assert "--max-batch-steps" in said

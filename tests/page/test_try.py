@@ -14,26 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from service.app import create_app
-from service.settings import SHIPPED_MODEL, Settings
+from service.settings import Settings
 from tests.conftest import draw_sequences
 from tests.listening import listen
 from tests.made import take
-from tests.page.browser import PHONE, open_browser, visit
+from tests.page.browser import PHONE, visit
 from tests.server.test_server import same_bits
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """One browser for all visits."""
-    with open_browser() as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
-def shipped() -> Iterator[str]:
-    """The address of a service with the shipped encoder, of 12 features."""
-    with listen(create_app(Settings(model=SHIPPED_MODEL, log_requests=False))) as address:
-        yield f"http://{address}/"
 
 
 @pytest.fixture(scope="module")

@@ -8,28 +8,14 @@ from typing import Any
 import pytest
 
 from service.app import create_app
-from service.settings import SHIPPED_MODEL, Settings
+from service.settings import Settings
 from tests.api.test_keys import FIRST, SECOND
 from tests.listening import listen
 from tests.made import take
-from tests.page.browser import DESKTOP, PHONE, find_violations, is_too_wide, open_browser, visit
+from tests.page.browser import DESKTOP, PHONE, find_violations, is_too_wide, visit
 
 IDS = ("desktop-light", "desktop-dark", "phone-light", "phone-dark")
 VIEWS = ("try", "proof", "batches", "costs", "models")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """One browser for all visits."""
-    with open_browser() as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
-def shipped() -> Iterator[str]:
-    """The address of a service with the shipped encoder."""
-    with listen(create_app(Settings(model=SHIPPED_MODEL, log_requests=False))) as address:
-        yield f"http://{address}/"
 
 
 @pytest.fixture(scope="module")

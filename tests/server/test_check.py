@@ -91,7 +91,10 @@ def test_a_service_that_starts_is_not_ready() -> None:
     program += "main.serve = lambda *_: signal.pause(); main.main(sys.argv[1:])"
     with subprocess.Popen([sys.executable, "-c", program, "--processes", "2", "--port", "0"]) as process:
         wait_until(lambda: check.check(process.pid)[1] == "The service is not ready: it is starting.")
+        started = children_of(process.pid)
         process.kill()
+        for child in started:  # it waits for a signal, and not for what comes from the first process
+            os.kill(child, signal.SIGKILL)
 
 
 def test_several_services_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
