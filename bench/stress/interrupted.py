@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import sys
 import tempfile
@@ -24,6 +25,7 @@ from bulk.sources import wanted
 from service.settings import SHIPPED_MODEL
 
 LONGEST = 40  # steps of the sequences; every so manieth has none, which is a bad row
+MOST_TRIES = 10  # for each kill
 LONGEST_MOMENT = 0.05  # seconds between the last part that is waited for and the kill
 
 
@@ -64,18 +66,25 @@ def hash_folder(folder: Path) -> dict[str, str]:
 def kill_often(draw: random.Random, parts: int, kills: int, folder: Path, *arguments: object) -> int:
     """Kill a program again and again, each after some more parts and a moment, then let it end.
 
+    One that ended before its kill came is not counted: its output is removed, and it begins anew.
+
     Returns:
-        How many died of it.
+        How many died of it: as many as are wanted, unless kills keep coming too late.
     """
     died = 0
-    for _ in range(kills):
+    for _ in range(MOST_TRIES * kills):
+        if died == kills:
+            break
         until, moment = count_parts(folder) + draw.randint(0, parts // kills - 1), draw.uniform(0, LONGEST_MOMENT)
         pid = start(*arguments, folder)
         while count_parts(folder) < until and is_running(pid):
             time.sleep(0.001)
         time.sleep(moment)
         os.kill(pid, signal.SIGKILL)
-        died += wait(pid) == -signal.SIGKILL
+        if wait(pid) == -signal.SIGKILL:
+            died += 1
+        else:
+            shutil.rmtree(folder)
     require([wait(start(*arguments, folder))])
     return died
 

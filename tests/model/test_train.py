@@ -562,10 +562,12 @@ def test_an_interrupted_training_ends_in_a_sentence(
     number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ctrl-C and SIGTERM end it at once, without a traceback, and not as if it had succeeded."""
+    ignored = signal.signal(signal.SIGINT, signal.default_int_handler)  # as shells leave it to what they start behind
     monkeypatch.setattr(SequenceClassifier, "training_loss", lambda *_: signal.raise_signal(number))
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit, match=r"^train: interrupted; --resume goes on after the last whole epoch$"):
         train_main(["--dataset", "easy", "--out", str(tmp_path / "run")])
+    signal.signal(signal.SIGINT, ignored)
     assert signal.getsignal(signal.SIGTERM) is before
 
 
