@@ -13,6 +13,7 @@
 - `problems`: what is answered if something is wrong.
 - `fallback`: FastAPI, built from the routes: it documents them, and answers what no route matches.
 - `document`: the OpenAPI document, as the loaded models make it.
+- `described`: what it says of every route that encodes.
 - `examples`: examples in it, made of what the models read.
 - `endpoints/`: the routes.
 """

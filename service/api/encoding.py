@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from math import inf, prod
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import TypeAlias, TypeVar, cast
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -31,63 +31,7 @@ from service.settings import Limits
 Parse: TypeAlias = Callable[[bytes], Question]
 Found = TypeVar("Found")
 
-RESPONSE_HEADERS: dict[str, Any] = {
-    "X-Request-Id": {"description": "The request's own, or a new one.", "schema": {"type": "string"}},
-    "X-Model-Sha": {"description": "SHA-256 of the artifact that ran.", "schema": {"type": "string"}},
-    "Server-Timing": {"description": "Milliseconds in decode, queue, run, encode.", "schema": {"type": "string"}},
-}
-
-EXPECT_HEADER: dict[str, Any] = {
-    "name": "X-Expect-Model",
-    "in": "header",
-    "description": "SHA-256 of the only artifact whose answer is of use.",
-    "schema": {"type": "string"},
-}
-
-TIMEOUT_HEADER: dict[str, Any] = {
-    "name": "X-Request-Timeout-Ms",
-    "in": "header",
-    "description": "Milliseconds from the request's arrival after which its answer is of no use.",
-    "schema": {"type": "integer", "minimum": 1},
-}
-
 ROW_BYTES = 40  # that a row takes beside its numbers, at most
-
-# What any route that encodes may answer, whatever its format.
-FAILURES: tuple[type[errors.LengthwiseError], ...] = (
-    errors.InvalidHost,
-    errors.MalformedJson,
-    errors.MalformedBody,
-    errors.InvalidField,
-    errors.NotANumber,
-    errors.NonFiniteValue,
-    errors.FeatureMismatch,
-    errors.UnknownToken,
-    errors.NotOffered,
-    errors.EmptyRequest,
-    errors.EmptySequence,
-    errors.InvalidLengths,
-    errors.UnknownModel,
-    errors.UnexpectedModel,
-    errors.BodyTooLarge,
-    errors.BodyTooSlow,
-    errors.SequenceTooLong,
-    errors.RequestTooLong,
-    errors.AnswerTooLarge,
-    errors.TextTooLong,
-    errors.TextsTooLong,
-    errors.UnsupportedMediaType,
-    errors.RateExceeded,
-    errors.QueueFull,
-    errors.AnswersUnread,
-    errors.TooManyConnections,
-    errors.Draining,
-    errors.DeadlineUnreachable,
-    errors.DeadlinePassed,
-    errors.RunFailed,
-    errors.RunLost,
-    errors.Stuck,
-)
 
 
 async def answer(request: Request, parse: Parse, named: ServedModel | None = None) -> Response:

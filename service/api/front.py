@@ -21,7 +21,7 @@ from starlette.responses import Response
 from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api import encoding, problems
+from service.api import described, problems
 from service.api.crowd import CROWDED
 from service.api.routing import EXCHANGE, GONE, SERVICE, DirectRequest, Route, Service, exchange_of
 from service.errors import InvalidHost, InvalidKey, LengthwiseError, TooManyConnections
@@ -32,7 +32,7 @@ logger = logging.getLogger("lengthwise")
 REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 READABLE_HEADERS = (
-    *encoding.RESPONSE_HEADERS,
+    *described.RESPONSE_HEADERS,
     "Inference-Header-Content-Length",
     "Retry-After",
     "retry-after-ms",

@@ -3,6 +3,7 @@
 - `serve`: from the command line to a service that listens, with one worker or several.
 - `choosing`: how many workers there are.
 - `workers`: several processes behind one port, each replaced when it dies or hangs.
+- `handing`: which of them a connection goes to.
 - `owner/`: the process that owns a GPU, and how it is kept.
 - `rpc/`: calls of gRPC, carried to the app.
 - `transport`: uvicorn's HTTP protocol, with answers gathered and readers waited for.

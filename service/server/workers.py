@@ -15,59 +15,21 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from math import inf
 
-from service.api.worker import REPORT, REPORT_SECONDS, TAKES_NONE, Shared, Staff, Worker
+from service.api.worker import REPORT, TAKES_NONE, Shared, Staff, Worker
 from service.errors import StartupError
 from service.server import check
+from service.server.handing import LATE_SECONDS, Process, accept
 from service.server.owner.keeping import Keeper
 from service.settings import Settings
 
 logger = logging.getLogger("lengthwise")
 
-LATE_SECONDS = 1.0  # without any, before others are preferred
-HUNG_SECONDS = 30.0  # and before a process is ended: its event loop stands still
+HUNG_SECONDS = 30.0  # without a report, before a process is ended: its event loop stands still
 START_SECONDS = 300.0  # before one is ended that takes the place of another and does not come to serve
 AGAIN_SECONDS = 1.0  # before a process is started anew that could not be, or ended while it started
 END_SECONDS = 15.0  # after the time to drain, before what is left is ended
-MOST_HANDED = 200  # connections on their way to a process; a channel holds some more
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 HANDLED = (*STOPPING, signal.SIGHUP)
-
-
-@dataclass(slots=True, eq=False)
-class _Process:
-    """A process as the first one knows it.
-
-    Attributes:
-        number: of its worker.
-        pid: of the process.
-        channel: to it.
-        heard: when it last was.
-        is_ready: whether it takes connections.
-        is_leaving: whether it takes none any more.
-        counted: connections that it had when it was last heard.
-        taken: that had reached it by then, of all that it was ever handed.
-        handed: those.
-    """
-
-    number: int
-    pid: int
-    channel: socket.socket
-    heard: float
-    is_ready: bool = False
-    is_leaving: bool = False
-    counted: int = 0
-    taken: int = 0
-    handed: int = 0
-
-    @property
-    def on_their_way(self) -> int:
-        """Connections that it was handed and has not told of yet."""
-        return self.handed - self.taken
-
-    @property
-    def connections(self) -> int:
-        """Connections that it has, or will have."""
-        return self.counted + self.on_their_way
 
 
 @dataclass(slots=True)
@@ -89,7 +51,7 @@ class _Supervisor:
     listeners: list[socket.socket]
     serve: Callable[[Worker], None]
     keeper: Keeper | None
-    _processes: dict[int, _Process] = field(default_factory=dict)  # by their numbers
+    _processes: dict[int, Process] = field(default_factory=dict)  # by their numbers
     _due: dict[int, float] = field(default_factory=dict)  # seats that are empty, and when they are taken again
     _selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
     _is_listening: bool = False
@@ -173,7 +135,7 @@ class _Supervisor:
             theirs.close()
             signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
         ours.setblocking(False)
-        self._processes[number] = process = _Process(number, pid, ours, time.monotonic())
+        self._processes[number] = process = Process(number, pid, ours, time.monotonic())
         self._selector.register(ours, selectors.EVENT_READ, lambda _: self._hear(process))
 
     def _serve(self, number: int, channel: socket.socket) -> None:
@@ -211,7 +173,7 @@ class _Supervisor:
         yield from self.listeners
         yield from (process.channel for process in self._processes.values())
 
-    def _hear(self, process: _Process) -> None:
+    def _hear(self, process: Process) -> None:
         """Learn how many connections a process has, or that it ended."""
         try:
             told = process.channel.recv(REPORT.size)
@@ -234,7 +196,7 @@ class _Supervisor:
             except OSError as error:
                 raise _cannot_listen(self.settings, error) from error
             listener.setblocking(False)
-            self._selector.register(listener, selectors.EVENT_READ, self._accept)
+            self._selector.register(listener, selectors.EVENT_READ, self._hand)
             host, port, *_ = listener.getsockname()
             scheme = "https" if self.settings.ssl_certfile else "http"
             named = f"[{host}]" if ":" in host else host
@@ -243,7 +205,7 @@ class _Supervisor:
         self._is_listening = True
         self._due |= dict.fromkeys(range(1, self.staff.number), 0.0)
 
-    def _end(self, process: _Process) -> None:
+    def _end(self, process: Process) -> None:
         """Take leave of a process, and see that another takes its place."""
         self._selector.unregister(process.channel)
         process.channel.close()
@@ -260,37 +222,15 @@ class _Supervisor:
         logger.error("Process %d ended with code %d, and is started anew", process.pid, code)
         self._due[process.number] = 0.0 if process.is_ready else time.monotonic() + AGAIN_SECONDS
 
-    def _accept(self, listener: socket.socket) -> None:
-        """Hand a connection to the process that has fewest, of those that were heard of lately."""
-        late = time.monotonic() - LATE_SECONDS
-        able = [one for one in self._processes.values() if one.is_ready and not one.is_leaving]
-        able = [one for one in able if one.on_their_way < MOST_HANDED]
-        if not able:
-            time.sleep(REPORT_SECONDS / 10)  # they are on their way, and connections wait meanwhile
-            return
-        try:
-            connection, _ = listener.accept()
-        except (BlockingIOError, ConnectionAbortedError):  # it hung up already
-            return
-        except OSError as error:
-            logger.error("No connection can be accepted: %s", error)  # noqa: TRY400 - the machine's fault
-            time.sleep(REPORT_SECONDS)
-            return
-        with connection:
-            for process in sorted(able, key=lambda one: (one.heard < late, one.connections)):
-                try:
-                    socket.send_fds(process.channel, [b"c"], [connection.fileno()])
-                except OSError:  # it has just ended
-                    continue
-                process.handed += 1
-                return
+    def _hand(self, listener: socket.socket) -> None:
+        accept(listener, self._processes.values())
 
     def _tell(self) -> str:
         """Say whether any process takes requests."""
         if self._ended_by is not None:
             return "it is shutting down."
         late = time.monotonic() - LATE_SECONDS
-        if any(one.is_ready and not one.is_leaving and one.heard > late for one in self._processes.values()):
+        if any(one.is_able and one.heard > late for one in self._processes.values()):
             return check.READY
         return "none of its processes takes requests now." if self._is_listening else "it is starting."
 

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service import errors
-from service.api import encoding, problems
+from service.api import described, encoding, problems
 from service.api.endpoints import native, operations
 from service.api.routing import Route, service_of
 from service.codecs.json import instances
@@ -18,7 +18,7 @@ TAG = "clouds"
 MODEL = {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}
 
 # Lengths never come apart from their sequences here.
-FAILURES = tuple(kind for kind in encoding.FAILURES if kind is not errors.InvalidLengths)
+FAILURES = tuple(kind for kind in described.FAILURES if kind is not errors.InvalidLengths)
 
 
 async def predict(request: Request) -> Response:
@@ -40,11 +40,11 @@ def _route_predict(path: str, operation_id: str, summary: str, parameters: list[
         operation_id=operation_id,
         summary=summary,
         responses={
-            200: {"model": instances.PredictResponse, "headers": encoding.RESPONSE_HEADERS},
+            200: {"model": instances.PredictResponse, "headers": described.RESPONSE_HEADERS},
             **problems.document(*FAILURES, dialect=dialect),
         },
         extra={
-            "parameters": [*parameters, encoding.TIMEOUT_HEADER, encoding.EXPECT_HEADER],
+            "parameters": [*parameters, described.TIMEOUT_HEADER, described.EXPECT_HEADER],
             "requestBody": {
                 "required": True,
                 "content": {"application/json": {"schema": {"$ref": "#/components/schemas/PredictRequest"}}},

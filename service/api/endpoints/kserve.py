@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service import __version__, errors
-from service.api import encoding, problems
+from service.api import described, encoding, problems
 from service.api.routing import Route, service_of
 from service.catalogue.models import ServedModel
 from service.codecs.kserve import inference, schemas
@@ -183,12 +183,12 @@ def _route_model(path: str, parameters: list[dict[str, Any]], suffix: str = "") 
                 200: {
                     "model": schemas.InferResponse,
                     "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
-                    "headers": encoding.RESPONSE_HEADERS,
+                    "headers": described.RESPONSE_HEADERS,
                 },
-                **problems.document(*encoding.FAILURES, dialect=problems.KSERVE),
+                **problems.document(*described.FAILURES, dialect=problems.KSERVE),
             },
             extra={
-                "parameters": [*parameters, LENGTH, encoding.TIMEOUT_HEADER, encoding.EXPECT_HEADER],
+                "parameters": [*parameters, LENGTH, described.TIMEOUT_HEADER, described.EXPECT_HEADER],
                 "requestBody": {
                     "required": True,
                     "content": {

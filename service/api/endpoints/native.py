@@ -9,7 +9,7 @@ from typing import Any, cast
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.api import encoding, problems
+from service.api import described, encoding, problems
 from service.api.endpoints.streams import LineStream
 from service.api.routing import Route, Service, service_of
 from service.codecs.formats import FORMATS
@@ -151,12 +151,12 @@ ROUTES = [
             200: {
                 "model": ragged.EncodeResponse,
                 "content": _document((form.media_type, form.answer) for form in FORMATS),
-                "headers": encoding.RESPONSE_HEADERS,
+                "headers": described.RESPONSE_HEADERS,
             },
-            **problems.document(*encoding.FAILURES, *FORMAT_FAILURES),
+            **problems.document(*described.FAILURES, *FORMAT_FAILURES),
         },
         extra={
-            "parameters": [encoding.TIMEOUT_HEADER, encoding.EXPECT_HEADER, *QUERY],
+            "parameters": [described.TIMEOUT_HEADER, described.EXPECT_HEADER, *QUERY],
             "requestBody": {"required": True, "content": _document((form.media_type, form.body) for form in FORMATS)},
         },
         body=ragged.EncodeRequest,

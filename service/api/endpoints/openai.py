@@ -11,13 +11,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service import errors
-from service.api import encoding, problems
+from service.api import described, encoding, problems
 from service.api.routing import Route, service_of
 from service.catalogue.models import ServedModel
 from service.codecs.json import openai
 
 # Lengths never come apart from their sequences here.
-FAILURES = tuple(kind for kind in encoding.FAILURES if kind is not errors.InvalidLengths)
+FAILURES = tuple(kind for kind in described.FAILURES if kind is not errors.InvalidLengths)
 
 
 class Model(BaseModel):
@@ -86,11 +86,11 @@ ROUTES = [
         operation_id="create_embeddings",
         summary="Encode texts, token ids or sequences, as OpenAI's clients ask for it",
         responses={
-            200: {"model": openai.EmbeddingsResponse, "headers": encoding.RESPONSE_HEADERS},
+            200: {"model": openai.EmbeddingsResponse, "headers": described.RESPONSE_HEADERS},
             **problems.document(*FAILURES, dialect=problems.OPENAI),
         },
         extra={
-            "parameters": [encoding.TIMEOUT_HEADER, encoding.EXPECT_HEADER],
+            "parameters": [described.TIMEOUT_HEADER, described.EXPECT_HEADER],
             "requestBody": {
                 "required": True,
                 "content": {"application/json": {"schema": {"$ref": "#/components/schemas/EmbeddingsRequest"}}},
