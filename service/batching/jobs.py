@@ -31,6 +31,7 @@ class Job:
         waiting_steps: the steps of those, an empty sequence counting as one.
         seconds_per_step: the expected seconds of one of its steps, among sequences of its length.
         cut: how many of its sequences were cut into batches, in order from the first.
+        first: how many sequences its queue had taken before it.
         is_withdrawn: whether what still waits of it will never run.
     """
 
@@ -45,6 +46,7 @@ class Job:
     waiting_steps: int = 0
     seconds_per_step: float = 0.0
     cut: int = 0
+    first: int = 0
     is_withdrawn: bool = False
 
     def part_of(self, row: int) -> tuple[int, float]:

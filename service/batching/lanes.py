@@ -51,9 +51,9 @@ class Lane:
         self._cuts: list[_Cut] = []  # the most urgent last
         self._in_cuts = 0
 
-    def add(self, job: Job, order: int) -> None:
-        """Take in a job that arrived as number `order`."""
-        heappush(self._arrived, (job.due, order, job))
+    def add(self, job: Job) -> None:
+        """Take in a job."""
+        heappush(self._arrived, (job.due, job.first, job))
 
     def count(self, sequences: int, seconds: float) -> None:
         """Count sequences that came, or that went if the number is negative."""

@@ -94,11 +94,12 @@ class Queue:
     def add(self, job: Job, steps: int) -> None:
         """Queue every sequence of a job, which was planned and has so many steps."""
         job.waiting, job.waiting_steps = len(job.lengths), steps
-        self._submitted += 1
+        job.first = self._submitted
+        self._submitted += job.waiting
         self._jobs.add(job)
         self.waiting_steps += steps
         lane = self._lane_of(job)
-        lane.add(job, self._submitted)
+        lane.add(job)
         lane.count(job.waiting, steps * job.seconds_per_step)
 
     def withdraw(self, job: Job) -> None:

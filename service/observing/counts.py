@@ -122,6 +122,8 @@ class EndedBatch(NamedTuple):
         expected_seconds: the time it should have taken.
         seconds: the time it took.
         failed: the number of sequences that the model gave no embedding for.
+        version: the model's.
+        places: how many sequences its queue had taken before each of its own: their order of arrival.
     """
 
     model: str
@@ -132,6 +134,8 @@ class EndedBatch(NamedTuple):
     expected_seconds: float
     seconds: float
     failed: int
+    version: str
+    places: list[int]
 
 
 class Histogram:
@@ -277,7 +281,10 @@ class Telemetry:
         runs, self._runs = self._runs, []
         for model, version, ended, run, seconds, failed in runs:
             lengths = [entry.steps for entry in run.entries]
-            batch = EndedBatch(model, ended, lengths, run.steps, run.why, run.expected_seconds, seconds, failed)
+            places = [entry.job.first + entry.row for entry in run.entries]
+            batch = EndedBatch(
+                model, ended, lengths, run.steps, run.why, run.expected_seconds, seconds, failed, version, places
+            )
             self.of(model).count_batch(batch)
             self.batches.append(batch)
             self.statistics[model, version].count_batch(len(lengths), failed, seconds, ended)

@@ -21,6 +21,7 @@ from service.settings import SHIPPED_MODEL, Settings
 from tests.api.test_document import KINDS
 from tests.api.test_encode import PAIR, Serve
 from tests.api.test_keys import FIRST, SECOND, bearing
+from tests.conftest import FEATURES
 from tests.listening import listen
 from tests.server.test_processes import wait_for_both, wait_until
 from tests.server.test_server import same_bits
@@ -133,6 +134,18 @@ def test_the_stream_tells_what_was_counted_and_each_batch_once(artifact: Path) -
         assert told["padded_steps"] == sum(batch["padded_steps"] for batch in batches)
         assert told["batches"] == len(batches)
         assert set(told["stages"]) == {"decode", "queue", "run", "encode"}
+
+
+def test_each_sequence_is_told_with_its_place_in_the_order_of_arrival(client: TestClient) -> None:
+    """Requests and their rows come back in the order in which they were sent, however batches were cut."""
+    sent = [[5, 1, 3], [2], [4, 1]]
+    for lengths in sent:
+        body = {"sequences": [[[0.5] * FEATURES] * length for length in lengths]}
+        assert client.post("/encode", json=body).status_code == 200
+    batches = asyncio.run(showing.tell_live(service_of(client.app), {}))["batches"]
+    assert {batch["queue"] for batch in batches} == {"0 made@1"}
+    rows = sorted(row for batch in batches for row in zip(batch["places"], batch["lengths"], strict=True))
+    assert rows == [*enumerate(length for lengths in sent for length in lengths)]
 
 
 def test_what_several_processes_tell_is_added_up(client: TestClient) -> None:

@@ -135,6 +135,26 @@ def test_batches_are_told_as_they_end_and_stand_still_if_asked(browser: Any, sev
         assert page.get_by_role("button", name="Go on").get_attribute("aria-pressed") == "true"
 
 
+def test_padding_is_compared_with_that_of_the_order_of_arrival(browser: Any, shipped: str) -> None:
+    """The same rows as they came to each queue, in batches of the same sizes; a loss is told as one."""
+    later = {"queue": "0 a@1", "lengths": [1, 2, 3], "places": [3, 0, 5], "padded_steps": 9}
+    other = {"queue": "1 a@1", "lengths": [4, 4], "places": [0, 1], "padded_steps": 8}
+    sooner = {"queue": "0 a@1", "lengths": [7, 8, 9], "places": [1, 2, 4], "padded_steps": 27}
+    # As they came: 2, 7, 8 and 1, 9, 3 in the first queue, 24 + 27 steps, of which 30 are valid; 8 of 8 in the other.
+    with visit(browser, shipped) as page:
+
+        def save(*newest_first: dict[str, Any]) -> Any:
+            return page.evaluate(
+                "(batches) => import('/page/batches.js').then(({ saved }) => saved(batches))", newest_first
+            )
+
+        assert save(later, other, sooner) == "71 %"  # 6 padded in place of 21
+        assert save(other) == "\u2013"  # nothing to save
+        mixed = [{**later, "lengths": [1, 9], "places": [0, 2], "padded_steps": 18}]
+        mixed += [{**sooner, "lengths": [1, 8], "places": [1, 3], "padded_steps": 16}]
+        assert save(*mixed) == "-1400 %"  # 1, 1 and 9, 8 would have padded one step, and 15 were
+
+
 def test_a_key_is_asked_for_and_a_wrong_one_is_told(browser: Any, artifact: Path) -> None:
     """The right one opens the page until it is forgotten, and the admin's shows the batches."""
     settings = Settings(model=artifact, api_keys=FIRST, admin_key=SECOND, log_requests=False)

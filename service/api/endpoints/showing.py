@@ -20,7 +20,7 @@ from service.api.endpoints.monitoring import describe_batch
 from service.api.routing import Route, Service, service_of
 from service.catalogue.models import ServedModel
 from service.errors import InvalidKey
-from service.observing.counts import Counts
+from service.observing.counts import Counts, EndedBatch
 
 LOOK_SECONDS = 0.2  # between two looks of a stream at whether the service drains
 LOOKS = 5  # between two events
@@ -141,7 +141,7 @@ async def tell_live(service: Service, seen: Seen | None) -> dict[str, Any]:
     number = str(service.worker.number if service.worker else 0)
     if seen is not None:
         ended = [batch for batch in telemetry.batches if batch.ended > seen.get(number, 0.0)]
-        batches = [{**describe_batch(batch), "at": batch.ended} for batch in ended]
+        batches = [{**describe_batch(batch), **_place(batch, number)} for batch in ended]
     return {
         "number": number,
         "time": time.time(),
@@ -183,6 +183,11 @@ def _count(counts: Counts) -> dict[str, Any]:
         "padded_steps": counts.padded_steps,
         "run_seconds": counts.run_seconds,
     }
+
+
+def _place(batch: EndedBatch, number: str) -> dict[str, Any]:
+    """Tell when a batch ended, which queue its sequences waited in, and the places at which they came there."""
+    return {"at": batch.ended, "queue": f"{number} {batch.model}@{batch.version}", "places": batch.places}
 
 
 def _find(request: Request) -> ServedModel:

@@ -95,20 +95,22 @@ function rate(moments, over) {
   return { sequences: by("sequences") / time, requests: requests / time, valid: by("valid_steps"), padded: by("padded_steps"), waiting: now.waiting, wait: now.wait, stages, whole: requests ? by("request_seconds") / requests : 0 };
 }
 
-// How much padding the batches have, against the same sequences cut in the order of chance, as they may have arrived.
+// How much less padding the batches have than the same rows would in the order in which they came to their queue, cut
+// into batches of the same sizes.
 export function saved(batches) {
-  const lengths = batches.flatMap((batch) => batch.lengths), draw = random(lengths.length);
-  const valid = lengths.reduce((total, length) => total + length, 0), padded = batches.reduce((total, batch) => total + batch.padded_steps, 0);
-  for (let at = lengths.length - 1; at > 0; at--) {
-    const other = Math.floor(draw() * (at + 1));
-    [lengths[at], lengths[other]] = [lengths[other], lengths[at]];
+  const queues = {};
+  for (const batch of batches.toReversed()) (queues[batch.queue] ??= []).push(batch); // the oldest first
+  let valid = 0, padded = 0, arrived = 0;
+  for (const ended of Object.values(queues)) {
+    const rows = ended.flatMap(({ lengths, places }) => lengths.map((length, row) => [places[row], length])).sort(([one], [other]) => one - other);
+    for (const { lengths: { length }, padded_steps } of ended) {
+      const lengths = rows.splice(0, length).map(([, steps]) => steps);
+      valid += lengths.reduce((total, steps) => total + steps, 0);
+      padded += padded_steps;
+      arrived += length * Math.max(...lengths);
+    }
   }
-  let start = 0, chance = 0;
-  for (const { lengths: { length } } of batches) {
-    chance += length * Math.max(...lengths.slice(start, start + length));
-    start += length;
-  }
-  return chance > valid ? `${Math.max(0, 100 * (1 - (padded - valid) / (chance - valid))).toFixed(0)} %` : "–";
+  return arrived > valid ? `${Math.round((100 * (arrived - padded)) / (arrived - valid))} %` : "–";
 }
 
 function Throughput({ moments, now }) {
