@@ -18,8 +18,10 @@ from service.settings import Settings
 from tests.conftest import draw_sequences
 from tests.listening import listen
 from tests.made import take
-from tests.page.browser import PHONE, visit
+from tests.page.browser import DESKTOP, PHONE, find_violations, is_too_wide, visit
 from tests.server.test_server import same_bits
+
+SAID = {"classes": "the class", "numbers": "a number", "next-tokens": "the next token"}
 
 
 @pytest.fixture(scope="module")
@@ -246,6 +248,50 @@ def test_token_ids_and_texts_are_brought_like_numbers(browser: Any, several: str
             open_file(page, "mine.json", bad)
             page.get_by_role("alert").wait_for()
             assert told in page.get_by_role("alert").inner_text()
+
+
+def test_what_a_model_predicts_of_each_sequence_is_shown(browser: Any, tmp_path: Path) -> None:
+    """A class or the next token with its probabilities, or a number: those that the service gives for the same."""
+    folder = tmp_path / "models"
+    folder.mkdir()
+    for kind in ("classes", "numbers", "next-tokens", "triples"):
+        take(kind, folder / f"{kind}.onnx", name=kind)
+    app = create_app(Settings(models=folder, default_model="triples", log_requests=False))
+    with listen(app) as address, visit(browser, f"http://{address}/") as page:
+        rows_of(page).first.wait_for()
+        assert page.get_by_role("heading", name="Prediction").count() == 0
+        for kind in ("classes", "numbers", "next-tokens"):
+            page.get_by_label("Model").select_option(kind)
+            page.get_by_text("It predicts").filter(has_text=SAID[kind]).wait_for()
+            rows_of(page).filter(has_text="guitar" if kind == "next-tokens" else "golden 1").first.wait_for()
+            examples = httpx.get(f"http://{address}/page/examples?model={kind}").json()["examples"]
+            page.get_by_role("button", name="Twice").click()  # what comes later is predicted, too
+            await_count(page, len(examples) + 1)
+            field = "texts" if kind == "next-tokens" else "sequences"
+            sequences = [one[field[:-1]] for one in examples]
+            sequences.append(f"{sequences[0]} {sequences[0]}" if field == "texts" else 2 * sequences[0])
+            body = {"model": kind, field: sequences, "outputs": ["prediction"]}
+            expected = httpx.post(f"http://{address}/encode", json=body).json()["prediction"]
+            told = [f"{one:.3g}" if isinstance(one, float) else one["label"] for one in expected]
+            rows = rows_of(page).all()
+            assert [f", predicted {one}" in row.text_content() for row, one in zip(rows, told, strict=True)] == (
+                [True] * len(told)
+            )
+            figure = page.locator("figure").filter(has=page.get_by_role("heading", name="Prediction"))
+            if isinstance(expected[-1], float):
+                assert figure.locator("p").inner_text() == told[-1]
+            else:
+                likeliest = sorted(expected[-1]["scores"].items(), key=lambda score: -score[1])
+                assert figure.locator("th").all_inner_texts() == [label for label, _ in likeliest]
+                shares = [f"{100 * share:.1f} %" for _, share in likeliest]
+                assert figure.locator("td.number").all_inner_texts() == shares
+            assert '"outputs": ["embedding","prediction"]' in page.get_by_role("tabpanel").inner_text()
+            saved = [row["prediction"] for row in save(page, tmp_path)]
+            assert saved == [np.float32(one) if isinstance(one, float) else one["label"] for one in expected]
+        for size in (DESKTOP, PHONE):
+            page.set_viewport_size(size)
+            assert find_violations(page) == []
+            assert not is_too_wide(page)
 
 
 def test_500_dropped_sequences_cost_the_page_no_more_than_a_few_rows(browser: Any, shipped: str) -> None:

@@ -11,9 +11,16 @@ export function makeTable(items, found, model) {
       ["embedding", "list", found.embeddings, model.dim],
       ["x", "float", axis(0)],
       ["y", "float", axis(1)],
+      ...columnsOf(found.predictions),
     ],
     items.length,
   );
+}
+
+function columnsOf(predictions) {
+  if (!predictions.length) return [];
+  const isNumber = typeof predictions[0] === "number";
+  return [["prediction", ...(isNumber ? ["float", Float32Array.from(predictions)] : ["text", predictions.map(({ label }) => label)])]];
 }
 
 export function save(items, found, model) {

@@ -42,10 +42,10 @@ function address() {
 }
 
 function body(item, model, isNamed) {
-  const name = isNamed ? { model: model.name } : {};
-  if (item.text !== undefined) return { ...name, texts: [item.text] };
+  const named = { ...(isNamed && { model: model.name }), ...(model.predicts && { outputs: ["embedding", "prediction"] }) };
+  if (item.text !== undefined) return { ...named, texts: [item.text] };
   const steps = write(item, model.features).slice(0, MOST);
-  return { ...name, sequences: [model.kind === "features" ? steps.map((step) => step.map(short)) : steps] };
+  return { ...named, sequences: [model.kind === "features" ? steps.map((step) => step.map(short)) : steps] };
 }
 
 function toText(value, indent = "") {
@@ -54,8 +54,12 @@ function toText(value, indent = "") {
   return `{${others.map(([name, one]) => `${JSON.stringify(name)}: ${JSON.stringify(one)}, `).join("")}${JSON.stringify(last)}: ${rows}}`;
 }
 
+function shown(body) {
+  return body.outputs ? "prediction" : "embeddings";
+}
+
 const WRITERS = {
   curl: (body, url, hasKey) => `curl -s ${url} -H 'Content-Type: application/json'${hasKey ? " -H 'Authorization: Bearer KEY'" : ""} -d '${toText(body).replaceAll("'", "'\\''")}'`,
-  Python: (body, url, hasKey) => `import httpx\n\nbody = ${toText(body)}\nanswer = httpx.post("${url}", json=body${hasKey ? ', headers={"Authorization": "Bearer KEY"}' : ""})\nprint(answer.raise_for_status().json()["embeddings"])`,
-  JavaScript: (body, url, hasKey) => `const body = ${toText(body)};\nconst answer = await fetch("${url}", {\n  method: "POST",\n  headers: { "Content-Type": "application/json"${hasKey ? ', Authorization: "Bearer KEY"' : ""} },\n  body: JSON.stringify(body),\n});\nconsole.log((await answer.json()).embeddings);`,
+  Python: (body, url, hasKey) => `import httpx\n\nbody = ${toText(body)}\nanswer = httpx.post("${url}", json=body${hasKey ? ', headers={"Authorization": "Bearer KEY"}' : ""})\nprint(answer.raise_for_status().json()["${shown(body)}"])`,
+  JavaScript: (body, url, hasKey) => `const body = ${toText(body)};\nconst answer = await fetch("${url}", {\n  method: "POST",\n  headers: { "Content-Type": "application/json"${hasKey ? ', Authorization: "Bearer KEY"' : ""} },\n  body: JSON.stringify(body),\n});\nconsole.log((await answer.json()).${shown(body)});`,
 };

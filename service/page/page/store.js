@@ -99,7 +99,7 @@ async function enter() {
 function describe(model) {
   const kind = model.reads.includes("texts") ? "text" : model.features === null ? "tokens" : "features";
   const name = model.names.includes(model.name) ? model.name : model.names[0];
-  return { ...model, kind, name, full: `${model.name}@${model.version}`, isExact: !model.manifest?.quantization && model.provider === "cpu" };
+  return { ...model, kind, name, full: `${model.name}@${model.version}`, predicts: model.outputs.includes("prediction") && model.manifest.prediction.kind, isExact: !model.manifest?.quantization && model.provider === "cpu" };
 }
 
 export async function chooseModel(name) {
@@ -139,12 +139,13 @@ export async function put(items, { isNew = false } = {}) {
     const embeddings = new Float32Array(all.length * model.dim);
     if (before.length) embeddings.set(state.found.embeddings);
     embeddings.set(encoded.embeddings, before.length * model.dim);
+    const predictions = [...(before.length ? state.found.predictions : []), ...encoded.predictions];
     const found = await work("analyse", { embeddings, dim: model.dim, base });
     if (model !== state.model) return; // another was chosen meanwhile
     if (!state.found) performance.mark("usable");
     const steps = items.reduce((sum, item) => sum + item.length, 0);
     change({
-      items: all, base, busy: false, found: { ...found, embeddings, timing: encoded.timing },
+      items: all, base, busy: false, found: { ...found, embeddings, predictions, timing: encoded.timing },
       selected: isNew ? 0 : before.length,
       told: `${items.length} ${items.length === 1 ? "sequence" : "sequences"}, ${steps.toLocaleString("en")} ${model.kind === "text" ? "words" : "steps"}, encoded in ${encoded.milliseconds.toFixed(0)} ms.`,
     });
@@ -202,8 +203,8 @@ function pick(item, width, from, length = item.length) {
   return { length, values };
 }
 
-function plain({ name, full, kind, features, vocabulary, dim }) {
-  return { name: full ?? name, kind, features, vocabulary, dim };
+function plain({ name, full, kind, features, vocabulary, dim, predicts }) {
+  return { name: full ?? name, kind, features, vocabulary, dim, predicts };
 }
 
 export function fail(error) {

@@ -5,11 +5,13 @@ import { save } from "./export.js";
 import { short } from "./maths.js";
 import { Request } from "./requests.js";
 import { change, showExamples, take, useStore, VARIATIONS, vary } from "./store.js";
-import { Canvas, Head, html, useWidth } from "./view.js";
+import { Canvas, Head, html, small, useWidth } from "./view.js";
 import { useEffect, useMemo, useRef, useState } from "./vendor/hooks.js";
 
 const ROW = 38; // pixels
 const SHOWN = 17; // rows
+const GUESSES = 8; // of a sequence, the likeliest
+const PREDICTED = { class: "the class", number: "a number", token: "the next token" };
 
 export function Try() {
   const { model, items, found, fault, told, busy } = useStore();
@@ -17,14 +19,14 @@ export function Try() {
   return html`
     <${Head} title="Try">
       Sequences of any length in, one vector of ${model.dim} numbers each out.
-      ${" "}${model.kind === "features" ? html`This model reads <b>${model.features}</b> ${model.features === 1 ? "number" : "numbers"} a step.` : model.kind === "tokens" ? html`This model reads token ids${model.vocabulary ? html` from 1 to <b>${model.vocabulary - 1}</b>` : ""}.` : "This model reads texts."}
+      ${" "}${model.kind === "features" ? html`This model reads <b>${model.features}</b> ${model.features === 1 ? "number" : "numbers"} a step.` : model.kind === "tokens" ? html`This model reads token ids${model.vocabulary ? html` from 1 to <b>${model.vocabulary - 1}</b>` : ""}.` : "This model reads texts."}${model.predicts && ` It predicts ${PREDICTED[model.predicts]}, too.`}
     </${Head}>
     <${Bring} model=${model} busy=${busy} />
     <p class=${fault ? "told fault" : "told"} role=${fault ? "alert" : "status"}>${fault || told || " "}</p>
     ${found && html`
       <div class="two">
         <${List} />
-        <div class="side"><${Map} /><${Matrix} /></div>
+        <div class="side"><${Prediction} /><${Map} /><${Matrix} /></div>
       </div>
       <${Request} item=${items[currentIndex()]} model=${model} />
       <${Take} />`}`;
@@ -70,7 +72,7 @@ function List() {
   const [top, setTop] = useState(0), [frame, width] = useWidth(640), scroller = useRef();
   const { longest, ranges } = useMemo(() => survey(items, model.features ?? 1), [items]);
   const first = Math.max(0, Math.floor(top / ROW) - 2), rows = items.slice(first, first + SHOWN + 5);
-  const isNarrow = width < 560, line = isNarrow ? 76 : Math.min(190, width * 0.24), strip = Math.max(56, width - line - (isNarrow ? 172 : 318));
+  const isNarrow = width < 560, line = isNarrow ? 76 : Math.min(190, width * 0.24), strip = Math.max(56, width - line - (isNarrow ? 172 : 318) - (model.predicts && !isNarrow ? 104 : 0));
   useEffect(() => {
     const list = scroller.current, at = selected * ROW;
     if (at < list.scrollTop || at + ROW > list.scrollTop + list.clientHeight) list.scrollTop = at - list.clientHeight / 2;
@@ -87,6 +89,7 @@ function List() {
       <div class="row labels" aria-hidden="true">
         <span class="name">${model.kind === "text" ? "text" : "name"}</span><span class="number">${model.kind === "text" ? "words" : "steps"}</span>
         ${model.kind !== "text" && html`<span style=${{ width: `${line}px` }}>sequence</span>`}<span style=${{ width: `${strip}px` }}>embedding</span>
+        ${model.predicts && !isNarrow && html`<span class="guess">prediction</span>`}
         ${!isNarrow && html`<span class="number">nearest</span>`}
       </div>
       <div class="scroller" ref=${scroller} role="listbox" tabindex="0" aria-label="Sequences" aria-activedescendant=${`item-${selected}`}
@@ -103,12 +106,36 @@ function List() {
                 <span class="number">${item.length}<span class="hidden"> ${model.kind === "text" ? "words" : "steps"}</span></span>
                 ${item.text === undefined && html`<${Canvas} width=${line} height=${28} draw=${(context, w, h) => drawSequence(context, w, h, item, model.features ?? 1, longest, ranges)} />`}
                 <${Canvas} width=${strip} height=${20} draw=${(context, w, h) => drawStrip(context, w, h, rowOf(found, model, index), found.peak)} />
+                ${model.predicts && html`<${Guess} guess=${found.predictions[index]} isHidden=${isNarrow} />`}
                 ${cosine !== null && html`<span class=${isNarrow ? "hidden" : "number"}><span class="hidden">, nearest to ${items[other].name}, cosine </span>${cosine.toFixed(3)}</span>`}
               </div>`;
           })}
         </div>
       </div>
     </section>`;
+}
+
+// What is predicted of a sequence: a number, or the likeliest of several labels and how likely it is.
+function Guess({ guess, isHidden }) {
+  const share = guess.scores?.[guess.label];
+  return html`<span class=${isHidden ? "hidden" : "guess"}><span class="hidden">, predicted </span><span>${tell(guess)}</span>${share !== undefined && html`<i class="bar" style=${{ width: `${100 * share}%` }}></i>`}</span>`;
+}
+
+function Prediction() {
+  const { items, found } = useStore(), guess = found.predictions[currentIndex()];
+  if (guess === undefined) return null;
+  const scores = Object.entries(guess.scores ?? {}).sort(([, one], [, other]) => other - one), left = scores.length - GUESSES;
+  return html`
+    <figure>
+      <figcaption><h2>Prediction</h2><span>for ${items[currentIndex()].name}</span></figcaption>
+      ${guess.scores === undefined ? html`<p class="lead">${tell(guess)}</p>` : html`<table class="bars"><caption class="hidden">The likeliest, with the probability of each</caption><tbody>
+        ${scores.slice(0, GUESSES).map(([label, share]) => html`<tr key=${label}><th scope="row">${label}</th><td class="number">${(100 * share).toFixed(1)} %</td><td><i class="bar" style=${{ width: `${100 * share}%` }}></i></td></tr>`)}</tbody></table>
+        ${left > 0 && html`<p class="caption">and ${left} that ${left === 1 ? "is" : "are"} less likely</p>`}`}
+    </figure>`;
+}
+
+function tell(guess) {
+  return typeof guess === "number" ? small(guess) : guess.label;
 }
 
 function rowOf(found, model, index) {

@@ -13,16 +13,18 @@ const TASKS = {
   encode: async ({ sequences, model, limits, key }) => {
     setKey(key);
     const field = sequences[0]?.text !== undefined ? "texts" : "sequences";
-    const rows = [], began = performance.now();
+    const rows = [], predictions = [], began = performance.now();
+    const wanted = model.predicts ? { outputs: ["embedding", "prediction"] } : {};
     let timing = "";
     for (const part of portion(sequences, model, limits)) {
-      const answer = await encode({ model: model.name, [field]: part });
+      const answer = await encode({ model: model.name, ...wanted, [field]: part });
       timing = answer.timing;
       rows.push(...answer.embeddings.map(decode));
+      predictions.push(...(answer.prediction ?? []));
     }
     const embeddings = new Float32Array(rows.length * model.dim);
     rows.forEach((row, at) => embeddings.set(row, at * model.dim));
-    return { embeddings, timing, milliseconds: performance.now() - began };
+    return { embeddings, predictions, timing, milliseconds: performance.now() - began };
   },
 
   analyse: async ({ embeddings, dim, base }) => {
