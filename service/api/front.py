@@ -58,6 +58,7 @@ class Front:
         new = f"{uuid4().hex[:16]}{{:016x}}"  # unique without asking the kernel each time
         self._new_ids = map(new.format, count())
         self._plain = {(route.method, route.path): route for route in routes if "{" not in route.path}
+        self._plain |= {("HEAD", path): route for (method, path), route in self._plain.items() if method == "GET"}
         self._templates = [(compile_path(route.path)[0], route) for route in routes if "{" in route.path]
         # A path that does not exist needs a key, so that nobody can try which do; a wrong method on an open one needs
         # none.
@@ -111,6 +112,7 @@ class Front:
     def _match(self, scope: Scope) -> Route:
         """Return the route of a path with parameters, which go into the scope; else the one of all other paths."""
         method, path = scope["method"], scope["path"]
+        method = "GET" if method == "HEAD" else method  # the same answer, of which the server sends the head
         for pattern, route in self._templates:
             if route.method == method and (found := pattern.fullmatch(path)):
                 scope["path_params"] = found.groupdict()

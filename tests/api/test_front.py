@@ -1,15 +1,19 @@
 """The front: which route a request is given to, and who may ask it."""
 
 from functools import partial
+from http.client import HTTPConnection
+from pathlib import Path
 
 import pytest
 from starlette.testclient import TestClient
 
 from service.api.front import Front
-from service.app import PARTS
+from service.app import PARTS, create_app
 from service.page.files import list_files
+from service.settings import Settings
 from tests.api.test_encode import PAIR, Serve
 from tests.api.test_keys import ADMIN_PATHS, FIRST, OPEN_PATHS, SECOND, bearing
+from tests.listening import listen
 
 PROBES = {"/ping", "/metrics", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"}
 ROUTES = [route for part in PARTS for route in part.ROUTES]
@@ -44,14 +48,39 @@ def test_a_line_break_after_a_path_opens_nothing(method: str, path: str, keys: d
 
 
 def test_a_wrong_method_needs_the_key_of_its_path(serve: Serve) -> None:
-    """On an open path it is 405 for anyone, elsewhere 401 without a key; nothing is answered to HEAD or OPTIONS."""
+    """On an open path it is 405 for anyone, elsewhere 401 without a key; nothing is answered to OPTIONS."""
     client = serve(api_keys=FIRST)
-    for method in ("HEAD", "OPTIONS", "DELETE"):
+    for method in ("OPTIONS", "DELETE"):
         ask = partial(client.request, method)
         assert [ask(path).status_code for path in sorted(OPEN_PATHS)] == [405] * len(OPEN_PATHS)
         assert ask("/encode").status_code == 401
         known = ask("/encode", headers=bearing(FIRST))
         assert (known.status_code, known.headers["allow"]) == (405, "POST")
+
+
+def test_head_is_answered_as_get_is(artifact: Path) -> None:
+    """By the same head without a body, and behind the same key; a path that takes POST alone refuses it."""
+    settings = Settings(model=artifact, api_keys=FIRST, log_requests=False)
+    paths = ["/", "/page/app.js", "/docs", "/openapi.json", "/health/ready", "/info", "/v2/models/made"]
+    with listen(create_app(settings)) as address:
+        connection = HTTPConnection(address, timeout=20)  # one, so that a body would be taken for the next answer
+
+        def ask(method: str, path: str, key: str = FIRST) -> tuple[int, dict[str, str], bytes]:
+            connection.request(method, path, headers=bearing(key))
+            response = connection.getresponse()
+            headers = dict(response.getheaders())
+            for name in ("date", "x-request-id"):
+                headers.pop(name)
+            return response.status, headers, response.read()
+
+        for path in paths:
+            status, headers, body = ask("GET", path)
+            assert (status, len(body)) == (200, int(headers["content-length"]))
+            assert ask("HEAD", path) == (200, headers, b"")
+        assert ask("HEAD", "/page/live")[1]["content-type"].startswith("text/event-stream")
+        assert ask("HEAD", "/info", SECOND)[0] == 401
+        assert ask("HEAD", "/encode")[0] == 405
+        connection.close()
 
 
 def test_what_is_for_admins_is_not_there_without_any(serve: Serve) -> None:

@@ -3,8 +3,9 @@
 import asyncio
 import json
 import signal
+import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 from typing import Any, cast
@@ -214,6 +215,28 @@ def test_a_stream_ends_when_its_client_hangs_up(artifact: Path) -> None:
         wait_until(lambda: service.watchers == 0)
         with watching(address) as stream:
             read_event(stream)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_client_that_does_not_read_its_stream_is_cut_off(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It gives its place to others, whatever it sends meanwhile; one that reads keeps its own."""
+    monkeypatch.setattr(showing, "STALL_SECONDS", 0.1)
+    monkeypatch.setattr(showing, "LOOKS", 1)
+    app = create_app(Settings(model=artifact))
+    service = service_of(app)
+    with listen(app) as address, watching(address) as stream, socket.socket() as idle:
+        read_event(stream)
+        idle.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**11)  # so that a few events fill it
+        host, port = address.split(":")
+        idle.connect((host, int(port)))
+        idle.sendall(b"GET /page/live HTTP/1.1\r\nHost: here\r\n\r\n")
+        with suppress(OSError):  # once it is cut off
+            for _ in range(2000):
+                read_event(stream)
+                idle.sendall(b"G")  # a byte of a request that never comes
+        wait_until(lambda: service.watchers == 1, seconds=5)
+        assert service.telemetry.closed["unread"] == 1
+        read_event(stream)
 
 
 @pytest.mark.usefixtures("quick")

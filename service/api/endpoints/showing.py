@@ -7,7 +7,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from operator import itemgetter
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import orjson
 from starlette.exceptions import HTTPException
@@ -18,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 from service.api import examples, fellows
 from service.api.endpoints.monitoring import describe_batch
 from service.api.routing import Route, Service, service_of
+from service.api.unread import READER, Reader
 from service.catalogue.models import ServedModel
 from service.errors import InvalidKey
 from service.observing.counts import Counts, EndedBatch
@@ -25,6 +26,7 @@ from service.observing.counts import Counts, EndedBatch
 LOOK_SECONDS = 0.2  # between two looks of a stream at whether the service drains
 LOOKS = 5  # between two events
 MAX_WATCHERS = 16  # streams at a time in a process
+STALL_SECONDS = 20.0  # that an event may take to go out; a client that does not read would keep others from watching
 
 Seen: TypeAlias = dict[str, float]  # by a worker's number, when the newest of its batches ended, in seconds since 1970
 
@@ -63,6 +65,8 @@ async def tell_costs(request: Request) -> Response:
 async def watch(request: Request) -> Response:
     """Stream what goes on, an event a second."""
     service = service_of(request)
+    if request.method == "HEAD":
+        return Response(media_type=LiveStream.media_type)  # of a stream without events, nobody would see the end
     if service.watchers >= MAX_WATCHERS:
         raise HTTPException(503, f"{MAX_WATCHERS} pages watch this process already: close one of them.")
     return LiveStream(service, sees_batches=_sees_batches(request))
@@ -80,7 +84,7 @@ def _sees_batches(request: Request) -> bool:
 
 
 class LiveStream(Response):
-    """Tells what goes on by server-sent events until the client hangs up or the service drains."""
+    """Tells what goes on by server-sent events until the client hangs up or stops reading, or the service drains."""
 
     media_type = "text/event-stream"
 
@@ -97,11 +101,13 @@ class LiveStream(Response):
         self._service = service
         self._sees_batches = sees_batches
 
-    async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
-        """Send events; whoever hangs up cancels this."""
-        service = self._service
+    async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
+        """Send events; a client that hangs up, or is cut off, cancels this."""
+        service, reader = self._service, cast("Reader | None", scope.get(READER))
         service.watchers += 1
         try:
+            if reader:
+                reader.keep_close()
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             seen: Seen | None = {} if self._sees_batches else None
             while not service.is_draining:
@@ -110,12 +116,20 @@ class LiveStream(Response):
                 if seen is not None:
                     seen |= {one["number"]: one["batches"][-1]["at"] for one in told if one["batches"]}
                 await self._send(send, b"data: %b\n\n" % orjson.dumps(join_live(told)))
-                for _ in range(LOOKS):
-                    if not service.is_draining:
-                        await asyncio.sleep(LOOK_SECONDS)
+                await self._pause(reader)
             await self._send(send, b"event: end\ndata: {}\n\n", is_last=True)
         finally:
             service.watchers -= 1
+
+    async def _pause(self, reader: Reader | None) -> None:
+        """Wait until the next event is due and the last one went out; if that takes too long, cut off its reader."""
+        sent, looks = time.monotonic(), 0
+        while not self._service.is_draining and (looks < LOOKS or (reader and reader.is_behind)):
+            if reader and reader.is_behind and time.monotonic() - sent > STALL_SECONDS:
+                self._service.telemetry.see_closed("unread")
+                reader.cut_off()
+            await asyncio.sleep(LOOK_SECONDS)
+            looks += 1
 
     async def _send(self, send: Send, event: bytes, *, is_last: bool = False) -> None:
         await send({"type": "http.response.body", "body": event, "more_body": not is_last})
