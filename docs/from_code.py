@@ -5,8 +5,11 @@ import ast
 import dataclasses
 import importlib
 import inspect
+import io
 import json
+import os
 import re
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ from service.encoder.manifest import Manifest
 from service.settings import Settings, variable_of
 
 PROGRAMS = ("lengthwise", "service", "model", "export", "bulk", "bench")  # the folders whose modules may be commands
+HELP_COLUMNS = 80  # of the terminal that the command's help is laid out for
 
 
 def write_settings() -> str:
@@ -96,6 +100,25 @@ def write_flags() -> str:
     return "".join(
         f"{name} {' '.join(flags.get(f'lengthwise {name}', ['-h', '--help', *settings]))}\n" for name in COMMANDS
     )
+
+
+def write_helps() -> str:
+    """Write what each of the command's programs shows with `--help`, one after the other."""
+    kept = os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = str(HELP_COLUMNS)
+    try:
+        return "\n".join(map(ask_for_help, COMMANDS))
+    finally:
+        os.environ.pop("COLUMNS")
+        os.environ |= {"COLUMNS": kept} if kept else {}
+
+
+def ask_for_help(name: str) -> str:
+    """Return what a program shows with `--help`."""
+    told = io.StringIO()
+    with redirect_stdout(told), suppress(SystemExit):
+        importlib.import_module(COMMANDS[name].module).main(["--help"])
+    return told.getvalue()
 
 
 def write_examples() -> str:

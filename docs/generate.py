@@ -1,7 +1,7 @@
 """Write into the pages what the code knows: `python -m docs.generate`, or `--check` to name the files that differ.
 
 A page holds a block between `<!-- begin NAME -->` and `<!-- end NAME -->`. What stands between them is replaced by what
-`BLOCKS` makes. `FLAGS` is written whole.
+`BLOCKS` makes. `FILES` are written whole.
 """
 
 import argparse
@@ -15,7 +15,6 @@ from docs import from_code, from_service
 from model.encoder.config import EncoderConfig
 from model.tasks.config import TrainConfig
 
-FLAGS = Path("lengthwise/flags.txt")  # for shells, to complete command lines
 PAGES = [Path("README.md"), *sorted(Path("docs").rglob("*.md"))]
 BLOCK = re.compile(r"(<!-- begin ([a-z-]+) -->\n)(.*?)(<!-- end \2 -->)", re.DOTALL)
 
@@ -42,6 +41,10 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "training-fields": partial(from_code.write_dataclass, TrainConfig),
     "verbs": from_code.write_verbs,
 }
+FILES: dict[Path, Callable[[], str]] = {
+    Path("lengthwise/flags.txt"): from_code.write_flags,  # for shells, to complete command lines
+    Path("lengthwise/help.txt"): from_code.write_helps,  # to be shown without the imports of what it is about
+}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -49,7 +52,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m docs.generate", description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing, and fail if a file differs")
     options = parser.parse_args(arguments)
-    stale = [page for page in [*PAGES, FLAGS] if page.read_text(encoding="utf-8") != fill(page)]
+    stale = [page for page in [*PAGES, *FILES] if page.read_text(encoding="utf-8") != fill(page)]
     if options.check and stale:
         sys.exit(f"docs: run `make docs`, these files differ from the code: {', '.join(map(str, stale))}")
     for page in stale:
@@ -58,9 +61,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 @cache
 def fill(page: Path) -> str:
-    """Return the text of a page with its blocks as the code has them now, or that of the file of flags."""
-    if page == FLAGS:
-        return from_code.write_flags()
+    """Return the text of a page with its blocks as the code has them now, or that of a file that is written whole."""
+    if page in FILES:
+        return FILES[page]()
     text = page.read_text(encoding="utf-8")
     return BLOCK.sub(lambda found: f"{found[1]}\n{make_block(found[2])}\n\n{found[4]}", text)
 

@@ -9,7 +9,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-from lengthwise.commands import COMMANDS, Command, write_help
+from lengthwise.commands import COMMANDS, Command, read_help, write_help
 
 HERE = Path(__file__).resolve().parent
 INSTALLED = HERE / "application"
@@ -30,6 +30,8 @@ def main(arguments: list[str] | None = None) -> None:
     elif name in ("version", "--version"):
         sys.path.insert(0, str(ROOT))
         sys.stdout.write(f"lengthwise {import_module('service').__version__}\n")
+    elif name in COMMANDS and rest in (["-h"], ["--help"]):
+        sys.stdout.write(read_help(name))
     elif name in COMMANDS:
         run(name, COMMANDS[name], rest)
     else:
@@ -39,9 +41,6 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run(name: str, command: Command, rest: list[str]) -> None:
     """Run a program; say in one sentence what it lacks if a package is not installed."""
-    if rest in (["-h"], ["--help"]):
-        sys.stdout.write(f"{command.summary}, for example:\n\n  {command.example}\n\n")
-        sys.stdout.flush()
     sys.path.insert(0, str(ROOT))
     try:
         import_module(command.module).main(rest)

@@ -1,6 +1,9 @@
 """What `lengthwise` can be asked for, and its help."""
 
+from pathlib import Path
 from typing import NamedTuple
+
+HELP = Path(__file__).with_name("help.txt")  # of all programs, one after the other; `python -m docs.generate` writes it
 
 
 class Command(NamedTuple):
@@ -95,10 +98,18 @@ COMMANDS = {
 EXIT_CODES = {
     0: "done",
     1: "it could not be done, and a sentence on stderr says why",
-    2: "a command, flag or argument is unknown or missing",
+    2: "a command, flag or argument is unknown or missing, or a setting is wrong",
     130: "interrupted by Ctrl-C",
     143: "stopped by SIGTERM; `encode` goes on where it stopped",
 }
+
+
+def read_help(name: str) -> str:
+    """Return what a program shows with `--help`: its summary, its example and its flags."""
+    command, text = COMMANDS[name], HELP.read_text(encoding="utf-8")
+    start = text.index(f"usage: lengthwise {name} ")
+    stop = text.find("\nusage: ", start)
+    return f"{command.summary}, for example:\n\n  {command.example}\n\n{text[start : stop if stop > 0 else None]}"
 
 
 def write_help() -> str:

@@ -2,17 +2,19 @@
 
 import argparse
 import os
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 Provider: TypeAlias = Literal["auto", "cpu", "cuda"]
 Form: TypeAlias = Literal["auto", "json", "human"]  # of log lines
 
+MISUSED = 2  # the exit code for wrong settings, which is argparse's for wrong flags
 ROUTE = r"^/[!-z|~]*$"  # a path without braces, which would be parameters
 NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,99}"  # what a model may be called
 MOST_PROCESSES = 256  # more than any machine has use for; a slip of the finger would take all of its memory
@@ -67,6 +69,15 @@ def unknown_variables() -> list[str]:
     """Name the environment variables that look like settings and are not, misspelt ones above all."""
     known = set(map(variable_of, Settings.model_fields))
     return sorted(name for name in os.environ if name.startswith("LENGTHWISE_") and name not in known)
+
+
+def tell_faults(error: ValidationError) -> str:
+    """Say what is wrong with which setting; of one that may be of several kinds, what each of them asks."""
+    faults: dict[str, list[str]] = {}
+    for fault in error.errors():
+        asked = re.sub(r"^(?:Input|String|Value error,) ", "", fault["msg"])
+        faults.setdefault(str(next(iter(fault["loc"]), "")), []).append(asked)
+    return "; ".join(f"{name} {', or '.join(asked)}".strip() for name, asked in faults.items())
 
 
 def find_log_format(flags: list[str]) -> Form:

@@ -24,7 +24,7 @@ from service.costs.memory import trim_heap
 from service.costs.model import CostModel, Shape
 from service.encoder.session import EncoderSession, open_session
 from service.errors import StartupError
-from service.settings import Settings, variable_of
+from service.settings import MISUSED, Settings, tell_faults, variable_of
 
 logger = logging.getLogger("lengthwise")
 
@@ -226,6 +226,9 @@ def main(arguments: list[str]) -> None:
         calibrator = load(settings)
     except StartupError as error:
         sys.exit(f"lengthwise: {error.tell(variable_of)}")
+    except ValidationError as error:
+        sys.stderr.write(f"lengthwise: {tell_faults(error)}\n")
+        sys.exit(MISUSED)
     while shape := calibrator.choose_shape():
         calibrator.costs.learn(shape, calibrator.measure(shape))
     calibrator.save()

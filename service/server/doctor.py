@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from service import __version__
 from service.costs.cpus import available_cpus, name_cpu, read_cpu_quota
 from service.costs.memory import available_bytes
-from service.settings import ROOT, SHIPPED_MODEL, Settings, unknown_variables
+from service.settings import ROOT, SHIPPED_MODEL, Settings, tell_faults, unknown_variables
 
 SERVING = ("onnxruntime", "onnxruntime-gpu", "numpy", "fastapi", "uvicorn", "pydantic", "orjson")
 EXTRAS = {
@@ -68,7 +68,7 @@ def examine_settings() -> Iterator[tuple[str, str, bool]]:
     try:
         settings = Settings()
     except ValidationError as error:
-        yield "settings", "; ".join(f"{'.'.join(map(str, one['loc']))} {one['msg']}" for one in error.errors()), False
+        yield "settings", tell_faults(error), False
         return
     model = settings.models or settings.model
     shipped = " (the shipped one)" if model == SHIPPED_MODEL else ""

@@ -29,7 +29,7 @@ def write_greeting(service: Service, host: str, port: int) -> str:
     """
     settings = service.settings
     url = f"{'https' if settings.ssl_certfile else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
-    place = f"to look at and to try: {url}/" if settings.page else f"all routes: {url}/docs"
+    place = f"open {url}/ in a browser" if settings.page else f"its routes are at {url}/docs"
     lines = [f"Lengthwise {__version__} listens on {url}; {place}"]
     for model in service.models:
         lines += ["", *describe(model, settings)]

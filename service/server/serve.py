@@ -33,7 +33,7 @@ from service.server.owner.keeping import Keeper, start_owners
 from service.server.rpc.reserving import reserve_port
 from service.server.transport import GatheringProtocol
 from service.server.workers import supervise
-from service.settings import Settings, find_log_format, unknown_variables, variable_of
+from service.settings import MISUSED, Settings, find_log_format, tell_faults, unknown_variables, variable_of
 
 if TYPE_CHECKING:  # it needs the extra `grpc`
     from service.server.rpc.listening import Listener
@@ -172,18 +172,11 @@ def main(arguments: list[str]) -> None:
     except StartupError as error:
         sys.exit(logs.write_ending(error.tell(variable_of), settings.log_format))
     except ValidationError as error:
-        sys.exit(logs.write_ending(_tell_faults(error), find_log_format(arguments)))
+        sys.stderr.write(logs.write_ending(tell_faults(error), find_log_format(arguments)) + "\n")
+        sys.exit(MISUSED)
     except Exception:
         logging.getLogger("lengthwise").exception("The service ended by what nobody foresaw")
         sys.exit(1)
-
-
-def _tell_faults(error: ValidationError) -> str:
-    """Return what is wrong with which setting; of one that may be of several kinds, what each of them asks."""
-    faults: dict[str, list[str]] = {}
-    for fault in error.errors():
-        faults.setdefault(str(next(iter(fault["loc"]), "")), []).append(fault["msg"])
-    return "; ".join(f"{name} {', or '.join(asked)}".strip() for name, asked in faults.items())
 
 
 def _require_grpc(settings: Settings) -> None:
