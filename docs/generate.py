@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 
-from docs import from_code, from_service
+from docs import drawing, from_code, from_service
 from model.encoder.config import EncoderConfig
 from model.tasks.config import TrainConfig
 
@@ -43,6 +43,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
 }
 FILES: dict[Path, Callable[[], str]] = {
     Path("lengthwise/flags.txt"): from_code.write_flags,  # for shells, to complete command lines
+    Path("docs/pictures/architecture.svg"): drawing.draw_architecture,
     Path("lengthwise/help.txt"): from_code.write_helps,  # to be shown without the imports of what it is about
 }
 

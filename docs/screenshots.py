@@ -8,7 +8,7 @@ seconds of processor time in the page's longest task while 500 sequences are dro
 import json
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,8 @@ FOLDER = Path("docs/pictures")
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu"]
 FLAGS += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
 DESKTOP, PHONE = {"width": 1180, "height": 820}, {"width": 390, "height": 780}
-COLOURS = 160  # of a picture; few, so that it is small
+README = {"width": 1040, "height": 602}  # all that README shows of it
+COLOURS = 256  # of a picture, which is small as a palette
 
 DROP = """([name, content]) => {
     const dataTransfer = new DataTransfer();
@@ -69,6 +70,15 @@ VIEWS: dict[str, Callable[[Any], None]] = {
     "costs": show_costs,
     "models": show_models,
 }
+
+
+SHOTS: tuple[tuple[str, dict[str, int], str, Iterable[str]], ...] = (
+    ("light", DESKTOP, "", VIEWS),
+    ("dark", DESKTOP, "-dark", ["try"]),
+    ("dark", PHONE, "-phone", ["try", "proof"]),
+    ("light", README, "-readme", ["try"]),
+    ("dark", README, "-readme-dark", ["try"]),
+)
 
 
 def take(page: Any, name: str, *, is_whole: bool = True) -> None:
@@ -134,16 +144,11 @@ def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     with start_service() as (_, url), import_module("playwright.sync_api").sync_playwright() as started:
         browser = started.chromium.launch(executable_path=chromium, args=FLAGS)
-        for theme, size, shown in (
-            ("light", DESKTOP, VIEWS),
-            ("dark", DESKTOP, ["try"]),
-            ("dark", PHONE, ["try", "proof"]),
-        ):
+        for theme, size, suffix, shown in SHOTS:
             page = browser.new_page(viewport=size, color_scheme=theme)
             for view in shown:
                 page.goto(f"{url}/#{view}")
                 VIEWS[view](page)
-                suffix = "" if theme == "light" else f"-{'phone' if size is PHONE else theme}"
                 take(page, f"{view}{suffix}", is_whole=size is DESKTOP)
             page.close()
         page = browser.new_page(viewport=DESKTOP)

@@ -3,6 +3,7 @@
 import re
 import shlex
 import shutil
+import struct
 import subprocess
 import sys
 import tomllib
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from docs import drawing
 from docs.generate import BLOCK, BLOCKS, FILES, PAGES, fill
 from service import __version__
 
@@ -25,6 +27,18 @@ DECISIONS = sorted(path for path in Path("docs/decisions").glob("*.md") if path.
 def test_readme_is_short() -> None:
     """README has at most 150 lines: the rest is in `docs/`."""
     assert len(README.splitlines()) <= 150
+
+
+def test_readmes_pictures_are_there_and_small() -> None:
+    """A visitor sees the page, light and dark, and the architecture, none of which is more than 60 kB."""
+    named = set(re.findall(r'(?:src|srcset)="([^"]+)"|!\[[^]]*\]\(([^)]+)\)', README))
+    pictures = {Path(tag or link): Path(tag or link).stat().st_size for tag, link in named}
+    assert {path.name for path in pictures} == {"try-readme.png", "try-readme-dark.png", "architecture.svg"}
+    assert max(pictures.values()) <= 60_000
+    for path in pictures:
+        if path.suffix == ".png":  # as large as README says, so that the text below it does not jump
+            width, height = struct.unpack(">II", path.read_bytes()[16:24])
+            assert f'width="{width}" height="{height}"' in README
 
 
 def test_readme_lists_the_folders() -> None:
@@ -87,11 +101,19 @@ def test_generated_tables_are_what_the_code_says(page: Path) -> None:
 
 
 @pytest.mark.parametrize("file", FILES, ids=str)
-def test_flags_and_help_of_the_command_are_what_its_programs_take_and_say(file: Path) -> None:
-    """The files that shells complete by and that `--help` shows are as `make docs` writes them."""
+def test_generated_files_are_what_the_code_says(file: Path) -> None:
+    """What shells complete by, what `--help` shows and the drawn picture are as `make docs` writes them."""
     if file.name == "help.txt" and sys.version_info >= (3, 13):
         pytest.skip("argparse lays help out in another way")
     assert file.read_text(encoding="utf-8") == fill(file), "run make docs"
+
+
+def test_the_words_of_the_drawn_picture_fit_their_boxes() -> None:
+    """In DejaVu Sans, the widest of the fonts that it names: 6.8 pixels a letter were measured."""
+    for box in drawing.BOXES:
+        each = box.width // max(1, len(box.parts))
+        words = [(line, box.width) for line in box.lines] + [(word, each) for part in box.parts for word in part]
+        assert [line for line, width in words if 6.8 * len(line) > width - 20] == []
 
 
 def test_every_generated_table_has_a_page() -> None:
