@@ -65,9 +65,9 @@ ROWS = {LEARN: "Train and export, once", SERVE: "Serve", BULK: "Encode files"}
 
 BOXES = (
     Box(FIRST, LEARN, ONE, 76, "thing", "your sequences", ("Parquet, JSONL, NPZ, CSV",)),
-    Box(SECOND, LEARN, ONE, 76, "folder", "model/", ("trains an encoder in torch",)),
+    Box(SECOND, LEARN, ONE, 76, "folder", "model/", ("trains a torch encoder",)),
     Box(THIRD, LEARN, ONE, 76, "folder", "export/", ("writes the graph, proves", "that it equals torch")),
-    Box(FOURTH, LEARN, ONE, 76, "thing", "one .onnx file", ("the encoder, its proof and", "golden vectors")),
+    Box(FOURTH, LEARN, ONE, 76, "thing", "one .onnx file", ("encoder, proof and", "golden vectors")),
     Box(
         FIRST,
         SERVE,
