@@ -57,8 +57,9 @@ class Front:
         self._cors = allow_origins(self._answer, origins) if origins else None
         new = f"{uuid4().hex[:16]}{{:016x}}"  # unique without asking the kernel each time
         self._new_ids = map(new.format, count())
-        self._plain = {(route.method, route.path): route for route in routes if "{" not in route.path}
-        self._plain |= {("HEAD", path): route for (method, path), route in self._plain.items() if method == "GET"}
+        plain = [route for route in routes if "{" not in route.path]
+        self._plain: dict[tuple[str, str], Route] = {(route.method, route.path): route for route in plain}
+        self._plain |= {("HEAD", route.path): route for route in plain if route.method == "GET"}
         self._templates = [(compile_path(route.path)[0], route) for route in routes if "{" in route.path]
         # A path that does not exist needs a key, so that nobody can try which do; a wrong method on an open one needs
         # none.

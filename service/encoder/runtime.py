@@ -130,5 +130,5 @@ def _load(
 
 
 def first_line(error: Exception) -> str:
-    """Say what went wrong in one line, without the folders of the machine that ONNX Runtime was built on."""
-    return SOURCE_FOLDERS.sub("", str(error).strip().partition("\n")[0]) or type(error).__name__
+    """Say what went wrong in a clause, without the folders of the machine that ONNX Runtime was built on."""
+    return SOURCE_FOLDERS.sub("", str(error).strip().partition("\n")[0]).rstrip(".") or type(error).__name__

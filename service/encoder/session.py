@@ -263,6 +263,9 @@ def find_artifact(path: Path) -> Path:
     if not path.is_dir():
         return path
     files = sorted(path.glob("*.onnx"))
+    if not files:
+        hint = "if it is a run directory, `lengthwise export` makes one of it"
+        raise ArtifactError(str(path), f"it is a folder without an ONNX file; {hint}")
     if len(files) != 1:
         raise ArtifactError(str(path), f"it is a folder with {len(files)} files *.onnx: one is expected")
     return files[0]
