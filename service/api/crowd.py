@@ -10,7 +10,7 @@ from collections.abc import Callable
 from math import inf
 from typing import Protocol
 
-# The key under which a request's scope holds the limit, if its connection is one too many.
+# The key under which a request's scope holds its refusal, if its connection or its call is one too many.
 CROWDED = "lengthwise.crowded"
 IDLE_SECONDS = 1.0  # a connection that rests for less is in use: its next request may be on its way
 SPARE = 32  # connections beyond the limit, on which health is answered and others are refused

@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import count
+from typing import cast
 from uuid import uuid4
 
 from fastapi import FastAPI
@@ -24,7 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.api import described, problems
 from service.api.crowd import CROWDED
 from service.api.routing import EXCHANGE, GONE, SERVICE, DirectRequest, Route, Service, exchange_of
-from service.errors import InvalidHost, InvalidKey, LengthwiseError, TooManyConnections
+from service.errors import InvalidHost, InvalidKey, LengthwiseError
 from service.observing.counts import OTHER, UNANSWERED, Exchange
 
 logger = logging.getLogger("lengthwise")
@@ -146,15 +147,15 @@ class Front:
 
         Raises:
             ClientDisconnect: the client hung up before the request had its turn.
-            TooManyConnections: its connection is one too many, and what it asks is not a probe.
+            LengthwiseError: its connection or its call is one too many, and what it asks is not a probe.
             InvalidHost: it names several hosts, or none.
             InvalidKey: it brings no key that opens the route.
         """
         scope, service = request.scope, self._service
         if GONE in scope:
             raise ClientDisconnect
-        if (limit := scope.get(CROWDED)) and not route.is_probe:
-            raise TooManyConnections(limit)
+        if (crowded := scope.get(CROWDED)) and not route.is_probe:
+            raise cast("LengthwiseError", crowded)
         _require_host(request)
         if route.access == "open":
             return

@@ -195,6 +195,7 @@ REFUSALS: dict[type[LengthwiseError], Refusal] = {
     errors.QueueFull: Refusal("queue-full", 503, "The queue is full", is_overload=True),
     errors.AnswersUnread: Refusal("answers-unread", 503, "Too much is unread"),
     errors.TooManyConnections: Refusal("too-many-connections", 503, "There are too many connections", closes=True),
+    errors.TooManyCalls: Refusal("too-many-calls", 503, "There are too many calls"),
     errors.WorkersBehind: Refusal("workers-behind", 503, "Some workers have not followed the change"),
     errors.Draining: Refusal("draining", 503, "The service is shutting down"),
     errors.DeadlineUnreachable: Refusal(

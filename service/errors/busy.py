@@ -53,6 +53,20 @@ class TooManyConnections(Unavailable):
         )
 
 
+class TooManyCalls(Unavailable):
+    """More calls of gRPC are under way than may be."""
+
+    setting = "max_connections"
+    retry_after_ms = 1000
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"{limit} calls are under way, which is as many as may be (`{self.setting}`): "
+            f"try again in {self.retry_after_seconds} s.",
+            limit=limit,
+        )
+
+
 class RateExceeded(Unavailable):
     """The key has sent more steps than it may in that time."""
 

@@ -191,7 +191,8 @@ def _require_grpc(settings: Settings) -> None:
 
 def _allow_files(settings: Settings) -> None:
     """Let a process have as many files open as its connections need, or warn."""
-    wanted = settings.connections + SPARE + FILES
+    doors = 1 if settings.grpc_port is None else 2  # HTTP and gRPC have as many connections each
+    wanted = doors * settings.connections + SPARE + FILES
     if (allowed := allow_files(wanted)) < wanted:
         logging.getLogger("lengthwise").warning(
             "The system lets a process open %d files (ulimit -n), too few for LENGTHWISE_MAX_CONNECTIONS=%d",

@@ -10,6 +10,7 @@ from starlette.types import Receive, Scope, Send
 from service.api.crowd import CROWDED, Crowd
 from service.api.routing import GONE
 from service.api.unread import COUNTED_BYTES, READER, Reader, Unread
+from service.errors import TooManyConnections
 from service.server.framing import FramingProtocol
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -108,7 +109,7 @@ class GatheringProtocol(FramingProtocol):
         scope[READER] = self._reader
         self._is_extra = self._is_extra and self._crowd.is_over
         if self._is_extra:
-            scope[CROWDED] = self._crowd.limit
+            scope[CROWDED] = TooManyConnections(self._crowd.limit)
         try:
             if self.flow.write_paused:
                 await self.flow.drain()

@@ -2,7 +2,6 @@
 
 import asyncio
 import queue
-import signal
 import socket
 import threading
 import time
@@ -521,7 +520,7 @@ def test_a_stream_takes_no_more_than_it_answers(artifact: Path, monkeypatch: pyt
         while seen != len(sent):  # until the client is held back
             seen = len(sent)
             time.sleep(0.2)
-        assert PLACES <= seen < 500
+        assert PLACES <= seen < PLACES + 8
         go.set()
         assert sum(1 for _ in answers) == 1000
 
@@ -629,23 +628,6 @@ def find_port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return int(found.getsockname()[1])
-
-
-@pytest.mark.parametrize("processes", [1, 2])
-def test_a_signal_lets_calls_under_way_finish(processes: int, artifact: Path) -> None:
-    """SIGTERM ends the service with code 0 after a stream's last answer, whichever process has it."""
-    port = find_port()
-    flags = ["--grpc-port", str(port), "--processes", str(processes), "--model", str(artifact)]
-    with start_service(*flags) as (process, _), grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-        grpc.channel_ready_future(channel).result(30)
-        came: queue.Queue[bytes | None] = queue.Queue()
-        answers = channel.stream_stream(f"/{messages.SERVICE}/ModelStreamInfer")(iter(came.get, None))
-        came.put(typed(id="1").SerializeToString())
-        assert messages.decode("ModelStreamInferResponse", next(answers)).infer_response.id == "1"
-        process.send_signal(signal.SIGTERM)
-        came.put(None)
-        assert list(answers) == []
-        assert process.wait(30) in (0, -signal.SIGTERM)
 
 
 def test_calls_that_wait_to_be_looked_at_are_not_dropped(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,7 +113,8 @@ def _take_snapshot(service: Service, *, is_asked: bool) -> list[Metric]:
     newest_last = reversed([*service.models])
     gauges = {model.name: _look(model, queues.forecast(model.queue, now)) for model in newest_last}
     progress = service.engine.seconds_since_progress(now)
-    holdings = prometheus.Holdings(len(service.crowd), service.unread.held, service.engine.count_runners())
+    unread = service.unread.held + service.unread_calls.held
+    holdings = prometheus.Holdings(len(service.crowd), unread, service.engine.count_runners())
     snapshot = prometheus.Snapshot(service.telemetry, gauges.items(), holdings, progress, is_asked=is_asked)
     return prometheus.collect(snapshot)
 

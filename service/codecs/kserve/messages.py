@@ -1,6 +1,7 @@
 """The messages of the Open Inference Protocol over gRPC: tensors in protobuf, raw or as typed contents."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from importlib.resources import files
 from typing import Any
@@ -16,7 +17,7 @@ from service.codecs.kserve.schemas import InferHeader, TensorHeader
 from service.codecs.kserve.tensor_json import Array, count_elements, kind_of
 from service.codecs.kserve.tensors import Tensor
 from service.codecs.options import validate
-from service.codecs.question import Question, Written
+from service.codecs.question import RAW_BYTES, Question, Written
 from service.errors import InvalidField, MalformedBody, RequestTooLong
 
 SERVICE = "inference.GRPCInferenceService"
@@ -96,7 +97,8 @@ def parse(request: Any, signature: inference.Signature) -> Question:
         else:
             array = _read_contents(given.contents, described, path)
         found.append(Tensor(described.name, array.reshape(described.shape), path))
-    return inference.ask(header, found, signature, partial(_write, is_raw=bool(raw)))
+    question = inference.ask(header, found, signature, partial(_write, is_raw=bool(raw)))
+    return replace(question, number_bytes=RAW_BYTES)
 
 
 def _kind_of(name: str) -> type[Any]:

@@ -1,18 +1,54 @@
 """Carries a call of gRPC to the app as an ASGI request, so that one path lets in, counts, encodes and refuses."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from math import ceil
 from typing import TypeAlias
 
 from starlette.types import Message, Scope
 
+from service.api.crowd import CROWDED
 from service.api.front import Front
+from service.api.unread import READER, Reader
+from service.errors import LengthwiseError
 
 PASSED = frozenset({"authorization", "traceparent", "tracestate", "x-expect-model", "x-request-id"})
 RETURNED = frozenset({b"x-request-id", b"x-model-sha", b"server-timing", b"retry-after-ms"})
 
 Metadata: TypeAlias = Sequence[tuple[str, str | bytes]]
+Read: TypeAlias = Callable[[], Awaitable[bytes | None]]  # returns a message, or None if none will come
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What is known of a call before its message.
+
+    Attributes:
+        path: `/SERVICE/METHOD`.
+        metadata: the call's metadata.
+        seconds: until the call's deadline; None without one.
+        reader: whoever waits for the answer, by whom it is counted until it is read.
+        crowded: why only probes are answered; None if all are.
+    """
+
+    path: str
+    metadata: Metadata
+    seconds: float | None
+    reader: Reader
+    crowded: LengthwiseError | None = None
+
+
+class Unseen:
+    """The way to a caller of gRPC, of which its core tells nothing, and which nobody but the caller can end."""
+
+    taken = 0
+
+    def get_write_buffer_size(self) -> int:
+        """Return 0."""
+        return 0
+
+    def abort(self) -> None:
+        """Do nothing."""
 
 
 @dataclass(slots=True)
@@ -30,23 +66,21 @@ class Reply:
     body: bytes = b""
 
 
-async def carry(app: Front, path: str, body: bytes, metadata: Metadata, seconds: float | None) -> Reply:
-    """Let the app answer a message.
+async def carry(app: Front, call: Call, read: Read) -> Reply:
+    """Let the app answer a message, which is not read before the app lets the call in.
 
     Args:
         app: the app that answers.
-        path: of the call, `/SERVICE/METHOD`.
-        body: the message.
-        metadata: that came with the call.
-        seconds: until the call's deadline; None without one.
+        call: the call that the message belongs to.
+        read: reads the message.
 
     Raises:
         asyncio.CancelledError: the call was cancelled.
     """
     headers = [(b"content-type", b"application/x-protobuf")]
-    headers += [(name.encode(), _encode(value)) for name, value in metadata if name in PASSED]
-    if seconds is not None:
-        milliseconds = max(1, ceil(1000 * seconds))
+    headers += [(name.encode(), _encode(value)) for name, value in call.metadata if name in PASSED]
+    if call.seconds is not None:
+        milliseconds = max(1, ceil(1000 * call.seconds))
         if milliseconds < 10**9:
             headers.append((b"x-request-timeout-ms", b"%d" % milliseconds))
     scope: Scope = {
@@ -55,14 +89,20 @@ async def carry(app: Front, path: str, body: bytes, metadata: Metadata, seconds:
         "http_version": "2",
         "method": "POST",
         "scheme": "http",
-        "path": path,
-        "raw_path": path.encode(),
+        "path": call.path,
+        "raw_path": call.path.encode(),
         "query_string": b"",
         "headers": headers,
+        READER: call.reader,
     }
+    if call.crowded:
+        scope[CROWDED] = call.crowded
     reply, parts = Reply(), list[bytes]()
 
     async def receive() -> Message:
+        body = await read()
+        if body is None:
+            return {"type": "http.disconnect"}
         return {"type": "http.request", "body": body, "more_body": False}
 
     async def send(message: Message) -> None:

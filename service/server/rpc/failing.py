@@ -14,6 +14,8 @@ from service.server.rpc.carrying import Reply
 
 DETAILS = "grpc-status-details-bin"
 DOMAIN = "lengthwise"
+LASTING = frozenset({"INVALID_KEY", "TOO_MANY_CALLS", "DRAINING"})  # they meet all that follows in a stream, too
+PASSING = frozenset({"QUEUE_FULL", "RATE_EXCEEDED", "ANSWERS_UNREAD"})  # a stream waits until they are over
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,25 +24,30 @@ class Failure:
 
     Attributes:
         code: the status of gRPC.
+        reason: the problem's name, as `google.rpc.ErrorInfo` writes reasons: QUEUE_FULL.
         sentence: what happened, and what to do.
         metadata: what goes with it, `google.rpc.Status` with its details among it.
         retry_seconds: after which trying again may succeed; None if it will not, or nobody knows.
     """
 
     code: grpc.StatusCode
+    reason: str
     sentence: str
     metadata: tuple[tuple[str, str | bytes], ...]
     retry_seconds: float | None
 
 
 def read_failure(reply: Reply) -> Failure:
-    """Read what the app answered in place of a message."""
+    """Read what the app answered in place of a message; nothing if none came."""
+    if not reply.body:
+        return Failure(grpc.StatusCode.CANCELLED, "", "The call ended before its message.", tuple(reply.metadata), None)
     problem = orjson.loads(reply.body)
     kind, sentence = str(problem["type"]), str(problem["detail"])
     code = grpc.StatusCode[rpc_code_of(kind, reply.status)]
+    reason = kind.removeprefix(TYPE_PREFIX).replace("-", "_").upper()
     status = Status(code=Code.Value(code.name), message=sentence)
     told = {name: str(problem[name]) for name in ("path", "limit", "setting") if problem.get(name) is not None}
-    status.details.add().Pack(ErrorInfo(reason=_reason(kind), domain=DOMAIN, metadata=told))
+    status.details.add().Pack(ErrorInfo(reason=reason, domain=DOMAIN, metadata=told))
     if code is grpc.StatusCode.INVALID_ARGUMENT and problem.get("path"):
         violation = BadRequest.FieldViolation(field=problem["path"], description=sentence)
         status.details.add().Pack(BadRequest(field_violations=[violation]))
@@ -50,9 +57,4 @@ def read_failure(reply: Reply) -> Failure:
         delay = Duration()
         delay.FromMilliseconds(int(1000 * seconds))
         status.details.add().Pack(RetryInfo(retry_delay=delay))
-    return Failure(code, sentence, (*reply.metadata, (DETAILS, status.SerializeToString())), seconds)
-
-
-def _reason(kind: str) -> str:
-    """Return the name of a problem as `google.rpc.ErrorInfo` writes reasons: QUEUE_FULL."""
-    return kind.removeprefix(TYPE_PREFIX).replace("-", "_").upper()
+    return Failure(code, reason, sentence, (*reply.metadata, (DETAILS, status.SerializeToString())), seconds)
