@@ -2,6 +2,8 @@
 # Serves another:              docker run -p 8000:8000 -v ./models:/models -e LENGTHWISE_MODEL=/models/mine.onnx lengthwise
 # Keeps what it measures:      docker run -p 8000:8000 -v lengthwise-cache:/cache lengthwise
 # For NVIDIA GPUs, build with --build-arg LOCK=requirements-gpu.lock and run with --gpus all.
+# For gRPC, build with --build-arg LOCK=requirements-grpc.lock:
+#                              docker run -p 8000:8000 -p 8001:8001 -e LENGTHWISE_GRPC_PORT=8001 lengthwise
 # To encode files, build with --build-arg LOCK=requirements-bulk.lock:
 #                              docker run -v ./data:/data --entrypoint python lengthwise -m bulk /data/in -o /data/out
 

@@ -62,8 +62,12 @@ def check_service(manifests: list[Manifest]) -> None:
         settings = read_settings(container)
         port, *others = container["ports"]
         assert port["containerPort"] == settings.port, f"the port of {container['name']}"
-        spoken = [] if settings.grpc_port is None else [("grpc", settings.grpc_port)]
+        name = "h2c" if kind == "ServingRuntime" else "grpc"  # KServe tells by it what is spoken
+        spoken = [] if settings.grpc_port is None else [(name, settings.grpc_port)]
         assert [(one["name"], one["containerPort"]) for one in others] == spoken, "the port of gRPC"
+        if kind == "ServingRuntime":
+            versions = find(manifests, kind)["spec"]["protocolVersions"]
+            assert ("grpc-v2" in versions) == bool(spoken), "the protocols of the runtime"
         for name in ("startupProbe", "readinessProbe", "livenessProbe"):
             asked = container[name]["httpGet"]
             assert asked["path"] in OPEN_PROBES, f"the path of {name}"

@@ -71,9 +71,10 @@ def test_the_scaled_object_is_what_keda_takes() -> None:
 
 
 @pytest.mark.skipif(find_spec("kserve") is None, reason="make install of developers brings KServe's models")
-def test_kserves_manifests_are_what_kserve_takes() -> None:
+@pytest.mark.parametrize("overlay", ["kserve", "kserve-grpc"])
+def test_kserves_manifests_are_what_kserve_takes(overlay: str) -> None:
     """Every member is in KServe's published models."""
-    manifests = read(render("kserve"))
+    manifests = read(render(overlay))
     for manifest in manifests:
         check_kserve(manifest)
     manifests[0]["spec"]["protocolVersion"] = ["v2"]
@@ -116,6 +117,9 @@ MISTAKES = {
     "port": ("cpu", "containerPort: 8000", "containerPort: 8001", "port of lengthwise"),
     "KServe's port": ("kserve", "--http_port=8080", "--http_port=8000", "port of kserve-container"),
     "gRPC's port": ("grpc", "containerPort: 8001", "containerPort: 8002", "port of gRPC"),
+    "gRPC's port in KServe": ("kserve-grpc", "containerPort: 9000", "containerPort: 9001", "port of gRPC"),
+    "the name of gRPC's port in KServe": ("kserve-grpc", "name: h2c", "name: grpc", "port of gRPC"),
+    "the protocol of gRPC in KServe": ("kserve-grpc", "  - grpc-v2\n", "", "protocols of the runtime"),
     "gRPC's port of the Service": ("grpc", "targetPort: grpc", "targetPort: rpc", "ports of the Service"),
     "gRPC's port in the policy": ("grpc", "- port: grpc", "- port: rpc", "ports that are let in"),
     "grace": ("cpu", "terminationGracePeriodSeconds: 60", "terminationGracePeriodSeconds: 30", "time to drain"),
