@@ -1,8 +1,8 @@
 """KServe's own Python client, `pip install kserve`: the bytes it sends, and the client itself if it is installed."""
 
-import asyncio
 import json
-from importlib import import_module
+import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,13 @@ import pytest
 from starlette.testclient import TestClient
 
 from service.app import create_app
-from service.encoder.sequences import pad_batch
+from service.codecs.kserve import messages
 from service.encoder.session import open_session
 from service.settings import Settings
-from tests.conftest import draw_sequences
+from tests.api.kserve_client import BATCH
 from tests.listening import listen
-
-SEQUENCES = draw_sequences([3, 1])
-BATCH = pad_batch(SEQUENCES)
+from tests.server.test_grpc import ask as ask_rpc
+from tests.server.test_grpc import call, make
 
 # What `InferRequest.to_rest()` of kserve 0.21.0 makes of `BATCH`: data in the JSON, and raw behind it.
 PLAIN = {
@@ -38,6 +37,20 @@ RAW_HEAD = (
     b'{"binary_data_size":72}},{"name":"lengths","shape":[2],"datatype":"INT64","parameters":{"binary_data_size":16}}],'
     b'"outputs":[{"name":"embedding","parameters":{"binary_data":true}}],"parameters":{"tag":"a"}}'
 )
+
+# What `InferRequest.to_grpc()` makes of it: a message that holds raw data, and one that holds typed contents.
+START, END = b'\n\x04made\x1a\x017"\n\n\x03tag\x12\x03\x1a\x01a', b"2\x0b\n\tembedding"
+MESSAGES = {
+    True: START
+    + b'*.\n\tsequences\x12\x04FP32\x1a\x03\x02\x03\x03"\x16\n\x10binary_data_size\x12\x02\x10H'
+    + b'*+\n\x07lengths\x12\x05INT64\x1a\x01\x02"\x16\n\x10binary_data_size\x12\x02\x10\x10'
+    + END
+    + b":H%b:\x10%b" % (BATCH.steps.tobytes(), BATCH.lengths.tobytes()),
+    False: START
+    + b"*b\n\tsequences\x12\x04FP32\x1a\x03\x02\x03\x03*J2H%b" % BATCH.steps.tobytes()
+    + b"*\x19\n\x07lengths\x12\x05INT64\x1a\x01\x02*\x04\x1a\x02\x03\x01"
+    + END,
+}
 
 
 # Of its dependencies, one that no other package here brings: for its models alone it is installed without them.
@@ -68,6 +81,19 @@ def test_the_raw_tensors_of_kserves_client_are_answered(client: TestClient, expe
     assert response.content[int(response.headers["inference-header-content-length"]) :] == expected.tobytes()
 
 
+@pytest.mark.parametrize("is_raw", [True, False])
+def test_the_messages_of_kserves_client_are_answered(
+    is_raw: bool,  # noqa: FBT001
+    artifact: Path,
+    expected: npt.NDArray[np.float32],
+) -> None:
+    """Over gRPC it says in a parameter how many raw bytes a tensor has, and sends a parameter of its own."""
+    with call(make(artifact)) as address:
+        answer = messages.decode("ModelInferResponse", ask_rpc(address, MESSAGES[is_raw]))
+    found = answer.raw_output_contents[0] if is_raw else np.float32(answer.outputs[0].contents.fp32_contents).tobytes()
+    assert (answer.id, found) == ("7", expected.tobytes())
+
+
 @pytest.mark.parametrize("path", ["made", "made@1", "made/versions/1"])
 @pytest.mark.parametrize("name", ["made", "made@1", None])
 def test_a_model_in_the_body_may_have_its_version(path: str, name: str | None, client: TestClient) -> None:
@@ -88,35 +114,18 @@ def test_what_only_other_servers_know_is_passed_over(client: TestClient, expecte
 
 
 @pytest.mark.skipif(not all(map(find_spec, NEEDED)), reason="the package kserve is not installed, or comes alone")
-@pytest.mark.filterwarnings("ignore")  # of its dependencies
 @pytest.mark.parametrize("is_raw", [True, False])
-def test_kserves_client_infers(
+def test_kserves_clients_infer(
     is_raw: bool,  # noqa: FBT001
     artifact: Path,
     expected: npt.NDArray[np.float32],
 ) -> None:
-    """Its REST client learns that the service is ready, sends what is replayed above, and reads the embeddings."""
-    kserve = import_module("kserve")
-    infer_type = import_module("kserve.protocol.infer_type")
-    inputs = []
-    for name, datatype, array in (("sequences", "FP32", BATCH.steps), ("lengths", "INT64", BATCH.lengths)):
-        tensor = kserve.InferInput(name, list(array.shape), datatype)
-        tensor.set_data_from_numpy(array, binary_data=is_raw)
-        inputs.append(tensor)
-    wanted = infer_type.RequestedOutput("embedding", {"binary_data": True} if is_raw else None)
-    request = kserve.InferRequest("made", inputs, request_id="7", parameters={"tag": "a"}, request_outputs=[wanted])
-    sent, length = request.to_rest()
-    assert (sent[:length] == RAW_HEAD) if is_raw else (json.loads(json.dumps(sent)) == PLAIN)
-
-    async def ask(url: str) -> Any:
-        client = kserve.InferenceRESTClient(kserve.RESTConfig(protocol="v2"))
-        assert await client.is_server_live(url)
-        assert await client.is_server_ready(url)
-        assert await client.is_model_ready(url, "made")
-        answer = await client.infer(url, request, model_name="made")
-        await client.close()
-        return answer
-
-    with listen(create_app(Settings(model=artifact))) as address:
-        answer = asyncio.run(ask(f"http://{address}"))
-    assert answer.outputs[0].as_numpy().astype(np.float32).tobytes() == expected.tobytes()
+    """Over REST and gRPC they learn that the service is ready, send what is replayed above, and read the embeddings."""
+    with listen(create_app(Settings(model=artifact))) as web, call(make(artifact)) as address:
+        command = [sys.executable, "-m", "tests.api.kserve_client", f"http://{web}", address]
+        ran = subprocess.run([*command, "raw" if is_raw else "typed"], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    told = json.loads(ran.stdout.splitlines()[-1])
+    assert bytes.fromhex(told["message"]) == MESSAGES[is_raw]
+    assert told["body"] == (RAW_HEAD.decode() if is_raw else PLAIN)
+    assert told["found"] == 2 * [expected.tobytes().hex()]
