@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
 from docs.tables import describe_type, table
-from service.api.problems import TYPE_PREFIX, rpc_code_of
+from service.api.problems import REFUSALS, TYPE_PREFIX, rpc_code_of
 from service.app import create_app
 from service.settings import Settings
 
@@ -98,8 +98,10 @@ def write_problems() -> str:
         meaning = value.get("detail") or (error if isinstance(error, str) else error["message"])
         kind = kinds.setdefault(name, _Kind(example["summary"], meaning))
         (kind.native if media_type == SENT else kind.others).add(status)
+    for error, refusal in REFUSALS.items():  # what only gRPC tells is in no answer of the document
+        kinds.setdefault(refusal.name, _Kind(refusal.title, error.__doc__ or ""))
     rows = []
-    for name, kind in sorted(kinds.items(), key=lambda one: (min(one[1].native or one[1].others), one[0])):
+    for name, kind in sorted(kinds.items(), key=lambda one: (min(one[1].native or one[1].others, default="9"), one[0])):
         meaning = "" if kind.meaning == f"{kind.title}." else kind.meaning
         statuses = [" or ".join(sorted(some)) for some in (kind.native, kind.others)]
         code = rpc_code_of(TYPE_PREFIX + name, 0)

@@ -42,6 +42,7 @@ class Server:
         module: our own program that is run.
         batch: a peer's settings of its batches.
         wait_ms: how long a peer may wait for a batch to fill.
+        grpc_port: where a peer takes calls of gRPC, too; None if it need not.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Server:
     module: str = "service"
     batch: int = 32
     wait_ms: int = 2
+    grpc_port: int | None = None
 
     def prepare(self, folder: Path) -> Path:
         """Return the interpreter that runs it; the first time, an environment is made for it.
@@ -86,6 +88,7 @@ class Server:
             "BENCH_THREADS": str(max(1, available_cpus() // workers)),
             "BENCH_BATCH": str(self.batch),
             "BENCH_WAIT_MS": str(self.wait_ms),
+            "BENCH_GRPC_PORT": str(self.grpc_port or ""),
             "DO_NOT_TRACK": "1",
             # Triton's Python stub links libpython: it must be the one whose standard library it will find.
             "LD_LIBRARY_PATH": str(sysconfig.get_config_var("LIBDIR")),
@@ -96,13 +99,14 @@ OURS = Server("lengthwise")
 OURS_BINARY = replace(OURS, name="lengthwise, npz", wire=NPZ, is_json=False)
 ALONE = replace(OURS, name="lengthwise, 1 process", processes="1")
 MOSEC = Server("mosec, orjson", "mosec", batch=16, wait_ms=1)
+TRITON_BINARY = Server("Triton, binary", "pytriton", wire=KSERVE_BINARY, is_json=False, batch=64, wait_ms=0)
 PEERS = [
     Server("naive, 1 worker", "naive", workers=1),
     Server("naive, a worker a CPU", "naive"),
     Server("LitServe", "litserve"),
     MOSEC,
     Server("Triton, JSON", "pytriton", wire=KSERVE_JSON, batch=64, wait_ms=0),
-    Server("Triton, binary", "pytriton", wire=KSERVE_BINARY, is_json=False, batch=64, wait_ms=0),
+    TRITON_BINARY,
 ]
 
 

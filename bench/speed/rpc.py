@@ -1,25 +1,34 @@
-"""gRPC beside npz over HTTP, by one load generator: h2load, which speaks both, repeats one body on each connection."""
+"""gRPC beside npz over HTTP, and Triton's gRPC beside ours, by one load generator.
+
+h2load speaks both, and repeats one body on each connection. So all requests to Triton have one shape, as its batcher
+needs; they carry their padding, and the same model in ONNX Runtime answers them, an instance for each CPU.
+"""
 
 import argparse
+import re
 import resource
 import shutil
-import socket
 import statistics
 import struct
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import grpc
 import httpx
 import numpy as np
+import numpy.typing as npt
 
 from bench.load.launch import make_models, start_service
-from bench.load.servers import Unavailable
+from bench.load.servers import TRITON_BINARY, Unavailable, find_port, start
 from bench.load.workloads import JSON, MODELS, NPZ, Steps, Wire, draw_lengths, draw_sequences
 from service.codecs.kserve import messages
+from service.encoder.sequences import pad_batch
 
 H2LOAD = shutil.which("h2load")
 SHAPES = {"S": (32, 1), "B": (4, 32)}  # connections, sequences
@@ -51,19 +60,30 @@ def write_message(sequences: list[Steps]) -> bytes:
     """Write a ragged request as gRPC frames it: a byte that says it is not compressed, its size, the message."""
     request = messages.message("ModelInferRequest")
     request.parameters["ragged"].bool_param = True
-    arrays = {"sequences": np.concatenate(sequences), "lengths": np.array([len(one) for one in sequences])}
-    for name, array in arrays.items():
-        request.inputs.add(name=name, datatype="FP32" if name == "sequences" else "INT64", shape=array.shape)
+    return _frame(request, np.concatenate(sequences), np.array([len(one) for one in sequences]))
+
+
+def write_padded(sequences: list[Steps]) -> bytes:
+    """Write a request as PyTriton's model takes it: padded, and each length a row."""
+    batch = pad_batch(sequences)
+    return _frame(messages.message("ModelInferRequest", model_name="encoder"), batch.steps, batch.lengths[:, None])
+
+
+def _frame(request: Any, steps: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64]) -> bytes:
+    for name, datatype, array in (("sequences", "FP32", steps), ("lengths", "INT64", lengths)):
+        request.inputs.add(name=name, datatype=datatype, shape=array.shape)
         request.raw_input_contents.append(array.tobytes())
     body: bytes = request.SerializeToString()
     return struct.pack(">BI", 0, len(body)) + body
 
 
-def load(url: str, body: bytes, headers: dict[str, str], shape: tuple[int, int], seconds: float) -> Figures:
+def load(
+    url: str, body: bytes, headers: dict[str, str], shape: tuple[int, int], seconds: float, answer_bytes: int
+) -> Figures:
     """Put a closed loop on a wire.
 
     Raises:
-        Unavailable: h2load failed, or answers did.
+        Unavailable: h2load failed, or answers did; it takes a refused call of gRPC, which has no data, for an answer.
     """
     connections, sequences = shape
     assert H2LOAD is not None
@@ -82,75 +102,86 @@ def load(url: str, body: bytes, headers: dict[str, str], shape: tuple[int, int],
             raise Unavailable(f"h2load failed: {ended.stderr or ended.stdout}")
         lines = [line.split() for line in log.read_text().splitlines()]
     times = [int(line[2]) / 1000 for line in lines if line[1] == "200"]
-    if not times:
-        raise Unavailable(f"no request was answered: {ended.stdout}")
+    done, data = (re.search(pattern, ended.stdout) for pattern in (r"(\d+) done", r"\((\d+)\) data"))
+    if not (times and done and data and int(data[1]) >= int(done[1]) * answer_bytes):
+        raise Unavailable(f"requests were not answered: {ended.stdout}")
     spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     share = spent / (seconds + 1)
     return Figures(sequences * len(times) / seconds, statistics.median(times), len(lines) - len(times), share)
 
 
-def check(port: int, sequences: list[Steps], expected: bytes) -> None:
-    """See that gRPC gives the bits of npz.
-
-    Raises:
-        Unavailable: it does not.
-    """
+def ask(port: int, body: bytes) -> npt.NDArray[np.float32]:
+    """Make one call, and return the numbers of its first output."""
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-        body = channel.unary_unary(f"/{messages.SERVICE}/ModelInfer")(write_message(sequences)[5:])
-    answer = messages.decode("ModelInferResponse", body)
-    if answer.raw_output_contents[0] != NPZ.read(expected).tobytes():
-        raise Unavailable("gRPC and npz give different embeddings")
+        answer = channel.unary_unary(f"/{messages.SERVICE}/ModelInfer")(body[5:])
+    raw = messages.decode("ModelInferResponse", answer).raw_output_contents[0]
+    return np.frombuffer(raw, dtype="<f4")
 
 
-def require_none_refused(web: str) -> None:
-    """See that every request was answered: h2load takes a refused call of gRPC for an answer.
+@contextmanager
+def start_triton(model: Path, folder: Path) -> Iterator[int]:
+    """Start Triton with a model; its environment is made in a folder.
+
+    Yields:
+        Its port for gRPC.
 
     Raises:
-        Unavailable: some were not.
+        Unavailable: it cannot be installed or started.
     """
-    lines = httpx.get(f"{web}/metrics").text.splitlines()
-    refused = sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith("lengthwise_rejected_total{"))
-    if refused:
-        raise Unavailable(f"{refused:g} requests were refused")
+    server = replace(TRITON_BINARY, grpc_port=find_port())
+    assert server.grpc_port is not None
+    first = server.wire.write(draw_sequences([3], MODELS[model.stem].features, seed=0))
+    with start(server, server.prepare(folder), model, first, model.with_suffix(".log")):
+        yield server.grpc_port
 
 
-def find_port() -> int:
-    """Return a port that is free."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+def measure(model: Path, triton: int | None, rounds: int, seconds: float) -> None:
+    """Measure all wires in turn, and print medians.
 
-
-def measure(model: Path, rounds: int, seconds: float) -> None:
-    """Measure both wires in turn, and print medians."""
+    Raises:
+        Unavailable: wires give different embeddings, or a request was not answered.
+    """
     features = MODELS[model.stem].features
     port = find_port()
     with start_service("--model", str(model), "--grpc-port", str(port), "--log-requests", "false") as (_, web):
         for name, shape in SHAPES.items():
             sequences = draw_sequences(draw_lengths(shape[1], None, seed=1), features, seed=2)
-            rpc = f"http://127.0.0.1:{port}/{messages.SERVICE}/ModelInfer"
             npz = {"content-type": "application/x-npz", "accept": "application/x-npy"}
             json = {"content-type": "application/json", "accept": "application/json"}
+            rpc = {"content-type": "application/grpc", "te": "trailers"}
+            call = f"/{messages.SERVICE}/ModelInfer"
             wires = {
                 "JSON": (f"{web}/encode", write_body(JSON, sequences), json),
                 "npz": (f"{web}/encode", write_body(NPZ, sequences), npz),
-                "gRPC": (rpc, write_message(sequences), {"content-type": "application/grpc", "te": "trailers"}),
+                "gRPC": (f"http://127.0.0.1:{port}{call}", write_message(sequences), rpc),
             }
-            check(port, sequences, httpx.post(wires["npz"][0], content=wires["npz"][1], headers=npz).content)
+            expected = NPZ.read(httpx.post(wires["npz"][0], content=wires["npz"][1], headers=npz).content).ravel()
+            if ask(port, wires["gRPC"][1]).tobytes() != expected.tobytes():
+                raise Unavailable("gRPC and npz give different embeddings")
+            if triton:
+                wires["Triton's gRPC"] = (f"http://127.0.0.1:{triton}{call}", write_padded(sequences), rpc)
+                if not np.allclose(ask(triton, wires["Triton's gRPC"][1]), expected, atol=1e-5):
+                    raise Unavailable("Triton gives different embeddings")
             found: dict[str, list[Figures]] = {wire: [] for wire in wires}
             for _ in range(rounds):
                 for wire, (url, body, headers) in wires.items():
-                    found[wire].append(load(url, body, headers, shape, seconds))
-            medians = {wire: statistics.median(one.rate for one in all_) for wire, all_ in found.items()}
-            require_none_refused(web)
-            for wire, all_ in found.items():
-                p50 = statistics.median(one.p50_ms for one in all_)
-                busy = statistics.median(one.share for one in all_)
-                print(
-                    f"{model.stem:8} {name}  {wire:5} {medians[wire]:9,.0f} sequences/s  p50 {p50:6.2f} ms  "
-                    f"failed {sum(one.failed for one in all_)}  generator {busy:4.0%} of a CPU"
-                )
-            print(f"{model.stem:8} {name}  gRPC to npz {medians['gRPC'] / medians['npz']:.2f}")
+                    found[wire].append(load(url, body, headers, shape, seconds, expected.nbytes))
+            print_rows(f"{model.stem:8} {name}", found)
+
+
+def print_rows(place: str, found: dict[str, list[Figures]]) -> None:
+    """Print the medians of each wire, and what gRPC gives beside the others."""
+    medians = {wire: statistics.median(one.rate for one in all_) for wire, all_ in found.items()}
+    for wire, all_ in found.items():
+        p50 = statistics.median(one.p50_ms for one in all_)
+        busy = statistics.median(one.share for one in all_)
+        print(
+            f"{place}  {wire:13} {medians[wire]:9,.0f} sequences/s  p50 {p50:6.2f} ms  "
+            f"failed {sum(one.failed for one in all_)}  generator {busy:4.0%} of a CPU"
+        )
+    for other in ("npz", "Triton's gRPC"):
+        if other in medians:
+            print(f"{place}  gRPC to {other} {medians['gRPC'] / medians[other]:.2f}")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -159,11 +190,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--quick", action="store_true", help="one short round of the small model")
+    parser.add_argument("--triton", action=argparse.BooleanOptionalAction, default=True, help="beside ours")
+    parser.add_argument("--folder", type=Path, default=Path(".bench"), help="of Triton's environment; .bench")
     options = parser.parse_args(arguments)
     if H2LOAD is None:
         sys.exit("python -m bench rpc: h2load puts the load on: install nghttp2-client")
+    rounds, seconds = (1, 1.0) if options.quick else (options.rounds, options.seconds)
     with tempfile.TemporaryDirectory() as folder:
         make_models(Path(folder))
         for name in ["small"] if options.quick else [*MODELS]:
             model = Path(folder, f"{name}.onnx")
-            measure(model, 1 if options.quick else options.rounds, 1.0 if options.quick else options.seconds)
+            with start_triton(model, options.folder.resolve()) if options.triton else nullcontext() as triton:
+                measure(model, triton, rounds, seconds)

@@ -29,10 +29,13 @@ class Instance:
 
 
 if __name__ == "__main__":
+    rpc = os.environ.get("BENCH_GRPC_PORT")
     config = TritonConfig(
         http_address="127.0.0.1",
         http_port=PORT,
-        allow_grpc=False,
+        allow_grpc=bool(rpc),
+        grpc_address="127.0.0.1",
+        grpc_port=int(rpc) if rpc else None,
         allow_metrics=False,
     )
     with Triton(config=config) as triton:
