@@ -193,7 +193,8 @@ class Settings(BaseSettings):
         0,
         ge=0,
         description="Bytes of answers that are not read yet, shared out among the processes: beyond them the slowest "
-        "readers are cut off, and requests for large answers get 503. 0 is 256 MiB for each process.",
+        "readers are cut off, and requests for large answers get 503. 0 is 256 MiB for each process. Answers of gRPC "
+        "have as many besides.",
     )
     overload_status: Literal[503, 429] = Field(503, description="What requests get that the queue has no room for.")
     request_timeout_ms: int = Field(
@@ -226,7 +227,8 @@ class Settings(BaseSettings):
         1000,
         ge=1,
         description="Connections at a time. For one more, the one that has been idle longest is closed; if all are "
-        "busy, requests on it get 503, except those for health and metrics.",
+        "busy, requests on it get 503, except those for health and metrics. Of gRPC there may be as many connections "
+        "besides, and as many calls.",
     )
     body_timeout_seconds: int = Field(
         60, ge=1, description="How long a request body may take to arrive; a stream of lines may take any time."

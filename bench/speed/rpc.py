@@ -114,8 +114,9 @@ def ask(port: int, body: bytes) -> npt.NDArray[np.float32]:
     """Make one call, and return the numbers of its first output."""
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         answer = channel.unary_unary(f"/{messages.SERVICE}/ModelInfer")(body[5:])
-    raw = messages.decode("ModelInferResponse", answer).raw_output_contents[0]
-    return np.frombuffer(raw, dtype="<f4")
+    read = messages.message("ModelInferResponse")
+    read.ParseFromString(answer)
+    return np.frombuffer(read.raw_output_contents[0], dtype="<f4")
 
 
 @contextmanager
