@@ -5,6 +5,7 @@ needs; they carry their padding, and the same model in ONNX Runtime answers them
 """
 
 import argparse
+import os
 import re
 import resource
 import shutil
@@ -25,13 +26,30 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.load.launch import make_models, start_service
-from bench.load.servers import TRITON_BINARY, Unavailable, find_port, start
+from bench.load.servers import TRITON_BINARY, Unavailable, find_family, find_port, start
 from bench.load.workloads import JSON, MODELS, NPZ, Steps, Wire, draw_lengths, draw_sequences
 from service.codecs.kserve import messages
 from service.encoder.sequences import pad_batch
 
 H2LOAD = shutil.which("h2load")
 SHAPES = {"S": (32, 1), "B": (4, 32)}  # connections, sequences
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How a server is asked.
+
+    Attributes:
+        url: where.
+        body: what it is sent.
+        headers: what goes with it.
+        pid: the first process of the server.
+    """
+
+    url: str
+    body: bytes
+    headers: dict[str, str]
+    pid: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +60,15 @@ class Figures:
         rate: sequences a second.
         p50_ms: median latency.
         failed: requests without a right answer.
-        share: of the CPU time of both, what the generator took.
+        share: of a CPU, what the generator took.
+        cpu_us: CPU time of the server for a sequence, in microseconds, taken to be as much in the second before.
     """
 
     rate: float
     p50_ms: float
     failed: int
     share: float
+    cpu_us: float
 
 
 def write_body(wire: Wire, sequences: list[Steps]) -> bytes:
@@ -77,9 +97,7 @@ def _frame(request: Any, steps: npt.NDArray[np.float32], lengths: npt.NDArray[np
     return struct.pack(">BI", 0, len(body)) + body
 
 
-def load(
-    url: str, body: bytes, headers: dict[str, str], shape: tuple[int, int], seconds: float, answer_bytes: int
-) -> Figures:
+def load(way: Way, shape: tuple[int, int], seconds: float, answer_bytes: int) -> Figures:
     """Put a closed loop on a wire.
 
     Raises:
@@ -89,15 +107,15 @@ def load(
     assert H2LOAD is not None
     with tempfile.TemporaryDirectory() as folder:
         sent, log = Path(folder, "body"), Path(folder, "log")
-        sent.write_bytes(body)
+        sent.write_bytes(way.body)
         command = [H2LOAD, "-c", str(connections), "-m", "1", "-D", f"{seconds:g}", "-d", str(sent)]
         command += [f"--log-file={log}", "--warm-up-time=1"]
-        command += ["--h1"] if "accept" in headers else []
-        for name, value in headers.items():
+        command += ["--h1"] if "accept" in way.headers else []
+        for name, value in way.headers.items():
             command += ["-H", f"{name}: {value}"]
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        ended = subprocess.run([*command, url], capture_output=True, text=True, check=False)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        before, took = resource.getrusage(resource.RUSAGE_CHILDREN), count_cpu_seconds(way.pid)
+        ended = subprocess.run([*command, way.url], capture_output=True, text=True, check=False)
+        after, took = resource.getrusage(resource.RUSAGE_CHILDREN), count_cpu_seconds(way.pid) - took
         if ended.returncode or not log.exists():
             raise Unavailable(f"h2load failed: {ended.stderr or ended.stdout}")
         lines = [line.split() for line in log.read_text().splitlines()]
@@ -106,8 +124,16 @@ def load(
     if not (times and done and data and int(data[1]) >= int(done[1]) * answer_bytes):
         raise Unavailable(f"requests were not answered: {ended.stdout}")
     spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    share = spent / (seconds + 1)
-    return Figures(sequences * len(times) / seconds, statistics.median(times), len(lines) - len(times), share)
+    share, cpu = spent / (seconds + 1), took * seconds / (seconds + 1)  # the second is the one before
+    answered = sequences * len(times)
+    p50 = statistics.median(times)
+    return Figures(answered / seconds, p50, len(lines) - len(times), share, 1e6 * cpu / answered)
+
+
+def count_cpu_seconds(pid: int) -> float:
+    """Return the CPU time of a process and all that it started."""
+    fields = [Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split() for one in find_family(pid)]
+    return sum(int(one[11]) + int(one[12]) for one in fields) / os.sysconf("SC_CLK_TCK")
 
 
 def ask(port: int, body: bytes) -> npt.NDArray[np.float32]:
@@ -120,11 +146,11 @@ def ask(port: int, body: bytes) -> npt.NDArray[np.float32]:
 
 
 @contextmanager
-def start_triton(model: Path, folder: Path) -> Iterator[int]:
+def start_triton(model: Path, folder: Path) -> Iterator[tuple[int, int]]:
     """Start Triton with a model; its environment is made in a folder.
 
     Yields:
-        Its port for gRPC.
+        Its port for gRPC, and its first process.
 
     Raises:
         Unavailable: it cannot be installed or started.
@@ -132,11 +158,11 @@ def start_triton(model: Path, folder: Path) -> Iterator[int]:
     server = replace(TRITON_BINARY, grpc_port=find_port())
     assert server.grpc_port is not None
     first = server.wire.write(draw_sequences([3], MODELS[model.stem].features, seed=0))
-    with start(server, server.prepare(folder), model, first, model.with_suffix(".log")):
-        yield server.grpc_port
+    with start(server, server.prepare(folder), model, first, model.with_suffix(".log")) as running:
+        yield server.grpc_port, running.process.pid
 
 
-def measure(model: Path, triton: int | None, rounds: int, seconds: float) -> None:
+def measure(model: Path, triton: tuple[int, int] | None, rounds: int, seconds: float) -> None:
     """Measure all wires in turn, and print medians.
 
     Raises:
@@ -144,7 +170,7 @@ def measure(model: Path, triton: int | None, rounds: int, seconds: float) -> Non
     """
     features = MODELS[model.stem].features
     port = find_port()
-    with start_service("--model", str(model), "--grpc-port", str(port), "--log-requests", "false") as (_, web):
+    with start_service("--model", str(model), "--grpc-port", str(port), "--log-requests", "false") as (service, web):
         for name, shape in SHAPES.items():
             sequences = draw_sequences(draw_lengths(shape[1], None, seed=1), features, seed=2)
             npz = {"content-type": "application/x-npz", "accept": "application/x-npy"}
@@ -152,21 +178,22 @@ def measure(model: Path, triton: int | None, rounds: int, seconds: float) -> Non
             rpc = {"content-type": "application/grpc", "te": "trailers"}
             call = f"/{messages.SERVICE}/ModelInfer"
             wires = {
-                "JSON": (f"{web}/encode", write_body(JSON, sequences), json),
-                "npz": (f"{web}/encode", write_body(NPZ, sequences), npz),
-                "gRPC": (f"http://127.0.0.1:{port}{call}", write_message(sequences), rpc),
+                "JSON": Way(f"{web}/encode", write_body(JSON, sequences), json, service.pid),
+                "npz": Way(f"{web}/encode", write_body(NPZ, sequences), npz, service.pid),
+                "gRPC": Way(f"http://127.0.0.1:{port}{call}", write_message(sequences), rpc, service.pid),
             }
-            expected = NPZ.read(httpx.post(wires["npz"][0], content=wires["npz"][1], headers=npz).content).ravel()
-            if ask(port, wires["gRPC"][1]).tobytes() != expected.tobytes():
+            expected = NPZ.read(httpx.post(f"{web}/encode", content=wires["npz"].body, headers=npz).content).ravel()
+            if ask(port, wires["gRPC"].body).tobytes() != expected.tobytes():
                 raise Unavailable("gRPC and npz give different embeddings")
             if triton:
-                wires["Triton's gRPC"] = (f"http://127.0.0.1:{triton}{call}", write_padded(sequences), rpc)
-                if not np.allclose(ask(triton, wires["Triton's gRPC"][1]), expected, atol=1e-5):
+                padded = write_padded(sequences)
+                wires["Triton's gRPC"] = Way(f"http://127.0.0.1:{triton[0]}{call}", padded, rpc, triton[1])
+                if not np.allclose(ask(triton[0], padded), expected, atol=1e-5):
                     raise Unavailable("Triton gives different embeddings")
             found: dict[str, list[Figures]] = {wire: [] for wire in wires}
             for _ in range(rounds):
-                for wire, (url, body, headers) in wires.items():
-                    found[wire].append(load(url, body, headers, shape, seconds, expected.nbytes))
+                for wire, way in wires.items():
+                    found[wire].append(load(way, shape, seconds, expected.nbytes))
             print_rows(f"{model.stem:8} {name}", found)
 
 
@@ -176,8 +203,9 @@ def print_rows(place: str, found: dict[str, list[Figures]]) -> None:
     for wire, all_ in found.items():
         p50 = statistics.median(one.p50_ms for one in all_)
         busy = statistics.median(one.share for one in all_)
+        cpu = statistics.median(one.cpu_us for one in all_)
         print(
-            f"{place}  {wire:13} {medians[wire]:9,.0f} sequences/s  p50 {p50:6.2f} ms  "
+            f"{place}  {wire:13} {medians[wire]:9,.0f} sequences/s  p50 {p50:7.2f} ms  {cpu:6.0f} us of CPU each  "
             f"failed {sum(one.failed for one in all_)}  generator {busy:4.0%} of a CPU"
         )
     for other in ("npz", "Triton's gRPC"):

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from service.observing.tracing import Tracing
 from service.settings import traces_are_wanted
 from tests.api.test_encode import PAIR
 from tests.conftest import draw_sequences
+from tests.server.test_grpc import ask, call, make, typed
 
 Serve = Callable[..., TestClient]
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -103,6 +105,22 @@ def test_the_lines_of_a_stream_are_part_of_its_trace(serve: Serve, exporter: InM
     spans = read_spans(client, exporter)
     (stream,) = spans["POST /encode"]
     assert {link.context.span_id for batch in spans["batch"] for link in batch.links} == {stream.context.span_id}
+
+
+def test_a_call_of_grpc_is_a_span_of_the_trace_it_came_with(artifact: Path, exporter: InMemorySpanExporter) -> None:
+    """Its route is the call's, and its request's id the one of the metadata."""
+    metadata = (("traceparent", f"00-{TRACE}-{PARENT}-01"), ("x-request-id", "mine-1"))
+    app = make(artifact)
+    with call(app) as address:
+        ask(address, typed().SerializeToString(), metadata=metadata)
+        app.state.service.telemetry.settle()
+        (span,) = (one for one in exporter.get_finished_spans() if one.name.endswith("/ModelInfer"))
+    assert span.context is not None
+    assert span.parent is not None
+    assert (f"{span.context.trace_id:032x}", f"{span.parent.span_id:016x}") == (TRACE, PARENT)
+    found = span.attributes or {}
+    assert found["http.route"] == "/inference.GRPCInferenceService/ModelInfer"
+    assert (found["lengthwise.request_id"], found["lengthwise.sequences"]) == ("mine-1", 2)
 
 
 def test_failures_are_errors_and_refusals_are_not(serve: Serve, exporter: InMemorySpanExporter) -> None:
