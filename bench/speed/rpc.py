@@ -89,7 +89,7 @@ def write_padded(sequences: list[Steps]) -> bytes:
     return _frame(messages.message("ModelInferRequest", model_name="encoder"), batch.steps, batch.lengths[:, None])
 
 
-def _frame(request: Any, steps: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64]) -> bytes:
+def _frame(request: Any, steps: npt.NDArray[Any], lengths: npt.NDArray[np.int64]) -> bytes:
     for name, datatype, array in (("sequences", "FP32", steps), ("lengths", "INT64", lengths)):
         request.inputs.add(name=name, datatype=datatype, shape=array.shape)
         request.raw_input_contents.append(array.tobytes())

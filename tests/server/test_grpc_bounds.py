@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
+from functools import partial
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ def reason_of(error: Any) -> str:
     """Return the name of the problem that ended a call."""
     info = ErrorInfo()
     Status.FromString(dict(error.trailing_metadata())["grpc-status-details-bin"]).details[0].Unpack(info)
-    return info.reason
+    return str(info.reason)
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -211,11 +212,11 @@ def test_a_call_too_many_is_refused_and_probes_are_answered(artifact: Path, monk
         await_that(lambda: app.state.service.telemetry.inflight == 2)
         given = Given()
         for refused in (
-            lambda: other.unary_unary(f"/{messages.SERVICE}/ModelInfer")(BODY, timeout=60),
-            lambda: next(other.stream_stream(STREAM)(iter(given), timeout=60)),
+            iter([other.unary_unary(f"/{messages.SERVICE}/ModelInfer").future(BODY, timeout=60)]),
+            other.stream_stream(STREAM)(iter(given), timeout=60),
         ):
             with pytest.raises(grpc.RpcError) as caught:
-                refused()
+                next(refused).result()
             error: Any = caught.value
             assert (error.code(), reason_of(error)) == (grpc.StatusCode.UNAVAILABLE, "TOO_MANY_CALLS")
             assert dict(error.trailing_metadata())["retry-after-ms"] == "1000"
@@ -244,7 +245,7 @@ def most_held(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def test_streams_hold_few_bytes(artifact: Path, most_held: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     """While nothing is answered, all streams together hold two bodies' bytes, and each one message; then all is."""
-    limit, body = 100_000, typed(id="x" * 60_000).SerializeToString()
+    limit, body = 100_000, bytes(typed(id="x" * 60_000).SerializeToString())
     app, sent = make(artifact, runners=1, max_body_bytes=limit), list[int]()
     service = app.state.service
 
@@ -252,12 +253,15 @@ def test_streams_hold_few_bytes(artifact: Path, most_held: list[int], monkeypatc
         sent.append(number)
         return body
 
+    def is_under_way(number: int) -> bool:
+        return bool(service.telemetry.inflight == number)
+
     with call(app) as address, held(app, monkeypatch) as go, ExitStack() as stack:
         answers = []
         for number in range(1, 4):
             channel = stack.enter_context(grpc.insecure_channel(address, [("grpc.use_local_subchannel_pool", 1)]))
             answers.append(channel.stream_stream(STREAM)(map(give, range(300))))
-            await_that(lambda number=number: service.telemetry.inflight == 1 + number)
+            await_that(partial(is_under_way, 1 + number))
         seen = -1
         while seen != len(sent):  # until the clients are held back
             seen = len(sent)
