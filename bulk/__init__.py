@@ -12,5 +12,6 @@
 - `__main__`: the command line.
 - `run`: shards read, encoded and written at the same time, until all are done or a signal says stop.
 - `cluster`: the same shards, handed to actors of Ray.
+- `stores`: files and folders, of this machine or of an object store, by their names.
 - `mistakes`: what ends the program in a sentence.
 """

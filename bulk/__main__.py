@@ -19,6 +19,7 @@ from bulk.planning import describe, make_plan, make_settings
 from bulk.progress import Meter
 from bulk.run import Bounds, Stages, run
 from bulk.sinks import finish, open_sink
+from bulk.stores import open_place
 from service.errors import StartupError
 from service.settings import SHIPPED_MODEL, Settings
 
@@ -29,8 +30,9 @@ def read_arguments(arguments: list[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="lengthwise encode", description=__doc__)
     add = parser.add_argument
-    add("inputs", nargs="+", type=Path, metavar="INPUT", help=".parquet, .jsonl, .csv, .txt, .npz, .npy, or a folder")
-    add("-o", "--out", type=Path, required=True, metavar="OUT", help="folder to write to; made if it is not there")
+    kinds = ".parquet, .jsonl, .csv, .txt, .npz, .npy, or a folder; its path, or its address in a store, as s3://B/x"
+    add("inputs", nargs="+", metavar="INPUT", help=kinds)
+    add("-o", "--out", required=True, metavar="OUT", help="folder to write to, made if it is not there; or its address")
     add("--model", help="the encoder: an ONNX file, or a folder that holds one; with --url, its name there")
     add("--url", help="a running service that encodes; output and resume are the same")
     add("--key", default=os.environ.get("LENGTHWISE_KEY"), help="that the service asks for; default $LENGTHWISE_KEY")
@@ -79,12 +81,14 @@ def encode(options: argparse.Namespace) -> int:
         if options.dry_run:
             describe(plan, wanted, encoder)
             return 0
-        plan.save(options.out)
-        sink = open_sink(options.out, plan, encoder.dim, encoder.name)
+        folder = open_place(options.out)
+        plan.save(folder)
+        sink = open_sink(folder, plan, encoder.dim, encoder.name)
         count = len(plan.shards)
         if options.limit is not None:
             count = sum(plan.first_row(number) < options.limit for number in range(count))
-        mine = [number for number in range(count) if number % programs == place and not sink.is_done(number)]
+        done = sink.find_done()
+        mine = [number for number in range(count) if number % programs == place and number not in done]
         bounds = Bounds(options.max_errors, threading.Event())
         caught: list[int] = []
 
@@ -102,8 +106,8 @@ def encode(options: argparse.Namespace) -> int:
                 encoded = run_on_ray(options, plan, mine, meter, bounds)
             else:
                 encoded = run(plan, mine, Stages(wanted, encoder, sink), meter, bounds)
-        left = sum(not sink.is_done(number) for number in range(len(plan.shards)))
-        errors = finish(options.out, plan) if not left else meter.done.errors
+        left = len(plan.shards) - len(sink.find_done())
+        errors = finish(folder) if not left else meter.done.errors
         sys.stderr.write(
             f"{meter.done.rows:,} rows in {meter.seconds:,.1f} s, {meter.done.describe(meter.seconds)}; "
             f"{len(plan.shards) - left} of {len(plan.shards)} shards are done"

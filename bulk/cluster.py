@@ -27,6 +27,7 @@ from bulk.planning import make_settings, make_wanted
 from bulk.progress import Done, Meter
 from bulk.run import Bounds, Stages, run
 from bulk.sinks import open_sink
+from bulk.stores import open_place
 from service.encoder.session import find_artifact
 from service.settings import SHIPPED_MODEL
 
@@ -50,7 +51,7 @@ class Worker:
             settings = make_settings(options, file, options.actor_cpus)
             encoder = Encoder(settings)
         wanted = make_wanted(options, encoder, settings, plan.options["types"])
-        self._stages = Stages(wanted, encoder, open_sink(options.out, plan, encoder.dim, encoder.name))
+        self._stages = Stages(wanted, encoder, open_sink(open_place(options.out), plan, encoder.dim, encoder.name))
 
     def encode(self, numbers: list[int]) -> Done:
         """Encode those of some shards that are not done.

@@ -6,16 +6,17 @@ parts: each row once, in order, byte for byte.
 
 import hashlib
 import json
-import os
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from bulk.mistakes import BulkError
+from bulk.stores import Place
 
 FORMAT = 1
 NAME = "plan.json"
+PART = re.compile(r"part-\d+\..+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,29 +85,23 @@ class Plan:
         """Return how many rows all shards before shard `number` have."""
         return sum(shard.rows for shard in self.shards[:number])
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Place) -> None:
         """Write the plan; several programs that do so at once write the same one."""
-        folder.mkdir(parents=True, exist_ok=True)
-        draft = folder / f".{NAME}.{os.getpid()}"
-        draft.write_text(self._write(), encoding="utf-8")
-        try:
-            draft.replace(folder / NAME)
-        except FileNotFoundError:
-            if not (folder / NAME).exists():  # another program did the same, ended all shards and cleared up
-                raise
+        folder.make_folder()
+        (folder / NAME).put([self._write().encode()])
 
     def _write(self) -> str:
         return json.dumps({"format": FORMAT, **asdict(self)}, indent=1)
 
 
-def read_plan(folder: Path) -> Plan | None:
+def read_plan(folder: Place) -> Plan | None:
     """Read the plan of an output folder, None if it has none.
 
     Raises:
         BulkError: it was written by another version, or is damaged.
     """
     try:
-        found = json.loads((folder / NAME).read_text(encoding="utf-8"))
+        found = json.loads((folder / NAME).read())
         if found.pop("format") != FORMAT:
             raise BulkError(f"{folder / NAME} was written by another version: encode into another folder")
         inputs = [Input(**one) for one in found.pop("inputs")]
@@ -117,7 +112,7 @@ def read_plan(folder: Path) -> Plan | None:
         raise BulkError(f"{folder / NAME} cannot be read as a plan: {error}") from error
 
 
-def require_same(plan: Plan, model: str, options: dict[str, Any], inputs: Sequence[Input], folder: Path) -> None:
+def require_same(plan: Plan, model: str, options: dict[str, Any], inputs: Sequence[Input], folder: Place) -> None:
     """Refuse to go on with a plan for something else.
 
     Raises:

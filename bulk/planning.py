@@ -10,10 +10,11 @@ import numpy as np
 
 from bulk.encoder import Encodes
 from bulk.mistakes import BulkError
-from bulk.plan import Plan, read_plan, require_same
+from bulk.plan import PART, Plan, read_plan, require_same
 from bulk.sources.files import find_inputs, make_shards, open_source
 from bulk.sources.lines import LineSource, infer_types
 from bulk.sources.wanted import Wanted
+from bulk.stores import open_place
 from service.settings import Settings
 
 
@@ -30,11 +31,14 @@ def make_plan(options: argparse.Namespace, encoder: Encodes, settings: Settings)
         raise BulkError("--format openai answers with embeddings, and --outputs must name nothing else")
     if options.format == "npy" and options.on_error == "drop":
         raise BulkError("--format npy holds a row for each that was read: --on-error null makes it NaN")
+    folder = open_place(options.out)
+    if options.format == "npy" and not folder.is_local:
+        raise BulkError(f"--format npy is one array that grows in place, and {folder} is in a store: --format parquet")
     wanted = make_wanted(options, encoder, settings)
     inputs = find_inputs(options.inputs)
     first = open_source(inputs[0], wanted)
     is_typed = options.format == "parquet" and isinstance(first, LineSource) and not first.is_text
-    types = infer_types(inputs[0].path, wanted) if is_typed else None
+    types = infer_types(open_place(inputs[0].path), wanted) if is_typed else None
     wanted = replace(wanted, types=types)
     said: dict[str, Any] = {
         "format": options.format,
@@ -46,9 +50,12 @@ def make_plan(options: argparse.Namespace, encoder: Encodes, settings: Settings)
         "empty_sequences": options.empty_sequences,
         "max_sequence_steps": options.max_sequence_steps,
     }
-    if (plan := read_plan(options.out)) is not None:
-        require_same(plan, encoder.sha256, said, inputs, options.out)
+    is_begun = any(PART.fullmatch(one.name) for one in folder.list_files())  # looked for first, for a plan comes first
+    if (plan := read_plan(folder)) is not None:
+        require_same(plan, encoder.sha256, said, inputs, folder)
         return plan, wanted
+    if is_begun:
+        raise BulkError(f"{folder} holds parts, and no plan.json says of what: encode into another folder")
     return Plan(encoder.sha256, said, inputs, make_shards(inputs, wanted)), wanted
 
 

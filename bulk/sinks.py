@@ -1,13 +1,14 @@
 """The parts of the output: one for each shard, under its final name only once it is whole.
 
-A part that is there is never written again, and a part written twice at once is the same both times.
+A part that is done is never written again, and a part written twice at once is the same both times.
 """
 
 import json
-import os
+import re
+import secrets
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -18,15 +19,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bulk.encoder import Encoded
+from bulk.mistakes import BulkError
 from bulk.plan import NAME, Plan
 from bulk.rows import Rows
+from bulk.stores import Place
 from service.api.problems import OPENAI, describe
 from service.encoder.sequences import Answer
 
 ROW_GROUP_BYTES = 100 * 2**20
 PROBLEMS = "errors.jsonl"
-DRAFTS = (".part-*", f".{NAME}.*", f".{PROBLEMS}.*", ".embeddings.*.npy")  # that killed programs leave
-OPTIONS = orjson.OPT_SERIALIZE_NUMPY
+DRAFT = re.compile(rf"\.(part-|{NAME}\.|{PROBLEMS}\.|embeddings\.).*")  # that killed programs leave
+LOOKS_AT_ONCE = 16  # for parts in a store, each of which takes a while to answer
+OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
 
 
 class Sink(ABC):
@@ -34,44 +38,40 @@ class Sink(ABC):
 
     suffix = ""
 
-    def __init__(self, folder: Path, plan: Plan, dim: int, model: str) -> None:
+    def __init__(self, folder: Place, plan: Plan, dim: int, model: str) -> None:
         self.folder = folder
         self.plan = plan
         self.dim = dim
         self.model = model
+        self.digest = plan.digest
+        self._done: set[int] = set()
 
-    def name(self, number: int) -> Path:
+    def name(self, number: int) -> Place:
         """Return the final name of a part."""
         return self.folder / f"part-{number:05}{self.suffix}"
 
+    def find_done(self) -> set[int]:
+        """Find the parts that are done."""
+        there = {file.name for file in self.folder.list_files()}
+        parts = [n for n in range(len(self.plan.shards)) if n not in self._done and self.name(n).name in there]
+        with ThreadPoolExecutor(LOOKS_AT_ONCE) as pool:
+            self._done.update(number for number, done in zip(parts, pool.map(self.is_done, parts), strict=True) if done)
+        return self._done
+
     def is_done(self, number: int) -> bool:
         """Whether a part is there."""
-        return self.name(number).exists()
+        return self.name(number).exists
 
     def write(self, number: int, rows: Rows, encoded: Encoded, problems: list[dict[str, Any]]) -> None:
         """Write a part: its problems first, so that nobody finds the part without them."""
-        draft = self.folder / f".{self.name(number).name}.{os.getpid()}"
-        try:
-            if problems:
-                self._put(
-                    self.folder / f"part-{number:05}.errors", b"".join(orjson.dumps(one) + b"\n" for one in problems)
-                )
-            self.save(draft, number, rows, encoded)
-            _sync(draft)
-            draft.replace(self.name(number))
-        except FileNotFoundError:
-            if not self.is_done(number):  # another program wrote it too, and cleared up after all were done
-                raise
+        if problems:
+            (self.folder / f"part-{number:05}.errors").put(orjson.dumps(one) + b"\n" for one in problems)
+        self.name(number).put([self.make(number, rows, encoded)])
+        self._done.add(number)
 
     @abstractmethod
-    def save(self, draft: Path, number: int, rows: Rows, encoded: Encoded) -> None:
-        """Write a part to a draft."""
-
-    def _put(self, path: Path, content: bytes) -> None:
-        draft = self.folder / f".{path.name}.{os.getpid()}"
-        draft.write_bytes(content)
-        _sync(draft)
-        draft.replace(path)
+    def make(self, number: int, rows: Rows, encoded: Encoded) -> Any:
+        """Return the bytes of a part."""
 
 
 class ParquetSink(Sink):
@@ -79,8 +79,22 @@ class ParquetSink(Sink):
 
     suffix = ".parquet"
 
-    def save(self, draft: Path, number: int, rows: Rows, encoded: Encoded) -> None:
-        """Write a Parquet file whose footer names plan, model and shard."""
+    def is_done(self, number: int) -> bool:
+        """Whether a part is there, and of this plan and model."""
+        try:
+            with self.name(number).open() as file:
+                return self._sign(number) == (pq.read_metadata(file).metadata or {}).get(b"lengthwise", b"").decode()
+        except (FileNotFoundError, pa.ArrowException):
+            return False
+        except OSError as error:
+            raise BulkError(f"{self.name(number)} cannot be read: {error}") from error
+
+    def _sign(self, number: int) -> str:
+        """Return what the footer of a part says."""
+        return json.dumps({"plan": self.digest, "model": self.plan.model, "shard": number})
+
+    def make(self, number: int, rows: Rows, encoded: Encoded) -> Any:
+        """Return a Parquet file whose footer names plan, model and shard."""
         table = self._keep_columns(rows)
         arrays = dict(zip(table.column_names, table.columns, strict=True)) | self._name_outputs(rows, encoded)
         whole = pa.table(arrays)
@@ -88,17 +102,18 @@ class ParquetSink(Sink):
             kept = np.ones(len(rows.sequences), bool)
             kept[[*rows.errors]] = False
             whole = whole.filter(pa.array(kept))
-        said = {"plan": self.plan.digest, "model": self.plan.model, "shard": number}
-        whole = whole.replace_schema_metadata({"lengthwise": json.dumps(said)})
+        whole = whole.replace_schema_metadata({"lengthwise": self._sign(number)})
         width = max(1, whole.nbytes // max(1, len(whole)))
         plain = [name for name in whole.column_names if name not in table.column_names]
+        file = pa.BufferOutputStream()
         pq.write_table(
             whole,
-            draft,
+            file,
             row_group_size=max(1, ROW_GROUP_BYTES // width),
             use_dictionary=[name for name in whole.column_names if name not in plain],
             write_statistics=[name for name in whole.column_names if name not in plain],
         )
+        return file.getvalue()
 
     def _keep_columns(self, rows: Rows) -> Any:
         if not isinstance(rows.columns, list):
@@ -132,16 +147,16 @@ class JsonSink(Sink):
 
     suffix = ".jsonl"
 
-    def save(self, draft: Path, number: int, rows: Rows, encoded: Encoded) -> None:
-        """Write an object a row."""
+    def make(self, number: int, rows: Rows, encoded: Encoded) -> bytes:
+        """Return an object a row."""
         columns = [{}] * len(rows.sequences) if rows.columns is None else rows.columns
         columns = columns if isinstance(columns, list) else columns.to_pylist()
         start = self.plan.first_row(number)
-        with draft.open("wb") as file:
-            for row, kept in enumerate(columns):
-                if row in rows.errors and self.plan.options["on_error"] == "drop":
-                    continue
-                file.write(orjson.dumps(self._write_row(start + row, row, kept, rows, encoded), option=OPTIONS) + b"\n")
+        return b"".join(
+            orjson.dumps(self._write_row(start + row, row, kept, rows, encoded), option=OPTIONS)
+            for row, kept in enumerate(columns)
+            if row not in rows.errors or self.plan.options["on_error"] != "drop"
+        )
 
     def _write_row(
         self, number: int, row: int, kept: Mapping[str, Any], rows: Rows, encoded: Encoded
@@ -161,26 +176,27 @@ class BatchSink(Sink):
 
     suffix = ".jsonl"
 
-    def save(self, draft: Path, number: int, rows: Rows, encoded: Encoded) -> None:
-        """Write an answer a line."""
-        start, place = self.plan.first_row(number), 0
-        with draft.open("wb") as file:
-            for row, asked in enumerate(rows.columns):
-                stop = place + asked.count
-                if asked.write is None:
-                    if self.plan.options["on_error"] == "drop":
-                        continue
-                    problem = describe(rows.errors[row], "", OPENAI)
-                    status, body = problem.status, orjson.dumps(OPENAI.write(problem).model_dump())
-                else:
-                    lengths = [*map(len, rows.sequences[place:stop])]
-                    answer = Answer(encoded.embeddings[place:stop], lengths=lengths, model=self.model)
-                    status, (body, _) = HTTPStatus.OK, asked.write(answer)
-                name = f"batch_req_{start + row}"  # the same in every run
-                response = {"status_code": int(status), "request_id": name, "body": orjson.Fragment(body)}
-                line = {"id": name, "custom_id": asked.name, "response": response, "error": None}
-                file.write(orjson.dumps(line) + b"\n")
-                place = stop
+    def make(self, number: int, rows: Rows, encoded: Encoded) -> bytes:
+        """Return an answer a line."""
+        return b"".join(self._answer(self.plan.first_row(number), rows, encoded))
+
+    def _answer(self, start: int, rows: Rows, encoded: Encoded) -> Iterator[bytes]:
+        place = 0
+        for row, asked in enumerate(rows.columns):
+            stop = place + asked.count
+            if asked.write is None:
+                if self.plan.options["on_error"] == "drop":
+                    continue
+                problem = describe(rows.errors[row], "", OPENAI)
+                status, body = problem.status, orjson.dumps(OPENAI.write(problem).model_dump())
+            else:
+                lengths = [*map(len, rows.sequences[place:stop])]
+                answer = Answer(encoded.embeddings[place:stop], lengths=lengths, model=self.model)
+                status, (body, _) = HTTPStatus.OK, asked.write(answer)
+            name = f"batch_req_{start + row}"  # the same in every run
+            response = {"status_code": int(status), "request_id": name, "body": orjson.Fragment(body)}
+            yield orjson.dumps({"id": name, "custom_id": asked.name, "response": response, "error": None}) + b"\n"
+            place = stop
 
 
 class NumpySink(Sink):
@@ -188,21 +204,21 @@ class NumpySink(Sink):
 
     suffix = ".done"
 
-    def __init__(self, folder: Path, plan: Plan, dim: int, model: str) -> None:
+    def __init__(self, folder: Place, plan: Plan, dim: int, model: str) -> None:
         super().__init__(folder, plan, dim, model)
-        self._file = folder / "embeddings.npy"
+        self._file = Path((folder / "embeddings.npy").path)
         if not self._file.exists():
-            draft = folder / f".embeddings.{os.getpid()}.npy"
+            draft = self._file.with_name(f".embeddings.{secrets.token_hex(4)}.npy")
             np.lib.format.open_memmap(draft, "w+", np.float32, (plan.rows, dim))
             try:
-                os.link(draft, self._file)  # of several that start at once, one makes it
+                self._file.hardlink_to(draft)  # of several that start at once, one makes it
             except FileExistsError:
                 pass
             finally:
                 draft.unlink(missing_ok=True)
 
-    def save(self, draft: Path, number: int, rows: Rows, encoded: Encoded) -> None:
-        """Write rows of the array, and an empty draft for the mark that they are there."""
+    def make(self, number: int, rows: Rows, encoded: Encoded) -> bytes:
+        """Write rows of the array; the mark that they are there is empty."""
         found = encoded.embeddings.copy()
         found[[*rows.errors]] = np.nan
         if len(found):
@@ -210,13 +226,13 @@ class NumpySink(Sink):
             start = self.plan.first_row(number)
             array[start : start + len(found)] = found
             array.flush()
-        draft.touch()
+        return b""
 
 
 KINDS: dict[str, type[Sink]] = {"parquet": ParquetSink, "jsonl": JsonSink, "npy": NumpySink, "openai": BatchSink}
 
 
-def open_sink(folder: Path, plan: Plan, dim: int, model: str) -> Sink:
+def open_sink(folder: Place, plan: Plan, dim: int, model: str) -> Sink:
     """Return what writes the parts of a plan.
 
     Args:
@@ -228,7 +244,7 @@ def open_sink(folder: Path, plan: Plan, dim: int, model: str) -> Sink:
     return KINDS[plan.options["format"]](folder, plan, dim, model)
 
 
-def finish(folder: Path, plan: Plan) -> int:
+def finish(folder: Place) -> int:
     """Once all parts are there, write their problems into one file, in the order of the rows.
 
     What killed programs left half written is removed.
@@ -236,23 +252,21 @@ def finish(folder: Path, plan: Plan) -> int:
     Returns:
         How many problems there are.
     """
-    for pattern in DRAFTS:
-        for left in folder.glob(pattern):
-            left.unlink(missing_ok=True)
+    files = sorted(folder.list_files(), key=lambda file: (len(file.name), file.name))
+    for file in files:
+        if DRAFT.fullmatch(file.name):
+            file.remove()
     count = 0
-    draft = folder / f".{PROBLEMS}.{os.getpid()}"
-    with draft.open("wb") as file:
-        for number in range(len(plan.shards)):
-            part = folder / f"part-{number:05}.errors"
-            if part.exists():
-                content = part.read_bytes()
-                count += content.count(b"\n")
-                file.write(content)
-    with suppress(FileNotFoundError):  # another program has just done the same, and cleared up
-        if count:
-            draft.replace(folder / PROBLEMS)
-        else:
-            draft.unlink()
+
+    def read() -> Iterator[bytes]:
+        nonlocal count
+        for file in found:
+            content = file.read()
+            count += content.count(b"\n")
+            yield content
+
+    if found := [file for file in files if file.name.endswith(".errors")]:
+        (folder / PROBLEMS).put(read())
     return count
 
 
@@ -260,9 +274,3 @@ def _list_fixed(rows: Any, mask: Any = None) -> Any:
     """Return `(n, D)` as an Arrow array of n lists of D float32."""
     flat = pa.array(np.ascontiguousarray(rows).ravel(), pa.float32())
     return pa.FixedSizeListArray.from_arrays(flat, type=pa.list_(pa.float32(), rows.shape[1]), mask=mask)
-
-
-def _sync(path: Path) -> None:
-    """See that what was written outlives the machine's power."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())

@@ -1,50 +1,75 @@
-"""Arrays of numpy, mapped from their files unless they are compressed; a shard is rows."""
+"""Arrays of numpy, read by rows from their files unless they are compressed; a shard is rows."""
 
+import math
 import zipfile
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from bulk.mistakes import BadInput
 from bulk.plan import Shard
 from bulk.rows import Rows, check, split
 from bulk.sources import wanted as bounds
 from bulk.sources.wanted import Wanted
+from bulk.stores import Place
+
+HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+
+Ends: TypeAlias = npt.NDArray[np.int64]  # where each of n sequences begins, and the last one ends
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """An array as it lies in a file, its rows one after the other.
+
+    Attributes:
+        path: the file.
+        offset: the byte at which the first row begins.
+        shape: of all of it.
+        dtype: of its numbers.
+    """
+
+    path: Place
+    offset: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    def __getitem__(self, rows: slice) -> npt.NDArray[Any]:
+        """Read rows, and no other part of the file."""
+        width = math.prod(self.shape[1:]) * self.dtype.itemsize
+        with self.path.open() as file:
+            file.seek(self.offset + rows.start * width)
+            found = file.read_buffer((rows.stop - rows.start) * width)
+        return np.frombuffer(found, self.dtype).reshape(-1, *self.shape[1:])
+
+    def reshape(self, shape: tuple[int, ...]) -> "Stored":
+        """Return the same numbers, as `numpy.reshape` would."""
+        return replace(self, shape=shape)
 
 
 class ArraySource:
-    """Arrays of numpy, mapped from the file unless they are compressed; a shard is rows."""
+    """Arrays of numpy, end to end; a shard is rows."""
 
-    def __init__(self, path: Path, wanted: Wanted) -> None:
-        self._path = path
+    def __init__(self, path: Place, wanted: Wanted) -> None:
         self._wanted = wanted
+        kind = path.suffixes[-1]
         try:
-            if path.suffix == ".npy":
-                array = np.load(path, mmap_mode="r", allow_pickle=False)
-                if array.ndim not in (2, 3):
-                    raise BadInput(path, f"its shape is {array.shape}, and n sequences are (n, T, F), or (n, T) of ids")
-                values = array.reshape(-1, *array.shape[2:])
-                self._ends = np.arange(len(array) + 1, dtype=np.int64) * array.shape[1]
-            else:
-                values = _map_member(path, "values")
-                lengths = np.asarray(_map_member(path, "lengths"))
-                self._ends = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-                if lengths.ndim != 1 or (lengths < 0).any() or self._ends[-1] != len(values):
-                    raise BadInput(path, f"the lengths sum to {self._ends[-1]}, and there are {len(values)} steps")
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise BadInput(path, f"it cannot be read as {path.suffix}: {error}") from error
-        spec = wanted.spec
-        kinds = "iu" if spec.kind.features is None else "iuf"
-        width = values.shape[1] if values.ndim == 2 else None
-        if values.dtype.kind not in kinds or width != spec.kind.features:
-            expected = "(S,) token ids" if spec.kind.features is None else f"(S, {spec.kind.features}) numbers"
-            raise BadInput(path, f"it holds {values.shape} {values.dtype}, and the model reads {expected}")
-        self._step_bytes = values[:1].nbytes or 1
-        # What is mapped is mapped anew for each shard: else all pages that were read would stay in memory.
-        self._whole: npt.NDArray[Any] | None = None if isinstance(values, np.memmap) else values
+            with path.open() as file:
+                self._values, self._ends = read_npy(path, file) if kind == ".npy" else read_npz(path, file)
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile, pa.ArrowException) as error:
+            raise BadInput(path, f"it cannot be read as {kind}: {error}") from error
+        features, shape, dtype = wanted.spec.kind.features, self._values.shape, self._values.dtype
+        kinds = "iu" if features is None else "iuf"
+        width = shape[1] if len(shape) == 2 else None
+        if dtype.kind not in kinds or width != features:
+            expected = "(S,) token ids" if features is None else f"(S, {features}) numbers"
+            raise BadInput(path, f"it holds {shape} {dtype}, and the model reads {expected}")
+        self._path = path
+        self._step_bytes = math.prod(shape[1:]) * dtype.itemsize or 1
 
     def survey(self) -> Iterator[tuple[int, int, int]]:
         """Yield shards of rows that take some 16 MB."""
@@ -60,38 +85,69 @@ class ArraySource:
         """Read rows."""
         ends = self._ends[shard.first : shard.last + 1]
         kind = np.int64 if self._wanted.spec.kind.features is None else np.float32
+        try:
+            values = self._values[int(ends[0]) : int(ends[-1])]
+        except (OSError, ValueError) as error:
+            raise BadInput(self._path, f"it cannot be read: {error}", f"rows {shard.start} and on") from error
         with np.errstate(over="ignore"):
-            whole = np.array(self._map()[ends[0] : ends[-1]], dtype=kind)
+            whole = np.ascontiguousarray(values, kind)
         return check([*split(whole, ends - ends[0])], self._wanted.spec, self._wanted.limits, None, whole)
 
-    def _map(self) -> npt.NDArray[Any]:
-        """Return all steps, end to end."""
-        if self._whole is not None:
-            return self._whole
-        if self._path.suffix == ".npz":
-            return _map_member(self._path, "values")
-        array: npt.NDArray[Any] = np.load(self._path, mmap_mode="r", allow_pickle=False)
-        return array.reshape(-1, *array.shape[2:])
+
+def read_npy(path: Place, file: Any) -> tuple[Stored | npt.NDArray[Any], Ends]:
+    """Return all steps, end to end, of an array of sequences of one length.
+
+    Raises:
+        BadInput: its shape is no such array's.
+    """
+    array = _read_array(path, file, 0)
+    if len(array.shape) not in (2, 3):
+        raise BadInput(path, f"its shape is {array.shape}, and n sequences are (n, T, F), or (n, T) of ids")
+    rows, length, *width = array.shape
+    return array.reshape((rows * length, *width)), np.arange(rows + 1, dtype=np.int64) * length
 
 
-def _map_member(path: Path, name: str) -> npt.NDArray[Any]:
-    """Return an array of an NPZ, mapped from the file if it is stored as it is, else read whole."""
-    with zipfile.ZipFile(path) as archive:
-        member = archive.getinfo(f"{name}.npy")
-        with archive.open(member) as stream:
-            if member.compress_type != zipfile.ZIP_STORED:
-                found: npt.NDArray[Any] = np.lib.format.read_array(stream, allow_pickle=False)
-                return found
-            version = np.lib.format.read_magic(stream)
-            read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-            shape, is_fortran, dtype = read_header[version](stream)
-            header_bytes = stream.tell()
+def read_npz(path: Place, file: Any) -> tuple[Stored | npt.NDArray[Any], Ends]:
+    """Return all steps, end to end, of `values` and `lengths`.
+
+    Raises:
+        BadInput: they do not fit together.
+    """
+    found = []
+    with zipfile.ZipFile(file) as archive:
+        for name in ("values", "lengths"):
+            member = archive.getinfo(f"{name}.npy")
+            if member.compress_type == zipfile.ZIP_STORED:
+                found.append(_read_array(path, file, _find_member(file, member.header_offset)))
+            else:
+                with archive.open(member) as stream:
+                    found.append(np.lib.format.read_array(stream, allow_pickle=False))
+    values, lengths = found[0], np.asarray(found[1][0 : found[1].shape[0]])
+    ends = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    if lengths.ndim != 1 or (lengths < 0).any() or ends[-1] != values.shape[0]:
+        raise BadInput(path, f"the lengths sum to {ends[-1]}, and there are {values.shape[0]} steps")
+    return values, ends
+
+
+def _find_member(file: Any, offset: int) -> int:
+    """Return where the bytes of a member begin; the local header's own lengths count, not those of the directory."""
+    file.seek(offset + 26)
+    names, extra = (int.from_bytes(file.read(2), "little") for _ in range(2))
+    return offset + 30 + names + extra
+
+
+def _read_array(path: Place, file: Any, offset: int) -> Stored | npt.NDArray[Any]:
+    """Return an array that lies in a file, to be read by rows, or as a whole if its rows are not in order."""
+    file.seek(offset)
+    version = np.lib.format.read_magic(file)
+    shape, is_fortran, dtype = HEADERS[version](file)
     if dtype.hasobject:
-        raise ValueError(f"{name} holds objects")
-    with path.open("rb") as file:  # the local header's own lengths count, not those of the directory
-        file.seek(member.header_offset + 26)
-        names, extra = (int.from_bytes(file.read(2), "little") for _ in range(2))
-    offset = member.header_offset + 30 + names + extra + header_bytes
-    if not np.prod(shape):
-        return np.empty(shape, dtype)
-    return np.memmap(path, dtype, "r", offset, shape, "F" if is_fortran else "C")
+        raise ValueError("it holds objects")
+    stored = Stored(path, file.tell(), shape, dtype)
+    if stored.offset + math.prod(shape) * dtype.itemsize > file.size():
+        raise ValueError("it ends too early")
+    if not is_fortran:
+        return stored
+    file.seek(offset)
+    whole: npt.NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
+    return whole

@@ -4,7 +4,6 @@ A body is read by the service's own codec, so it is refused and answered as the 
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import orjson
@@ -13,6 +12,7 @@ from bulk.plan import Shard
 from bulk.rows import Asked, Rows
 from bulk.sources.lines import LineSource
 from bulk.sources.wanted import Wanted
+from bulk.stores import Place
 from service.codecs.json.openai import parse
 from service.codecs.json.plain import Bounds
 from service.codecs.question import Question
@@ -26,7 +26,7 @@ URL = "/v1/embeddings"
 class BatchSource:
     """Lines of requests, plain or compressed; a shard is whole lines, each of which may ask for several embeddings."""
 
-    def __init__(self, path: Path, wanted: Wanted) -> None:
+    def __init__(self, path: Place, wanted: Wanted) -> None:
         self._lines = LineSource(path, wanted, is_text=False)
         self._wanted = wanted
         self._bounds = Bounds.of([wanted.spec])

@@ -11,7 +11,7 @@
 """
 
 from collections.abc import Sequence
-from pathlib import Path
+from fnmatch import fnmatchcase
 from urllib.parse import unquote
 
 from bulk.mistakes import BadInput
@@ -23,36 +23,55 @@ from bulk.sources.parquet import ParquetSource
 from bulk.sources.stream import COMPRESSED
 from bulk.sources.table import TableSource
 from bulk.sources.wanted import Source, Wanted
+from bulk.stores import open_place
 
 NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 
 
-def find_inputs(paths: Sequence[Path]) -> list[Input]:
-    """List the files that are meant: those given, and of a folder all Parquet files in it, by their names.
+def find_inputs(names: Sequence[str]) -> list[Input]:
+    """List the files that are meant: those given or matched, and of a folder all Parquet files in it, by their names.
 
     Raises:
         BadInput: one is not there, or a folder holds none.
     """
-    found = []
-    for path in paths:
-        files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
-        if not files:
-            raise BadInput(path, "it is a folder without *.parquet")
-        partitions = [read_partitions(file.relative_to(path).parent) if path.is_dir() else {} for file in files]
-        for file, values in zip(files, partitions, strict=True):
-            if [*values] != [*partitions[0]]:
-                raise BadInput(file, f"it lies in {[*values]}, and the first file in {[*partitions[0]]}")
-            try:
-                status = file.stat()
-            except OSError as error:
-                raise BadInput(file, error.strerror or str(error)) from None
-            found.append(Input(str(file), status.st_size, status.st_mtime_ns, values))
-    return found
+    inputs = []
+    for name in names:
+        folder, pattern = split_pattern(name)
+        place = open_place(folder)
+        found = [one for one in place.find("" if pattern else ".parquet") if not pattern or matches(one[0], pattern)]
+        if not found:
+            raise BadInput(name, "it matches no file" if pattern else "it is a folder without *.parquet")
+        first = read_partitions(found[0][0])
+        for file, size, modified_ns in found:
+            path = place / file if file else place
+            values = read_partitions(file)
+            if [*values] != [*first]:
+                raise BadInput(path, f"it lies in {[*values]}, and the first file in {[*first]}")
+            inputs.append(Input(str(path), size, modified_ns, values))
+    return inputs
 
 
-def read_partitions(folder: Path) -> dict[str, str | None]:
-    """Return the columns that the names of folders are, as Hive writes them: `day=3/kind=a`."""
-    pairs = [part.split("=", 1) for part in folder.parts if "=" in part]
+def split_pattern(name: str) -> tuple[str, str]:
+    """Cut a name before its first part with a `*`; what is cut off is empty if there is none, or such a file is there.
+
+    The shell fills in patterns of this machine's files, unless they are quoted, but not those of a store.
+    """
+    if "*" not in name or ("://" not in name and open_place(name).exists):
+        return name, ""
+    path, mark, query = name.partition("?")
+    start = path.rfind("/", 0, path.index("*")) + 1
+    return (path[:start] or ".") + mark + query, path[start:]
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Whether a name within a folder is one that a pattern means; `*` is any text without a slash."""
+    parts, wanted = name.split("/"), pattern.split("/")
+    return len(parts) == len(wanted) and all(map(fnmatchcase, parts, wanted))
+
+
+def read_partitions(file: str) -> dict[str, str | None]:
+    """Return the columns that the names of a file's folders are, as Hive writes them: `day=3/kind=a`."""
+    pairs = [part.split("=", 1) for part in file.split("/")[:-1] if "=" in part]
     return {unquote(name): None if value == NO_VALUE else unquote(value) for name, value in pairs}
 
 
@@ -62,7 +81,7 @@ def open_source(one: Input, wanted: Wanted) -> Source:
     Raises:
         BadInput: its name says nothing that is known.
     """
-    name = Path(one.path)
+    name = open_place(one.path)
     suffixes = [suffix for suffix in name.suffixes if suffix not in COMPRESSED]
     match suffixes[-1:]:
         case [".jsonl" | ".ndjson"]:

@@ -1,7 +1,6 @@
 """JSON lines and texts; a shard is whole lines."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -14,6 +13,7 @@ from bulk.sources import wanted as bounds
 from bulk.sources.parsing import finish, read_sequence, read_texts
 from bulk.sources.stream import Stream
 from bulk.sources.wanted import Wanted
+from bulk.stores import Place
 from service.encoder.sequences import Steps
 from service.errors import InvalidField, LengthwiseError
 
@@ -24,7 +24,7 @@ TYPED_LINES = 1000  # of JSON lines, from which the types of their columns are t
 class LineSource:
     """Lines of JSON or of text, plain or compressed; a shard is whole lines."""
 
-    def __init__(self, path: Path, wanted: Wanted, *, is_text: bool) -> None:
+    def __init__(self, path: Place, wanted: Wanted, *, is_text: bool) -> None:
         self._path = path
         self._wanted = wanted
         self.is_text = is_text
@@ -104,13 +104,13 @@ class LineSource:
                 yield row
 
 
-def infer_types(path: str, wanted: Wanted) -> dict[str, str]:
+def infer_types(path: Place, wanted: Wanted) -> dict[str, str]:
     """Tell the types of what JSON lines hold besides sequences, from the first of them.
 
     Returns:
         An Arrow type by name; `json` for what is a list, an object, or differs from line to line.
     """
-    source = LineSource(Path(path), wanted, is_text=False)
+    source = LineSource(path, wanted, is_text=False)
     types: dict[str, str] = {} if wanted.columns is None else dict.fromkeys(wanted.columns, "")
     for row in source.begin(TYPED_LINES):
         for name, value in row.items():

@@ -6,7 +6,6 @@ A part is decoded from the beginning of its row group, once for all parts in tur
 import math
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,21 +20,24 @@ from bulk.rows import PLACE, Rows, check, split
 from bulk.sources import wanted as bounds
 from bulk.sources.parsing import read_texts
 from bulk.sources.wanted import Wanted
+from bulk.stores import Place
 from service.encoder.sequences import Steps
 from service.errors import FeatureMismatch, LengthwiseError
 
 MOST_TIMES = 1.5  # as large as a shard should be: what is larger is worth parts
 BUFFER_BYTES = 2**20  # of a column, read at once: else a row group would be read whole, however many parts it has
+STORE_BUFFER_BYTES = 2**23  # the same of a store, each of whose answers takes a while
 
 
 class ParquetSource:
     """A Parquet file; a shard is row groups, or a part of one."""
 
-    def __init__(self, path: Path, wanted: Wanted, partitions: Mapping[str, str | None]) -> None:
+    def __init__(self, path: Place, wanted: Wanted, partitions: Mapping[str, str | None]) -> None:
         self._path = path
         self._wanted = wanted
         try:
-            self._file = pq.ParquetFile(path, buffer_size=BUFFER_BYTES, pre_buffer=False)
+            size = BUFFER_BYTES if path.is_local else STORE_BUFFER_BYTES
+            self._file = pq.ParquetFile(path.open(), buffer_size=size, pre_buffer=False)
         except (pa.ArrowException, OSError) as error:
             raise BadInput(path, f"it cannot be read as Parquet: {error}") from error
         names = [*self._file.schema_arrow.names, *partitions]

@@ -3,12 +3,12 @@
 A compressed file is read from its beginning up to that place, once for all places in turn.
 """
 
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from bulk.sources import wanted as bounds
+from bulk.stores import Place
 
 COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
 
@@ -16,15 +16,15 @@ COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
 class Stream:
     """A file that is read in pieces, best in their order."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Place) -> None:
         self._path = path
-        self._codec = COMPRESSED.get(path.suffix)
+        self._codec = next((COMPRESSED[end] for end in path.suffixes[-1:] if end in COMPRESSED), None)
         self._file: Any = None
         self._place = 0  # in bytes as they are when decompressed
 
     def open(self) -> Any:
         """Open the file anew, from its beginning."""
-        file = pa.OSFile(str(self._path))
+        file = self._path.open()
         return pa.CompressedInputStream(file, self._codec) if self._codec else file
 
     def read(self, first: int, last: int) -> bytes:

@@ -5,7 +5,6 @@ The columns of steps are `id`, `order`, maybe `label`, and one for each feature,
 
 import csv
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from bulk.sources import wanted as bounds
 from bulk.sources.parsing import read_texts
 from bulk.sources.stream import Stream
 from bulk.sources.wanted import Wanted
+from bulk.stores import Place
 from service.encoder.sequences import Steps
 from service.errors import InvalidField, LengthwiseError
 
@@ -30,7 +30,7 @@ ID, ORDER, LABEL, TOKEN, TEXT = "id", "order", "label", "token", "text"
 class TableSource:
     """A CSV, plain or compressed; a shard is the lines of whole sequences."""
 
-    def __init__(self, path: Path, wanted: Wanted) -> None:
+    def __init__(self, path: Place, wanted: Wanted) -> None:
         self._path = path
         self._wanted = wanted
         self._stream = Stream(path)

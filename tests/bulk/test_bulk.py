@@ -249,7 +249,7 @@ def test_ended_in_any_write_it_goes_on(tmp_path: Path, monkeypatch: pytest.Monke
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
             raise Killed
 
-    monkeypatch.setattr("bulk.sinks._sync", end_halfway)
+    monkeypatch.setattr("bulk.stores._sync", end_halfway)
     for last in (1, 1, 2, 3, 2):  # noqa: B007 - it is read above
         count = 0
         with pytest.raises(Killed):

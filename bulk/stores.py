@@ -1,0 +1,231 @@
+"""Files and folders, of this machine or of an object store, by one name each: a path, or an address as `s3://bucket/x`.
+
+pyarrow opens stores by their addresses, fsspec those that pyarrow does not know. What is put somewhere is never found
+there by half: S3 and Google Cloud Storage show an object once it is uploaded to its end, and everywhere else a file is
+written under a draft's name and renamed.
+"""
+
+import os
+import re
+import secrets
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import Any, Self
+
+import pyarrow as pa
+from pyarrow import fs
+
+from bulk.mistakes import BadInput, BulkError
+
+ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+)://([^/?]*)(/?[^?]*)(\?.*)?")
+SHOWN_WHOLE = (fs.S3FileSystem, fs.GcsFileSystem)  # an object, once its upload is complete
+SECOND = 10**9  # in nanoseconds: what stores keep of when an object was written
+ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")  # of what speaks S3's protocol and is not Amazon's
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A file or a folder, which need not be there.
+
+    Attributes:
+        text: its name as people write it.
+        path: its name within the file system.
+        files: the file system, one of pyarrow's.
+    """
+
+    text: str
+    path: str
+    files: Any
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __truediv__(self, name: str) -> Self:
+        """Return what has this name within the folder."""
+        folder, mark, query = self.text.partition("?") if "://" in self.text else (self.text, "", "")
+        return type(self)(f"{folder.rstrip('/')}/{name}{mark}{query}", f"{self.path.rstrip('/')}/{name}", self.files)
+
+    @property
+    def name(self) -> str:
+        """The last part of its name."""
+        return PurePosixPath(self.path).name
+
+    @property
+    def suffixes(self) -> list[str]:
+        """What its name ends with: `.jsonl` and `.gz`, say."""
+        return PurePosixPath(self.path).suffixes
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is of this machine."""
+        return isinstance(self.files, fs.LocalFileSystem)
+
+    @property
+    def exists(self) -> bool:
+        """Whether it is there."""
+        try:
+            return bool(self.files.get_file_info(self.path).type != fs.FileType.NotFound)
+        except OSError as error:
+            raise BulkError(f"{self} cannot be looked at: {error}") from error
+
+    def open(self) -> Any:
+        """Open the file, to read any part of it."""
+        return self.files.open_input_file(self.path)
+
+    def read(self) -> bytes:
+        """Read the whole file."""
+        with self.open() as file:
+            content: bytes = file.read()
+            return content
+
+    def list_files(self) -> list[Self]:
+        """List the files in the folder; none if it is not there."""
+        try:
+            return [self / name for name, one in self._select(recursive=False) if one.type == fs.FileType.File]
+        except OSError as error:
+            raise BulkError(f"{self} cannot be looked at: {error}") from error
+
+    def find(self, ending: str) -> list[tuple[str, int, int]]:
+        """List files: itself if it is one, else those in it, however deep, whose names end so.
+
+        Returns:
+            For each its name within the folder, empty for itself; its size; and when it was written, in nanoseconds.
+
+        Raises:
+            BadInput: it is not there, or cannot be looked at.
+        """
+        try:
+            own = self.files.get_file_info(self.path)
+            if own.type == fs.FileType.NotFound:
+                raise BadInput(self, "No such file or directory")
+            if own.type == fs.FileType.File:
+                return [("", own.size, self._read_time(own))]
+            found = [
+                (name, one.size, self._read_time(one))
+                for name, one in self._select(recursive=True)
+                if one.type == fs.FileType.File and name.endswith(ending)
+            ]
+        except (OSError, pa.ArrowException) as error:
+            raise BadInput(self, str(error)) from error
+        return sorted(found, key=lambda one: one[0].split("/"))
+
+    def make_folder(self) -> None:
+        """Make the folder; a store of objects has none, so there is nothing to make."""
+        if not isinstance(self.files, SHOWN_WHOLE):
+            try:
+                self.files.create_dir(self.path, recursive=True)
+            except OSError as error:
+                raise BulkError(f"{self} cannot be made: {error}") from error
+
+    def put(self, content: Iterable[Any]) -> None:
+        """Write the file, of pieces of bytes; whatever ends the program meanwhile, it is not there by half.
+
+        Raises:
+            BulkError: it cannot be written.
+        """
+        try:
+            if isinstance(self.files, SHOWN_WHOLE):
+                self._write(self.path, content)
+                return
+            folder, _, name = self.path.rpartition("/")
+            draft = f"{folder}/.{name}.{secrets.token_hex(4)}"
+            self._write(draft, content)
+            if self.is_local:
+                _sync(Path(draft))
+            try:
+                self.files.move(draft, self.path)
+            except FileNotFoundError:
+                if not self.exists:  # another program wrote it too, ended all shards and cleared up
+                    raise
+        except OSError as error:
+            raise BulkError(f"{self} cannot be written: {error}") from error
+
+    def remove(self) -> None:
+        """Remove the file; another program may have done so."""
+        try:
+            self.files.delete_file(self.path)
+        except FileNotFoundError:
+            return
+
+    def _write(self, path: str, content: Iterable[Any]) -> None:
+        with self.files.open_output_stream(path, compression=None) as stream:
+            for piece in content:
+                stream.write(piece)
+
+    def _select(self, *, recursive: bool) -> Iterator[tuple[str, Any]]:
+        """Yield what is in the folder, with its name there."""
+        folder = self.path.strip("/")
+        for one in self.files.get_file_info(fs.FileSelector(self.path, allow_not_found=True, recursive=recursive)):
+            yield one.path.strip("/").removeprefix(folder).lstrip("/"), one
+
+    def _read_time(self, one: Any) -> int:
+        """Return when a file was written, in nanoseconds; 0 if the store does not say."""
+        if self.is_local:
+            return int(one.mtime_ns)
+        time = one.mtime
+        if time is None and isinstance(self.files, fs.PyFileSystem):
+            try:
+                time = self.files.handler.fs.modified(one.path)
+            except (NotImplementedError, KeyError):
+                return 0
+        return int(time.timestamp()) * SECOND if isinstance(time, datetime) else 0
+
+
+def open_place(name: str | Path) -> Place:
+    """Return the place of this name.
+
+    Raises:
+        BulkError: it is in a store that nothing here can open.
+    """
+    if not (found := ADDRESS.fullmatch(str(name))):
+        path = str(Path(name))
+        return Place(path, path, _open_store("file", "", "")[0])
+    scheme, host, path, query = (part or "" for part in found.groups())
+    if ":" in host.rpartition("@")[0]:
+        raise BulkError(f"{scheme}://{host.rpartition('@')[2]}{path}: the plan repeats addresses, so leave out the key")
+    if scheme == "file":
+        return open_place(path)
+    files, root = _open_store(scheme, host, query)
+    return Place(str(name), f"{root}{path}".rstrip("/"), files)
+
+
+@lru_cache
+def _open_store(scheme: str, host: str, query: str) -> tuple[Any, str]:
+    """Return a file system, and what the paths of a host begin with there."""
+    if scheme == "file":
+        return fs.LocalFileSystem(), ""
+    address = f"{scheme}://{host}"
+    if scheme == "s3":
+        query = _add_options(query)
+    try:
+        files, root = fs.FileSystem.from_uri(address + query)
+        return files, root.rstrip("/")
+    except (pa.ArrowException, OSError, ValueError) as error:
+        if "Unrecognized filesystem type" not in str(error):
+            raise BulkError(f"{address} cannot be opened: {error}") from error
+    try:
+        import fsspec  # noqa: PLC0415 - only stores that pyarrow does not know need it
+
+        files, root = fsspec.core.url_to_fs(address + query, use_listings_cache=False)
+    except (ImportError, OSError, ValueError) as error:
+        raise BulkError(f"{address} cannot be opened, neither by pyarrow nor by fsspec: {error}") from error
+    return fs.PyFileSystem(fs.FSSpecHandler(files)), root.rstrip("/")
+
+
+def _add_options(query: str) -> str:
+    """Return the options of S3 in an address, and those that everybody wants."""
+    query += f"{'&' if query else '?'}allow_delayed_open=true"  # what is small is put by one request in place of three
+    endpoint = next(filter(None, map(os.environ.get, ENDPOINTS)), None)
+    if endpoint and "endpoint_override=" not in query:
+        protocol, _, server = endpoint.rpartition("://")
+        query += f"&scheme={protocol or 'https'}&endpoint_override={server.rstrip('/')}"
+    return query
+
+
+def _sync(path: Path) -> None:
+    """See that what was written outlives the machine's power."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
