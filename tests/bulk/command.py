@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from bulk.__main__ import main
+from bulk.stores import Place
 from tests.conftest import MADE
 
 LENGTHS = [5, 1, 9, 2, 2, 7, 3, 30, 1, 4, 6, 8, 2, 5, 3, 3]
@@ -62,3 +63,18 @@ def read_embeddings(out: Path) -> npt.NDArray[np.float32]:
 def hash_folder(out: Path) -> dict[str, str]:
     """Hash what is in a folder; a draft would be a fault."""
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(out.iterdir())}
+
+
+def upload(source: Path, place: Place) -> Place:
+    """Copy a file or a folder of files."""
+    for file in [source] if source.is_file() else sorted(source.rglob("*.*")):
+        (place if source.is_file() else place / str(file.relative_to(source))).put([file.read_bytes()])
+    return place
+
+
+def download(place: Place, folder: Path) -> Path:
+    """Copy the files of a folder, without those in folders of it."""
+    folder.mkdir()
+    for file in place.list_files():
+        (folder / file.name).write_bytes(file.read())
+    return folder

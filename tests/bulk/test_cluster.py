@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.bulk.command import encode, hash_folder, refuse, write_jsonl, write_parquet
+from bulk.stores import Place
+from tests.bulk.command import download, encode, hash_folder, refuse, upload, write_jsonl, write_parquet
 from tests.conftest import FEATURES, MADE, draw_sequences
 
 pytestmark = [
@@ -22,10 +23,10 @@ pytestmark = [
 ]
 
 
-@pytest.fixture
-def cluster() -> Iterator[Any]:
-    """A cluster of two nodes that work, one CPU each, and one that does not."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # before what follows is imported
+@pytest.fixture(scope="module")
+def cluster(store: dict[str, str]) -> Iterator[Any]:
+    """A cluster of two nodes that work, one CPU each, and one that does not; all know of the store."""
+    os.environ.update({"RAY_USAGE_STATS_ENABLED": "0", **store})  # before what follows is imported
     import ray
     from ray.cluster_utils import Cluster
 
@@ -35,6 +36,8 @@ def cluster() -> Iterator[Any]:
     yield made
     ray.shutdown()
     made.shutdown()
+    for name in store:
+        del os.environ[name]
 
 
 def count_parts(out: Path) -> int:
@@ -77,6 +80,16 @@ def test_a_cluster_refuses_as_one_machine_does(cluster: Any, tmp_path: Path) -> 
     there = ("--engine", "ray", "--address", cluster.address)
     assert refuse(*flags, "-o", tmp_path / "out", *there) == expected
     assert "--max-errors is 0" in refuse(file, "-o", tmp_path / "few", "--max-errors", 0, *there)
+
+
+@pytest.mark.skipif(find_spec("moto") is None, reason="moto, which speaks S3, is not installed")
+def test_actors_read_and_write_a_bucket(bucket: Place, cluster: Any, tmp_path: Path) -> None:
+    """Each its own shards, and all is as one machine writes it."""
+    rows = [{"id": row, "sequence": steps.tolist()} for row, steps in enumerate(draw_sequences([3, 0, 9, 1] * 5))]
+    file = upload(write_jsonl(tmp_path / "in.jsonl", rows), bucket / "in.jsonl")
+    encode(file, "-o", tmp_path / "alone")
+    encode(file, "-o", bucket / "out", "--engine", "ray", "--address", cluster.address)
+    assert hash_folder(download(bucket / "out", tmp_path / "out")) == hash_folder(tmp_path / "alone")
 
 
 def test_ray_reports_nothing_to_its_makers() -> None:

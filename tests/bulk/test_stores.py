@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pytest
-from pyarrow import fs
 
 from bulk.mistakes import BulkError
 from bulk.plan import Shard
@@ -26,54 +24,20 @@ from bulk.sources.wanted import Wanted
 from bulk.stores import Place, open_place
 from service.encoder.sequences import Features, InputSpec
 from service.settings import Settings
-from tests.bulk.command import LENGTHS, encode, hash_folder, read_embeddings, refuse, write_jsonl, write_parquet
+from tests.bulk.command import (
+    LENGTHS,
+    download,
+    encode,
+    hash_folder,
+    read_embeddings,
+    refuse,
+    upload,
+    write_jsonl,
+    write_parquet,
+)
 from tests.conftest import FEATURES, MADE
 
 needs_s3 = pytest.mark.skipif(find_spec("moto") is None, reason="moto, which speaks S3, is not installed")
-BUCKET = "made"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    """A server that speaks S3, with a bucket."""
-    from moto.server import ThreadedMotoServer
-
-    made = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
-    made.start()
-    address = "{}:{}".format(*made.get_host_and_port())
-    options = f"endpoint_override={address}&scheme=http&region=us-east-1&allow_bucket_creation=true"
-    fs.FileSystem.from_uri(f"s3://a:b@{BUCKET}?{options}")[0].create_dir(BUCKET)
-    yield f"http://{address}"
-    made.stop()
-
-
-@pytest.fixture
-def bucket(server: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Place:
-    """A folder of the bucket for this test, and the environment that bulk and what it starts find the server by."""
-    for name, value in {
-        "AWS_ENDPOINT_URL": server,
-        "AWS_ACCESS_KEY_ID": "a",
-        "AWS_SECRET_ACCESS_KEY": "b",
-        "AWS_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }.items():
-        monkeypatch.setenv(name, value)
-    return open_place(f"s3://{BUCKET}/{request.node.name}")
-
-
-def upload(source: Path, place: Place) -> Place:
-    """Copy a file or a folder of files."""
-    for file in [source] if source.is_file() else sorted(source.rglob("*.*")):
-        (place if source.is_file() else place / str(file.relative_to(source))).put([file.read_bytes()])
-    return place
-
-
-def download(place: Place, folder: Path) -> Path:
-    """Copy the files of a folder, without those in folders of it."""
-    folder.mkdir()
-    for file in place.list_files():
-        (folder / file.name).write_bytes(file.read())
-    return folder
 
 
 @needs_s3
