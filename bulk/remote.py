@@ -14,6 +14,8 @@ from bulk.encoder import Encoded
 from bulk.mistakes import BulkError
 from bulk.pace import MOST, Pace
 from service.encoder.sequences import Features, InputSpec, Output, State, Steps, Tokens
+from service.encoder.tokenizer import read_tokenizer
+from service.errors import StartupError
 from service.settings import Limits
 
 try:
@@ -90,10 +92,12 @@ class RemoteEncoder:
             self.dim = served["dim"]
             kind = Tokens(served["vocabulary"]) if served["features"] is None else Features(served["features"])
             self.spec = InputSpec(kind)
+            if "texts" in served["reads"]:  # ids are sent: they are checked and cut as here, whatever a text makes
+                self.spec = InputSpec(kind, read_tokenizer(self._client.tokenizer(model), url))
             self._watched.sha256 = self.sha256
             one = np.ones((1, *kind.shape), kind.dtype)
             self._shapes = self._client.encode_outputs([one], self.outputs)
-        except (BulkError, client.LengthwiseError) as error:
+        except (BulkError, StartupError, client.LengthwiseError) as error:
             self.close()
             raise BulkError(str(error)) from error
 

@@ -188,7 +188,7 @@ def open_place(name: str | Path) -> Place:
         raise BulkError(f"{scheme}://{host.rpartition('@')[2]}{path}: the plan repeats addresses, so leave out the key")
     if scheme == "file":
         return open_place(path)
-    files, root = _open_store(scheme, host, query)
+    files, root = _open_store(scheme, host, _add_options(query) if scheme == "s3" else query)
     return Place(str(name), f"{root}{path}".rstrip("/"), files)
 
 
@@ -198,8 +198,6 @@ def _open_store(scheme: str, host: str, query: str) -> tuple[Any, str]:
     if scheme == "file":
         return fs.LocalFileSystem(), ""
     address = f"{scheme}://{host}"
-    if scheme == "s3":
-        query = _add_options(query)
     try:
         files, root = fs.FileSystem.from_uri(address + query)
         return files, root.rstrip("/")

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from math import inf
 from typing import Any, TypeAlias, TypeVar
+from urllib.parse import quote
 
 import httpx
 import numpy as np
@@ -140,6 +141,13 @@ class Calls:
         response = yield from self._exchange(Request("GET", "/info"), self._allow(None))
         found: dict[str, Any] = _read(response, httpx.Response.json)
         return found
+
+    def tokenizer(self, model: str | None) -> Call[str]:
+        """Ask for a model's tokenizer."""
+        name = self._model if model is None else model
+        path = "/tokenizer" if name is None else f"/tokenizer?model={quote(name, safe='')}"
+        response = yield from self._exchange(Request("GET", path), self._allow(None))
+        return response.text
 
     def is_ready(self) -> Call[bool]:
         """Ask once whether requests may be sent."""

@@ -101,6 +101,19 @@ class Client:
         """
         return self._run(self._calls.info())
 
+    def tokenizer(self, model: str | None = None) -> str:
+        """Return the tokenizer of a model that reads texts, for `Tokenizer.from_str` of the library `tokenizers`.
+
+        Its ids may be sent in place of texts. Not over gRPC.
+
+        Args:
+            model: its name; None for the client's.
+
+        Raises:
+            LengthwiseError: as `encode` does; `Refused` if the model reads no texts.
+        """
+        return self._run(self._calls.tokenizer(model))
+
     def is_ready(self) -> bool:
         """Say whether the service takes requests now; a service that cannot be reached does not."""
         return self._run(self._calls.is_ready())
@@ -271,6 +284,10 @@ class AsyncClient:
     async def info(self) -> dict[str, Any]:
         """Return what `/info` says; see `Client.info`."""
         return await self._run(self._calls.info())
+
+    async def tokenizer(self, model: str | None = None) -> str:
+        """Return the tokenizer of a model that reads texts; see `Client.tokenizer`."""
+        return await self._run(self._calls.tokenizer(model))
 
     async def is_ready(self) -> bool:
         """Say whether the service takes requests now; see `Client.is_ready`."""

@@ -19,6 +19,7 @@ FIRST, SECOND = "a-first-key-for-tests", "a-second-key-for-tests"
 GUARDED = [
     ("POST", "/encode"),
     ("GET", "/info"),
+    ("GET", "/tokenizer"),
     ("POST", "/invocations"),
     ("POST", "/v1/models/made:predict"),
     ("POST", "/v1/embeddings"),

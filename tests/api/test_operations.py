@@ -10,6 +10,7 @@ import onnxruntime
 import pytest
 from openapi_spec_validator import validate
 from starlette.testclient import TestClient
+from tokenizers import Tokenizer
 
 from service.api import problems
 from service.app import create_app
@@ -20,6 +21,7 @@ from service.settings import Settings
 from tests.api.test_encode import PAIR, REFUSALS, Serve
 from tests.conftest import draw_sequences
 from tests.encoder.test_session import edit
+from tests.made import take
 
 
 def test_a_started_service_is_live_and_ready(client: TestClient) -> None:
@@ -137,6 +139,7 @@ def test_the_openapi_document_is_valid(document: Any) -> None:
             *openai,
             *clouds,
             "v2_live",
+            "tokenizer",
             "v2_models",
             "v2_ready",
             "v2_repository_index",
@@ -147,6 +150,21 @@ def test_the_openapi_document_is_valid(document: Any) -> None:
             *versioned,
         ]
     )
+
+
+def test_a_tokenizer_is_told_of_a_model_that_reads_texts(serve: Serve, tmp_path: Path) -> None:
+    """Its ids are those that the service makes; a model of numbers has none, and an unknown one is named."""
+    with TestClient(create_app(Settings(model=take("texts", tmp_path / "texts.onnx")))) as client:
+        response = client.get("/tokenizer")
+        assert response.headers["x-model-sha"] == client.get("/info").json()["models"][0]["sha256"]
+        ids = Tokenizer.from_str(response.text).encode("so it goes").ids
+        asked = ({"texts": ["so it goes"]}, {"sequences": [ids]})
+        answers = [client.post("/encode", json=body).json()["embeddings"] for body in asked]
+        assert client.get("/tokenizer", params={"model": "other"}).status_code == 404
+    assert answers[0] == answers[1]
+    numbers = serve().get("/tokenizer")
+    assert (numbers.status_code, numbers.json()["path"]) == (422, "model")
+    assert "reads no texts" in numbers.json()["detail"]
 
 
 def test_every_problem_is_in_the_table_and_the_document(document: Any) -> None:

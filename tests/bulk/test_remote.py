@@ -1,8 +1,11 @@
 """What a running service encodes for bulk: the same bytes, at the pace that it keeps up with."""
 
+import gzip
 import json
 from collections.abc import Callable, Iterator
+from math import inf
 from pathlib import Path
+from typing import ClassVar
 
 import httpx
 import numpy as np
@@ -25,6 +28,14 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     model = take("parts-lstm", tmp_path_factory.mktemp("served") / "parts-lstm.onnx")
     with start_service("--model", str(model)) as (_, found):
         yield found
+
+
+@pytest.fixture(scope="module")
+def served_texts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """A service of a model that reads texts, and the model's file."""
+    model = take("texts", tmp_path_factory.mktemp("served") / "texts.onnx")
+    with start_service("--model", str(model), "--model-name", "made") as (_, found):
+        yield found, model
 
 
 @pytest.fixture
@@ -83,6 +94,71 @@ def test_a_model_that_is_not_served_is_named(
     assert "has no model 'other'" in refuse(file, "-o", tmp_path / "out", *there, "--model", "other")
 
 
+TEXTS = ["so it goes", "it", "", "so " * 30, "goes it", "it goes so it goes"] * 3
+
+
+@pytest.mark.parametrize("kind", ["txt", "jsonl", "csv.gz"])
+def test_texts_are_encoded_as_here(kind: str, served_texts: tuple[str, Path], tmp_path: Path) -> None:
+    """A service's tokenizer makes the ids of a local run, so that no byte differs: an empty or long text is told, too.
+
+    What a service began, a local run may end.
+    """
+    url, model = served_texts
+    file = tmp_path / f"in.{kind}"
+    if kind == "jsonl":
+        write_jsonl(file, [{"id": row, "text": text} for row, text in enumerate(TEXTS)])
+    else:
+        text = "".join(f"{line}\n" for line in (TEXTS if kind == "txt" else ["text", *(f'"{one}"' for one in TEXTS)]))
+        file.write_bytes(text.encode() if kind == "txt" else gzip.compress(text.encode()))
+    flags = (file, "--sequence", "text", "--max-sequence-steps", 20)
+    encode(*flags, "-o", tmp_path / "here", "--model", model)
+    there = ("--url", url, "--model", "made")
+    encode(*flags, "-o", tmp_path / "there", *there)
+    encode(*flags, "-o", tmp_path / "both", *there, "--limit", 1)
+    encode(*flags, "-o", tmp_path / "both", "--model", model)
+    expected = hash_folder(tmp_path / "here")
+    assert hash_folder(tmp_path / "there") == hash_folder(tmp_path / "both") == expected
+    told = [json.loads(line)["problem"]["type"] for line in (tmp_path / "there/errors.jsonl").read_text().splitlines()]
+    assert {one.rpartition(":")[2] for one in told} == {"empty-sequence", "sequence-too-long"}
+
+
+class Watching(Pace):
+    """A pace that keeps what became of its limit."""
+
+    seen: ClassVar[list[tuple[str, float]]] = []
+
+    def refuse(self, began: float) -> None:
+        """Keep the limit after a refusal."""
+        super().refuse(began)
+        self.seen.append(("refused", self.limit))
+
+    def answer(self, seconds: float, size: int) -> None:
+        """Keep the limit after an answer."""
+        super().answer(seconds, size)
+        self.seen.append(("answered", self.limit))
+
+
+def test_a_service_that_refuses_for_a_while_loses_nothing(
+    monkeypatch: pytest.MonkeyPatch, sequences: list[npt.NDArray[np.float32]], tmp_path: Path
+) -> None:
+    """It answers 429 and when to come back; the pace halves, the client waits, and the pace rises again."""
+    monkeypatch.setattr("bulk.remote.Pace", Watching)
+    monkeypatch.setattr("bulk.pace.SLOW_TIMES", inf)  # a busy machine is slow, too
+    monkeypatch.setenv("LENGTHWISE_STEPS_PER_SECOND", "100")
+    monkeypatch.setenv("LENGTHWISE_API_KEYS", "a-key-of-a-caller")
+    file = write_parquet(tmp_path / "in.parquet", sequences * 2)
+    model = take("parts-lstm", tmp_path / "parts-lstm.onnx")
+    encode(file, "-o", tmp_path / "here", "--model", model)
+    with start_service("--model", str(model), "--model-name", "made") as (_, url):
+        encode(file, "-o", tmp_path / "there", "--url", url, "--model", "made", "--key", "a-key-of-a-caller")
+    assert hash_folder(tmp_path / "there") == hash_folder(tmp_path / "here")
+    first = next(place for place, (what, _) in enumerate(Watching.seen) if what == "refused")
+    before, low = Watching.seen[first - 1][1], Watching.seen[first][1]
+    assert low == max(1.0, before / 2) < before
+    assert Watching.seen[-1][0] == "answered"
+    assert Watching.seen[-1][1] > min(limit for _, limit in Watching.seen)
+
+
 INFO = {
     "default_model": "m",
     "settings": {
@@ -101,6 +177,7 @@ INFO = {
             "dim": 2,
             "features": 3,
             "vocabulary": None,
+            "reads": ["sequences"],
         }
     ],
 }

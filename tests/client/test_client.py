@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from starlette.testclient import TestClient
+from tokenizers import Tokenizer
 
 from bench.load.launch import start_service
 from lengthwise_client import AsyncClient, Client, Refused
@@ -281,6 +282,16 @@ def test_texts_are_encoded_as_their_tokens(texts: Relay) -> None:
     assert caught.value.problem.path == "texts[2]"
 
 
+def test_a_tokenizer_makes_the_ids_that_the_service_makes(texts: Relay) -> None:
+    """Of the client's model, or of the one that is named; a name is sent whole, whatever is in it."""
+    with texts.connect() as client:
+        ids = Tokenizer.from_str(client.tokenizer()).encode("so it goes").ids
+        np.testing.assert_array_equal(client.encode([np.array(ids)]), client.encode(["so it goes"]))
+        assert client.tokenizer("texts") == client.tokenizer()
+        with pytest.raises(Refused, match="a&b/c"):
+            client.tokenizer("a&b/c")
+
+
 def test_steps_and_states_come_back_whole(texts: Relay, recurrent: Path) -> None:
     """Every output has the bits that the session gives it, in the caller's order, though requests were cut."""
     session = open_session(recurrent)
@@ -330,6 +341,7 @@ def test_asyncio_has_the_same_calls(texts: Relay) -> None:
     with texts.connect() as client:
         embeddings, outputs = client.encode(IDS), client.encode_outputs(IDS, ["steps"])
         streamed, info = list(client.encode_stream(IDS)), client.info()["models"][0]
+        tokenizer = client.tokenizer()
 
     async def call_all() -> None:
         async with texts.connect_async() as client:
@@ -339,6 +351,7 @@ def test_asyncio_has_the_same_calls(texts: Relay) -> None:
             rows = [row.tobytes() async for row in client.encode_stream(IDS)]
             assert rows == [row.tobytes() for row in streamed]
             assert (await client.info())["models"][0]["manifest"] == info["manifest"]
+            assert await client.tokenizer() == tokenizer
             assert await client.is_ready()
             with pytest.raises(Refused):
                 await client.encode([[9]])

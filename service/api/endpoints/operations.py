@@ -151,6 +151,21 @@ async def info(request: Request) -> Response:
     )
 
 
+async def tokenizer(request: Request) -> Response:
+    """Return the tokenizer of a model that reads texts, as the JSON of the library `tokenizers`.
+
+    Its ids are those that the service makes of the same texts, so that a client can count them, or send them in their
+    place.
+    """
+    model = service_of(request).models.find(request.query_params.get("model"))
+    manifest = model.session.manifest
+    if manifest is None or manifest.input.tokenizer is None:
+        raise errors.NotOffered("model", f"is {model.name!r}, which reads no texts and has no tokenizer")
+    return Response(
+        manifest.input.tokenizer, headers={"X-Model-Sha": model.session.sha256}, media_type="application/json"
+    )
+
+
 async def tell_state(service: Service, _given: Any = None) -> dict[str, Any]:
     """Tell of this worker, and of each model the runs since the start, the sequences that wait and for how long."""
     now, queues = time.perf_counter(), service.engine.queues
@@ -237,5 +252,27 @@ ROUTES = [
         operation_id="info",
         summary="What is served, and its limits",
         responses={200: {"model": Info}},
+    ),
+    Route(
+        "GET",
+        "/tokenizer",
+        tokenizer,
+        operation_id="tokenizer",
+        summary="How a model makes token ids of texts",
+        responses={
+            200: {"content": {"application/json": {"schema": {"type": "object"}}}},
+            **problems.document(errors.NotOffered, errors.UnknownModel),
+        },
+        extra={
+            "parameters": [
+                {
+                    "name": "model",
+                    "in": "query",
+                    "required": False,
+                    "description": "The model's name; the default model's if it is left out.",
+                    "schema": {"type": "string"},
+                }
+            ]
+        },
     ),
 ]
