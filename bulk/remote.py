@@ -92,8 +92,8 @@ class RemoteEncoder:
             self.dim = served["dim"]
             kind = Tokens(served["vocabulary"]) if served["features"] is None else Features(served["features"])
             self.spec = InputSpec(kind)
-            if "texts" in served["reads"]:  # ids are sent: they are checked and cut as here, whatever a text makes
-                self.spec = InputSpec(kind, read_tokenizer(self._client.tokenizer(model), url))
+            if tokenizer := self._client.tokenizer(model) if "texts" in served["reads"] else None:
+                self.spec = InputSpec(kind, read_tokenizer(tokenizer, url))  # ids are sent, checked and cut as here
             self._watched.sha256 = self.sha256
             one = np.ones((1, *kind.shape), kind.dtype)
             self._shapes = self._client.encode_outputs([one], self.outputs)

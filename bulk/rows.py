@@ -94,7 +94,13 @@ def _is_plain(whole: npt.NDArray[Any], spec: InputSpec) -> bool:
     if spec.kind.features is None:
         top = spec.kind.vocabulary or np.iinfo(np.int64).max
         return whole.ndim == 1 and (not len(whole) or bool(whole.min() > 0 and whole.max() < top))
-    return whole.ndim == 2 and whole.shape[1] == spec.kind.features and are_finite(whole)
+    return whole.ndim == 2 and whole.shape[1] == spec.kind.features and _is_finite(whole)
+
+
+def _is_finite(whole: npt.NDArray[Any]) -> bool:
+    """Whether no number is NaN or infinite: then the sum is neither, unless it overflows."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(whole.sum())) or are_finite(whole)
 
 
 def _check_one(steps: Steps, spec: InputSpec, limits: Limits) -> None:

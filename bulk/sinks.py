@@ -272,5 +272,6 @@ def finish(folder: Place) -> int:
 
 def _list_fixed(rows: Any, mask: Any = None) -> Any:
     """Return `(n, D)` as an Arrow array of n lists of D float32."""
-    flat = pa.array(np.ascontiguousarray(rows).ravel(), pa.float32())
+    numbers = np.ascontiguousarray(rows, np.float32)
+    flat = pa.Array.from_buffers(pa.float32(), numbers.size, [None, pa.py_buffer(numbers)])  # copies nothing
     return pa.FixedSizeListArray.from_arrays(flat, type=pa.list_(pa.float32(), rows.shape[1]), mask=mask)

@@ -142,12 +142,12 @@ class Calls:
         found: dict[str, Any] = _read(response, httpx.Response.json)
         return found
 
-    def tokenizer(self, model: str | None) -> Call[str]:
+    def tokenizer(self, model: str | None) -> Call[str | None]:
         """Ask for a model's tokenizer."""
         name = self._model if model is None else model
         path = "/tokenizer" if name is None else f"/tokenizer?model={quote(name, safe='')}"
         response = yield from self._exchange(Request("GET", path), self._allow(None))
-        return response.text
+        return None if response.text == "null" else response.text
 
     def is_ready(self) -> Call[bool]:
         """Ask once whether requests may be sent."""

@@ -101,16 +101,19 @@ class Client:
         """
         return self._run(self._calls.info())
 
-    def tokenizer(self, model: str | None = None) -> str:
-        """Return the tokenizer of a model that reads texts, for `Tokenizer.from_str` of the library `tokenizers`.
+    def tokenizer(self, model: str | None = None) -> str | None:
+        """Return a model's tokenizer, for `Tokenizer.from_str` of the library `tokenizers`; its ids may be sent.
 
-        Its ids may be sent in place of texts. Not over gRPC.
+        Over gRPC nothing tells it.
 
         Args:
             model: its name; None for the client's.
 
+        Returns:
+            Its JSON; None if the model reads no texts.
+
         Raises:
-            LengthwiseError: as `encode` does; `Refused` if the model reads no texts.
+            LengthwiseError: as `encode` does.
         """
         return self._run(self._calls.tokenizer(model))
 
@@ -285,8 +288,8 @@ class AsyncClient:
         """Return what `/info` says; see `Client.info`."""
         return await self._run(self._calls.info())
 
-    async def tokenizer(self, model: str | None = None) -> str:
-        """Return the tokenizer of a model that reads texts; see `Client.tokenizer`."""
+    async def tokenizer(self, model: str | None = None) -> str | None:
+        """Return a model's tokenizer, None if it reads no texts; see `Client.tokenizer`."""
         return await self._run(self._calls.tokenizer(model))
 
     async def is_ready(self) -> bool:

@@ -285,11 +285,19 @@ def test_texts_are_encoded_as_their_tokens(texts: Relay) -> None:
 def test_a_tokenizer_makes_the_ids_that_the_service_makes(texts: Relay) -> None:
     """Of the client's model, or of the one that is named; a name is sent whole, whatever is in it."""
     with texts.connect() as client:
-        ids = Tokenizer.from_str(client.tokenizer()).encode("so it goes").ids
+        tokenizer = client.tokenizer()
+        assert tokenizer
+        ids = Tokenizer.from_str(tokenizer).encode("so it goes").ids
         np.testing.assert_array_equal(client.encode([np.array(ids)]), client.encode(["so it goes"]))
         assert client.tokenizer("texts") == client.tokenizer()
         with pytest.raises(Refused, match="a&b/c"):
             client.tokenizer("a&b/c")
+
+
+def test_a_model_of_numbers_has_no_tokenizer(relay: Relay) -> None:
+    """It reads no texts."""
+    with relay.connect() as client:
+        assert client.tokenizer() is None
 
 
 def test_steps_and_states_come_back_whole(texts: Relay, recurrent: Path) -> None:

@@ -152,18 +152,15 @@ async def info(request: Request) -> Response:
 
 
 async def tokenizer(request: Request) -> Response:
-    """Return the tokenizer of a model that reads texts, as the JSON of the library `tokenizers`.
+    """Return the tokenizer of a model, as the JSON of the library `tokenizers`; null if the model reads no texts.
 
     Its ids are those that the service makes of the same texts, so that a client can count them, or send them in their
     place.
     """
     model = service_of(request).models.find(request.query_params.get("model"))
     manifest = model.session.manifest
-    if manifest is None or manifest.input.tokenizer is None:
-        raise errors.NotOffered("model", f"is {model.name!r}, which reads no texts and has no tokenizer")
-    return Response(
-        manifest.input.tokenizer, headers={"X-Model-Sha": model.session.sha256}, media_type="application/json"
-    )
+    written = None if manifest is None else manifest.input.tokenizer
+    return Response(written or "null", headers={"X-Model-Sha": model.session.sha256}, media_type="application/json")
 
 
 async def tell_state(service: Service, _given: Any = None) -> dict[str, Any]:
@@ -260,8 +257,8 @@ ROUTES = [
         operation_id="tokenizer",
         summary="How a model makes token ids of texts",
         responses={
-            200: {"content": {"application/json": {"schema": {"type": "object"}}}},
-            **problems.document(errors.NotOffered, errors.UnknownModel),
+            200: {"content": {"application/json": {"schema": {"type": ["object", "null"]}}}},
+            **problems.document(errors.UnknownModel),
         },
         extra={
             "parameters": [
