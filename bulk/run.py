@@ -8,7 +8,6 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-import pyarrow as pa
 
 from bulk.encoder import Encoded, Encodes
 from bulk.mistakes import BadRow, TooManyErrors
@@ -109,7 +108,6 @@ def run(plan: Plan, numbers: list[int], stages: Stages, meter: Meter, bounds: Bo
     Raises:
         BulkError: an input cannot be read, or too much is wrong with its rows.
     """
-    pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own gives each shard's memory back, to be mapped anew
     sources: dict[int, Source] = {}
 
     def read(number: int) -> Rows:

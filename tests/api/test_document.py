@@ -67,12 +67,16 @@ def ask_as_shown(client: TestClient, document: dict[str, Any]) -> dict[str, int]
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             names = re.findall(r"{(\w+)}", path)
+            queries = [
+                one["name"] for one in operation.get("parameters", ()) if one["in"] == "query" and "examples" in one
+            ]
             shown = {one["name"]: one.get("examples", {}) for one in operation.get("parameters", ())}
             content = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
             bodies = [example["value"] for example in content.get("examples", {}).values()] or [None]
-            for *values, body in product(*(shown[name].values() for name in names), bodies):
-                filled = path.format(**{name: one["value"] for name, one in zip(names, values, strict=True)})
-                response = client.request(method, filled, json=body)
+            for *values, body in product(*(shown[name].values() for name in (*names, *queries)), bodies):
+                given = {name: one["value"] for name, one in zip((*names, *queries), values, strict=True)}
+                filled = path.format(**given)
+                response = client.request(method, filled, json=body, params={name: given[name] for name in queries})
                 if body is None and content.get("schema", {}).get("$ref"):
                     continue  # a body that is not shown
                 assert response.status_code == 200, (filled, body, response.text)
