@@ -8,7 +8,6 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-
 from bulk.encoder import Encoded, Encodes
 from bulk.mistakes import BadRow, TooManyErrors
 from bulk.plan import Plan

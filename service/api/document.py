@@ -68,7 +68,7 @@ class ServedDocument:
             # A version, or a body, is of one model; all else may be asked of any.
             is_of_one = path.endswith(("/infer", ":predict")) or "{version}" in path
             for parameter in (one for operation in operations.values() for one in operation.get("parameters", ())):
-                if parameter["name"] == "model":
+                if parameter["name"] == "model" and (parameter["in"] == "path" or path == "/tokenizer"):
                     names = [first.name] if is_of_one else list(named)[:MAX_SHOWN]
                     parameter["examples"] = {name: {"value": name} for name in names}
                 elif (parameter["in"], parameter["name"]) == ("path", "version"):
