@@ -75,7 +75,7 @@ def test_every_format_is_read_from_a_bucket(
         encode(file, "-o", tmp_path / f"{file.name}-here")
         encode(there, "-o", tmp_path / f"{file.name}-there")
         found = [read_embeddings(tmp_path / f"{file.name}-{side}") for side in ("here", "there")]
-        np.testing.assert_array_equal(*found, err_msg=file.name)
+        np.testing.assert_array_equal(found[0], found[1], err_msg=file.name)
 
 
 @needs_s3
