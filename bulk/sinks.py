@@ -83,7 +83,7 @@ class ParquetSink(Sink):
         """Whether a part is there, and of this plan and model."""
         try:
             with self.name(number).open() as file:
-                return self._sign(number) == (pq.read_metadata(file).metadata or {}).get(b"lengthwise", b"").decode()
+                return bool((pq.read_metadata(file).metadata or {}).get(b"lengthwise") == self._sign(number).encode())
         except (FileNotFoundError, pa.ArrowException):
             return False
         except OSError as error:

@@ -47,6 +47,9 @@ class Unseen:
         """Return 0."""
         return 0
 
+    def get_extra_info(self, _name: str) -> None:
+        """Return None."""
+
     def abort(self) -> None:
         """Do nothing."""
 
