@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+import httpx
 import hypothesis
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,10 @@ from service.settings import Settings
 hypothesis.settings.register_profile("suite", deadline=None, derandomize=True)
 hypothesis.settings.register_profile("fuzz", deadline=None, max_examples=2000)  # --hypothesis-profile=fuzz
 hypothesis.settings.load_profile("suite")
+
+# A busy machine may take longer for an answer than the 5 s after which httpx gives up.
+_PATIENCE = httpx._config.DEFAULT_TIMEOUT_CONFIG
+_PATIENCE.connect = _PATIENCE.read = _PATIENCE.write = _PATIENCE.pool = 60.0
 
 FEATURES = 3
 ARTIFACTS = Path("tests/artifacts")

@@ -28,6 +28,7 @@ from service import upkeep
 from service.api.routing import Service
 from service.encoder.sequences import pad_batch
 from service.encoder.session import open_session
+from service.server import check
 from tests.conftest import draw_sequences
 from tests.server.test_server import same_bits
 
@@ -53,6 +54,20 @@ def wait_for_both(process: subprocess.Popen[str], url: str) -> None:
     wait_until(lambda: len(children_of(process)) == 2 and len(count_requests(url)) == 2)
 
 
+def hold_first(process: subprocess.Popen[str], url: str) -> httpx.Client:
+    """Open a connection to one of two processes, and return once the first one knows that there is no other."""
+    client = httpx.Client(base_url=url)
+
+    def is_alone() -> bool:
+        found = re.findall(r"^lengthwise_connections\{.*\} (.*)$", client.get("/metrics?by=process").text, re.MULTILINE)
+        return sorted(found) == ["0.0", "1.0"]
+
+    wait_until(is_alone)
+    assert is_alone()  # in another turn of both, before which they have told the first one
+    check.check(process.pid)  # it answers in a turn, and has heard them before the next
+    return client
+
+
 def count_requests(url: str) -> dict[str, float]:
     """Return the answers of each process by their metrics; a process that tells any has a part."""
     counts = Counter[str]()
@@ -70,8 +85,8 @@ def test_connections_are_shared_out_evenly(artifact: Path) -> None:
     alone = [open_session(artifact).run(pad_batch([steps])) for steps in draw_sequences([3, 1])]
     with start_service("--model", str(artifact), *TWO) as (process, url), ExitStack() as opened:
         wait_for_both(process, url)
-        time.sleep(0.3)  # until what asked for the metrics is known to be closed
-        clients = [opened.enter_context(httpx.Client(base_url=url)) for _ in range(4)]
+        clients = [opened.enter_context(closing(hold_first(process, url)))]
+        clients += [opened.enter_context(httpx.Client(base_url=url)) for _ in range(3)]
         for client in clients * 3:
             assert same_bits(client.post("/encode", json=BODY).json()["embeddings"], np.concatenate(alone))
         assert count_requests(url) == {"0": 6, "1": 6}
@@ -85,8 +100,11 @@ def test_processes_tell_only_each_other(artifact: Path) -> None:
     """Any user of the machine can find the sockets by which they ask, and learns nothing there."""
     with start_service("--model", str(artifact), *TWO) as (process, url):
         wait_for_both(process, url)
-        names = re.findall(r"@(lengthwise-\w+-[01])$", Path("/proc/net/unix").read_text(), re.MULTILINE)
-        assert len(names) >= 2
+        opened = [os.readlink(one) for child in children_of(process) for one in Path(f"/proc/{child}/fd").iterdir()]
+        told = Path("/proc/net/unix").read_text()
+        there = re.findall(r"(\d+) @(lengthwise-\w+-[01])$", told, re.MULTILINE)  # of all services of the machine
+        names = {name for inode, name in there if f"socket:[{inode}]" in opened}
+        assert len(names) == 2
         for name in names:
             with closing(socket.socket(socket.AF_UNIX)) as stranger:
                 stranger.settimeout(20)
@@ -100,6 +118,7 @@ def test_a_process_that_is_killed_is_replaced(artifact: Path) -> None:
     """Its connections break; those of the other go on, and new ones are served."""
     with start_service("--model", str(artifact), *TWO) as (process, url), ExitStack() as opened:
         wait_for_both(process, url)
+        opened.enter_context(closing(hold_first(process, url)))
         host = url.removeprefix("http://")
         clients = [opened.enter_context(closing(HTTPConnection(host, timeout=60))) for _ in range(4)]
 
@@ -117,17 +136,16 @@ def test_a_process_that_is_killed_is_replaced(artifact: Path) -> None:
         wait_until(lambda: not is_there(victim))
         broken = sum(not is_answered(client) for client in clients)
         assert 0 < broken < len(clients)
-        wait_until(lambda: len(children_of(process)) == 2)
+        wait_until(lambda: len(children_of(process)) == 2 and victim not in children_of(process))
         assert other in children_of(process)
-        assert victim not in children_of(process)
         wait_for_both(process, url)
         assert httpx.post(f"{url}/encode", json=BODY).status_code == 200
 
 
 @contextmanager
 def start_patched(patch: str, artifact: Path) -> Iterator[tuple[subprocess.Popen[str], IO[str]]]:
-    """Start the service in two processes, one line of Python changed; its log is read up to the last start."""
-    program = f"import os; from service.server import workers; {patch}; from service.__main__ import main; main()"
+    """Start the service in two processes, some of its Python changed; its log is read up to the last start."""
+    program = f"import os\nfrom service.server import workers\n{patch}\nfrom service.__main__ import main\nmain()"
     command = [sys.executable, "-c", program, "--port", "0", "--model", str(artifact), *TWO]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         log = process.stderr
@@ -139,7 +157,7 @@ def start_patched(patch: str, artifact: Path) -> Iterator[tuple[subprocess.Popen
         finally:
             process.terminate()
         log.read()
-        assert process.wait(20) == -signal.SIGTERM
+        assert process.wait(60) == -signal.SIGTERM
 
 
 def test_one_that_stands_still_is_replaced(artifact: Path) -> None:
@@ -162,30 +180,50 @@ def test_where_all_stand_still_all_are_replaced(artifact: Path) -> None:
         wait_until(lambda: len(children_of(process)) == 2 and not set(victims) & set(children_of(process)))
 
 
+STOPS_THE_THIRD = """
+fork, forked = os.fork, []
+
+def fork_and_stop():
+    forked.append(fork())
+    if len(forked) == 3:
+        workers.START_SECONDS = 1.0  # the two before it have started
+        if not forked[-1]:
+            os.kill(os.getpid(), 19)
+    return forked[-1]
+
+workers.HUNG_SECONDS, os.fork = 600.0, fork_and_stop
+"""
+
+
 def test_one_that_stands_still_while_it_starts_is_replaced(artifact: Path) -> None:
     """One that takes another's place and does not come to serve is ended, too."""
-    patch = (
-        "workers.HUNG_SECONDS, workers.START_SECONDS = 600.0, 5.0; fork, stops = os.fork, iter([0, 0, 1]); "
-        "stop = lambda pid: pid or os.kill(os.getpid(), 19) or 0; "
-        "os.fork = lambda: (stop if next(stops, 0) else int)(fork())"
-    )
-    with start_patched(patch, artifact) as (process, log):
+    with start_patched(STOPS_THE_THIRD, artifact) as (process, log):
         victim, other = children_of(process)
         os.kill(victim, signal.SIGKILL)
-        assert any("was not heard of for 5 s" in line for line in log)
+        assert any("was not heard of for 1 s" in line for line in log)
         wait_until(lambda: len(children_of(process)) == 2 and victim not in children_of(process))
         assert other in children_of(process)
 
 
-def test_where_the_first_stands_still_nobody_is_ended(artifact: Path) -> None:
-    """A debugger, or Ctrl-Z, stops it alone: nobody hears the others, and afterwards they are there as before."""
-    patch = "from service.api import worker; worker.REPORT_SECONDS, workers.HUNG_SECONDS = 0.001, 0.8"
-    with start_patched(patch, artifact) as (process, _):
+LATER = """
+import time
+from types import SimpleNamespace
+clock = lambda: time.monotonic() + 1000.0 * os.path.exists({later!r})
+workers.time = SimpleNamespace(monotonic=clock, sleep=time.sleep)
+"""
+
+
+def test_where_the_first_stands_still_nobody_is_ended(artifact: Path, tmp_path: Path) -> None:
+    """A debugger, or Ctrl-Z, stops it alone for long, and nobody hears the others; afterwards they are as before."""
+    later = tmp_path / "later"
+    with start_patched(LATER.format(later=str(later)), artifact) as (process, _):
         children = children_of(process)
         process.send_signal(signal.SIGSTOP)
-        time.sleep(1.5)
+        wait_until(lambda: Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T")
+        later.touch()
         process.send_signal(signal.SIGCONT)
-        time.sleep(0.5)
+        for _ in range(2):
+            check.check(process.pid)  # when it answers for the second time, it has looked at all of them
         assert children_of(process) == children
 
 
@@ -203,23 +241,36 @@ def test_a_process_that_cannot_be_started_is_tried_again(artifact: Path) -> None
         assert other in children_of(process)
 
 
+def count_under_way(url: str) -> list[str]:
+    """Return how many requests each process is answering."""
+    told = httpx.get(f"{url}/metrics?by=process").text
+    return re.findall(r"^lengthwise_inflight_requests\{.*\} (.*)$", told, re.MULTILINE)
+
+
 def test_one_that_drains_gets_no_connection(artifact: Path) -> None:
     """It has the fewest of all, and would refuse what comes."""
     with start_service("--model", str(artifact), *TWO) as (process, url), ExitStack() as opened:
         wait_for_both(process, url)
-        time.sleep(0.3)
-        for _ in range(2):  # one on each
-            connection = HTTPConnection(url.removeprefix("http://"), timeout=60)
-            opened.callback(connection.close)
+        opened.callback(hold_first(process, url).close)
+        host = url.removeprefix("http://")
+        connections = [opened.enter_context(closing(HTTPConnection(host, timeout=60))) for _ in range(3)]
+        connections[0].connect()  # each has one then, and the next two are one on each
+        for connection in connections[1:]:
             connection.putrequest("POST", "/encode")
             connection.putheader("Content-Length", "9")
             connection.endheaders(b"{")
-        time.sleep(0.3)
+        wait_until(lambda: count_under_way(url) == ["1.0", "1.0"])
         leaving = children_of(process)[0]
         os.kill(leaving, signal.SIGTERM)
-        time.sleep(0.5)
+
+        def are_answered() -> bool:
+            with suppress(httpx.TransportError):
+                return all(httpx.post(f"{url}/encode", json=BODY).status_code == 200 for _ in range(12))
+            return False
+
+        wait_until(are_answered)  # until it has said that it leaves
+        assert are_answered()
         assert is_there(leaving)
-        assert [httpx.post(f"{url}/encode", json=BODY).status_code for _ in range(12)] == [200] * 12
 
 
 def is_there(pid: int) -> bool:
@@ -305,7 +356,7 @@ def test_where_none_can_be_started_any_more_all_ends(artifact: Path, tmp_path: P
         model.unlink()
         for child in children_of(process):
             os.kill(child, signal.SIGKILL)
-        assert process.wait(20) == 1
+        assert process.wait(60) == 1
 
 
 def test_a_process_whose_requests_wait_in_vain_ends(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -318,7 +369,7 @@ def test_a_process_whose_requests_wait_in_vain_ends(monkeypatch: pytest.MonkeyPa
         signalled = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, signalled.set)
         await upkeep.leave_when_stuck(cast("Service", service))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await signalled.wait()
 
     asyncio.run(leave())
@@ -330,7 +381,7 @@ def test_a_connection_that_hangs_up_at_once_disturbs_nobody(artifact: Path) -> N
         host, port = url.removeprefix("http://").split(":")
         for _ in range(20):
             socket.create_connection((host, int(port))).close()
-        connection = HTTPConnection(host, int(port), timeout=20)
+        connection = HTTPConnection(host, int(port), timeout=60)
         with closing(connection), suppress(HTTPException):
             connection.request("GET", "/health/ready")
             assert connection.getresponse().status == 200
