@@ -11,8 +11,9 @@ import sys
 import sysconfig
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 
 from bench.load.generator import ask
@@ -20,6 +21,8 @@ from bench.load.workloads import JSON, KSERVE_BINARY, KSERVE_JSON, NPZ, SIZES, W
 from service.costs.cpus import available_cpus
 
 READY_SECONDS = 120.0
+FIRST_PORT, PORTS = 20_000, 12_000
+_places = count(64 * os.getpid())
 STOP_SECONDS = 15.0
 
 
@@ -186,9 +189,15 @@ def _await_ready(process: subprocess.Popen[bytes], port: int, first: bytes, log:
 
 
 def find_port() -> int:
-    """Return a port of this machine that is free now."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
+    """Return a port of this machine that is free, and another one each time.
+
+    It is below those that the kernel gives to whoever asks for any, and apart from those of processes that began beside
+    this one: nobody takes it before it is used.
+    """
+    while True:
+        port = FIRST_PORT + next(_places) % PORTS
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

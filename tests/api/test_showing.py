@@ -24,8 +24,9 @@ from tests.api.test_encode import PAIR, Serve
 from tests.api.test_keys import FIRST, SECOND, bearing
 from tests.conftest import FEATURES
 from tests.listening import listen
-from tests.server.test_processes import wait_for_both, wait_until
+from tests.server.test_processes import wait_for_both
 from tests.server.test_server import same_bits
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -261,11 +262,12 @@ def test_a_stream_ends_when_the_service_drains(client: TestClient) -> None:
 
 def test_sigterm_ends_a_process_that_is_watched(artifact: Path) -> None:
     """The stream ends in order, and the process does not wait for the time to drain."""
-    with start_service("--model", str(artifact)) as (process, url), watching(url.removeprefix("http://")) as stream:
+    flags = ("--model", str(artifact), "--drain-seconds", "600")
+    with start_service(*flags) as (process, url), watching(url.removeprefix("http://")) as stream:
         read_event(stream)
         process.send_signal(signal.SIGTERM)
         assert stream.read().endswith(b"event: end\ndata: {}\n\n")
-        assert process.wait(10) == -signal.SIGTERM
+        assert process.wait(60) == -signal.SIGTERM
 
 
 def test_the_stream_of_any_worker_speaks_for_the_whole_service(artifact: Path) -> None:

@@ -100,8 +100,8 @@ def sending(stream: Stream, parts: Iterable[bytes]) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def service(artifact: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The process itself."""
-    with start_service("--model", str(artifact)) as started:
+    """The process itself, which has no others beside it that would take memory in its place."""
+    with start_service("--model", str(artifact), "--processes", "1") as started:
         yield started
 
 
@@ -207,7 +207,7 @@ def test_sigterm_ends_a_stream_at_a_line_that_is_named(is_idle: bool, artifact: 
             stream.send(b"".join(lines[10:]))
         *others, last = answers
         found += others
-        assert process.wait(20) == -signal.SIGTERM
+        assert process.wait(60) == -signal.SIGTERM
     assert [answer["index"] for answer in found] == list(range(len(found)))
     assert last["problem"]["type"] == "urn:lengthwise:problem:draining"
     assert last["problem"]["line"] == len(found) + 1

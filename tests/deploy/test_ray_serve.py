@@ -4,7 +4,6 @@ Ray is not among the project's extras; without `ray[serve]` what needs a cluster
 """
 
 import os
-import socket
 import threading
 import time
 from collections import Counter
@@ -19,6 +18,7 @@ from typing import Any
 import httpx
 import pytest
 
+from bench.load.servers import find_port
 from lengthwise_client import Client, LengthwiseError
 from service.app import create_app
 from service.settings import Settings
@@ -50,9 +50,7 @@ class Cluster:
 
     def __init__(self, artifact: Path) -> None:
         """Start them."""
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = find_port()
         self.url = f"http://127.0.0.1:{port}"
         self.ours = import_module("deploy.ray.serve")
         self.ray, self.serve = import_module("ray"), import_module("ray.serve")

@@ -13,7 +13,7 @@ import pytest
 
 from bench.load.launch import start_service
 from service.server import check
-from tests.server.test_processes import wait_until
+from tests.waiting import wait_until
 
 READY = (True, "The service is ready.")
 SILENT = "The service is not ready: it did not answer within 2 s."

@@ -4,7 +4,6 @@ import os
 import pty
 import re
 import shlex
-import socket
 import subprocess
 import sys
 import threading
@@ -14,6 +13,7 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
+from bench.load.servers import find_port
 from service.app import create_app
 from service.server.greeting import write_greeting
 from service.settings import Settings
@@ -30,9 +30,7 @@ def greet(model: Path, host: str = "127.0.0.1", key: str | None = None) -> str:
 @pytest.mark.parametrize("processes", ["1", "2"])
 def test_a_terminal_is_greeted_with_a_request_that_works(processes: str, artifact: Path) -> None:
     """Where it listens, what it serves, its proof and what was measured; and a line to copy that gets an answer."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    port = str(find_port())
     ours, theirs = pty.openpty()
     command = [
         sys.executable,

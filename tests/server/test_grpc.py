@@ -29,6 +29,7 @@ from tritonclient.grpc import service_pb2
 from tritonclient.utils import InferenceServerException
 
 from bench.load.launch import start_service
+from bench.load.servers import find_port
 from bench.speed.path import live
 from service.api.front import Front
 from service.api.problems import REFUSALS
@@ -44,7 +45,6 @@ from service.server.rpc.reserving import reserve_port
 from service.server.rpc.streaming import PLACES
 from service.settings import Settings
 from tests.conftest import ARTIFACTS, draw_sequences
-from tests.server.test_processes import wait_until
 
 SEQUENCES = draw_sequences([3, 1])
 BATCH = pad_batch(SEQUENCES)
@@ -398,6 +398,14 @@ def held(app: Front, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Even
         go.set()
 
 
+def await_that(is_true: Callable[[], bool]) -> None:
+    """Wait until something is true."""
+    end = time.monotonic() + 60
+    while not is_true():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
 def test_a_cancelled_call_leaves_the_queue(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What waits is withdrawn and counted as a hang-up, and others are answered."""
     app = make(artifact, runners=1)
@@ -406,11 +414,11 @@ def test_a_cancelled_call_leaves_the_queue(artifact: Path, monkeypatch: pytest.M
         asked = channel.unary_unary(f"/{messages.SERVICE}/ModelInfer")
         request = typed().SerializeToString()
         runs = asked.future(request)
-        wait_until(lambda: bool(service.engine.queues.running))
+        await_that(lambda: bool(service.engine.queues.running))
         waits = asked.future(request)
-        wait_until(lambda: service.telemetry.inflight == 2)
+        await_that(lambda: service.telemetry.inflight == 2)
         waits.cancel()
-        wait_until(lambda: service.telemetry.inflight == 1)
+        await_that(lambda: service.telemetry.inflight == 1)
         assert service.telemetry.of("made").cancelled["queue"] == 1
         go.set()
         assert runs.result(30)
@@ -424,9 +432,9 @@ def test_a_full_queue_is_resource_exhausted_with_a_time(artifact: Path, monkeypa
         asked = channel.unary_unary(f"/{messages.SERVICE}/ModelInfer")
         request = typed().SerializeToString()
         runs = asked.future(request)
-        wait_until(lambda: bool(service.engine.queues.running))
+        await_that(lambda: bool(service.engine.queues.running))
         waits = asked.future(request)
-        wait_until(lambda: service.telemetry.inflight == 2)
+        await_that(lambda: service.telemetry.inflight == 2)
         error, info, status = fail(address, request)
         assert (error.code(), info.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL")
         retry = RetryInfo()
@@ -508,7 +516,7 @@ def test_a_stream_takes_no_more_than_it_answers(artifact: Path, monkeypatch: pyt
     with call(app) as address, held(app, monkeypatch) as go, grpc.insecure_channel(address) as channel:
         bodies = map(give, range(1000))
         answers = channel.stream_stream(f"/{messages.SERVICE}/ModelStreamInfer")(bodies)
-        wait_until(lambda: app.state.service.telemetry.inflight == PLACES)
+        await_that(lambda: app.state.service.telemetry.inflight == PLACES)
         seen = -1
         while seen != len(sent):  # until the client is held back
             seen = len(sent)
@@ -614,13 +622,6 @@ def test_every_problem_has_a_code() -> None:
     """And the code is one of gRPC's."""
     for refusal in REFUSALS.values():
         assert grpc.StatusCode[refusal.rpc_code] not in (grpc.StatusCode.OK, grpc.StatusCode.UNKNOWN)
-
-
-def find_port() -> int:
-    """Return a port that is free."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 def test_calls_that_wait_to_be_looked_at_are_not_dropped(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,12 +21,13 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tritonclient import grpc as triton
 
 from bench.load.launch import start_service
+from bench.load.servers import find_port
 from service.api import unread
 from service.codecs.kserve import messages
 from service.server.rpc import streaming
 from service.server.rpc.carrying import Reply
 from tests.conftest import ARTIFACTS
-from tests.server.test_grpc import ask, await_that, call, fail, find_port, held, make, padded, typed
+from tests.server.test_grpc import ask, await_that, call, fail, held, make, padded, typed
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])  # and empty settings
 STREAM = f"/{messages.SERVICE}/ModelStreamInfer"

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
@@ -31,17 +30,10 @@ from service.encoder.session import open_session
 from service.server import check
 from tests.conftest import draw_sequences
 from tests.server.test_server import same_bits
+from tests.waiting import wait_until
 
 TWO = ("--processes", "2")
 BODY = {"sequences": [steps.tolist() for steps in draw_sequences([3, 1])]}
-
-
-def wait_until(is_so: Callable[[], bool], seconds: float = 60.0) -> None:
-    """Wait until something is so."""
-    end = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def children_of(process: subprocess.Popen[str]) -> list[int]:
@@ -100,7 +92,8 @@ def test_processes_tell_only_each_other(artifact: Path) -> None:
     """Any user of the machine can find the sockets by which they ask, and learns nothing there."""
     with start_service("--model", str(artifact), *TWO) as (process, url):
         wait_for_both(process, url)
-        opened = [os.readlink(one) for child in children_of(process) for one in Path(f"/proc/{child}/fd").iterdir()]
+        files = [one for child in children_of(process) for one in Path(f"/proc/{child}/fd").iterdir()]
+        opened = {str(one.readlink()) for one in files if one.is_symlink()}
         told = Path("/proc/net/unix").read_text()
         there = re.findall(r"(\d+) @(lengthwise-\w+-[01])$", told, re.MULTILINE)  # of all services of the machine
         names = {name for inode, name in there if f"socket:[{inode}]" in opened}

@@ -22,6 +22,7 @@ from service.encoder.sequences import pad_batch
 from service.encoder.session import open_session
 from tests.conftest import draw_sequences
 from tests.made import make_wide
+from tests.waiting import wait_until
 
 
 def same_bits(answer: object, expected: npt.NDArray[np.float32]) -> bool:
@@ -66,13 +67,19 @@ def slow(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def post_to_all(url: str, requests: list[list[npt.NDArray[np.float32]]]) -> list[HTTPConnection]:
-    """Send each request on a connection of its own, and return once the service has read them."""
+    """Send each request on a connection of its own, and return once the service has begun to answer them all."""
     connections = [HTTPConnection(url.removeprefix("http://"), timeout=60) for _ in requests]
     for connection, sequences in zip(connections, requests, strict=True):
         connection.request("POST", "/encode", json.dumps({"sequences": [steps.tolist() for steps in sequences]}))
-    for _ in range(5):  # the event loop serves its connections in turn
-        assert httpx.get(f"{url}/health/live").status_code == 200
+    wait_until(lambda: count_begun(url) == len(requests))
     return connections
+
+
+def count_begun(url: str) -> int:
+    """Return how many requests for embeddings a service answers now, or has answered."""
+    told = httpx.get(f"{url}/metrics").text
+    found = r'^lengthwise_(?:inflight_requests|requests_total\{.*route="/encode".*\}) (.*)$'
+    return sum(int(float(value)) for value in re.findall(found, told, re.MULTILINE))
 
 
 def read_all(connections: list[HTTPConnection]) -> list[tuple[int, Any]]:
@@ -112,7 +119,7 @@ def test_new_requests_are_refused_while_draining(artifact: Path) -> None:
                 pass  # the signal has not arrived yet
             assert status == 503
         except httpx.TransportError:
-            process.wait(20)  # the listener is closed
+            process.wait(60)  # the listener is closed
 
 
 def test_what_outlasts_the_drain_is_answered_503(slow: Path) -> None:
@@ -120,7 +127,8 @@ def test_what_outlasts_the_drain_is_answered_503(slow: Path) -> None:
     requests = [
         draw_sequences([8000] * 12, features=1, seed=n) for n in range(10)
     ]  # some 30 s of work, within the bound of steps
-    flags = ("--runners", "1", "--max-batch-sequences", "1", "--drain-seconds", "1", "--max-queue-seconds", "600")
+    flags = ("--processes", "2", "--runners", "1", "--max-batch-sequences", "1")  # so that each has some 15 s of it
+    flags += ("--drain-seconds", "1", "--max-queue-seconds", "600")
     with start_service("--model", str(slow), *flags) as (process, url):
         connections = post_to_all(url, requests)
         process.send_signal(signal.SIGTERM)
@@ -140,13 +148,15 @@ def test_the_images_health_check_tells_ready_from_dead(artifact: Path) -> None:
     program, *arguments = json.loads(found[1])
     assert program == "python"
 
-    def check(pid: int) -> int:
+    def check(pid: int) -> bool:
         command = [sys.executable, *arguments, str(pid)]  # others may serve on this machine
-        return subprocess.run(command, capture_output=True, check=False).returncode
+        code = subprocess.run(command, capture_output=True, check=False).returncode
+        assert code in (0, 1)
+        return not code
 
     with start_service("--model", str(artifact)) as (process, _):
-        assert check(process.pid) == 0
-    assert check(process.pid) == 1
+        wait_until(lambda: check(process.pid))  # on a busy machine it may not have heard of a worker for a second
+    assert not check(process.pid)
 
 
 def test_a_port_that_is_taken_ends_the_start_in_the_log(artifact: Path) -> None:

@@ -20,6 +20,7 @@ from service.server.transport import CONTINUE, GatheringTransport
 from service.settings import Settings
 from tests.conftest import draw_sequences
 from tests.listening import listen
+from tests.waiting import wait_until
 from tests.wire import Echo, converse
 
 
@@ -174,10 +175,8 @@ def test_leaving_during_a_large_answer_is_counted_and_not_logged(
     with leavers.listen() as (address, client):
         for number in range(8):
             ask_and_leave(address, [[[0.5, 1.0, 2.0]]] * 20_000, 1, is_rude=number % 2 == 0)
-        for _ in range(2000):
-            if leavers.telemetry.of("made").cancelled["answer"] == leavers.count() == 8:
-                break
-            assert client.get("/health/live").status_code == 200  # a turn of the loop
+        wait_until(lambda: leavers.telemetry.of("made").cancelled["answer"] == leavers.count() == 8)
+        assert client.get("/health/live").status_code == 200
     assert leavers.telemetry.of("made").cancelled == {"body": 0, "queue": 0, "run": 0, "answer": 8}
     assert leavers.telemetry.inflight == 0
     assert '"/encode"' not in capsys.readouterr().err
@@ -191,11 +190,8 @@ def test_leaving_while_requests_wait_in_line_is_counted_and_not_logged(
     with leavers.listen() as (address, client):
         for number in range(40):
             ask_and_leave(address, [[[0.5, 1.0, 2.0]]], 20, is_rude=number % 2 == 0)
-        for _ in range(2000):
-            if leavers.count() == 40 * 20:
-                break
-            assert client.get("/health/live").status_code == 200  # a turn of the loop
-    assert leavers.count() == 40 * 20
+        wait_until(lambda: leavers.count() == 40 * 20)
+        assert client.get("/health/live").status_code == 200
     answered = leavers.telemetry.requests["made", "/encode", 200]
     left = sum(sum(leavers.telemetry.of(model).cancelled.values()) for model in ("", "made"))
     assert answered + left == 40 * 20
@@ -233,20 +229,14 @@ def test_what_waits_for_a_client_that_hung_up_never_runs(artifact: Path, caplog:
         queues, queue = app.state.service.engine.queues, app.state.service.models.find(None).queue
 
         def await_waiting(number: int) -> None:
-            for _ in range(500):
-                if (waiting := queues.forecast(queue, 0.0).sequences) == number:
-                    return
-                assert client.get("/health/live").status_code == 200  # a turn of the loop
-            pytest.fail(f"{waiting} sequences wait, not {number}")
+            wait_until(lambda: queues.forecast(queue, 0.0).sequences == number)
+            assert client.get("/health/live").status_code == 200
 
         uvicorn_log = logging.getLogger("uvicorn.error")
         uvicorn_log.addHandler(caplog.handler)
         caplog.clear()
         with closing(post(2000)) as first:
-            for _ in range(500):
-                if ran:
-                    break
-                client.get("/health/live")
+            wait_until(lambda: bool(ran))
             gone, last = post(30), post(40)
             await_waiting(2)
             gone.close()

@@ -25,7 +25,8 @@ from service.api.worker import Shared, Staff
 from service.observing import prometheus
 from tests.conftest import draw_sequences
 from tests.encoder.test_session import edit_manifest
-from tests.server.test_processes import TWO, children_of, wait_until
+from tests.server.test_processes import TWO, children_of
+from tests.waiting import wait_until
 
 BODY = orjson.dumps({"sequences": [steps.tolist() for steps in draw_sequences([3, 1])]})
 KEY, ADMIN = "k" * 16, "a" * 16
