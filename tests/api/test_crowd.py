@@ -133,7 +133,6 @@ def test_idle_connections_keep_nobody_out(artifact: Path, processes: str, sent: 
         wait_until(lambda: httpx.post(f"{url}/encode", content=BODY).status_code == 200)
         while idle[0].recv(2**16):
             pass  # its answer, if it asked
-        # One process may take in what it was given later than the other.
         wait_until(
             lambda: read_metric(url, "closed_connections_total", why="idle") >= 110 - 20 - SPARE * int(processes)
         )

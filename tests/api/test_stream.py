@@ -8,12 +8,12 @@ import signal
 import socket
 import subprocess
 import threading
-import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from http.client import HTTPConnection
 from math import inf
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -23,6 +23,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from bench.load.launch import start_service
+from service.api.endpoints import streams
 from service.api.endpoints.streams import LineStream
 from service.codecs.json import ndjson
 from service.encoder.sequences import Batch
@@ -380,15 +381,20 @@ def test_the_end_of_the_drain_tells_what_is_left(client: TestClient, monkeypatch
     assert not last["more_body"]
 
 
-def test_a_wait_for_a_reader_counts_from_when_the_sending_began() -> None:
+def test_a_wait_for_a_reader_counts_from_when_the_sending_began(monkeypatch: pytest.MonkeyPatch) -> None:
     """It began a little after the wait for room did; that does not double the time until it is noticed."""
     stream = LineStream.__new__(LineStream)
-    stream._stall_seconds, stream._sending_since, stream._room = 1, inf, asyncio.Semaphore(0)
+    stream._stall_seconds, stream._sending_since = 1, inf
+    now = [0.0]
 
-    async def wait() -> float:
-        began = time.perf_counter()
-        asyncio.get_running_loop().call_later(0.1, setattr, stream, "_sending_since", began + 0.1)
-        assert not await stream._find_room()
-        return time.perf_counter() - began
+    @asynccontextmanager
+    async def wait_in_vain(seconds: float) -> AsyncIterator[None]:
+        now[0] += seconds
+        stream._sending_since = 0.25  # meanwhile
+        raise TimeoutError
+        yield
 
-    assert 1.1 <= asyncio.run(wait()) < 1.9
+    monkeypatch.setattr(streams, "asyncio", SimpleNamespace(timeout=wait_in_vain))
+    monkeypatch.setattr(streams, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    assert not asyncio.run(stream._find_room())
+    assert now == [1.25]

@@ -206,7 +206,7 @@ def test_a_cancelled_request_leaves_the_queue(artifact: Path) -> None:
     ran: list[int] = []
 
     def wait(run: Run, batch: Batch) -> Embeddings:
-        gate.wait(10)
+        gate.wait(60)
         ran.append(int(batch.lengths.max()))
         return run(batch)
 
@@ -235,7 +235,7 @@ def test_a_request_cancelled_while_it_runs_hurts_nobody(artifact: Path) -> None:
     gate = threading.Event()
 
     def wait(run: Run, batch: Batch) -> Embeddings:
-        gate.wait(10)
+        gate.wait(60)
         return run(batch)
 
     async def scenario() -> Delivery:
@@ -270,13 +270,13 @@ def test_a_request_past_its_deadline_is_told_so(artifact: Path) -> None:
     ran: list[int] = []
 
     def wait(run: Run, batch: Batch) -> Embeddings:
-        gate.wait(10)
+        gate.wait(60)
         ran.append(int(batch.lengths.max()))
         return run(batch)
 
-    async def scenario() -> list[Delivery | BaseException]:
+    async def scenario(seconds: float) -> list[Delivery | BaseException]:
         engine = make_engine(make_session(artifact, wait), runners=1, run_seconds=0.002)
-        soon = time.perf_counter() + 0.05
+        soon = time.perf_counter() + seconds
         tasks = [
             asyncio.create_task(engine.encode(join(draw_sequences([length]), Features(3)), deadline))
             for length, deadline in ((50, soon), (40, soon), (30, inf))
@@ -287,12 +287,17 @@ def test_a_request_past_its_deadline_is_told_so(artifact: Path) -> None:
         engine.close()
         return answers
 
-    running, waiting, stays = asyncio.run(scenario())
-    assert isinstance(running, DeadlinePassed)
-    assert isinstance(waiting, DeadlinePassed)
-    assert isinstance(stays, Delivery)
-    assert ran[-1] == 30
-    assert len(ran) == 2
+    for seconds in (0.05, 0.5, 5.0):
+        gate.clear()
+        ran.clear()
+        running, waiting, stays = asyncio.run(scenario(seconds))
+        assert isinstance(running, DeadlinePassed)
+        assert isinstance(waiting, DeadlinePassed)
+        assert isinstance(stays, Delivery)
+        assert ran[-1] == 30
+        if len(ran) == 2:  # else this machine was so busy that nothing ran in time
+            return
+    pytest.fail(f"the first was not begun, or the second was, within 5 s: {ran}")
 
 
 def test_answers_that_nobody_waits_for_are_dropped(artifact: Path) -> None:
@@ -300,7 +305,7 @@ def test_answers_that_nobody_waits_for_are_dropped(artifact: Path) -> None:
     gate = threading.Event()
 
     def wait(run: Run, batch: Batch) -> Embeddings:
-        gate.wait(10)
+        gate.wait(60)
         return run(batch)
 
     async def scenario() -> Engine:
@@ -377,6 +382,7 @@ def test_a_runner_that_hangs_is_given_up_and_replaced(artifact: Path, gate: thre
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         await asyncio.sleep(0)
+        hung.add_done_callback(lambda _: setattr(engine._runners, "_max_run_seconds", 60.0))  # the rest may be slow
         waits = await encode_all(engine, [draw_sequences([4])])
         answers = await hung + waits
         gate.set()

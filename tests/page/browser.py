@@ -57,7 +57,7 @@ def visit(
     told: list[str] = []
     foreign: list[str] = []
     origin = "/".join(url.split("/")[:3])
-    page.set_default_timeout(10_000)
+    page.set_default_timeout(60_000)
 
     def note(message: Any) -> None:
         if message.type in ("error", "warning"):

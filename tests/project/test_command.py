@@ -16,6 +16,7 @@ from bench.load.launch import start_service
 from lengthwise import completion, extras
 from lengthwise.commands import COMMANDS, EXIT_CODES
 from service import __version__
+from tests.waiting import wait_until
 
 
 def ask(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -228,7 +229,8 @@ def test_an_installation_serves_from_any_folder(
     assert subprocess.check_output(asked, text=True) == "False False False False True\n"
     with start_service(program=[str(installed), "serve"]) as (process, url):
         asked = [str(installed), "ready", str(process.pid)]
-        assert subprocess.check_output(asked, text=True) == "The service is ready.\n"
+        ready = "The service is ready.\n"  # on a busy machine it may not have heard of a worker for a second
+        wait_until(lambda: subprocess.run(asked, stdout=subprocess.PIPE, text=True, check=False).stdout == ready)
         said = httpx.get(f"{url}/info").json()
     assert [model["name"] for model in said["models"]] == ["japanese-vowels"]
 
