@@ -27,7 +27,7 @@ def url() -> Iterator[str]:
 
 def run(*command: str) -> str:
     """Run an example and return what it printed."""
-    ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
     assert ran.returncode == 0, ran.stderr
     return ran.stdout
 
