@@ -68,12 +68,12 @@ def main(arguments: list[str] | None = None) -> None:
     """Measure what the command line names."""
     parser = argparse.ArgumentParser(prog="python -m bench workers", description=__doc__)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=[*MODELS])
-    numbers = list(dict.fromkeys(["1", str(available_cpus()), "auto"]))
-    parser.add_argument("--processes", nargs="+", default=numbers, help="of the service; 1, one a CPU and auto")
+    parser.add_argument("--processes", nargs="+", help="of the service; if not given, 1, one a CPU and auto")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=3.0, help="of each load")
     parser.add_argument("--folder", type=Path, default=Path(".bench"), help="of models; .bench")
     options = parser.parse_args(arguments)
+    numbers = options.processes or list(dict.fromkeys(["1", str(available_cpus()), "auto"]))
     folder = options.folder.resolve() / "models"
     make_models(folder)
     document: dict[str, object] = {"bench": "workers", "cpus": available_cpus(), "generator": name_generator()}
@@ -83,7 +83,7 @@ def main(arguments: list[str] | None = None) -> None:
         workloads.append(replace(workloads[-1], connections=1))
         rounds: dict[str, list[Figures]] = defaultdict(list)
         for number in range(options.rounds):
-            for processes in options.processes:
+            for processes in numbers:
                 note(f"{name}, round {number + 1}: {processes}")
                 rounds[processes].append(measure_number(model, workloads, processes, options.seconds))
         medians = {

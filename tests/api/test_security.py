@@ -210,9 +210,9 @@ def test_who_does_not_read_an_answer_keeps_no_connection(reads: bool) -> None:  
 
 def test_who_reads_a_stream_last_is_told_what_was_dropped(artifact: Path) -> None:
     """While it waits to send and the service waits for it to read nothing moves; that alone ends no connection."""
-    app = create_app(Settings(model=artifact, keep_alive_seconds=1))
+    app = create_app(Settings(model=artifact, keep_alive_seconds=2))
     lines = b"".join(write_lines([2] * 100))
-    with listen(app, http=Impatient, keep_alive_seconds=1) as address:
+    with listen(app, http=Impatient, keep_alive_seconds=2) as address:
         stream = Stream(f"http://{address}", window_bytes=4096)
         for _ in range(2000):
             stream.send(lines)

@@ -165,7 +165,7 @@ def test_memory_does_not_grow_with_the_lines(service: Started) -> None:
 def test_a_reader_that_does_not_read_stops_the_reading(artifact: Path) -> None:
     """It is told which lines were not encoded, once it reads; meanwhile the rest was taken and dropped."""
     lines = write_lines([2] * 100)
-    with start_service("--model", str(artifact), "--keep-alive-seconds", "1") as (process, url):
+    with start_service("--model", str(artifact), "--keep-alive-seconds", "2") as (process, url):
         stream = Stream(url, window_bytes=4096)
         for _ in range(2000):  # were it not dropped, this would never end
             stream.send(b"".join(lines))
@@ -177,7 +177,7 @@ def test_a_reader_that_does_not_read_stops_the_reading(artifact: Path) -> None:
     assert "index" not in last
     assert last["problem"]["type"] == "urn:lengthwise:problem:reader-stalled"
     assert last["problem"]["line"] == len(answers) + 1
-    assert (last["problem"]["limit"], last["problem"]["setting"]) == (1, "LENGTHWISE_KEEP_ALIVE_SECONDS")
+    assert (last["problem"]["limit"], last["problem"]["setting"]) == (2, "LENGTHWISE_KEEP_ALIVE_SECONDS")
     assert process.returncode is not None
 
 

@@ -14,6 +14,7 @@ from service.api.routing import EXCHANGE, SERVICE
 from service.batching.jobs import Job
 from service.catalogue.loading import Loader
 from service.catalogue.models import Models, ServedModel
+from service.costs import calibrate
 from service.costs.memory import resident_bytes, trim_heap
 from service.encoder.sequences import Batch
 from service.encoder.session import open_session
@@ -127,8 +128,11 @@ def test_a_body_is_read_where_any_model_has_room(artifact: Path) -> None:
         loader.queues.require_room([model.queue for model in models], 0.0)
 
 
-def test_the_first_models_arrangement_is_everyones(artifact: Path, tmp_path: Path) -> None:
+def test_the_first_models_arrangement_is_everyones(
+    artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Runners are shared: who comes later runs with as many threads, and is not tried with others."""
+    monkeypatch.setattr(calibrate, "available_cpus", lambda: 2)  # of one there is one arrangement
     settings: dict[str, Any] = {"model": artifact, "cache_dir": tmp_path}
     loader, models = Loader(Settings(**settings)), Models()
     first = loader.open(artifact, models)
