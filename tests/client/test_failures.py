@@ -339,8 +339,8 @@ def test_a_restarted_service_is_found_again(artifact: Any) -> None:
 def test_every_call_gets_through_an_overload(tmp_path: Path) -> None:
     """Over real sockets: eight threads call and the queue holds one call's steps, each has its rows at last."""
     slow = make_wide(tmp_path / "slow.onnx", features=1, hidden=160)  # some 10 ms for 500 steps
-    flags = ("--processes", "2", "--runners", "1")  # or on many CPUs there might be no overload
-    flags += ("--max-queue-steps", "500", "--max-request-steps", "500", "--max-sequence-steps", "500")
+    flags = ["--processes", "2", "--runners", "1"]  # or on many CPUs there might be no overload
+    flags += ["--max-queue-steps", "500", "--max-request-steps", "500", "--max-sequence-steps", "500"]
     requests = [draw_sequences([500], features=1, seed=n) for n in range(24)]
     waits: list[float] = []
     with (

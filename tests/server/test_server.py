@@ -127,8 +127,8 @@ def test_what_outlasts_the_drain_is_answered_503(slow: Path) -> None:
     requests = [
         draw_sequences([8000] * 12, features=1, seed=n) for n in range(10)
     ]  # some 30 s of work, within the bound of steps
-    flags = ("--processes", "2", "--runners", "1", "--max-batch-sequences", "1")  # so that each has some 15 s of it
-    flags += ("--drain-seconds", "1", "--max-queue-seconds", "600")
+    flags = ["--processes", "2", "--runners", "1", "--max-batch-sequences", "1"]  # so that each has some 15 s of it
+    flags += ["--drain-seconds", "1", "--max-queue-seconds", "600"]
     with start_service("--model", str(slow), *flags) as (process, url):
         connections = post_to_all(url, requests)
         process.send_signal(signal.SIGTERM)
