@@ -4,6 +4,7 @@
 - `choosing`: how many workers there are.
 - `workers`: several processes behind one port, each replaced when it dies or hangs.
 - `handing`: which of them a connection goes to.
+- `port`: where they listen, bound before there is one and closed when nobody waits.
 - `owner/`: the process that owns a GPU, and how it is kept.
 - `rpc/`: calls of gRPC, carried to the app.
 - `transport`: uvicorn's HTTP protocol, with answers gathered and readers waited for.

@@ -3,10 +3,12 @@
 import asyncio
 import gc
 import logging
+import os
 import signal
 import socket
 import ssl
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
 from importlib import import_module
@@ -41,6 +43,7 @@ if TYPE_CHECKING:  # it needs the extra `grpc`
 # How long a thread that needs the interpreter waits for one that has it; the default, 5 ms, is many runs long.
 SWITCH_SECONDS = 0.00005
 FILES = 100  # that a process has open beside its connections, at most
+LAST_TURNS = 10  # of the event loop, in which what a connection has sent is read; three do
 
 
 class DrainingServer(uvicorn.Server):
@@ -128,10 +131,27 @@ class DrainingServer(uvicorn.Server):
             )
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Answer what is under way, over HTTP and gRPC at the same time."""
+        """Answer what is under way, over HTTP and gRPC at the same time, and what waits to be accepted or read.
+
+        The kernel resets a connection that waits when the listener closes, or that is closed before it is read.
+        """
         if self._calls:
             self._calls_ended = asyncio.create_task(self._calls.stop())
+        adopting = [asyncio.create_task(self._adopt(connection)) for connection in self._stop_listening()]
+        for _ in range(LAST_TURNS):
+            await asyncio.sleep(0)
         await super().shutdown(sockets)
+        for task in adopting:
+            task.cancel()  # it never came to speak TLS
+
+    def _stop_listening(self) -> Iterator[socket.socket]:
+        """Close the listeners, and yield the connections that wait to be accepted."""
+        for server in self.servers:
+            for listener in server.sockets:
+                with socket.socket(fileno=os.dup(listener.fileno())) as waiting, suppress(BlockingIOError):
+                    while True:
+                        yield waiting.accept()[0]
+            server.close()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Mark the service as draining, then shut down as uvicorn does."""

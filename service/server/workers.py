@@ -12,6 +12,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from math import inf
 
@@ -20,6 +21,7 @@ from service.errors import StartupError
 from service.server import check
 from service.server.handing import LATE_SECONDS, Process, accept
 from service.server.owner.keeping import Keeper
+from service.server.port import Port
 from service.settings import Settings
 
 logger = logging.getLogger("lengthwise")
@@ -27,6 +29,7 @@ logger = logging.getLogger("lengthwise")
 HUNG_SECONDS = 30.0  # without a report, before a process is ended: its event loop stands still
 START_SECONDS = 300.0  # before one is ended that takes the place of another and does not come to serve
 AGAIN_SECONDS = 1.0  # before a process is started anew that could not be, or ended while it started
+LAST_SECONDS = 1.0  # for connections that wait, once the service is told to end
 END_SECONDS = 15.0  # after the time to drain, before what is left is ended
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 HANDLED = (*STOPPING, signal.SIGHUP)
@@ -40,7 +43,7 @@ class _Supervisor:
         settings: the service's settings.
         staff: how many workers there are.
         shared: what they share.
-        listeners: bound, and not listening yet.
+        port: bound, and not listened on yet.
         serve: serves as that worker until a signal says stop.
         keeper: of the processes that own the GPUs, if there are any.
     """
@@ -48,15 +51,15 @@ class _Supervisor:
     settings: Settings
     staff: Staff
     shared: Shared
-    listeners: list[socket.socket]
+    port: Port
     serve: Callable[[Worker], None]
     keeper: Keeper | None
     _processes: dict[int, Process] = field(default_factory=dict)  # by their numbers
     _due: dict[int, float] = field(default_factory=dict)  # seats that are empty, and when they are taken again
     _selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
-    _is_listening: bool = False
     _checked: check.Listener = field(default_factory=check.Listener)
     _ended_by: signal.Signals | None = None
+    _ended_at: float = 0.0
     _told: socket.socket = field(init=False)  # signals, by number
     _telling: socket.socket = field(init=False)  # where the interpreter writes them
 
@@ -80,10 +83,10 @@ class _Supervisor:
         if self.keeper:
             self.keeper.attend(self._watch, self._selector.unregister)
         self._start(0)  # alone, since it measures what the others then find measured
-        end = 0.0
         while self._ended_by is None or self._processes:
             before = time.monotonic()
-            for key, _ in self._selector.select(AGAIN_SECONDS):
+            ready = self._selector.select(AGAIN_SECONDS if self._ended_by is None else REPORT_SECONDS)
+            for key, _ in ready:
                 key.data(key.fileobj)
             now = time.monotonic()
             if now - before > HUNG_SECONDS / 2:  # this process stood still itself, and maybe all of them did
@@ -92,9 +95,7 @@ class _Supervisor:
             self._end_hung(now)
             self._take_seats(now)
             if self._ended_by is not None:
-                end = end or now + self.settings.drain_seconds + END_SECONDS
-                if now > end:
-                    self._signal(signal.SIGKILL)
+                self._lead_out(now - self._ended_at, [key.fileobj for key, _ in ready])
         return self._ended_by
 
     def _watch(self, opened: socket.socket, call: Callable[[], None]) -> None:
@@ -103,7 +104,7 @@ class _Supervisor:
     def _end_hung(self, now: float) -> None:
         for process in self._processes.values():
             # Only the first one measures, which may take as long as it does.
-            most = HUNG_SECONDS if process.is_ready else START_SECONDS if self._is_listening else inf
+            most = HUNG_SECONDS if process.is_ready else START_SECONDS if self.port.is_listening else inf
             if now - process.heard > most:
                 logger.error("Process %d was not heard of for %g s, and is ended", process.pid, most)
                 process.heard, process.is_leaving = inf, True
@@ -170,7 +171,7 @@ class _Supervisor:
         yield self._told
         yield self._telling
         yield self._checked.socket
-        yield from self.listeners
+        yield from self.port.listeners
         yield from (process.channel for process in self._processes.values())
 
     def _hear(self, process: Process) -> None:
@@ -185,24 +186,12 @@ class _Supervisor:
         process.heard, process.is_ready = time.monotonic(), True
         process.counted, process.taken = REPORT.unpack(told)
         process.is_leaving = process.counted == TAKES_NONE
-        if not self._is_listening and self._ended_by is None:
+        if not self.port.is_listening and self._ended_by is None:
             self._listen()
 
     def _listen(self) -> None:
         """Listen, since there is one to serve, and start the others, since that one has measured."""
-        for listener in self.listeners:
-            try:
-                listener.listen(2**11)
-            except OSError as error:
-                raise _cannot_listen(self.settings, error) from error
-            listener.setblocking(False)
-            self._selector.register(listener, selectors.EVENT_READ, self._hand)
-            host, port, *_ = listener.getsockname()
-            scheme = "https" if self.settings.ssl_certfile else "http"
-            named = f"[{host}]" if ":" in host else host
-            number = self.staff.number
-            logger.info("%d workers running on %s://%s:%d (Press CTRL+C to quit)", number, scheme, named, port)
-        self._is_listening = True
+        self.port.listen(self._selector, self._hand, self.staff.number)
         self._due |= dict.fromkeys(range(1, self.staff.number), 0.0)
 
     def _end(self, process: Process) -> None:
@@ -215,7 +204,7 @@ class _Supervisor:
         if self._ended_by is not None:
             return
         is_last = not self._processes and not process.is_ready
-        if not self._is_listening or is_last:  # there is none left, and it could not even start
+        if not self.port.is_listening or is_last:  # there is none left, and it could not even start
             if code > 0:
                 sys.exit(code)  # it has said why
             raise StartupError(f"The first process ended by signal {-code} while it started.")
@@ -232,20 +221,40 @@ class _Supervisor:
         late = time.monotonic() - LATE_SECONDS
         if any(one.is_able and one.heard > late for one in self._processes.values()):
             return check.READY
-        return "none of its processes takes requests now." if self._is_listening else "it is starting."
+        return "none of its processes takes requests now." if self.port.is_listening else "it is starting."
 
     def _obey(self, _: object) -> None:
         """Do what signals say."""
         for number in self._told.recv(2**6):
             wanted = signal.Signals(number)
             if wanted in STOPPING and self._ended_by is None:
-                self._ended_by, wanted = wanted, signal.SIGTERM
+                self._ended_by, self._ended_at = wanted, time.monotonic()
                 self._due.clear()
-                for listener in self.listeners:
-                    if self._is_listening:
-                        self._selector.unregister(listener)
-                    listener.close()
-            self._signal(wanted)
+            else:
+                self._signal(wanted)
+
+    def _lead_out(self, seconds: float, asked: list[object]) -> None:
+        """Hand on the connections that wait, then have the processes end.
+
+        Args:
+            seconds: how long ago this began.
+            asked: the listeners at which a connection waited just now, among others.
+        """
+        if self.port.listeners:
+            self.port.close(self._selector, asked if seconds < LAST_SECONDS else ())
+            if not self.port.listeners:
+                self._dismiss()
+        if seconds > self.settings.drain_seconds + END_SECONDS:
+            self._signal(signal.SIGKILL)
+
+    def _dismiss(self) -> None:
+        """Have the processes end: by the end of the channel, so that each takes what it was handed before."""
+        for process in self._processes.values():
+            if process.is_ready:
+                with suppress(OSError):  # it has just ended
+                    process.channel.shutdown(socket.SHUT_WR)
+            else:
+                os.kill(process.pid, signal.SIGTERM)
 
     def _signal(self, wanted: signal.Signals) -> None:
         """Pass a signal on; what a change of the artifacts means, one that only starts need not be told."""
@@ -268,21 +277,7 @@ def supervise(settings: Settings, staff: Staff, serve: Callable[[Worker], None],
     """
     if not sys.platform.startswith("linux"):
         raise StartupError("Several workers need Linux; elsewhere LENGTHWISE_PROCESSES is 1.")
-    listeners = []
-    try:
-        for family, kind, *_, address in socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM):
-            listeners.append(listener := socket.socket(family, kind))
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            listener.bind(address)
-    except OSError as error:
-        raise _cannot_listen(settings, error) from error
     shared = Shared.among(staff, has_rates=settings.steps_per_second > 0)
-    ended_by = _Supervisor(settings, staff, shared, listeners, serve, keeper).run()
+    ended_by = _Supervisor(settings, staff, shared, Port(settings), serve, keeper).run()
     signal.signal(ended_by, signal.SIG_DFL)
     signal.raise_signal(ended_by)
-
-
-def _cannot_listen(settings: Settings, error: OSError) -> StartupError:
-    return StartupError(f"{settings.host}:{settings.port} cannot be listened on: {error.strerror}.")

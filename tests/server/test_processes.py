@@ -23,6 +23,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from bench.load.launch import start_service
 from bench.load.servers import find_family
+from bench.load.workloads import JSON
 from service import upkeep
 from service.api.routing import Service
 from service.encoder.sequences import pad_batch
@@ -34,6 +35,7 @@ from tests.waiting import wait_until
 
 TWO = ("--processes", "2")
 BODY = {"sequences": [steps.tolist() for steps in draw_sequences([3, 1])]}
+ASKED = JSON.write(draw_sequences([3, 1]))
 
 
 def children_of(process: subprocess.Popen[str]) -> list[int]:
@@ -378,3 +380,17 @@ def test_a_connection_that_hangs_up_at_once_disturbs_nobody(artifact: Path) -> N
         with closing(connection), suppress(HTTPException):
             connection.request("GET", "/health/ready")
             assert connection.getresponse().status == 200
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_a_connection_that_waits_when_the_service_is_told_to_end_is_answered(artifact: Path, processes: str) -> None:
+    """The kernel would reset it when the listener closes, or when it is closed before its request is read."""
+    with start_service("--model", str(artifact), "--processes", processes) as (process, url), ExitStack() as opened:
+        host, port = url.removeprefix("http://").split(":")
+        os.kill(process.pid, signal.SIGSTOP)  # so that nothing is accepted
+        clients = [opened.enter_context(socket.create_connection((host, int(port)), 60)) for _ in range(400)]
+        for client in clients:
+            client.sendall(ASKED)
+        os.kill(process.pid, signal.SIGTERM)
+        os.kill(process.pid, signal.SIGCONT)
+        assert {client.recv(2**16).split()[1] for client in clients} <= {b"200", b"503"}

@@ -1,0 +1,76 @@
+"""The port that several workers share: bound, listened on, and closed once nobody waits at it any more."""
+
+import logging
+import selectors
+import socket
+from collections.abc import Callable, Container
+
+from service.errors import StartupError
+from service.settings import Settings
+
+logger = logging.getLogger("lengthwise")
+
+WAITING = 2**11  # connections that the kernel keeps until they are accepted
+
+
+class Port:
+    """Where the service listens, at each address of its host.
+
+    Attributes:
+        is_listening: whether connections are accepted.
+        listeners: those that are not closed yet.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        """Bind it, without listening yet.
+
+        Raises:
+            StartupError: the address cannot be listened on.
+        """
+        self._settings = settings
+        self.is_listening = False
+        self.listeners: list[socket.socket] = []
+        try:
+            for family, kind, *_, address in socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM):
+                self.listeners.append(listener := socket.socket(family, kind))
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if family == socket.AF_INET6:
+                    listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                listener.bind(address)
+        except OSError as error:
+            raise self._cannot_listen(error) from error
+
+    def listen(self, selector: selectors.BaseSelector, accept: Callable[[socket.socket], None], number: int) -> None:
+        """Listen, and call a function with a listener whenever a connection waits at it.
+
+        Args:
+            selector: what says so.
+            accept: that function.
+            number: how many workers there are, for the log.
+
+        Raises:
+            StartupError: others listen there.
+        """
+        for listener in self.listeners:
+            try:
+                listener.listen(WAITING)
+            except OSError as error:
+                raise self._cannot_listen(error) from error
+            listener.setblocking(False)
+            selector.register(listener, selectors.EVENT_READ, accept)
+            host, port, *_ = listener.getsockname()
+            scheme = "https" if self._settings.ssl_certfile else "http"
+            named = f"[{host}]" if ":" in host else host
+            logger.info("%d workers running on %s://%s:%d (Press CTRL+C to quit)", number, scheme, named, port)
+        self.is_listening = True
+
+    def close(self, selector: selectors.BaseSelector, asked: Container[object] = ()) -> None:
+        """Close the listeners but those at which somebody waits: the kernel resets connections that wait at others."""
+        for listener in [one for one in self.listeners if one not in asked]:
+            if self.is_listening:
+                selector.unregister(listener)
+            listener.close()
+            self.listeners.remove(listener)
+
+    def _cannot_listen(self, error: OSError) -> StartupError:
+        return StartupError(f"{self._settings.host}:{self._settings.port} cannot be listened on: {error.strerror}.")
