@@ -1,13 +1,14 @@
 """`python -m bench chaos`: whether every request is answered, once and rightly, whatever breaks.
 
-A slow encoder is served while runs raise, runner threads die or hang, clients hang up and the process is told to end.
-Each answer is compared with the encoder alone. Prints a table and ends with one JSON line.
+A slow encoder is served while runs raise, runner threads die or hang, clients hang up, workers are killed and the
+service is told to end. Each answer is compared with the encoder alone. Prints a table and ends with one JSON line.
 """
 
 import argparse
 import json
 import os
 import select
+import signal
 import sys
 import threading
 import time
@@ -23,7 +24,7 @@ from onnxruntime import InferenceSession
 
 from bench.load.generator import Connection, run_number
 from bench.load.launch import make_models
-from bench.load.servers import Running, Server, add_processes, start
+from bench.load.servers import Running, Server, add_processes, find_family, start
 from bench.load.workloads import JSON, SLOW, Steps, draw_sequences
 from bench.speed import raw
 from bench.speed.measure import TOLERANCE
@@ -34,6 +35,8 @@ FAULTY = Server("lengthwise, with faults", module="bench.stress.faulty")
 BODIES, MARKED, CONNECTIONS = 100, 50, 16  # one request in a hundred is marked
 HANG_SECONDS = 3.0
 HANG_UPS = 0.3  # of all requests
+KILLS = 3  # one after the other, each once the one before it was replaced
+KILL_PAUSE_SECONDS = 0.5
 
 Counts: TypeAlias = Counter[str]
 
@@ -121,6 +124,31 @@ def hang_up(subject: Subject, number: int) -> Counts:
     return judge.counts
 
 
+def kill_workers(subject: Subject, number: int) -> Counts:
+    """Send requests while one worker after the other is killed; at most what is under way on its connections breaks.
+
+    If the service is one process, none is killed.
+    """
+    judge, ended = Judge(subject.session), threading.Event()
+
+    def kill(first: int) -> None:
+        whole = len(find_family(first))
+        while judge.counts["killed"] < KILLS and not ended.wait(KILL_PAUSE_SECONDS):
+            workers = find_family(first)[1:]
+            if workers and len(workers) == whole - 1:
+                os.kill(workers[judge.counts["killed"] % len(workers)], signal.SIGKILL)
+                judge.counts["killed"] += 1
+
+    with subject.serve(judge) as running:
+        beside = threading.Thread(target=kill, args=(running.process.pid,))
+        beside.start()
+        run_number(running.port, judge.requests, CONNECTIONS, number, judge.note)
+        ended.set()
+        beside.join()
+    judge.counts["lost"] += number - (judge.counts.total() - judge.counts["killed"])
+    return judge.counts
+
+
 def end_under_load(subject: Subject, number: int) -> Counts:
     """Send many requests at once, tell the process to end, and read what comes."""
     judge = Judge(subject.session)
@@ -149,6 +177,7 @@ PHASES = {
     "a runner dies on 1 in 100": send_marked(DIES),
     "runners hang on 1 in 100": send_marked(HANGS),
     "3 in 10 clients hang up": hang_up,
+    "workers are killed": kill_workers,
     "SIGTERM under load": end_under_load,
 }
 

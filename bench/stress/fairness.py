@@ -1,7 +1,8 @@
 """`python -m bench fairness`: what a bulk request costs small ones.
 
-Requests of one sequence of 5 steps go one after the other on one connection, first alone, then beside a process that
-sends requests of 100,000 steps without a pause; in turn, several rounds. Prints a table and ends with one JSON line.
+Requests of one sequence of 5 steps go one after the other on one connection, first alone, then beside processes that
+send requests of 100,000 steps without a pause; in turn, several rounds. Of several workers, one such process keeps one
+at bulk, and small requests come to another; more of them keep all at bulk. Prints a table and ends with one JSON line.
 """
 
 import argparse
@@ -34,8 +35,10 @@ def send_bulk(port: int, request: bytes, answered: "multiprocessing.SimpleQueue[
         answered.put((status, time.perf_counter() - began))
 
 
-def measure_fairness(server: Server, model: Path, wire: str, rounds: int, seconds: float) -> dict[str, float]:
-    """Measure small requests alone and beside bulk, in turn.
+def measure_fairness(
+    server: Server, model: Path, wire: str, rounds: int, seconds: float, senders: int = 1
+) -> dict[str, float]:
+    """Measure small requests alone and beside bulk, in turn; so many processes send bulk.
 
     Returns:
         Medians over the rounds of `alone_p50_ms`, `alone_p99_ms`, `beside_p50_ms` and `beside_p99_ms`; the `ratio` of
@@ -58,12 +61,18 @@ def measure_fairness(server: Server, model: Path, wire: str, rounds: int, second
         run_closed(running.port, small, 1, 1.0)
         for _ in range(rounds):
             found["alone"].append(run_closed(running.port, small, 1, seconds))
-            sender = context.Process(target=send_bulk, args=(running.port, bulk, answered), daemon=True)
-            sender.start()
-            answered.get()  # the first says that the sender is at work
+            sending = [
+                context.Process(target=send_bulk, args=(running.port, bulk, answered), daemon=True)
+                for _ in range(senders)
+            ]
+            for sender in sending:
+                sender.start()
+            for _ in sending:
+                answered.get()  # the first ones say that the senders are at work
             found["beside"].append(run_closed(running.port, small, 1, seconds))
-            sender.terminate()
-            sender.join()
+            for sender in sending:
+                sender.terminate()
+                sender.join()
         others = watch.others_share([*find_family(running.process.pid)])
     bulks = []
     while not answered.empty():
@@ -95,14 +104,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--wire", choices=WIRES, default="json", help="how the bulk is sent")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=5.0, help="of each half of a round")
+    parser.add_argument("--senders", type=int, default=1, help="processes that send bulk at the same time")
     add_processes(parser)
     options = parser.parse_args(arguments)
     server = replace(OURS, processes=options.processes)
-    figures = measure_fairness(server, options.model, options.wire, options.rounds, options.seconds)
+    figures = measure_fairness(server, options.model, options.wire, options.rounds, options.seconds, options.senders)
     print(f"{options.model}, bulk as {options.wire}, {options.rounds} rounds, {available_cpus()} CPUs")
     for name, value in figures.items():
         print(f"{name:14} {value:10.3f}")
     rounded = {name: round(value, 4) for name, value in figures.items()}
-    setting = {"wire": options.wire, "rounds": options.rounds, "seconds": options.seconds}
+    setting = {name: getattr(options, name) for name in ("wire", "rounds", "seconds", "senders")}
     arrangement = {"processes": options.processes, "cpus": available_cpus()}
     print(json.dumps({"bench": "fairness", **setting, **arrangement, **rounded}))

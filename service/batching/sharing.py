@@ -25,11 +25,14 @@ Waiting: TypeAlias = tuple[int, int, float]  # a queue's place, its steps, and w
 class Company(Protocol):
     """The other workers of the service; `Board` is one."""
 
-    def tell(self, now: float, running: int, waiting: Iterable[Waiting]) -> None:
-        """Tell them how many runs are under way here, and what waits in each queue."""
+    def tell(self, now: float, running: int, waiting: Iterable[Waiting], small_at: float) -> None:
+        """Tell them how many runs are under way here, what waits in each queue, and when small work last came."""
 
     def allow(self, runners: int, now: float) -> int:
         """Return how many of so many runners may be at work now, at least 1."""
+
+    def small_elsewhere(self, now: float) -> float:
+        """Return when a job that is not bulk last came there."""
 
     def waiting_elsewhere(self, place: int, now: float) -> tuple[int, float]:
         """Return the steps that wait there in queues of a place, and what these should take one runner."""
@@ -169,11 +172,13 @@ class Queues:
         """Tell other workers what is under way here, and what waits."""
         if self._company:
             waiting = [(queue.place, queue.waiting_steps, queue.waiting_seconds) for queue in self._busy]
-            self._company.tell(now, len(self._running), waiting)
+            self._company.tell(now, len(self._running), waiting, self._small_at)
 
     def _start_next(self, now: float) -> Run | None:
         """Start the next batch of the model that was charged least, if a runner is idle and something waits."""
         idle = self._runners - len(self._running)
+        if idle <= 0 and self._is_kept_by_bulk():
+            idle = 1
         if idle <= 0 or not self._busy:
             return None
         for queue in sorted(self._busy, key=_GIVEN):
@@ -200,14 +205,24 @@ class Queues:
                 return run
         return None
 
+    def _is_kept_by_bulk(self) -> bool:
+        """Whether bulk has all of the runners that this worker may use while others need theirs.
+
+        One more is idle then, which other jobs may have, as they may if there is one worker. Bulk gets no more by it.
+        """
+        return len(self._running) < self._most and all(run.is_bulk for run in self._running)
+
     def _count_idle_for_bulk(self, now: float, idle: int) -> int:
         """Return how many runs of bulk may be started.
 
         One runner is left to other jobs, so that they need not wait for the end of a bulk run. While such jobs come, a
         CPU is left to them as well: there is one runner more than CPUs, and a thread that wakes up may wait for
-        milliseconds for a CPU that others never leave.
+        milliseconds for a CPU that others never leave. It is the same CPU whichever worker they come to.
         """
-        left = 2 if now < self._small_at + self._policy.company_seconds else 1
+        small_at = self._small_at
+        if self._company and self._policy.uses_cpus:
+            small_at = max(small_at, self._company.small_elsewhere(now))
+        left = 2 if now < small_at + self._policy.company_seconds else 1
         return min(idle, max(1, self._runners - left) - sum(run.is_bulk for run in self._running))
 
     def _sum_small(self) -> float:

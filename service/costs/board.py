@@ -7,8 +7,9 @@ is read may be a millisecond old, and decides nothing but how many CPUs are borr
 import mmap
 from collections.abc import Iterable
 
-PLACES = 31  # for what waits of each model; those that share one count as one model
-WORDS = 2 + 2 * PLACES  # of a row, a whole number of lines of a CPU's cache
+PLACES = 30  # for what waits of each model; those that share one count as one model
+FIRST = 4  # words of a row before them: when it was written, runs under way, when small work last came, and none
+WORDS = FIRST + 2 * PLACES  # of a row, a whole number of lines of a CPU's cache
 LOOK_SECONDS = 0.001  # how old what was read of others may be
 COMPANY_SECONDS = 0.005  # a worker that gave out work so lately is at work, whether a run is under way or not
 
@@ -39,6 +40,7 @@ class Board:
         self._share = max(1, cpus // workers)
         self._looked = -1.0
         self._free = self._share
+        self._small_at = 0.0
         self._told: set[int] = set()  # places at which something waits here, as the others know it
         self._elsewhere: dict[int, tuple[int, float]] = {}  # what waits in the others, by place, as far as it was read
 
@@ -50,23 +52,24 @@ class Board:
         """Forget what this worker told: it has ended."""
         self._words[self._own : self._own + WORDS] = memoryview(bytes(8 * WORDS)).cast("d")
 
-    def tell(self, now: float, running: int, waiting: Iterable[tuple[int, int, float]]) -> None:
+    def tell(self, now: float, running: int, waiting: Iterable[tuple[int, int, float]], small_at: float = 0.0) -> None:
         """Tell the others of this worker.
 
         Args:
             now: the time, by a clock that all processes share.
             running: runs under way.
             waiting: of each queue its place, the steps that wait, and what these should take one runner.
+            small_at: when a job that is not bulk last came; long ago by default.
         """
         words, own = self._words, self._own
-        words[own], words[own + 1] = now, running
+        words[own], words[own + 1], words[own + 2] = now, running, small_at
         if waiting or self._told:
             by_place: dict[int, tuple[int, float]] = {}
             for place, steps, seconds in waiting:
                 known = by_place.get(place, (0, 0.0))
                 by_place[place] = known[0] + steps, known[1] + seconds
             for place in self._told | by_place.keys():
-                at = own + 2 + 2 * place
+                at = own + FIRST + 2 * place
                 words[at], words[at + 1] = by_place.get(place, (0, 0.0))
             self._told = {*by_place}
 
@@ -75,11 +78,16 @@ class Board:
         self._look(now)
         return max(1, runners * self._free // self.cpus)
 
+    def small_elsewhere(self, now: float) -> float:
+        """Return when a job that is not bulk last came to another worker."""
+        self._look(now)
+        return self._small_at
+
     def waiting_elsewhere(self, place: int, now: float) -> tuple[int, float]:
         """Return the steps that wait in other workers at a place, and what these should take one runner."""
         self._look(now)
         if (known := self._elsewhere.get(place)) is None:
-            words, at = self._words, 2 + 2 * place
+            words, at = self._words, FIRST + 2 * place
             steps = int(sum([words[row + at] for row in self._others]))
             known = steps, sum([words[row + at + 1] for row in self._others])
             self._elsewhere[place] = known
@@ -94,4 +102,5 @@ class Board:
         words, busy = self._words, 0.0
         for row in self._others:
             busy += max(words[row + 1], now - words[row] < COMPANY_SECONDS)
+        self._small_at = max([words[row + 2] for row in self._others], default=0.0)
         self._free = max(self._share, self.cpus - int(busy))

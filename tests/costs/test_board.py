@@ -104,6 +104,32 @@ def test_queues_start_as_many_runs_as_the_others_allow() -> None:
             runs = [*queues.schedule(now)]
 
 
+def test_bulk_leaves_a_cpu_while_small_work_comes_to_another_worker() -> None:
+    """Between two small requests the other worker looks idle, and the next one finds a CPU all the same."""
+    one, other = make_views(2, 2)
+    queues = make_queues(one)
+    queue = queues.open(COSTS, Bounds(1000, 10_000))
+    other.tell(100.0, 0, [], small_at=100.0)
+    queues.submit(queue, Job([100] * 40, is_bulk=True), 100.1)
+    assert len([*queues.schedule(100.1)]) == 1
+    assert len([*queues.schedule(100.5)]) == 1  # nobody else came meanwhile, and a second one starts
+
+
+def test_bulk_in_all_of_a_share_leaves_a_runner_to_small_work() -> None:
+    """A share of one runner is at bulk, and a job that is not need not wait for the end of that run."""
+    one, other = make_views(2, 2)
+    queues = make_queues(one)
+    queue = queues.open(COSTS, Bounds(1000, 10_000))
+    other.tell(100.0, 1, [])
+    queues.submit(queue, Job([100] * 40, is_bulk=True), 100.0)
+    assert [run.is_bulk for run in queues.schedule(100.0)] == [True]
+    for _ in range(2):
+        queues.submit(queue, Job([100]), 100.0)
+        queues.submit(queue, Job([10]), 100.0)
+    assert [run.is_bulk for run in queues.schedule(100.0)] == [False]
+    assert queues.running == 2
+
+
 def test_the_bound_on_waiting_steps_is_of_all_workers() -> None:
     """What waits in another worker takes up room, and `Retry-After` knows how long that takes."""
     one, other = make_views(2, 2)
