@@ -7,6 +7,8 @@ from pathlib import Path
 
 from service.costs.cgroups import CGROUPS, PROC, read_text, walk_groups
 
+ARENA_MAX = "MALLOC_ARENA_MAX"  # the variable of glibc
+M_ARENA_MAX = -8  # and the same in its malloc.h
 UNBOUNDED_BYTES = 2**60  # what version 1 says of a group without a limit is more
 
 
@@ -14,6 +16,16 @@ def resident_bytes(proc: Path = PROC) -> int:
     """Return the memory of this process that is in use, 0 if the kernel does not say."""
     fields = read_text(proc / "self" / "statm").split()
     return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") if len(fields) > 1 else 0
+
+
+def share_heap() -> None:
+    """Have all threads take memory from one heap, if the C library has several (glibc) and nobody chose their number.
+
+    Each thread would have one of its own otherwise, and keep what its largest run took where no other can use it.
+    """
+    if ARENA_MAX not in os.environ:
+        with suppress(OSError, AttributeError, TypeError):
+            ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
 
 
 def trim_heap() -> None:

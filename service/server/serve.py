@@ -26,6 +26,7 @@ from service.api.front import Front
 from service.api.worker import Worker
 from service.app import create_app
 from service.codecs.question import can_import
+from service.costs.memory import share_heap
 from service.errors import LengthwiseError, StartupError
 from service.observing import logs
 from service.server import check
@@ -171,6 +172,7 @@ def main(arguments: list[str]) -> None:
         for variable in unknown_variables():
             logging.getLogger("lengthwise").warning("%s is set, and there is no such setting", variable)
         sys.setswitchinterval(SWITCH_SECONDS)
+        share_heap()
         _require_grpc(settings)
         keeper = start_owners(settings)
         settings = settings.fit_owner() if keeper else settings
