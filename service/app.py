@@ -1,6 +1,7 @@
 """Puts the parts together: `create_app(settings)` is the whole service."""
 
 from functools import partial
+from types import MappingProxyType
 
 from service import upkeep
 from service.api import problems
@@ -25,6 +26,7 @@ from service.api.meter import StepMeter
 from service.api.routing import Service
 from service.api.unread import Unread
 from service.api.worker import Worker
+from service.catalogue.ahead import Ahead
 from service.catalogue.loading import Loader
 from service.catalogue.models import Models
 from service.catalogue.repository import Repository
@@ -39,13 +41,19 @@ from service.settings import Settings
 PARTS = (native, clouds, openai, kserve, statistics, repository, operations, monitoring, pages, showing)
 
 
-def create_app(settings: Settings, worker: Worker | None = None, owners: Owners | None = None) -> Front:
+def create_app(
+    settings: Settings,
+    worker: Worker | None = None,
+    owners: Owners | None = None,
+    ahead: Ahead = MappingProxyType({}),
+) -> Front:
     """Load the encoder, prove that it is the one that was exported, and build the app that serves it.
 
     Args:
         settings: the service's settings.
         worker: what this process is, if it is one of several.
         owners: the processes that run the batches, if this one does not.
+        ahead: what was loaded before this process was forked.
 
     Raises:
         StartupError: the artifact, its golden vectors, the provider or the API keys are not as they must be.
@@ -54,7 +62,8 @@ def create_app(settings: Settings, worker: Worker | None = None, owners: Owners 
     telemetry = Telemetry(map(problems.name_problem, problems.REFUSALS))
     if settings.log_requests:
         telemetry.witnesses.append(RequestLog(settings.log_level, settings.log_format).write)
-    models, loader = Models(settings.default_model), Loader(settings, owners, worker.board if worker else None)
+    models = Models(settings.default_model)
+    loader = Loader(settings, owners, worker.board if worker else None, ahead)
     artifacts = Repository(settings.models or find_artifact(settings.model), models, loader.open, telemetry.see_change)
     if settings.models and not settings.models.is_dir():
         raise ArtifactError(str(settings.models), "it is not a folder")

@@ -1,10 +1,12 @@
 """Makes a model of a file: reads, tries, loads and proves it, and measures it unless a predecessor was measured."""
 
 from pathlib import Path
+from types import MappingProxyType
 
 from service.batching.policy import AFAR, POLICY
 from service.batching.queue import Bounds
 from service.batching.sharing import Company, Queues
+from service.catalogue.ahead import Ahead, hash_file
 from service.catalogue.models import Models, ServedModel
 from service.catalogue.vetting.examiner import Examiner
 from service.catalogue.vetting.files import read_file
@@ -29,7 +31,13 @@ class Loader:
         queues: all that waits and runs in the process, of all models.
     """
 
-    def __init__(self, settings: Settings, owners: Owners | None = None, company: Company | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        owners: Owners | None = None,
+        company: Company | None = None,
+        ahead: Ahead = MappingProxyType({}),
+    ) -> None:
         """Load nothing yet.
 
         Args:
@@ -37,7 +45,9 @@ class Loader:
                 itself is; any later one, and any from a folder, is examined first.
             owners: the processes that run what is loaded; without any, this one does.
             company: the other workers, which use the same CPUs; None if there are none.
+            ahead: what was loaded before this process was forked.
         """
+        self._ahead = ahead
         self.settings = settings
         self._is_wary = settings.models is not None
         self._examiner = Examiner()
@@ -55,16 +65,18 @@ class Loader:
         path = find_artifact(path)
         content = read_file(path)
         before = resident_bytes()
-        examined = self._examiner.examine(content, str(path)) if self._is_wary else None
+        ahead = self._ahead.get(hash_file(content))
+        examined = self._examiner.examine(content, str(path)) if self._is_wary and not ahead else None
         self._is_wary = True
         settings = self._arranged or self.settings
 
         def reopen(threads: int) -> EncoderSession:
-            runtime = self._owners.open(content, str(path)) if self._owners else None
+            runtime = self._owners.open(content, str(path)) if self._owners else ahead.runtime if ahead else None
             return EncoderSession(content, str(path), settings.provider, threads, settings.cuda, runtime=runtime)
 
         session = reopen(settings.threads or 1)
         difference = session.replay_golden()
+        taken = examined or ahead
         spec = describe_input(session)
         manifest = session.manifest
         name = self.settings.model_name or (manifest.name if manifest else path.stem)
@@ -85,7 +97,7 @@ class Loader:
             golden_difference=difference,
             calibrator=calibrator,
             queue=self.queues.open(calibrator.costs, bounds, int(session.sha256[:8], 16) % PLACES),
-            memory_bytes=examined.memory_bytes if examined else max(0, resident_bytes() - before),
+            memory_bytes=taken.memory_bytes if taken else max(0, resident_bytes() - before),
         )
 
     def close(self) -> None:

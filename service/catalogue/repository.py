@@ -95,7 +95,7 @@ class Repository:
         Raises:
             LengthwiseError: the artifact cannot be loaded; says why.
         """
-        for path in self._list() if not is_strict else [self.place]:
+        for path in list_artifacts(self.place) if not is_strict else [self.place]:
             known = self._files.setdefault(path, _File())
             known.mark = _mark(path)
             found = self._try(path)
@@ -140,7 +140,7 @@ class Repository:
     async def _scan(self) -> set[Path]:
         """Load new files, give up those that are gone, and return the files that were tried."""
         try:
-            there = await asyncio.to_thread(self._list)
+            there = await asyncio.to_thread(list_artifacts, self.place)
         except OSError as error:
             logger.error("%s cannot be listed: %s", self.place, error.strerror)  # noqa: TRY400 - no fault of ours
             return set()
@@ -160,13 +160,6 @@ class Repository:
         """Say that no model is served, which is right for a folder that waits for some, and else a mistake."""
         if not any(True for _ in self._models):
             logger.warning("No model is served: %s holds no artifact (*%s) that can be", self.place, SUFFIX)
-
-    def _list(self) -> list[Path]:
-        """Return the artifacts there are, in order; hidden files are drafts and do not count."""
-        if not self.place.is_dir():
-            return [self.place] if self.place.exists() else []
-        found = self.place.glob(f"*{SUFFIX}")
-        return sorted(path for path in found if not path.name.startswith("."))
 
     def _find(self, name: str) -> list[tuple[Path, _File]]:
         found = [
@@ -233,6 +226,13 @@ class Repository:
             logger.info("%s is not served any more: %s", model.full_name, why)
             self._on_change(model.name, "unloaded")
         known.mark = ()
+
+
+def list_artifacts(place: Path) -> list[Path]:
+    """Return the artifacts at a place, in order; hidden files are drafts and do not count."""
+    if not place.is_dir():
+        return [place] if place.exists() else []
+    return sorted(path for path in place.glob(f"*{SUFFIX}") if not path.name.startswith("."))
 
 
 def _check_names(path: Path, model: ServedModel) -> None:

@@ -13,7 +13,7 @@ from contextlib import suppress
 from functools import partial
 from importlib import import_module
 from logging.config import dictConfig
-from types import FrameType
+from types import FrameType, MappingProxyType
 from typing import TYPE_CHECKING, cast
 
 import uvicorn
@@ -25,6 +25,7 @@ from service.api.endpoints import repository
 from service.api.front import Front
 from service.api.worker import Worker
 from service.app import create_app
+from service.catalogue.ahead import Ahead, load_ahead
 from service.codecs.question import can_import
 from service.costs.memory import share_heap
 from service.errors import LengthwiseError, StartupError
@@ -186,9 +187,10 @@ def main(arguments: list[str]) -> None:
             if settings.grpc_port is not None:
                 _kept, port = reserve_port(settings)  # until this process ends
                 settings = settings.model_copy(update={"grpc_port": port})
+            ahead = {} if keeper else load_ahead(settings)
             gc.collect()
             gc.freeze()  # what is there stays shared
-            supervise(settings, staff, partial(serve, settings, keeper), keeper)
+            supervise(settings, staff, partial(serve, settings, keeper, ahead=ahead), keeper)
         else:
             serve(settings, keeper)
     except StartupError as error:
@@ -223,19 +225,25 @@ def _allow_files(settings: Settings) -> None:
         )
 
 
-def serve(settings: Settings, keeper: Keeper | None = None, worker: Worker | None = None) -> None:
+def serve(
+    settings: Settings,
+    keeper: Keeper | None = None,
+    worker: Worker | None = None,
+    ahead: Ahead = MappingProxyType({}),
+) -> None:
     """Serve until a signal says stop.
 
     Args:
         settings: of the service.
         keeper: of the processes that own the GPUs, if there are any.
         worker: what this process is, if it is one of several.
+        ahead: what was loaded before this process was forked.
 
     Raises:
         SystemExit: it cannot start; one sentence says why.
     """
     try:
-        app = create_app(settings, worker, keeper.owners if keeper else None)
+        app = create_app(settings, worker, keeper.owners if keeper else None, ahead)
     except StartupError as error:
         sys.exit(logs.write_ending(error.tell(variable_of), settings.log_format))
     service = app.state.service

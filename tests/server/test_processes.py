@@ -382,6 +382,15 @@ def test_a_connection_that_hangs_up_at_once_disturbs_nobody(artifact: Path) -> N
             assert connection.getresponse().status == 200
 
 
+def test_workers_share_the_weights_that_the_first_process_loaded(artifact: Path, tmp_path: Path) -> None:
+    """None of them loads the artifact again."""
+    loaded = tmp_path / "loaded"
+    told = "from service.encoder import runtime; load = runtime._load; runtime._load = lambda *given: "
+    told += f"open({str(loaded)!r}, 'a').write(f'{{os.getpid()}} ') and load(*given)"
+    with start_patched(told, artifact) as (process, _):
+        assert loaded.read_text() == f"{process.pid} "
+
+
 @pytest.mark.parametrize("processes", ["1", "2"])
 def test_a_connection_that_waits_when_the_service_is_told_to_end_is_answered(artifact: Path, processes: str) -> None:
     """The kernel would reset it when the listener closes, or when it is closed before its request is read."""
