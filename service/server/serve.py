@@ -190,7 +190,7 @@ def main(arguments: list[str]) -> None:
             ahead = {} if keeper else load_ahead(settings)
             gc.collect()
             gc.freeze()  # what is there stays shared
-            supervise(settings, staff, partial(serve, settings, keeper, ahead=ahead), keeper)
+            supervise(settings, staff, lambda worker: serve(settings, keeper, worker, ahead), keeper)
         else:
             serve(settings, keeper)
     except StartupError as error:

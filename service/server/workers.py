@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from math import inf
 
-from service.api.worker import REPORT, TAKES_NONE, Shared, Staff, Worker
+from service.api.worker import REPORT, REPORT_SECONDS, TAKES_NONE, Shared, Staff, Worker
 from service.errors import StartupError
 from service.server import check
 from service.server.handing import LATE_SECONDS, Process, accept
