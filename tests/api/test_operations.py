@@ -16,7 +16,15 @@ from service.api import problems
 from service.app import create_app
 from service.codecs.json import exact
 from service.costs.calibrate import COARSE_STEPS
-from service.errors import GoldenMismatch, LengthwiseError, ModelRefused, QueueFull, StartupError, WorkersBehind
+from service.errors import (
+    GoldenMismatch,
+    LengthwiseError,
+    ModelRefused,
+    QueueFull,
+    StartupError,
+    TooManyCalls,
+    WorkersBehind,
+)
 from service.settings import Settings
 from tests.api.test_encode import PAIR, REFUSALS, Serve
 from tests.conftest import draw_sequences
@@ -166,7 +174,7 @@ def test_a_tokenizer_is_told_of_a_model_that_reads_texts(serve: Serve, tmp_path:
 
 
 def test_every_problem_is_in_the_table_and_the_document(document: Any) -> None:
-    """Each request error has an answer, and `/encode` documents all but those of admins."""
+    """Each request error has an answer, and `/encode` documents all but those of admins and of gRPC."""
 
     def leaves(kind: type[LengthwiseError]) -> set[type[LengthwiseError]]:
         below = kind.__subclasses__()
@@ -180,7 +188,8 @@ def test_every_problem_is_in_the_table_and_the_document(document: Any) -> None:
         for response in responses.values()
         for slug in response["content"].get(problems.MEDIA_TYPE, {}).get("examples", {})
     }
-    assert documented == {problems.name_problem(kind) for kind in request_errors - {ModelRefused, WorkersBehind}}
+    elsewhere = {ModelRefused, WorkersBehind, TooManyCalls}
+    assert documented == {problems.name_problem(kind) for kind in request_errors - elsewhere}
 
 
 @pytest.mark.parametrize("slug", REFUSALS)
