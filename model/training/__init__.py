@@ -9,6 +9,8 @@
 - `progress`: what it says while it runs.
 - `run_directory`: what it leaves, and all that an export reads.
 - `baselines`: what simpler methods reach on the same split.
+- `probes`: what a trained task and its embeddings are worth.
+- `few_labels`: what embeddings are worth if few sequences have labels.
 - `evaluate`: the command that measures trained encoders.
 - `report`, `figures`: the command that writes the report, and its pictures.
 """

@@ -79,7 +79,7 @@ def measure_baselines(task: Task, dataset: Dataset) -> dict[str, float]:
             ("untrained_probe", make_probe(), embedded),
         ]
         if dataset.vocabulary is not None:
-            methods.append(("bayes_ngrams", MultinomialNB(alpha=0.1), _count(train, test, LONGEST_GRAM)))
+            methods.append(("bayes_ngrams", MultinomialNB(alpha=0.1), count_grams(train, test, LONGEST_GRAM)))
     else:
         methods = [
             ("mean_r2", DummyRegressor(), described),
@@ -98,7 +98,7 @@ def describe_baselines(results: Mapping[str, float], *, tokens: bool) -> str:
     """Say in a sentence whether the encoder beats the best of its baselines; empty if there are none.
 
     Args:
-        results: of `model.training.evaluate.evaluate`.
+        results: of `model.training.probes.evaluate`.
         tokens: whether steps are token ids.
     """
     metric = next((name for name in JUDGED_BY if name in results), None)
@@ -145,7 +145,7 @@ def summarise(steps: Steps) -> npt.NDArray[np.float64]:
 def _describe(train: LabelledSequences, test: LabelledSequences) -> tuple[Matrix, Matrix]:
     """Return what sequences are without order, scaled by the training ones: statistics, or counts of tokens."""
     if train.sequences[0].ndim == 1:
-        known, asked = _count(train, test, 1)
+        known, asked = count_grams(train, test, 1)
         scaler: BaseEstimator = MaxAbsScaler()
     else:
         known, asked = (np.stack([summarise(steps) for steps in part.sequences]) for part in (train, test))
@@ -153,7 +153,7 @@ def _describe(train: LabelledSequences, test: LabelledSequences) -> tuple[Matrix
     return scaler.fit_transform(known), scaler.transform(asked)
 
 
-def _count(train: LabelledSequences, test: LabelledSequences, longest: int) -> tuple[Matrix, Matrix]:
+def count_grams(train: LabelledSequences, test: LabelledSequences, longest: int) -> tuple[Matrix, Matrix]:
     """Count the n-grams of up to `longest` tokens that the training sequences hold, in each sequence."""
 
     def cut(ids: Steps) -> Iterator[tuple[int, ...]]:

@@ -48,7 +48,7 @@ class Scores:
     """What was measured.
 
     Attributes:
-        names: M metrics, as `model.training.evaluate` names them.
+        names: M metrics, as `model.training.probes` names them.
         seeds: S, those of the trainings.
         values: `(S, K, M)`, on the part of each fold that was held out.
     """

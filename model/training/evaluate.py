@@ -1,7 +1,8 @@
 """`lengthwise evaluate RUN_DIR ...`: what trained encoders are worth on held-out sequences.
 
 Besides the task's own metrics it judges embeddings of labelled classes as others will use them: by their nearest
-neighbour among the training sequences, and by a linear probe fitted on these.
+neighbour among the training sequences, and by a linear probe fitted on these. With `--few-labels` it says what can be
+learned on them from a few labels of each class, beside what is learned without the encoder.
 """
 
 import argparse
@@ -10,62 +11,49 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from sklearn.neighbors import KNeighborsClassifier
 
-from model.data.datasets import Dataset, DatasetUnavailable
+from model.data.datasets import Dataset, DatasetUnavailable, LabelKind
 from model.data.files import load_dataset
 from model.data.readers import BadFile
 from model.tasks.catalogue import TASKS
-from model.tasks.task import Task, run_batches
 from model.threads import limit_threads
-from model.training.baselines import make_probe, measure_baselines
+from model.training import figures
+from model.training.few_labels import Curves, learn_from_few
+from model.training.probes import evaluate
 from model.training.run_directory import BrokenRun, read_config, read_model
-
-
-def evaluate(task: Task, dataset: Dataset) -> dict[str, float]:
-    """Measure a trained task and its embeddings on the test sequences.
-
-    Args:
-        task: trained on `dataset.train` or a part of it.
-        dataset: the split to judge on; the probes are fitted on all of its training sequences.
-
-    Returns:
-        The task's metrics, the loss apart, whose scale is the training's own; the task's with `longer_` before them,
-        if the data set has longer sequences; if there are classes the accuracy of `nearest_neighbour` (1-NN,
-        Euclidean) and `linear_probe` (logistic regression on standardised embeddings); and what is to be beaten, see
-        `model.training.baselines`.
-    """
-    results = _without_loss(task.measure(dataset.test))
-    if dataset.longer is not None:
-        longer = _without_loss(task.measure(dataset.longer))
-        results |= {f"longer_{name}": value for name, value in longer.items()}
-    if dataset.classes:
-        train = run_batches(task, task.encoder, dataset.train).cpu().numpy()
-        test = run_batches(task, task.encoder, dataset.test).cpu().numpy()
-        for name, probe in (
-            ("nearest_neighbour", KNeighborsClassifier(1)),
-            ("linear_probe", make_probe()),
-        ):
-            results[name] = float(probe.fit(train, dataset.train.labels).score(test, dataset.test.labels))
-    return results | measure_baselines(task, dataset)
-
-
-def _without_loss(metrics: dict[str, float]) -> dict[str, float]:
-    return {name: value for name, value in metrics.items() if name != "loss"}
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Print one line a run, and mean and standard deviation if there are several."""
     parser = argparse.ArgumentParser(prog="lengthwise evaluate", description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR", help="the directory of a finished run")
-    runs: list[Path] = parser.parse_args(arguments).runs
+    parser.add_argument(
+        "--few-labels",
+        type=count,
+        nargs="+",
+        metavar="N",
+        help="also learn from N labels of each class, and from all; give the runs first",
+    )
+    parser.add_argument("--draws", type=int, default=5, help="how often labels are drawn, at least 2; 5 by default")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="also draw what few labels do: .png or .svg")
+    options = parser.parse_args(arguments)
+    runs: list[Path] = options.runs
     try:
-        results = [_evaluate_run(run) for run in runs]
-    except (BadFile, BrokenRun, DatasetUnavailable) as error:
+        results = [evaluate(read_model(run), _load(run)) for run in runs]
+        _print_results(runs, results)
+        if options.few_labels:
+            curves = _learn_from_few(runs, options.few_labels, options.draws)
+            print(f"\n{curves.format()}")
+            if options.plot:
+                figures.save(figures.draw_few_labels(curves.counts, curves.values), options.plot)
+    except (BadFile, BrokenRun, DatasetUnavailable, ValueError) as error:
         sys.exit(f"evaluate: {error}")
+
+
+def _print_results(runs: Sequence[Path], results: Sequence[dict[str, float]]) -> None:
     names = list(results[0])
     if any(list(result) != names for result in results):
-        sys.exit("evaluate: these runs are measured differently: evaluate those of one task at a time")
+        raise ValueError("these runs are measured differently: evaluate those of one task at a time")
     width = max(len("mean"), *(len(str(run)) for run in runs))
     print(f"{'run':{width}}", *(f"{name:>{_width(name)}}" for name in names))
     for run, result in zip(runs, results, strict=True):
@@ -84,8 +72,35 @@ def _width(name: str) -> int:
     return max(18, len(name))
 
 
-def _evaluate_run(run: Path) -> dict[str, float]:
+def _load(run: Path, labels: LabelKind | None = None) -> Dataset:
+    """Load what a run was trained on; a file's labels as its task reads them, or as `labels`."""
     config = read_config(run)
     limit_threads(config.encoder.hidden)
-    source, labels = config.data.file or config.data.name, TASKS[config.task].labels
-    return evaluate(read_model(run), load_dataset(source, labels, shuffled=config.training.shuffle_frames))
+    source, kind = config.data.file or config.data.name, labels or TASKS[config.task].labels
+    return load_dataset(source, kind, shuffled=config.training.shuffle_frames)
+
+
+def _learn_from_few(runs: Sequence[Path], counts: Sequence[int], draws: int) -> Curves:
+    configs = [read_config(run) for run in runs]
+    first = configs[0]
+    if len({(config.encoder, config.data.name, config.data.file) for config in configs}) > 1:
+        raise ValueError("--few-labels takes the seeds of one recipe: these runs differ in encoder or data")
+    file = first.data.file
+    if file is not None and not file.test and TASKS[first.task].labels != "classes":
+        raise ValueError(
+            "--few-labels needs a run that was trained with --test FILE: "
+            "rows held out without labels are others than those held out of each class"
+        )
+    return learn_from_few([read_model(run) for run in runs], _load(runs[0], "classes"), sorted(counts), draws)
+
+
+def count(text: str) -> int:
+    """Read a number of labels, at least 1.
+
+    Raises:
+        ValueError: it is not one.
+    """
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import matplotlib as mpl
@@ -148,6 +149,25 @@ def draw_embeddings(embeddings: Numbers, labels: Numbers | None, classes: Sequen
     return figure
 
 
+def draw_few_labels(counts: Sequence[int | None], values: Mapping[str, Numbers]) -> Figure:
+    """Draw how accuracy grows with labels, each method's mean and standard deviation.
+
+    Args:
+        counts: labels a class; None stands for all there are.
+        values: by method `(counts, draws)`.
+    """
+    figure = _start(7.6, 4.4)
+    axes = figure.subplots()
+    for place, (name, drawn) in enumerate(values.items()):
+        style = "--" if name.startswith("untrained") else "-"
+        marks = {"yerr": drawn.std(axis=1, ddof=1), "marker": "o", "markersize": 4, "capsize": 2, "linewidth": 1.3}
+        axes.errorbar(range(len(counts)), drawn.mean(axis=1), label=name, color=f"C{place}", linestyle=style, **marks)
+    axes.set_xticks(range(len(counts)), ["all" if count is None else str(count) for count in counts])
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    _label(axes, "what few labels do", "labels a class", "accuracy, held-out sequences")
+    return figure
+
+
 def _start(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
@@ -162,5 +182,9 @@ def _label(axes: Axes, title: str, x: str, y: str) -> None:
 
 
 def save(figure: Figure, path: Any) -> None:
-    """Write a PNG that depends on nothing but the picture."""
-    figure.savefig(path, format="png", metadata={"Software": None})
+    """Write a PNG, or an SVG if the path says so, that depends on nothing but the picture."""
+    if Path(path).suffix == ".svg":
+        with mpl.rc_context({"svg.hashsalt": "lengthwise", "svg.fonttype": "none"}):
+            figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None})
+    else:
+        figure.savefig(path, format="png", metadata={"Software": None})

@@ -12,8 +12,8 @@ from model.tasks.catalogue import TASKS
 from model.tasks.config import Precision
 from model.tasks.task import WrongLabels
 from model.threads import limit_threads
-from model.training.evaluate import evaluate
 from model.training.loop import TrainingData, fit
+from model.training.probes import evaluate
 from model.training.recipe import DataConfig, Hardware, Recipe
 from model.training.run_directory import RunConfig, read_results, resume_run, start_run, write_result
 

@@ -23,9 +23,9 @@ from model.tasks.config import TrainConfig
 from model.tasks.supervised import SequenceClassifier
 from model.tasks.task import WrongLabels
 from model.training import train as train_module
-from model.training.evaluate import evaluate
 from model.training.evaluate import main as evaluate_main
 from model.training.fit import train
+from model.training.probes import evaluate
 from model.training.recipe import Recipe, describe_trap, read_recipe
 from model.training.run_directory import (
     BrokenRun,
