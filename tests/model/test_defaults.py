@@ -36,13 +36,24 @@ def test_small_sets_get_enough_updates(count: int) -> None:
 
 
 def test_defaults_follow_what_is_read() -> None:
-    """Features get slopes and statistics, tokens an embedding of some size; a regressor gets what a classifier does."""
+    """Features get slopes and statistics, tokens an embedding of some size; a regressor's encoder is a classifier's."""
     features = read_recipe(None, make_dataset()).encoder
     assert (features.deltas, features.pooling) == (1, "mean+std")
     tokens = read_recipe(None, make_texts())
     assert (tokens.encoder.deltas, tokens.encoder.embedding) == (0, choose_embedding(97))
-    assert read_recipe(None, make_texts(), "regression").training == tokens.training
+    assert read_recipe(None, make_texts(), "regression").encoder == tokens.encoder
     assert read_recipe(None, make_texts(), "selfsupervised").encoder.pooling == "mean"
+
+
+def test_a_regressor_drops_nothing_and_holds_out_more_of_a_small_set() -> None:
+    """Its head is plain, and the epoch that it keeps is chosen on a fifth of fewer than 100 sequences."""
+    small, classifier = (choose_training(make_dataset(), task) for task in ("regression", "classification"))
+    assert "head_dropout" not in small
+    assert "head_norm" not in small
+    assert small["validation_share"] == 0.2
+    assert (classifier["head_dropout"], classifier["head_norm"], classifier["validation_share"]) == (0.3, True, 0.0)
+    large = replace(make_dataset(), train=LabelledSequences([np.ones((1, 2), np.float32)] * 100, None))
+    assert "validation_share" not in choose_training(large, "regression")
 
 
 def test_what_is_asked_for_wins_over_defaults() -> None:
