@@ -52,11 +52,13 @@ class Curves:
 
     def format(self) -> str:
         """Return a table: a line for each number of labels, mean and standard deviation of each method."""
-        width = max(map(len, self.values)) + 2
-        lines = ["labels a class".ljust(14) + "".join(f"{name:>{width}}" for name in self.values)]
+        lines = ["labels a class" + "".join(f"{name:>{_width(name)}}" for name in self.values)]
         for row, count in enumerate(self.counts):
-            cells = [f"{drawn[row].mean():.4f} ± {drawn[row].std(ddof=1):.4f}" for drawn in self.values.values()]
-            lines.append(f"{'all' if count is None else count!s:14}" + "".join(f"{cell:>{width}}" for cell in cells))
+            cells = [
+                f"{f'{drawn[row].mean():.4f} ± {drawn[row].std(ddof=1):.4f}':>{_width(name)}}"
+                for name, drawn in self.values.items()
+            ]
+            lines.append(f"{'all' if count is None else count!s:14}" + "".join(cells))
         return "\n".join(lines)
 
 
@@ -117,6 +119,16 @@ def make_svm(labels: npt.NDArray[Any]) -> BaseEstimator:
     return GridSearchCV(machine, {"svc__C": SOFTNESSES}, cv=FOLDS)
 
 
+def _width(name: str) -> int:
+    return max(15, len(name)) + 2
+
+
+def _make_learner(method: str, labels: npt.NDArray[Any]) -> BaseEstimator:
+    if method == "SVM":
+        return make_svm(labels)
+    return make_probe() if method == "probe" else KNeighborsClassifier(1)
+
+
 def _embed(encoder: SequenceEncoder, dataset: Dataset) -> Parts:
     known, asked = (run_batches(encoder, encoder, part).cpu().numpy() for part in (dataset.train, dataset.test))
     return known, asked
@@ -140,9 +152,7 @@ def _judge(method: str, parts: Parts, dataset: Dataset, rows: list[list[Rows]]) 
 
     def score(few: Rows) -> float:
         labels = dataset.train.labels[few]
-        learners = {"probe": make_probe, "nearest neighbour": lambda: KNeighborsClassifier(1)}
-        learner = make_svm(labels) if method == "SVM" else learners[method]()
-        return float(learner.fit(known[few], labels).score(asked, dataset.test.labels))
+        return float(_make_learner(method, labels).fit(known[few], labels).score(asked, dataset.test.labels))
 
     drawn_few = [[score(few) for few in drawn] for drawn in rows[:-1]]
     return np.array([*drawn_few, [score(rows[-1][0])] * len(rows[-1])])  # of all labels every draw is the same

@@ -150,4 +150,4 @@ def test_curves_are_drawn_with_their_deviations() -> None:
     legend = axes.get_legend()
     assert legend is not None
     assert [text.get_text() for text in legend.get_texts()] == list(values)
-    np.testing.assert_allclose(axes.containers[0].lines[0].get_ydata(), [0.3, 0.9])  # type: ignore[attr-defined]
+    assert np.asarray(axes.lines[0].get_ydata()).tolist() == pytest.approx([0.3, 0.9])
