@@ -92,6 +92,9 @@ def _prepare(options: argparse.Namespace) -> tuple[Recipe, Dataset]:
         licence=options.licence,
     )
     dataset = load_dataset(source, TASKS[task].labels, shuffled=options.shuffle_frames)
+    if options.recipe is None and path is not None and dataset.vocabulary is not None:
+        of_tokens = path.with_stem(f"{path.stem}-tokens")  # slopes are for features
+        path = of_tokens if of_tokens.exists() else path
     overrides = {name: getattr(options, name) for name in ("epochs", "seed", "precision")}
     recipe = read_recipe(path, dataset, task, shuffle_frames=options.shuffle_frames or None, **overrides)
     return recipe, dataset

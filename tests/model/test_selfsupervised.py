@@ -218,7 +218,9 @@ def test_unlabelled_files_are_trained_on_and_exported(
     train_main(["--data", str(data), "--task", "selfsupervised", "--epochs", "2", "--out", str(run)])
     config = read_config(run)
     assert (config.task, config.data.classes) == ("selfsupervised", [])
-    assert config.training.noise == json.loads((RECIPES / "selfsupervised.json").read_text())["training"]["noise"]
+    recipe = "selfsupervised-tokens.json" if kind == "tokens" else "selfsupervised.json"
+    assert config.encoder.layers == json.loads((RECIPES / recipe).read_text())["encoder"].get("layers", 1)
+    assert config.encoder.deltas == (0 if kind == "tokens" else 1)
     assert isinstance(read_model(run), TASKS["selfsupervised"])
     assert {path.stem for path in (run / "report").glob("*.png")} == {"learning-curves", "lengths", "embeddings"}
     assert (run / "report.html").exists()
