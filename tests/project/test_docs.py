@@ -303,10 +303,11 @@ def test_the_image_keeps_measurements_and_has_no_installer() -> None:
 
 
 def test_ci_runs_the_verbs_everyone_runs() -> None:
-    """`.ci/run` is `make check` and `make test`, and the hosted workflow is `.ci/run`; `make check` builds the docs."""
+    """`.ci/run` is `make check` and `make test`, and the hosted workflow runs it; `check` builds docs and gallery."""
     commands = [shlex.split(line) for line in Path(".ci/run").read_text(encoding="utf-8").splitlines()]
     assert [command for command in commands if command[:1] == ["make"]] == [["make", "check"], ["make", "test"]]
     assert "bash .ci/run" in Path(".github/workflows/check.yml").read_text(encoding="utf-8")
     checks = re.search(r"^check:.*\n((?:\t.*\n)+)", MAKEFILE, re.MULTILINE)
     assert checks
     assert "zensical build --clean --strict" in checks[1]
+    assert "docs.notebooks --check" in checks[1]
