@@ -116,8 +116,8 @@ $(VENV)/training: pyproject.toml $(VENV)/serving
 	touch $@
 
 # KServe's package comes alone: of it only its models are read, and what it depends on is older than what is locked. So do
-# those of which the gallery reads only data.
+# those of which the gallery reads only data, and tests of the client call what needs nothing else.
 $(VENV)/developing: $(VENV)/training
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[dev]'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps kserve==0.21.0 aeon==1.6.0 music21==10.5.1
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps kserve==0.21.0 aeon==1.6.0 music21==10.5.1 tslearn==0.10.0
 	touch $@
