@@ -12,6 +12,8 @@ DARK_INK, DARK_PAPER = "#d9dee5", "#1d2129"
 # Told apart by people who confuse red and green, and on both papers.
 COLOURS = ["#3b82c4", "#e08214", "#2a9d74", "#c8558f", "#8a6fd1", "#a08a2c", "#4fb3bf", "#d1584b", "#7f8c99", "#6b8e23"]
 COLOURS += ["#b07aa1"]
+PLACES = re.compile(r" (?:d|x|y|transform)=\"[^\"]*\"")
+GROUP = re.compile(r"<g clip-path=\"(?P<clip>[^\"]*)\">(?P<marks>(?:\s*<use [^>]*/>)+\s*)</g>")
 STYLE = (
     f"<style>svg{{color:{INK};background:{PAPER};border-radius:6px}}"
     f"@media(prefers-color-scheme:dark){{svg{{color:{DARK_INK};background:{DARK_PAPER}}}}}</style>"
@@ -63,9 +65,20 @@ def save(paths: Sequence[Path]) -> int:
 
 
 def theme(drawing: str) -> str:
-    """Give a drawing of matplotlib's the reader's colours, light or dark, and short numbers."""
+    """Give a drawing of matplotlib's the reader's colours, light or dark, and make it small."""
     head, tag, body = drawing[drawing.index("<svg") :].partition(">")
-    body = re.sub(r"(\d+\.\d)\d+", r"\1", body)
-    body = body.replace(INK, "currentColor").replace("stroke: #000000", "stroke: currentColor")
-    body = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font: \1px system-ui, sans-serif", body)
-    return f"{head}{tag}\n{STYLE}{re.sub(r'[ ]*<metadata>.*?</metadata>', '', body, flags=re.DOTALL)}"
+    body = PLACES.sub(lambda places: re.sub(r"(\d+\.\d)\d+", r"\1", places[0]), body)
+    body = GROUP.sub(share, body).replace(INK, "currentColor")
+    body = re.sub(r"font-family: [^;\"]*", "font-family: system-ui, sans-serif", body)
+    body = re.sub(r"\s*<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
+    body = re.sub(r" *\n *", "\n", body)
+    return f"{head}{tag}\n{STYLE}{body}"
+
+
+def share(group: re.Match[str]) -> str:
+    """Give a group of marks the style that all of them have, in place of each."""
+    styles = set(re.findall(r"style=\"[^\"]*\"", group["marks"]))
+    if len(styles) != 1:
+        return group[0]
+    (style,) = styles
+    return f'<g clip-path="{group["clip"]}" {style}>{group["marks"].replace(f" {style}", "")}</g>'

@@ -37,6 +37,7 @@ PART = re.compile(
     r"(?P<claims>(?:\n<!-- holds: .*? -->\n)*)",
     re.MULTILINE | re.DOTALL,
 )
+FOLDER_OF_ITS_OWN = "# what this notebook writes goes into a folder\n%mkdir -p runs\n%cd runs"
 CLAIM = re.compile(r"<!-- holds: (.*?) -->")
 RAN = re.compile(r"\n<!-- ran: ([0-9a-f]{16}) -->\n\Z")
 AT_ONCE = 2  # pages that run side by side
@@ -63,7 +64,7 @@ def run_page(text: str, pictures: Path) -> str:
     names: dict[str, Any] = {"__name__": "__main__"}
 
     def run(part: re.Match[str]) -> str:
-        printed = run_python(part["code"], names) if part["language"] == "python" else run_shell(part["code"])
+        printed = run_shell(part["code"]) if part["language"] == "sh" else run_python(close(part), names)
         shown = [Path(path).name for path in PICTURE.findall(part["pictures"])]
         drawn = figures.save([pictures / name for name in shown])
         if drawn != len(shown):
@@ -80,6 +81,11 @@ def run_page(text: str, pictures: Path) -> str:
         for started in [one for one in names.values() if isinstance(one, subprocess.Popen)]:
             started.kill()
             started.wait()
+
+
+def close(part: re.Match[str]) -> str:
+    """Return a block's code, with a semicolon if it draws: its pictures are shown, and not its last value."""
+    return f"{part['code'].rstrip()};\n" if part["pictures"] else str(part["code"])
 
 
 def run_python(code: str, names: dict[str, Any]) -> str:
@@ -129,7 +135,9 @@ def write_notebook(text: str) -> str:
     done = 0
     for part in PART.finditer(text):
         add("markdown", text[done : part.start()])
-        add("code", part["code"] if part["language"] == "python" else f"%%bash\n{part['code']}")
+        if not done:
+            add("code", FOLDER_OF_ITS_OWN)
+        add("code", close(part) if part["language"] == "python" else f"%%bash\n{part['code']}")
         done = part.end()
     add("markdown", RAN.sub("", text[done:]))
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
