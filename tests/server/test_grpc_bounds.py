@@ -1,5 +1,6 @@
 """What calls of gRPC may hold of a process, and how they end with it."""
 
+import asyncio
 import queue
 import signal
 import socket
@@ -23,6 +24,7 @@ from tritonclient import grpc as triton
 from bench.load.launch import start_service
 from bench.load.servers import find_port
 from service.api import unread
+from service.batching.engine import Engine
 from service.codecs.kserve import messages
 from service.server.rpc import streaming
 from service.server.rpc.carrying import Reply
@@ -283,7 +285,16 @@ def test_answers_of_a_stream_that_are_not_read_are_bounded(monkeypatch: pytest.M
     app = make(ARTIFACTS / "triples-steps.onnx", max_unread_bytes=limit)
     request = messages.message("ModelInferRequest", raw_input_contents=[bytes(4 * 3 * 8000)])
     request.inputs.add(name="sequences", datatype="FP32", shape=[1, 8000, 3])
-    service = app.state.service
+    service, encode = app.state.service, Engine.encode
+    counted = asyncio.Event()
+
+    async def encode_once_three_are_counted(*asked: Any) -> Any:
+        if service.unread_calls.held > 2 * size:
+            counted.set()
+        await counted.wait()
+        return await encode(*asked)
+
+    monkeypatch.setattr(Engine, "encode", encode_once_three_are_counted)
     options = [("grpc.http2.bdp_probe", 0)]  # the client takes no more than it reads
     with call(app) as address, grpc.insecure_channel(address, options) as channel:
         answers = channel.stream_stream(STREAM)(iter([request.SerializeToString()] * 20))
