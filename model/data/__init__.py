@@ -6,6 +6,7 @@
 - `files`: a user's file into a data set, every row checked.
 - `readers`, `tables`: the rows of JSONL and NPZ, and of Parquet and CSV.
 - `texts`: texts into token ids.
+- `teachers`: encoders whose vectors of texts are learned.
 - `splits`: what is held out, and the control without order.
 - `batches`: padded batches of sequences alike in length.
 """

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 Steps: TypeAlias = npt.NDArray[Any]  # (t, F) float32, or (t,) int64 token ids
 Labels: TypeAlias = npt.NDArray[np.int64] | npt.NDArray[np.float32]
-LabelKind: TypeAlias = Literal["classes", "numbers", "pairs", "none"]  # pairs: a number for each
+LabelKind: TypeAlias = Literal["classes", "numbers", "pairs", "vectors", "none"]  # pairs: a number for each
 
 
 class DatasetUnavailable(Exception):
@@ -31,13 +31,16 @@ class LabelledSequences:
 
     Attributes:
         sequences: n arrays with `t_i >= 1`: `(t_i, F)` float32, or `(t_i,)` int64 token ids from 1 (0 is padding).
-        given_labels: `(n,)` int64, indices into `Dataset.classes`; or `(n,)` float32 numbers; None if there are none.
+        given_labels: `(n,)` int64, indices into `Dataset.classes`; or `(n,)` float32 numbers, or `(n, D)` vectors; None
+            if there are none.
         partners: the other sequence of each pair, if labels are about pairs: n arrays like those of `sequences`.
+        texts: what the sequences were, if they were texts, and after them what the partners were.
     """
 
     sequences: list[Steps]
     given_labels: Labels | None
     partners: list[Steps] | None = None
+    texts: list[str] | None = None
 
     def __len__(self) -> int:
         return len(self.sequences)
@@ -46,7 +49,9 @@ class LabelledSequences:
         """Keep the given rows, in the given order; the steps themselves are shared, not copied."""
         partners = None if self.partners is None else [self.partners[row] for row in rows]
         labels = None if self.given_labels is None else self.given_labels[rows]
-        return LabelledSequences([self.sequences[row] for row in rows], labels, partners)
+        kept = rows if partners is None else np.concatenate([rows, rows + len(self)])
+        texts = None if self.texts is None else [self.texts[row] for row in kept]
+        return LabelledSequences([self.sequences[row] for row in rows], labels, partners, texts)
 
     def without_labels(self) -> "LabelledSequences":
         """Keep the sequences alone, so that nothing can learn from their labels."""
@@ -117,6 +122,7 @@ class Dataset:
         validation: the official validation split; None if a share of `train` is to be held out.
         tokenizer: what made ids of texts, as the JSON of the `tokenizers` library; None if nothing did.
         vectors: pretrained vectors `(V, E)` of all token ids, float32; None if there are none.
+        teacher: what gave its words or texts their vectors, as `model.data.teachers.open_teacher` takes it.
     """
 
     name: str
@@ -131,6 +137,7 @@ class Dataset:
     validation: LabelledSequences | None = None
     tokenizer: str | None = None
     vectors: npt.NDArray[np.float32] | None = None
+    teacher: str | None = None
 
     @property
     def features(self) -> int | None:
@@ -142,7 +149,8 @@ class Dataset:
         """What an encoder must be told to read these sequences: the fields of `EncoderConfig`."""
         if self.vocabulary is not None:
             width = {} if self.vectors is None else {"embedding": int(self.vectors.shape[1])}
-            return {"vocabulary": self.vocabulary, **width}
+            taught = {"projection": self.train.labels.shape[1]} if self.label_kind == "vectors" else {}
+            return {"vocabulary": self.vocabulary, **width, **taught}
         return {"features": int(self.train.sequences[0].shape[1])}
 
     @property
@@ -152,4 +160,6 @@ class Dataset:
             return "pairs"
         if self.classes:
             return "classes"
-        return "none" if self.train.given_labels is None else "numbers"
+        if self.train.given_labels is None:
+            return "none"
+        return "numbers" if self.train.given_labels.ndim == 1 else "vectors"

@@ -23,10 +23,12 @@ from model.data.datasets import Dataset, FileSource, LabelKind, LabelledSequence
 from model.data.readers import BadFile, Item, read_jsonl, read_npz, round_to_float32
 from model.data.splits import draw_rows, shuffle_dataset
 from model.data.tables import read_csv, read_parquet
-from model.data.texts import build_word_tokenizer, tokenize, vocabulary_size
+from model.data.teachers import teach
+from model.data.texts import build_word_tokenizer, retokenize, tokenize, vocabulary_size
 
 READERS = {".parquet": read_parquet, ".jsonl": read_jsonl, ".npz": read_npz, ".csv": read_csv}
 PAIRS = (".parquet", ".jsonl")  # the formats that hold two sequences in a row
+UNREAD = ("none", "vectors")  # labels that no file holds
 TEST_SEED = 0  # of the share held out to test on: the same rows for every training seed
 
 
@@ -62,19 +64,33 @@ class Part:
         return Part([self.items[row] for row in rows], labels, partners)
 
 
-def load_dataset(source: str | FileSource, labels: LabelKind = "classes", *, shuffled: bool = False) -> Dataset:
+def load_dataset(
+    source: str | FileSource,
+    labels: LabelKind = "classes",
+    *,
+    shuffled: bool = False,
+    tokenizer: str | None = None,
+    teacher: str | None = None,
+) -> Dataset:
     """Load a data set by its name in `DATASETS` or from a user's file.
 
     Args:
         source: the name, or the file.
-        labels: what a file's labels are to be read as.
+        labels: what a file's labels are to be read as; `vectors` are the teacher's.
         shuffled: permute the steps of every sequence.
+        tokenizer: what makes ids of texts, in place of what would have been built.
+        teacher: gives words their vectors, and texts if these are the labels; see `model.data.teachers.open_teacher`.
 
     Raises:
         BadFile: a file cannot be learned from.
         DatasetUnavailable: a named data set's package is not installed.
+        ValueError: a tokenizer or teacher is given, and the data set is not of texts.
     """
     dataset = DATASETS[source]() if isinstance(source, str) else read_dataset(source, labels)
+    if tokenizer not in (None, dataset.tokenizer):
+        dataset = retokenize(dataset, str(tokenizer))
+    if teacher is not None:
+        dataset = teach(dataset, teacher, targets=labels == "vectors")
     return shuffle_dataset(dataset) if shuffled else dataset
 
 
@@ -83,8 +99,8 @@ def read_dataset(source: FileSource, labels: LabelKind) -> Dataset:
 
     Args:
         source: what to read.
-        labels: `classes` (text or integers), `numbers`, `pairs` (a number for each), or `none`, which needs no label
-            column.
+        labels: `classes` (text or integers), `numbers`, `pairs` (a number for each), or `none` and `vectors`, which
+            need no label column.
 
     Raises:
         BadFile: a file or a row of it cannot be learned from; names it and says why.
@@ -137,7 +153,7 @@ def _collect(source: FileSource, path: str, labels: LabelKind, expected: Item | 
             expected = item if expected is None else expected
             if row.partner is not None:
                 rows.partners.append(_check_item(path, f"{row.place}, {source.partner!r}", row.partner, expected))
-            if labels != "none" and (row.label is None or row.label == ""):
+            if labels not in UNREAD and (row.label is None or row.label == ""):
                 raise BadFile(path, row.place, "the label is missing")
             rows.items.append(item)
             rows.labels.append(row.label)
@@ -229,7 +245,9 @@ def _make_sequences(source: FileSource, part: Part, tokenizer: str | None) -> La
                 raise BadFile(source.path, "", f"the text {str(text)!r:.60} holds no token")
         return found
 
-    return LabelledSequences(make_steps(part.items), part.labels, make_steps(part.partners) if part.partners else None)
+    texts = None if tokenizer is None else [str(text) for text in [*part.items, *part.partners]]
+    partners = make_steps(part.partners) if part.partners else None
+    return LabelledSequences(make_steps(part.items), part.labels, partners, texts)
 
 
 def _check_vocabulary(path: str, rows: Rows, vocabulary: int) -> None:
@@ -255,7 +273,7 @@ def _label(path: str, rows: Rows, kind: LabelKind, classes: tuple[str, ...]) -> 
 
 def _read_labels(path: str, rows: Rows, kind: LabelKind, classes: tuple[str, ...]) -> Labels | None:
     """Turn labels into class indices or numbers; None if there are none."""
-    if kind == "none":
+    if kind in UNREAD:
         return None
     if kind == "classes":
         indices = {name: index for index, name in enumerate(classes)}

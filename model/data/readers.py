@@ -41,7 +41,7 @@ class FoundSequence:
 
 def name_columns(source: FileSource, labels: LabelKind) -> list[str]:
     """Return what is read of each row: the sequence, its label if any, and its partner if any."""
-    needed = {"none": 1, "classes": 2, "numbers": 2, "pairs": 3}[labels]
+    needed = {"none": 1, "vectors": 1, "classes": 2, "numbers": 2, "pairs": 3}[labels]
     return [source.sequence, source.label, source.partner][:needed]
 
 

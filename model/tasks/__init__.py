@@ -7,5 +7,6 @@
 - `supervised`: the class of a sequence, or a number about it.
 - `language`, `ngrams`: the next token, and the counts that it must beat.
 - `similarity`: how alike two sequences are.
+- `distil`: the vectors that a larger encoder gives.
 - `selfsupervised`: what makes a sequence itself, without labels.
 """

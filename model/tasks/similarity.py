@@ -46,12 +46,7 @@ class SentenceSimilarity(Task):
         super().prepare(data)
         self.lowest.fill_(float(data.labels.min()))
         self.span.fill_(float(np.ptp(data.labels)) or 1.0)
-        if self.encoder.embedding is not None:
-            sequences = [*data.sequences, *(data.partners or ())]
-            table = weigh_tokens(self.encoder.embedding.weight.detach(), sequences)
-            self.set_token_vectors(table)
-        if self.encoder.config.cell == "lstm":
-            start_as_average(self.encoder)
+        begin_as_average(self, data)
 
     def forward(self, sequences: Tensor, lengths: Tensor) -> Tensor:
         """Return the cosines of pairs, `(B,)`: rows as in a `Batch` of pairs, `(2B, T)` and `(2B,)`."""
@@ -65,33 +60,19 @@ class SentenceSimilarity(Task):
 
     def measure(self, data: LabelledSequences) -> dict[str, float]:
         """Return `loss`, and the rank and linear correlation of cosines and labels: `spearman` and `pearson`."""
-        cosines = self._compare(data)
+        cosines = compare_pairs(self, data)
         with torch.no_grad():
             loss = self._measure_error(cosines, torch.from_numpy(data.labels).to(cosines.device))
         return {"loss": float(loss), **correlate(cosines.cpu().numpy(), data.labels)}
 
     def measure_baselines(self, dataset: Dataset) -> dict[str, float]:
-        """Return the Spearman correlation of averaged pretrained vectors, plain and by SIF; nothing without vectors.
-
-        SIF takes word frequencies and the common component, which it removes, from the training sequences.
-        """
-        if dataset.vectors is None or dataset.test.partners is None:
-            return {}
-        vectors = dataset.vectors.astype(np.float64)
-        train = [*dataset.train.sequences, *(dataset.train.partners or ())]
-        weighted = vectors * sif_weights(train, len(vectors))[:, None]
-        _, _, axes = np.linalg.svd(average(weighted, train), full_matrices=False)
-        results = {}
-        for name, table, common in (("mean", vectors, axes[:0]), ("sif", weighted, axes[:1])):
-            first, second = average(table, dataset.test.sequences), average(table, dataset.test.partners)
-            cosines = measure_cosines(first - first @ common.T @ common, second - second @ common.T @ common)
-            results[f"{name}_vectors_spearman"] = correlate(cosines, dataset.test.labels)["spearman"]
-        return results
+        """Return what averages of pretrained vectors reach; see `measure_averages`."""
+        return measure_averages(dataset)
 
     def judge(self, data: LabelledSequences) -> Judgement:
         """Judge by the absolute error of the score."""
         with torch.no_grad():
-            scores = self._scale(self._compare(data)) * self.span + self.lowest
+            scores = self._scale(compare_pairs(self, data)) * self.span + self.lowest
         predicted = scores.cpu().numpy()
         return Judgement(predicted, np.abs(predicted - data.labels.astype(np.float64)), "mean absolute error")
 
@@ -101,13 +82,42 @@ class SentenceSimilarity(Task):
     def _measure_error(self, cosines: Tensor, labels: Tensor) -> Tensor:
         return nn.functional.mse_loss(self._scale(cosines), (labels - self.lowest) / self.span)
 
-    def _compare(self, data: LabelledSequences) -> Tensor:
-        """Return the cosines of pairs, `(n,)`."""
-        first, second = (
-            run_batches(self, self.encoder, LabelledSequences(sequences, None))
-            for sequences in (data.sequences, data.partners or [])
-        )
-        return nn.functional.cosine_similarity(first.float(), second.float())
+
+def compare_pairs(task: Task, data: LabelledSequences) -> Tensor:
+    """Return the cosines of the embeddings of n pairs, `(n,)`."""
+    first, second = (
+        run_batches(task, task.encoder, LabelledSequences(sequences, None))
+        for sequences in (data.sequences, data.partners or [])
+    )
+    return nn.functional.cosine_similarity(first.float(), second.float())
+
+
+def begin_as_average(task: Task, data: LabelledSequences) -> None:
+    """Let a task's embeddings begin as averages of its token vectors, which SIF weighs by their share of `data`."""
+    if task.encoder.embedding is not None:
+        sequences = [*data.sequences, *(data.partners or ())]
+        task.set_token_vectors(weigh_tokens(task.encoder.embedding.weight.detach(), sequences))
+    if task.encoder.config.cell == "lstm":
+        start_as_average(task.encoder)
+
+
+def measure_averages(dataset: Dataset) -> dict[str, float]:
+    """Return the Spearman correlation of averaged pretrained vectors, plain and by SIF; nothing without vectors.
+
+    SIF takes word frequencies and the common component, which it removes, from the training sequences.
+    """
+    if dataset.vectors is None or dataset.test.partners is None:
+        return {}
+    vectors = dataset.vectors.astype(np.float64)
+    train = [*dataset.train.sequences, *(dataset.train.partners or ())]
+    weighted = vectors * sif_weights(train, len(vectors))[:, None]
+    _, _, axes = np.linalg.svd(average(weighted, train), full_matrices=False)
+    results = {}
+    for name, table, common in (("mean", vectors, axes[:0]), ("sif", weighted, axes[:1])):
+        first, second = average(table, dataset.test.sequences), average(table, dataset.test.partners)
+        cosines = measure_cosines(first - first @ common.T @ common, second - second @ common.T @ common)
+        results[f"{name}_vectors_spearman"] = correlate(cosines, dataset.test.labels)["spearman"]
+    return results
 
 
 def start_as_average(encoder: SequenceEncoder) -> None:

@@ -26,9 +26,7 @@ class WrongLabels(ValueError):
     """A task cannot learn from a data set's labels."""
 
     def __init__(self, task: str, needed: LabelKind, dataset: Dataset) -> None:
-        found = {"classes": "classes", "numbers": "numbers", "pairs": "numbers of pairs", "none": "nothing"}[
-            dataset.label_kind
-        ]
+        found = {"pairs": "numbers of pairs", "none": "nothing"}.get(dataset.label_kind, dataset.label_kind)
         super().__init__(f"the task {task} learns from {needed}, and {dataset.name} is labelled with {found}")
 
 

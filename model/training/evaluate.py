@@ -20,7 +20,7 @@ from model.threads import limit_threads
 from model.training import figures
 from model.training.few_labels import Curves, learn_from_few
 from model.training.probes import evaluate
-from model.training.run_directory import BrokenRun, read_config, read_model
+from model.training.run_directory import BrokenRun, read_config, read_model, read_tokenizer
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -76,8 +76,13 @@ def _load(run: Path, labels: LabelKind | None = None) -> Dataset:
     """Load what a run was trained on; a file's labels as its task reads them, or as `labels`."""
     config = read_config(run)
     limit_threads(config.encoder.hidden)
-    source, kind = config.data.file or config.data.name, labels or TASKS[config.task].labels
-    return load_dataset(source, kind, shuffled=config.training.shuffle_frames)
+    return load_dataset(
+        config.data.file or config.data.name,
+        labels or TASKS[config.task].labels,
+        shuffled=config.training.shuffle_frames,
+        tokenizer=read_tokenizer(run),
+        teacher=config.data.teacher,
+    )
 
 
 def _learn_from_few(runs: Sequence[Path], counts: Sequence[int], draws: int) -> Curves:

@@ -15,7 +15,7 @@ from model.threads import limit_threads
 from model.training.loop import TrainingData, fit
 from model.training.probes import evaluate
 from model.training.recipe import DataConfig, Hardware, Recipe
-from model.training.run_directory import RunConfig, read_results, resume_run, start_run, write_result
+from model.training.run_directory import RunConfig, read_model, read_results, resume_run, start_run, write_result
 
 
 class NoSuchHardware(ValueError):
@@ -60,9 +60,11 @@ def train(
         fitting, validation = split(learned_from, training.validation_share, training.seed)
     config = _describe(dataset, fitting, recipe)
     task = config.build()
-    if dataset.vectors is not None:
+    if dataset.vectors is not None and recipe.start is None:
         task.set_token_vectors(dataset.vectors)
     task.prepare(fitting)
+    if recipe.start is not None:
+        task.encoder.load_state_dict(read_model(Path(recipe.start)).encoder.state_dict())
     checkpoint = resume_run(run, config) if resume else None
     if checkpoint is None and fabric.is_global_zero:
         start_run(run, config, dataset.tokenizer)
@@ -99,5 +101,7 @@ def _describe(dataset: Dataset, fitting: LabelledSequences, recipe: Recipe) -> R
             licence=dataset.licence,
             longest_training_sequence=max(fitting.lengths),
             file=dataset.file,
+            teacher=dataset.teacher,
         ),
+        start=recipe.start,
     )

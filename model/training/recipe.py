@@ -21,11 +21,13 @@ class Recipe:
         task: a name in `model.tasks.catalogue.TASKS`.
         encoder: what to train.
         training: how.
+        start: the directory of the run whose encoder is trained further; None for fresh weights.
     """
 
     task: str = DEFAULT_TASK
     encoder: EncoderConfig
     training: TrainConfig
+    start: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +54,7 @@ class DataConfig:
         licence: under which terms.
         longest_training_sequence: in steps.
         file: the user's file, if it is not a data set of the project.
+        teacher: what gave words or texts their vectors; see `model.data.teachers.open_teacher`.
     """
 
     name: str
@@ -60,6 +63,7 @@ class DataConfig:
     licence: str
     longest_training_sequence: int
     file: FileSource | None = None
+    teacher: str | None = None
 
 
 def read_task(path: Path | None) -> str:

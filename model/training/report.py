@@ -78,11 +78,12 @@ def write_report(run: Path) -> Path:
     judgement = task.judge(samples)
     shown = np.linspace(0, len(samples) - 1, min(SHOWN_EMBEDDINGS, len(samples))).astype(np.int64)
     some = samples.subset(shown)
+    labels = None if some.given_labels is None or some.given_labels.ndim == 2 else some.labels  # vectors have no colour
     embeddings = run_batches(task, task.encoder, some).numpy()
     pictures = {
         "learning-curves": figures.draw_curves(read_metrics(run)),
         "lengths": figures.draw_lengths(read_training_lengths(run), samples.lengths),
-        "embeddings": figures.draw_embeddings(embeddings, some.given_labels, config.data.classes),
+        "embeddings": figures.draw_embeddings(embeddings, labels, config.data.classes),
         **_draw_judgement(samples, judgement, config),
     }
     folder = run / "report"

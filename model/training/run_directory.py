@@ -56,12 +56,21 @@ class BrokenRun(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunConfig:
-    """`config.json`: with the weights, all that is needed to build the model again."""
+    """`config.json`: with the weights, all that is needed to build the model again.
+
+    Attributes:
+        task: what was learned.
+        encoder: what was trained.
+        training: how.
+        data: on what.
+        start: the directory of the run whose encoder it went on from; None for fresh weights.
+    """
 
     task: str = DEFAULT_TASK
     encoder: EncoderConfig
     training: TrainConfig
     data: DataConfig
+    start: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse a task nobody knows."""
@@ -139,6 +148,7 @@ def read_config(run: Path) -> RunConfig:
             encoder=EncoderConfig(**raw["encoder"]),
             training=TrainConfig(**raw["training"]),
             data=DataConfig(**raw["data"], file=None if file is None else FileSource(**file)),
+            start=raw.get("start"),
         )
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise BrokenRun(run, f"config.json: {error}") from error
@@ -197,7 +207,7 @@ def read_samples(run: Path) -> LabelledSequences:
     ragged = _read_ragged(run)
     ends = np.cumsum(ragged["lengths"])
     sequences, labels = np.split(ragged["values"], ends[:-1]), ragged.get("labels")
-    if labels is None or labels.ndim == 2:  # as 0.1.0 wrote that there are none
+    if labels is None or not labels.size:  # as 0.1.0 wrote that there are none
         return LabelledSequences(sequences, None)
     return LabelledSequences(sequences[: len(labels)], labels, sequences[len(labels) :] or None)
 

@@ -16,6 +16,7 @@ from model.data.catalogue import DATASETS
 from model.data.datasets import Dataset, DatasetUnavailable, FileSource
 from model.data.files import load_dataset
 from model.data.readers import BadFile
+from model.data.teachers import TEACHERS
 from model.data.texts import describe_unknown
 from model.tasks.catalogue import TASKS
 from model.training.baselines import describe_baselines
@@ -23,7 +24,7 @@ from model.training.cross_validate import Folds, cross_validate
 from model.training.fit import train
 from model.training.recipe import Hardware, Recipe, describe_trap, read_recipe, read_task
 from model.training.report import print_predictions, write_report
-from model.training.run_directory import BrokenRun
+from model.training.run_directory import BrokenRun, read_config, read_tokenizer
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 
@@ -73,7 +74,8 @@ def _cross_validate(options: argparse.Namespace, recipe: Recipe, dataset: Datase
 
 def _prepare(options: argparse.Namespace) -> tuple[Recipe, Dataset]:
     """Load the data as the task needs it, and read the recipe."""
-    path = options.recipe or _find_recipe(options.task, options.dataset)
+    start = None if options.start is None else str(options.start)
+    path = options.recipe or _find_recipe(options.task, options.dataset, start)
     task = options.task or read_task(path)
     if task not in TASKS:
         raise ValueError(f"{path} is not a recipe: the task {task!r} is not one of {', '.join(TASKS)}")
@@ -91,18 +93,45 @@ def _prepare(options: argparse.Namespace) -> tuple[Recipe, Dataset]:
         source=options.source,
         licence=options.licence,
     )
-    dataset = load_dataset(source, TASKS[task].labels, shuffled=options.shuffle_frames)
+    if TASKS[task].labels == "vectors" and options.teacher is None:
+        known = ", ".join(TEACHERS)
+        raise ValueError(f"the task {task} learns the vectors of a --teacher: a folder, an .npz file or {known}")
+    dataset = load_dataset(
+        source,
+        TASKS[task].labels,
+        shuffled=options.shuffle_frames,
+        tokenizer=None if start is None else read_tokenizer(options.start),
+        teacher=options.teacher,
+    )
     if options.recipe is None and path is not None and dataset.vocabulary is not None:
         of_tokens = path.with_stem(f"{path.stem}-tokens")  # slopes are for features
         path = of_tokens if of_tokens.exists() else path
     overrides = {name: getattr(options, name) for name in ("epochs", "seed", "precision")}
     recipe = read_recipe(path, dataset, task, shuffle_frames=options.shuffle_frames or None, **overrides)
-    return recipe, dataset
+    return (recipe if start is None else _go_on(recipe, dataset, start)), dataset
 
 
-def _find_recipe(task: str | None, dataset: str | None) -> Path | None:
+def _go_on(recipe: Recipe, dataset: Dataset, start: str) -> Recipe:
+    """Put the encoder of an earlier run in place of a recipe's own.
+
+    Raises:
+        BrokenRun: there is no such run.
+        ValueError: its encoder does not read such sequences.
+    """
+    encoder = read_config(Path(start)).encoder
+    if (encoder.features, encoder.vocabulary) != (dataset.features, dataset.vocabulary):
+        own, other = (
+            f"{reads.features} features" if reads.vocabulary is None else f"{reads.vocabulary} token ids"
+            for reads in (encoder, recipe.encoder)
+        )
+        raise ValueError(f"the encoder of {start} reads {own}, and {dataset.name} holds {other}")
+    return dataclasses.replace(recipe, encoder=encoder, start=start)
+
+
+def _find_recipe(task: str | None, dataset: str | None, start: str | None) -> Path | None:
     """Return the recipe if none is given: the task's own, if it is asked for and has one, or the data set's."""
-    paths = (RECIPES / f"{name}.json" for name in (task, dataset) if name)
+    suffix = "" if start is None else "-from-run"
+    paths = (RECIPES / f"{name}{suffix}.json" for name in (task, dataset) if name)
     return next((path for path in paths if path.exists()), None)
 
 
@@ -116,6 +145,19 @@ def _make_parser() -> argparse.ArgumentParser:
         "--recipe",
         type=Path,
         help="JSON with task, encoder and training fields; the task's or data set's by default",
+    )
+    parser.add_argument(
+        "--teacher",
+        metavar="DIR|NPZ",
+        help="of texts: whose vectors words begin with, and --task distil learns; a folder of sentence-transformers, a "
+        f"file of texts and vectors, or {', '.join(TEACHERS)}",
+    )
+    parser.add_argument(
+        "--from",
+        dest="start",
+        type=Path,
+        metavar="RUN_DIR",
+        help="train the encoder of a finished run further, with its tokenizer, on this task",
     )
     parser.add_argument("--out", type=Path, help="run directory; runs/NAME by default")
     parser.add_argument("--seed", type=int, help="of weights, batches and validation split")
