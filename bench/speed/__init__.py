@@ -19,5 +19,7 @@
 - `simulated`: its replicas, arrivals and clock.
 - `start`: from process start to ready.
 - `training`: sequences a second in training.
+- `distil`: a distilled student beside its teacher and beside averaged word vectors.
+- `bert`: the teacher, for ONNX Runtime.
 - `path`: what a request passes.
 """

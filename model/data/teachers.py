@@ -138,7 +138,7 @@ def teach(dataset: Dataset, name: str, *, targets: bool) -> Dataset:
         DatasetUnavailable: the teacher's package is not installed.
         ValueError: the data set is not of texts.
     """
-    if dataset.tokenizer is None or dataset.train.texts is None:
+    if (definition := dataset.tokenizer) is None or dataset.train.texts is None:
         raise ValueError(f"a teacher reads texts, and {dataset.name} holds none")
     teacher = open_teacher(name)
 
@@ -148,15 +148,15 @@ def teach(dataset: Dataset, name: str, *, targets: bool) -> Dataset:
     if targets:
         validation = None if dataset.validation is None else label(dataset.validation)
         dataset = replace(dataset, train=label(dataset.train), test=label(dataset.test), validation=validation)
-    return replace(dataset, vectors=_join_vectors(dataset, teacher), teacher=name)
+    return replace(dataset, vectors=_join_vectors(dataset, definition, teacher), teacher=name)
 
 
-def _join_vectors(dataset: Dataset, teacher: Teacher) -> Vectors | None:
+def _join_vectors(dataset: Dataset, definition: str, teacher: Teacher) -> Vectors | None:
     """Lay the principal components of a teacher's vectors of single tokens beside what vectors there are, `(V, E)`.
 
     Both are scaled to unit deviation, so that neither outweighs the other. None if the teacher knows no token.
     """
-    tokenizer = Tokenizer.from_str(dataset.tokenizer)
+    tokenizer = Tokenizer.from_str(definition)
     names = {place: tokenizer.decode([place]) for place in range(FIRST_WORD, dataset.vocabulary or 0)}
     known = [place for place, name in names.items() if name and teacher.knows(name)]
     if not known:
@@ -181,14 +181,21 @@ def open_teacher(name: str) -> Teacher:
         BadFile: there is no such folder or file, or the file holds no texts and vectors.
         DatasetUnavailable: the teacher's package is not installed.
     """
-    if name in TEACHERS:
-        return SentenceTransformerFolder(find_package(*TEACHERS[name], REMEDY) / "model")
-    path = Path(name)
+    path = find_teacher(name)
     if path.is_dir():
         return SentenceTransformerFolder(path)
     if path.suffix == ".npz":
         return KnownVectors(path)
     raise BadFile(path, "", f"a teacher is a folder, an .npz file, or one of {', '.join(TEACHERS)}")
+
+
+def find_teacher(name: str) -> Path:
+    """Return where a teacher is; of one in `TEACHERS`, its folder.
+
+    Raises:
+        DatasetUnavailable: the teacher's package is not installed.
+    """
+    return find_package(*TEACHERS[name], REMEDY) / "model" if name in TEACHERS else Path(name)
 
 
 def find_cache() -> Path:

