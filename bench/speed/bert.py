@@ -49,7 +49,8 @@ class Bert(nn.Module):
             for part in ("query", "key", "value")
         )
         weights = (query @ key.transpose(2, 3) / width**0.5 + hidden).softmax(-1)
-        return (weights @ value).transpose(1, 2).reshape(rows, time, self._size)
+        joined: Tensor = (weights @ value).transpose(1, 2).reshape(rows, time, self._size)
+        return joined
 
     def _map(self, steps: Tensor, name: str) -> Tensor:
         return functional.linear(steps, self.weights[f"{name}/weight"], self.weights[f"{name}/bias"])

@@ -7,9 +7,9 @@ turn with the others. Prints a table and ends with one JSON line.
 """
 
 import argparse
-import io
 import json
 import statistics
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -92,17 +92,24 @@ def main(arguments: list[str] | None = None) -> None:
 def make_teacher(name: str, threads: int) -> Contestant:
     """Export a BERT with mean pooling to ONNX Runtime."""
     folder = find_teacher(name)
-    bert, written = Bert(folder).eval(), io.BytesIO()
     ids = torch.ones(2, 3, dtype=torch.int64)
-    with warnings.catch_warnings():
+    axes = {"ids": {0: "batch", 1: "time"}, "mask": {0: "batch", 1: "time"}}
+    with tempfile.TemporaryDirectory() as place, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter that needs no other package is the old one
-        axes = {"ids": {0: "batch", 1: "time"}, "mask": {0: "batch", 1: "time"}}
+        path = Path(place) / "teacher.onnx"
         torch.onnx.export(
-            bert, (ids, ids), written, input_names=list(axes), dynamic_axes=axes, opset_version=17, dynamo=False
+            Bert(folder).eval(),
+            (ids, ids),
+            path,
+            input_names=list(axes),
+            dynamic_axes=axes,
+            opset_version=17,
+            dynamo=False,
         )
+        written = path.read_bytes()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(written.getvalue(), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(written, options, providers=["CPUExecutionProvider"])
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.enable_padding()
     tokenizer.no_truncation()
@@ -115,7 +122,7 @@ def make_teacher(name: str, threads: int) -> Contestant:
         }
         return np.asarray(session.run(None, asked)[0])
 
-    return Contestant(f"teacher, {name}", len(written.getvalue()) / 1e6, lambda texts: _in_batches(texts, run))
+    return Contestant(f"teacher, {name}", len(written) / 1e6, lambda texts: _in_batches(texts, run))
 
 
 def make_student(path: Path, threads: int) -> Contestant:
@@ -126,7 +133,7 @@ def make_student(path: Path, threads: int) -> Contestant:
 
     def encode(texts: Sequence[str]) -> Vectors:
         ids = tokenize(definition, texts)
-        return _in_batches(ids, lambda some: session.run(pad_batch(list(some))).embeddings)
+        return _in_batches(ids, lambda some: session.run(pad_batch(list(some))))
 
     return Contestant(path.stem, path.stat().st_size / 1e6, encode)
 
