@@ -154,6 +154,33 @@ def test_what_a_teacher_gave_is_kept_though_it_was_broken_off(
     assert sorted(model.asked) == sorted(TEXTS[:5])
 
 
+def test_a_folder_of_a_bert_is_a_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library reads any BERT's folder and averages its steps, and the project's own BERT agrees with it."""
+    pytest.importorskip("sentence_transformers")
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    from bench.speed.bert import Bert
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = tmp_path / "bert"
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "and", *WORDS]
+    tokenizer = BertTokenizerFast(vocab=dict(zip(vocabulary, range(len(vocabulary)), strict=True)))
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 12}
+    BertModel(BertConfig(vocab_size=len(vocabulary), **sizes)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    texts = ["cat and dog", "sun", "unheard of sea and red sky"]
+    found = open_teacher(str(folder)).encode(texts)
+    batch = tokenizer(texts, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        expected = Bert(folder).eval()(batch["input_ids"], batch["attention_mask"]).numpy()
+    assert found.shape == (3, 8)
+    np.testing.assert_allclose(found / np.linalg.norm(found, axis=1, keepdims=True), expected, rtol=0, atol=1e-5)
+    (folder / "config.json").write_text("{}")
+    with pytest.raises(BadFile, match="bert: it is not a sentence transformer"):
+        open_teacher(str(folder)).encode(texts)
+
+
 def test_words_begin_with_the_principal_components_of_the_teachers_vectors(
     folder: tuple[Path, CountingModel],
 ) -> None:
