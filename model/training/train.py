@@ -75,7 +75,7 @@ def _cross_validate(options: argparse.Namespace, recipe: Recipe, dataset: Datase
 def _prepare(options: argparse.Namespace) -> tuple[Recipe, Dataset]:
     """Load the data as the task needs it, and read the recipe."""
     start = None if options.start is None else str(options.start)
-    path = options.recipe or _find_recipe(options.task, options.dataset, start)
+    path = options.recipe or find_recipe(options.task, options.dataset, start)
     task = options.task or read_task(path)
     if task not in TASKS:
         raise ValueError(f"{path} is not a recipe: the task {task!r} is not one of {', '.join(TASKS)}")
@@ -128,7 +128,7 @@ def _go_on(recipe: Recipe, dataset: Dataset, start: str) -> Recipe:
     return dataclasses.replace(recipe, encoder=encoder, start=start)
 
 
-def _find_recipe(task: str | None, dataset: str | None, start: str | None) -> Path | None:
+def find_recipe(task: str | None, dataset: str | None, start: str | None) -> Path | None:
     """Return the recipe if none is given: the task's own, if it is asked for and has one, or the data set's."""
     suffix = "" if start is None else "-from-run"
     paths = (RECIPES / f"{name}{suffix}.json" for name in (task, dataset) if name)

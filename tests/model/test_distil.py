@@ -13,12 +13,12 @@ import torch
 from export.artifact import export_run
 from export.oracle import Case
 from export.verify import run_session
-from model.data import teachers
+from model.data import teachers, text_datasets
 from model.data.datasets import Dataset, DatasetUnavailable, FileSource, LabelledSequences
 from model.data.files import load_dataset
 from model.data.readers import BadFile
 from model.data.teachers import KnownVectors, SentenceTransformerFolder, Vectors, open_teacher, teach
-from model.data.texts import build_tokenizer, retokenize, tokenize
+from model.data.texts import UNKNOWN_ID, build_tokenizer, retokenize, tokenize
 from model.encoder.config import EncoderConfig
 from model.encoder.encoder import SequenceEncoder
 from model.tasks.config import TrainConfig
@@ -27,6 +27,7 @@ from model.training.evaluate import main as evaluate_main
 from model.training.fit import train
 from model.training.recipe import Recipe
 from model.training.run_directory import read_config, read_model, read_tokenizer
+from model.training.train import RECIPES, find_recipe
 from model.training.train import main as train_main
 from service.encoder.session import EncoderSession
 
@@ -332,6 +333,39 @@ def test_a_student_begins_as_the_best_linear_map_of_its_averages() -> None:
     task.prepare(data)
     assert before < 0.5
     assert task.measure(data)["cosine"] > 0.95
+
+
+def test_sentences_are_those_of_pairs_and_of_reviews(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each sentence of STS-B's training and validation pairs is there once, unscored; test pairs keep their scores."""
+    pairs = [("a b c d e", "c d", 1.0), ("c d", "b", 2.0)]
+    monkeypatch.setattr(text_datasets, "read_sts_b_splits", lambda: dict.fromkeys(("train", "dev", "test"), pairs))
+    monkeypatch.setattr(text_datasets, "read_glove", lambda: (["c", "d", "rare"], np.eye(3, dtype=np.float32)))
+    monkeypatch.setattr(text_datasets, "GLOVE_WORDS", 3)
+    review = "One two three four five. Too short. One two three seven five! " + "long " * 31
+    monkeypatch.setattr(text_datasets, "read_reviews", lambda: [review])
+    dataset = text_datasets.sts_b_sentences()
+    assert dataset.train.texts == [
+        "a b c d e",
+        "c d",
+        "b",
+        "One two three four five.",
+        "One two three seven five!",
+    ]
+    assert dataset.validation is not None
+    assert dataset.validation.texts == ["a b c d e", "c d", "b"]
+    assert dataset.label_kind == "none"
+    assert dataset.test.labels.tolist() == [1.0, 2.0]
+    assert dataset.vectors is not None
+    (ids,) = tokenize(dataset.tokenizer or "", ["c one four a"])  # 'four' occurs once, in a review
+    assert (ids == UNKNOWN_ID).tolist() == [False, False, True, False]
+    assert dataset.vectors[ids[0]].tolist() == [1.0, 0.0, 0.0]
+
+
+def test_a_run_is_trained_further_by_a_recipe_of_its_own() -> None:
+    """`--from` on STS-B takes the recipe for it; a data set without one takes what follows its size."""
+    assert find_recipe(None, "sts-b", "runs/student") == RECIPES / "sts-b-from-run.json"
+    assert find_recipe("similarity", None, "runs/student") is None
+    assert find_recipe("distil", "sts-b-sentences", None) == RECIPES / "distil.json"
 
 
 def test_ids_are_made_anew_by_another_tokenizer() -> None:
