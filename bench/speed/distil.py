@@ -55,7 +55,7 @@ class Contestant:
 def main(arguments: list[str] | None = None) -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m bench distil", description=__doc__)
-    parser.add_argument("artifacts", nargs="+", type=Path, metavar="ARTIFACT", help="exported text encoders")
+    parser.add_argument("artifacts", nargs="*", type=Path, metavar="ARTIFACT", help="exported text encoders")
     parser.add_argument("--teacher", default="all-minilm-l6-v2", help="a BERT's folder, or a name the project knows")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3)
