@@ -468,9 +468,9 @@ def test_a_bad_recipe_is_refused_by_file(recipe: Any, reason: str, tmp_path: Pat
         train_main(["--dataset", "easy", "--recipe", str(path), "--out", str(tmp_path / "run")])
 
 
-@pytest.mark.parametrize("name", sorted(DATASETS))
+@pytest.mark.parametrize("name", sorted(set(DATASETS) - {"sts-b-sentences"}))
 def test_every_data_set_has_a_recipe(name: str) -> None:
-    """`--dataset NAME` alone is enough to train."""
+    """`--dataset NAME` alone is enough to train, but of sentences without labels, which need a teacher."""
     dataset = DATASETS[name]()
     recipe = read_recipe(train_module.RECIPES / f"{name}.json", dataset, epochs=None, seed=4)
     assert (recipe.encoder.features, recipe.encoder.vocabulary) == (dataset.features, dataset.vocabulary)
