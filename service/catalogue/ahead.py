@@ -51,8 +51,8 @@ def load_ahead(settings: Settings) -> dict[bytes, Loaded]:
     Args:
         settings: the service's settings. If they name a folder, each file is examined first.
     """
-    if settings.threads != 1:
-        return {}  # the others would be missing after a fork
+    if settings.threads != 1 or settings.provider == "cuda":
+        return {}  # other threads would be missing after a fork, and CUDA is not to become the CPU unseen
     examiner, found = Examiner(), dict[bytes, Loaded]()
     for path in list_artifacts(settings.models or find_artifact(settings.model)):
         try:

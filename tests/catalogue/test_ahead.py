@@ -15,6 +15,7 @@ from service.catalogue.vetting.examiner import Examiner
 from service.encoder.runtime import LocalRuntime
 from service.encoder.sequences import pad_batch
 from service.encoder.session import open_session
+from service.errors import ProviderUnavailable
 from service.settings import Settings
 from tests.conftest import ARTIFACTS, draw_sequences
 
@@ -66,6 +67,13 @@ def test_a_folder_is_examined_once_for_all(artifact: Path, tmp_path: Path, monke
     forbid(monkeypatch, Examiner, "examine")
     served = Loader(settings, ahead=ahead).open(tmp_path / "good.onnx", Models())
     assert np.array_equal(served.session.run(BATCH), open_session(artifact).run(BATCH))
+
+
+def test_what_asks_for_cuda_is_not_loaded_ahead_on_the_cpu(artifact: Path) -> None:
+    """A service that CUDA was asked of, and that has none, does not start, however many workers it would have."""
+    settings = Settings(model=artifact, threads=1, provider="cuda")
+    with pytest.raises(ProviderUnavailable):
+        Loader(settings, ahead=load_ahead(settings)).open(artifact, Models())
 
 
 def test_a_run_of_several_threads_is_not_loaded_ahead(artifact: Path) -> None:
