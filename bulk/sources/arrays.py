@@ -122,9 +122,12 @@ def read_npz(path: Place, file: Any) -> tuple[Stored | npt.NDArray[Any], Ends]:
             else:
                 with archive.open(member) as stream:
                     found.append(np.lib.format.read_array(stream, allow_pickle=False))
-    values, lengths = found[0], np.asarray(found[1][0 : found[1].shape[0]])
+    values, shape = found[0], found[1].shape
+    if not values.shape or len(shape) != 1:
+        raise BadInput(path, f"the shape of values is {values.shape}, of lengths {shape}: (S, ...) and (n,) are read")
+    lengths = np.asarray(found[1][0 : shape[0]])
     ends = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-    if lengths.ndim != 1 or (lengths < 0).any() or ends[-1] != values.shape[0]:
+    if (lengths < 0).any() or ends[-1] != values.shape[0]:
         raise BadInput(path, f"the lengths sum to {ends[-1]}, and there are {values.shape[0]} steps")
     return values, ends
 

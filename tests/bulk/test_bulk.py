@@ -444,6 +444,8 @@ def test_a_column_of_another_kind_is_refused(column: Any, said: str, tmp_path: P
         ({"values": np.zeros((3, 3)), "lengths": [1, 1]}, "the lengths sum to 2, and there are 3 steps"),
         ({"values": np.zeros((3, 2)), "lengths": [3]}, "the model reads (S, 3) numbers"),
         ({"values": np.zeros((3, 3))}, "it cannot be read as .npz"),
+        ({"values": np.zeros((3, 3)), "lengths": 3}, "the shape of values is (3, 3), of lengths ()"),
+        ({"values": 3.0, "lengths": [3]}, "the shape of values is (), of lengths (1,)"),
     ],
 )
 def test_arrays_of_another_shape_are_refused(arrays: dict[str, Any], said: str, tmp_path: Path) -> None:
