@@ -23,6 +23,7 @@ from bulk.mistakes import BadInput, BulkError
 ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+)://([^/?]*)(/?[^?]*)(\?.*)?")
 SHOWN_WHOLE = (fs.S3FileSystem, fs.GcsFileSystem)  # an object, once its upload is complete
 SECOND = 10**9  # in nanoseconds: what stores keep of when an object was written
+SECRET = re.compile(r"[?&][^=&]*(secret|password|token|key|sig)[^=&]*=", re.IGNORECASE)
 ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")  # of what speaks S3's protocol and is not Amazon's
 
 
@@ -88,8 +89,12 @@ class Place:
         except OSError as error:
             raise BulkError(f"{self} cannot be looked at: {error}") from error
 
-    def find(self, ending: str) -> list[tuple[str, int, int]]:
-        """List files: itself if it is one, else those in it, however deep, whose names end so.
+    def find(self, ending: str, *, recursive: bool = True) -> list[tuple[str, int, int]]:
+        """List files: itself if it is one, else those in it whose names end so.
+
+        Args:
+            ending: of their names.
+            recursive: whether those in folders of the folder count, however deep; links to folders are not followed.
 
         Returns:
             For each its name within the folder, empty for itself; its size; and when it was written, in nanoseconds.
@@ -105,7 +110,7 @@ class Place:
                 return [("", own.size, self._read_time(own))]
             found = [
                 (name, one.size, self._read_time(one))
-                for name, one in self._select(recursive=True)
+                for name, one in self._select(recursive=recursive)
                 if one.type == fs.FileType.File and name.endswith(ending)
             ]
         except (OSError, pa.ArrowException) as error:
@@ -128,7 +133,7 @@ class Place:
         """
         try:
             if isinstance(self.files, SHOWN_WHOLE):
-                self._write(self.path, content)
+                self._write(self.path, [*content])  # before it is opened: whatever closes the stream shows the object
                 return
             folder, _, name = self.path.rpartition("/")
             draft = f"{folder}/.{name}.{secrets.token_hex(4)}"
@@ -157,8 +162,10 @@ class Place:
 
     def _select(self, *, recursive: bool) -> Iterator[tuple[str, Any]]:
         """Yield what is in the folder, with its name there."""
-        folder = self.path.strip("/")
-        for one in self.files.get_file_info(fs.FileSelector(self.path, allow_not_found=True, recursive=recursive)):
+        folder, found = self.path.strip("/"), fs.FileSelector(self.path, allow_not_found=True, recursive=recursive)
+        if recursive and self.is_local:  # pyarrow follows links to folders, round and round
+            found = [f"{inner}/{name}" for inner, _, names in os.walk(self.path) for name in names]
+        for one in self.files.get_file_info(found):
             yield one.path.strip("/").removeprefix(folder).lstrip("/"), one
 
     def _read_time(self, one: Any) -> int:
@@ -184,7 +191,7 @@ def open_place(name: str | Path) -> Place:
         path = str(Path(name))
         return Place(path, path, _open_store("file", "", "")[0])
     scheme, host, path, query = (part or "" for part in found.groups())
-    if ":" in host.rpartition("@")[0]:
+    if ":" in host.rpartition("@")[0] or SECRET.search(query):
         raise BulkError(f"{scheme}://{host.rpartition('@')[2]}{path}: the plan repeats addresses, so leave out the key")
     if scheme == "file":
         return open_place(path)

@@ -38,7 +38,8 @@ def find_inputs(names: Sequence[str]) -> list[Input]:
     for name in names:
         folder, pattern = split_pattern(name)
         place = open_place(folder)
-        found = [one for one in place.find("" if pattern else ".parquet") if not pattern or matches(one[0], pattern)]
+        found = place.find("" if pattern else ".parquet", recursive=not pattern or "/" in pattern)
+        found = [one for one in found if not pattern or matches(one[0], pattern)]
         if not found:
             raise BadInput(name, "it matches no file" if pattern else "it is a folder without *.parquet")
         first = read_partitions(found[0][0])

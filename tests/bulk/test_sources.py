@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 from starlette.testclient import TestClient
 
+from bulk.sources.files import find_inputs
 from tests.bulk.command import encode, hash_folder, read_embeddings, read_parts, refuse, write_parquet
 from tests.conftest import FEATURES, draw_sequences
 from tests.made import take
@@ -154,3 +155,17 @@ def test_folders_of_partitions_are_columns(sequences: list[npt.NDArray[np.float3
     (tmp_path / "in/day=5").mkdir()
     write_parquet(tmp_path / "in/day=5/x.parquet", sequences)
     assert "it lies in ['day'], and the first file in ['day', 'kind']" in refuse(tmp_path / "in", "-o", tmp_path / "x")
+
+
+def test_links_to_folders_are_not_followed(sequences: list[npt.NDArray[np.float32]], tmp_path: Path) -> None:
+    """One that leads back would bring the same rows again, and again; links to files are read."""
+    folder = tmp_path / "in/day=1"
+    folder.mkdir(parents=True)
+    write_parquet(folder / "a.parquet", sequences)
+    (folder / "back").symlink_to(tmp_path / "in")
+    (folder / "b.parquet").symlink_to(folder / "a.parquet")
+    (folder / "c.parquet").symlink_to(folder / "gone.parquet")
+    expected = [str(folder / "a.parquet"), str(folder / "b.parquet")]
+    assert [one.path for one in find_inputs([str(tmp_path / "in")])] == expected
+    assert [one.path for one in find_inputs([f"{tmp_path}/in/*/*.parquet"])] == expected
+    assert [one.path for one in find_inputs([f"{folder}/*.parquet"])] == expected

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,19 @@ open_place("{bucket}/part-00000.jsonl").put(send())
 
 
 @needs_s3
+def test_what_fails_while_it_is_put_leaves_nothing(bucket: Place) -> None:
+    """What was sent until then is not shown as if it were all."""
+
+    def send() -> Iterator[bytes]:
+        yield b"a row\n"
+        raise OSError("the other rows cannot be read")
+
+    with pytest.raises(BulkError, match="the other rows cannot be read"):
+        (bucket / "errors.jsonl").put(send())
+    assert bucket.list_files() == []
+
+
+@needs_s3
 def test_a_bucket_that_is_not_there_is_named(
     bucket: Place, sequences: list[npt.NDArray[np.float32]], tmp_path: Path
 ) -> None:
@@ -168,6 +182,21 @@ def test_an_address_that_nothing_opens_is_named() -> None:
     with pytest.raises(BulkError, match=r"leave out the key") as told:
         open_place("s3://name:secret@bucket/x")
     assert "secret" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "s3://id:told@made/x",
+        "abfs://made@a.dfs.core.windows.net/x?tenant_id=t&client_secret=told",
+        "memory://x?sig=told",
+    ],
+)
+def test_an_address_with_a_key_is_refused_without_it(name: str) -> None:
+    """The plan repeats addresses, and so does this sentence, but for the key."""
+    with pytest.raises(BulkError, match="leave out the key") as caught:
+        open_place(name)
+    assert "told" not in str(caught.value)
 
 
 def test_an_endpoint_in_an_address_stays_in_the_names_of_files() -> None:
