@@ -179,8 +179,21 @@ def test_connections_of_grpc_leave_http_its_own(artifact: Path) -> None:
             assert http.getresponse().read()
 
 
+def test_a_stream_without_a_key_ends_before_its_first_message(artifact: Path) -> None:
+    """So streams that say nothing take no places from callers with a key, whose own may wait as long as they like."""
+    key = (("authorization", "Bearer callers-key-0123456"),)
+    app = make(artifact, api_keys="callers-key-0123456", max_connections=2)
+    with call(app) as address, opened(address, metadata=key, timeout=60) as (given, answers):
+        for _ in range(3):
+            with opened(address, timeout=10) as (_given, refused), pytest.raises(grpc.RpcError) as caught:
+                next(refused)
+            assert reason_of(caught.value) == "INVALID_KEY"
+        given.put(BODY)
+        assert read(next(answers)).infer_response.id == "1"
+
+
 def test_a_message_is_not_read_without_a_key(artifact: Path) -> None:
-    """A call and a stream are refused though nothing of the message has come; with a key it is waited for in vain."""
+    """A call of one message is refused though nothing of the message has come; with a key it is waited for in vain."""
     key = (("authorization", "Bearer callers-key-0123456"),)
     app = make(artifact, api_keys="callers-key-0123456", body_timeout_seconds=1)
     with call(app) as address, grpc.insecure_channel(address) as channel:

@@ -80,8 +80,7 @@ async def carry(app: Front, call: Call, read: Read) -> Reply:
     Raises:
         asyncio.CancelledError: the call was cancelled.
     """
-    headers = [(b"content-type", b"application/x-protobuf")]
-    headers += [(name.encode(), _encode(value)) for name, value in call.metadata if name in PASSED]
+    headers = [(b"content-type", b"application/x-protobuf"), *make_headers(call.metadata)]
     if call.seconds is not None:
         milliseconds = max(1, ceil(1000 * call.seconds))
         if milliseconds < 10**9:
@@ -119,6 +118,11 @@ async def carry(app: Front, call: Call, read: Read) -> Reply:
     await app(scope, receive, send)
     reply.body = b"".join(parts)
     return reply
+
+
+def make_headers(metadata: Metadata) -> list[tuple[bytes, bytes]]:
+    """Return what the app is told of a call's metadata."""
+    return [(name.encode(), _encode(value)) for name, value in metadata if name in PASSED]
 
 
 def _encode(value: str | bytes) -> bytes:

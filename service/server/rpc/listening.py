@@ -19,8 +19,8 @@ from service.api.front import Front
 from service.api.routing import Service
 from service.api.unread import Reader, Unread
 from service.codecs.kserve import messages
-from service.errors import BodyTooSlow, LengthwiseError, StartupError, TooManyCalls
-from service.server.rpc.carrying import Call, Reply, Unseen, carry
+from service.errors import BodyTooSlow, InvalidKey, LengthwiseError, StartupError, TooManyCalls
+from service.server.rpc.carrying import Call, Metadata, Reply, Unseen, carry, make_headers
 from service.server.rpc.failing import Failure, read_failure
 from service.server.rpc.streaming import Shared, Stream
 from service.settings import Settings
@@ -135,7 +135,7 @@ class Listener:
 
             return await carry(self._app, Call(path, metadata, context.time_remaining(), reader, crowded), read)
 
-        if crowded:
+        if crowded or not self._knows(metadata):  # before a message comes, or none ever would
             await _abort(context, read_failure(await ask(b"", Reader(self._shared.unread, Unseen()))))
         stream = Stream(asked, ask, self._shared)
         async with aclosing(stream.answer()) as answers:
@@ -143,6 +143,14 @@ class Listener:
                 yield answer
         if stream.failure:
             await _abort(context, stream.failure)
+
+    def _knows(self, metadata: Metadata) -> bool:
+        """Whether a call brings a key that lets requests in, if they need one."""
+        keys = self._service.keys
+        try:
+            return keys is None or bool(keys.recognize(make_headers(metadata)))
+        except InvalidKey:
+            return False
 
     def _enter(self, on_end: Callable[[Any], None] = lambda _: None) -> LengthwiseError | None:
         """Count a call until its answer is sent.
