@@ -147,10 +147,10 @@ class DrainingServer(uvicorn.Server):
             task.cancel()  # it never came to speak TLS
 
     def _stop_listening(self) -> Iterator[socket.socket]:
-        """Close the listeners, and yield the connections that wait to be accepted."""
+        """Close the listeners, and yield the connections that wait to be accepted, while files may be opened."""
         for server in self.servers:
             for listener in server.sockets:
-                with socket.socket(fileno=os.dup(listener.fileno())) as waiting, suppress(BlockingIOError):
+                with suppress(OSError), socket.socket(fileno=os.dup(listener.fileno())) as waiting:
                     while True:
                         yield waiting.accept()[0]
             server.close()

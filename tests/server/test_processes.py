@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -403,3 +404,19 @@ def test_a_connection_that_waits_when_the_service_is_told_to_end_is_answered(art
         os.kill(process.pid, signal.SIGTERM)
         os.kill(process.pid, signal.SIGCONT)
         assert {client.recv(2**16).split()[1] for client in clients} <= {b"200", b"503"}
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_more_that_wait_than_files_may_be_opened_do_not_disturb_the_end(artifact: Path, processes: str) -> None:
+    """As many as there may be are answered, and the service ends by its signal."""
+    with start_service("--model", str(artifact), "--processes", processes) as (process, url), ExitStack() as opened:
+        host, port = url.removeprefix("http://").split(":")
+        for pid in find_family(process.pid):
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (60, 60))
+        os.kill(process.pid, signal.SIGSTOP)  # so that nothing is accepted
+        clients = [opened.enter_context(socket.create_connection((host, int(port)), 60)) for _ in range(200)]
+        clients[0].sendall(ASKED)  # the others say nothing, and keep what they got
+        os.kill(process.pid, signal.SIGTERM)
+        os.kill(process.pid, signal.SIGCONT)
+        assert clients[0].recv(2**16).split()[1] in {b"200", b"503"}
+        assert process.wait() == -signal.SIGTERM
