@@ -138,9 +138,9 @@ class Place:
             folder, _, name = self.path.rpartition("/")
             draft = f"{folder}/.{name}.{secrets.token_hex(4)}"
             self._write(draft, content)
-            if self.is_local:
-                _sync(Path(draft))
             try:
+                if self.is_local:
+                    _sync(Path(draft))
                 self.files.move(draft, self.path)
             except FileNotFoundError:
                 if not self.exists:  # another program wrote it too, ended all shards and cleared up

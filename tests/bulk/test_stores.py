@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pytest
 
+from bulk import stores
 from bulk.mistakes import BulkError
 from bulk.plan import Shard
 from bulk.rows import Rows
@@ -162,6 +163,21 @@ def test_what_fails_while_it_is_put_leaves_nothing(bucket: Place) -> None:
     with pytest.raises(BulkError, match="the other rows cannot be read"):
         (bucket / "errors.jsonl").put(send())
     assert bucket.list_files() == []
+
+
+def test_a_draft_that_another_program_cleared_up_is_not_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ended the same shard, and all others; a draft that is gone while its file is not there is an error."""
+    sync, part = stores._sync, open_place(tmp_path / "part-00000.parquet")
+
+    def clear_up(draft: Path) -> None:
+        draft.unlink()
+        sync(draft)
+
+    monkeypatch.setattr(stores, "_sync", clear_up)
+    with pytest.raises(BulkError, match="cannot be written"):
+        part.put([b"rows"])
+    Path(part.path).write_bytes(b"rows")
+    part.put([b"rows"])
 
 
 @needs_s3
