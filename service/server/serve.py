@@ -36,7 +36,7 @@ from service.server.greeting import write_greeting
 from service.server.owner.keeping import Keeper, start_owners
 from service.server.rpc.reserving import reserve_port
 from service.server.transport import GatheringProtocol
-from service.server.workers import supervise
+from service.server.workers import STOPPING, supervise
 from service.settings import MISUSED, Settings, find_log_format, tell_faults, unknown_variables, variable_of
 
 if TYPE_CHECKING:  # it needs the extra `grpc`
@@ -187,6 +187,7 @@ def main(arguments: list[str]) -> None:
             if settings.grpc_port is not None:
                 _kept, port = reserve_port(settings)  # until this process ends
                 settings = settings.model_copy(update={"grpc_port": port})
+            _mind_signals()
             ahead = {} if keeper else load_ahead(settings)
             gc.collect()
             gc.freeze()  # what is there stays shared
@@ -201,6 +202,16 @@ def main(arguments: list[str]) -> None:
     except Exception:
         logging.getLogger("lengthwise").exception("The service ended by what nobody foresaw")
         sys.exit(1)
+
+
+def _mind_signals() -> None:
+    """Until the first process obeys signals, end by one that says stop, also in a container, and by no other.
+
+    Whatever SIGHUP tells of, workers read the files after it.
+    """
+    for known in STOPPING:
+        signal.signal(known, lambda number, _: sys.exit(128 + number))
+    signal.signal(signal.SIGHUP, lambda *_: None)
 
 
 def _require_grpc(settings: Settings) -> None:

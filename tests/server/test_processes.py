@@ -392,6 +392,21 @@ def test_workers_share_the_weights_that_the_first_process_loaded(artifact: Path,
         assert loaded.read_text() == f"{process.pid} "
 
 
+def test_only_a_signal_that_says_stop_ends_a_start(artifact: Path) -> None:
+    """SIGHUP comes while the first process loads the artifact, and it goes on; at SIGTERM it exits by itself.
+
+    In a container the first process has to, since there a signal that it does not handle does nothing.
+    """
+    sent = "from service.catalogue import ahead; load = ahead._load; "
+    sent += "ahead._load = lambda *given: os.kill(os.getpid(), {}) or load(*given)"
+    with start_patched(sent.format(int(signal.SIGHUP)), artifact) as (process, _):
+        assert process.poll() is None
+    program = f"import os; {sent.format(int(signal.SIGTERM))}; from service.__main__ import main; main()"
+    command = [sys.executable, "-c", program, "--port", "0", "--model", str(artifact), *TWO]
+    ended = subprocess.run(command, stderr=subprocess.DEVNULL, timeout=60, check=False)
+    assert ended.returncode == 128 + signal.SIGTERM
+
+
 @pytest.mark.parametrize("processes", ["1", "2"])
 def test_a_connection_that_waits_when_the_service_is_told_to_end_is_answered(artifact: Path, processes: str) -> None:
     """The kernel would reset it when the listener closes, or when it is closed before its request is read."""
