@@ -250,10 +250,9 @@ class _Supervisor:
     def _dismiss(self) -> None:
         """Have the processes end: by the end of the channel, so that each takes what it was handed before."""
         for process in self._processes.values():
-            if process.is_ready:
-                with suppress(OSError):  # it has just ended
-                    process.channel.shutdown(socket.SHUT_WR)
-            else:
+            with suppress(OSError):  # it has just ended
+                process.channel.shutdown(socket.SHUT_WR)
+            if not process.is_ready:  # it may listen to the channel only much later, or miss the signal and do so then
                 os.kill(process.pid, signal.SIGTERM)
 
     def _signal(self, wanted: signal.Signals) -> None:

@@ -407,6 +407,28 @@ def test_only_a_signal_that_says_stop_ends_a_start(artifact: Path) -> None:
     assert ended.returncode == 128 + signal.SIGTERM
 
 
+def test_one_that_starts_and_misses_the_signal_ends_with_the_others(artifact: Path) -> None:
+    """Python drops an exception in some places, that of a signal too; the end of the channel says it again."""
+    patch = """
+from service.server import serve
+create = serve.create_app
+def miss(settings, worker, *rest):
+    app = create(settings, worker, *rest)
+    if worker.number:
+        try:
+            os.kill(os.getppid(), 15)
+            workers.time.sleep(60)
+        except SystemExit:
+            pass
+    return app
+serve.create_app = miss
+workers.END_SECONDS = -20.0
+workers._Supervisor._signal = lambda _, wanted: wanted == 9 and os._exit(1)  # the time to drain is over
+"""
+    with start_patched(patch, artifact):
+        pass
+
+
 @pytest.mark.parametrize("processes", ["1", "2"])
 def test_a_connection_that_waits_when_the_service_is_told_to_end_is_answered(artifact: Path, processes: str) -> None:
     """The kernel would reset it when the listener closes, or when it is closed before its request is read."""
