@@ -8,7 +8,9 @@ from pathlib import Path
 from service.costs.cgroups import CGROUPS, PROC, read_text, walk_groups
 
 ARENA_MAX = "MALLOC_ARENA_MAX"  # the variable of glibc
-M_ARENA_MAX = -8  # and the same in its malloc.h
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # of its malloc.h
+KEPT_BYTES = 2**26  # free at the end of the heap, before they are given back: each run would take its pages anew
+LARGEST_BYTES = 2**25  # that is taken from the heap, the most that glibc allows; larger pieces are taken anew, too
 UNBOUNDED_BYTES = 2**60  # what version 1 says of a group without a limit is more
 
 
@@ -22,10 +24,17 @@ def share_heap() -> None:
     """Have all threads take memory from one heap, if the C library has several (glibc) and nobody chose their number.
 
     Each thread would have one of its own otherwise, and keep what its largest run took where no other can use it.
+    Between runs the heap keeps what the last one took.
     """
     if ARENA_MAX not in os.environ:
         with suppress(OSError, AttributeError, TypeError):
-            ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
+            library = ctypes.CDLL(None)
+            for name, value in (
+                (M_ARENA_MAX, 1),
+                (M_TRIM_THRESHOLD, KEPT_BYTES),
+                (M_MMAP_THRESHOLD, LARGEST_BYTES),
+            ):
+                library.mallopt(name, value)
 
 
 def trim_heap() -> None:
