@@ -10,13 +10,19 @@ from service.errors.base import LengthwiseError
 class Unavailable(LengthwiseError):
     """The service cannot take the request now; later it may."""
 
+    retry_after_ms = 1000
+
+    def _retry_after(self, seconds: float) -> None:
+        """Say that trying again may succeed after so many seconds."""
+        self.retry_after_ms = max(1, ceil(1000 * seconds))
+
 
 class QueueFull(Unavailable):
     """More work waits than the queue may hold."""
 
     def __init__(self, waiting: float, limit: float, unit: Literal["steps", "seconds"], wait_seconds: float) -> None:
         self.setting = f"max_queue_{unit}"
-        self.retry_after_ms = max(1, ceil(1000 * wait_seconds))
+        self._retry_after(wait_seconds)
         what = "steps" if unit == "steps" else "seconds of work"
         super().__init__(
             f"{round(waiting, 1)} {what} are waiting and the queue holds {limit} (`{self.setting}`): "
@@ -31,7 +37,7 @@ class AnswersUnread(Unavailable):
     setting = "max_unread_bytes"
 
     def __init__(self, held: int, limit: float, wait_seconds: float) -> None:
-        self.retry_after_ms = max(1, ceil(1000 * wait_seconds))
+        self._retry_after(wait_seconds)
         super().__init__(
             f"Answers of {held} bytes are under way or not read yet, and there is room for {limit:.0f} "
             f"(`{self.setting}`): try again in {self.retry_after_seconds} s.",
@@ -43,7 +49,6 @@ class TooManyConnections(Unavailable):
     """More connections are open than may be, and none of them is idle."""
 
     setting = "max_connections"
-    retry_after_ms = 1000
 
     def __init__(self, limit: float) -> None:
         super().__init__(
@@ -57,7 +62,6 @@ class TooManyCalls(Unavailable):
     """More calls of gRPC are under way than may be."""
 
     setting = "max_connections"
-    retry_after_ms = 1000
 
     def __init__(self, limit: int) -> None:
         super().__init__(
@@ -73,7 +77,7 @@ class RateExceeded(Unavailable):
     setting = "steps_per_second"
 
     def __init__(self, rate: int, wait_seconds: float) -> None:
-        self.retry_after_ms = max(1, ceil(1000 * wait_seconds))
+        self._retry_after(wait_seconds)
         super().__init__(
             f"This key may send {rate} steps a second (`{self.setting}`), and has sent more: "
             f"try again in {self.retry_after_seconds} s.",
@@ -85,15 +89,12 @@ class WorkersBehind(Unavailable):
     """Some workers have not followed a change that the others made."""
 
     def __init__(self, reasons: Mapping[int, str]) -> None:
-        self.retry_after_ms = 1000
         told = "; ".join(f"worker {number}: {reason}" for number, reason in sorted(reasons.items()))
         super().__init__(f"It is done in all workers but these: {told}. Ask again, or send SIGHUP to the service.")
 
 
 class Draining(Unavailable):
     """The service is shutting down."""
-
-    retry_after_ms = 1000
 
     def __init__(self) -> None:
         super().__init__("The service is shutting down and takes no new requests: try another instance.")
