@@ -45,7 +45,7 @@ class Server:
         module: our own program that is run.
         batch: a peer's settings of its batches.
         wait_ms: how long a peer may wait for a batch to fill.
-        grpc_port: where a peer takes calls of gRPC, too; None if it need not.
+        grpc_port: the port on which a peer also takes calls of gRPC; None if it takes none.
     """
 
     name: str
@@ -189,10 +189,10 @@ def _await_ready(process: subprocess.Popen[bytes], port: int, first: bytes, log:
 
 
 def find_port() -> int:
-    """Return a port of this machine that is free, and another one each time.
+    """Return a free port of this machine, another one at each call.
 
-    It is below those that the kernel gives to whoever asks for any, and apart from those of processes that began beside
-    this one: nobody takes it before it is used.
+    Nobody else should take it before it is used: it is below the ports that the kernel gives out by itself, and
+    processes of other numbers begin their search elsewhere.
     """
     while True:
         port = FIRST_PORT + next(_places) % PORTS

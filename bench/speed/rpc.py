@@ -155,11 +155,10 @@ def start_triton(model: Path, folder: Path) -> Iterator[tuple[int, int]]:
     Raises:
         Unavailable: it cannot be installed or started.
     """
-    server = replace(TRITON_BINARY, grpc_port=find_port())
-    assert server.grpc_port is not None
+    server = replace(TRITON_BINARY, grpc_port=(port := find_port()))
     first = server.wire.write(draw_sequences([3], MODELS[model.stem].features, seed=0))
     with start(server, server.prepare(folder), model, first, model.with_suffix(".log")) as running:
-        yield server.grpc_port, running.process.pid
+        yield port, running.process.pid
 
 
 def measure(model: Path, triton: tuple[int, int] | None, rounds: int, seconds: float) -> None:
