@@ -1,9 +1,10 @@
-"""The port that several workers share: bound, listened on, and closed once nobody waits at it any more."""
+"""The ports that several workers share: bound, listened on, and closed once nobody waits there any more."""
 
 import logging
 import selectors
 import socket
 from collections.abc import Callable, Container
+from contextlib import ExitStack
 
 from service.errors import StartupError
 from service.settings import Settings
@@ -29,14 +30,8 @@ class Port:
         """
         self._settings = settings
         self.is_listening = False
-        self.listeners: list[socket.socket] = []
         try:
-            for family, kind, *_, address in socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM):
-                self.listeners.append(listener := socket.socket(family, kind))
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                if family == socket.AF_INET6:
-                    listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                listener.bind(address)
+            self.listeners = bind_port(settings.host, settings.port)
         except OSError as error:
             raise self._cannot_listen(error) from error
 
@@ -74,3 +69,22 @@ class Port:
 
     def _cannot_listen(self, error: OSError) -> StartupError:
         return StartupError(f"{self._settings.host}:{self._settings.port} cannot be listened on: {error.strerror}.")
+
+
+def bind_port(host: str, port: int) -> list[socket.socket]:
+    """Bind a port at each address of a host, without listening on it; for 0 a free one, the same at all of them.
+
+    Raises:
+        OSError: it cannot be bound; nothing is left bound then.
+    """
+    with ExitStack() as opened:
+        bound: list[socket.socket] = []
+        for family, kind, *_, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+            bound.append(one := opened.enter_context(socket.socket(family, kind)))
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            one.bind((address[0], port, *address[2:]))
+            port = one.getsockname()[1]
+        opened.pop_all()
+        return bound

@@ -4,6 +4,7 @@ import socket
 from contextlib import ExitStack
 
 from service.errors import StartupError
+from service.server.port import bind_port
 from service.settings import Settings
 
 
@@ -22,18 +23,12 @@ def reserve_port(settings: Settings) -> tuple[ExitStack, int]:
     Raises:
         StartupError: others listen there.
     """
-    port = settings.grpc_port or 0
+    port, kept = settings.grpc_port or 0, ExitStack()
     try:
-        with ExitStack() as opened:
-            for family, kind, *_, address in socket.getaddrinfo(settings.host, port, type=socket.SOCK_STREAM):
-                kept = opened.enter_context(socket.socket(family, kind))
-                kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                if family == socket.AF_INET6:
-                    kept.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                kept.bind((address[0], port, *address[2:]))
-                kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-                port = kept.getsockname()[1]
-            return opened.pop_all(), port
+        for one in bind_port(settings.host, port):
+            kept.enter_context(one).setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            port = one.getsockname()[1]
     except OSError as error:
         sentence = f"{settings.host}:{port} cannot be listened on for gRPC: {error.strerror}."
         raise StartupError(sentence) from error
+    return kept, port
