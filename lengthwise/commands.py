@@ -107,9 +107,8 @@ EXIT_CODES = {
 def read_help(name: str) -> str:
     """Return what a program shows with `--help`: its summary, its example and its flags."""
     command, text = COMMANDS[name], HELP.read_text(encoding="utf-8")
-    start = text.index(f"usage: lengthwise {name} ")
-    stop = text.find("\nusage: ", start)
-    return f"{command.summary}, for example:\n\n  {command.example}\n\n{text[start : stop if stop > 0 else None]}"
+    usage = text[text.index(f"usage: lengthwise {name} ") :].partition("\nusage: ")[0]
+    return f"{command.summary}, for example:\n\n  {command.example}\n\n{usage}"
 
 
 def write_help() -> str:

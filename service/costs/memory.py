@@ -24,17 +24,14 @@ def share_heap() -> None:
     """Have all threads take memory from one heap, if the C library has several (glibc) and nobody chose their number.
 
     Each thread would have one of its own otherwise, and keep what its largest run took where no other can use it.
-    Between runs the heap keeps what the last one took.
+    Between runs the heap keeps up to `KEPT_BYTES` that are free.
     """
     if ARENA_MAX not in os.environ:
         with suppress(OSError, AttributeError, TypeError):
-            library = ctypes.CDLL(None)
-            for name, value in (
-                (M_ARENA_MAX, 1),
-                (M_TRIM_THRESHOLD, KEPT_BYTES),
-                (M_MMAP_THRESHOLD, LARGEST_BYTES),
-            ):
-                library.mallopt(name, value)
+            choose = ctypes.CDLL(None).mallopt
+            choose(M_ARENA_MAX, 1)
+            choose(M_TRIM_THRESHOLD, KEPT_BYTES)
+            choose(M_MMAP_THRESHOLD, LARGEST_BYTES)
 
 
 def trim_heap() -> None:
