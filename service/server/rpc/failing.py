@@ -14,7 +14,7 @@ from service.server.rpc.carrying import Reply
 
 DETAILS = "grpc-status-details-bin"
 DOMAIN = "lengthwise"
-LASTING = frozenset({"INVALID_KEY", "TOO_MANY_CALLS", "DRAINING"})  # they meet all that follows in a stream, too
+LASTING = frozenset({"INVALID_KEY", "DRAINING"})  # they meet all that follows in a stream, too
 PASSING = frozenset({"QUEUE_FULL", "RATE_EXCEEDED", "ANSWERS_UNREAD"})  # a stream waits until they are over
 
 
