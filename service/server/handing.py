@@ -19,15 +19,15 @@ class Process:
     """A process as the first one knows it.
 
     Attributes:
-        number: of its worker.
-        pid: of the process.
-        channel: to it.
-        heard: when it last was.
-        is_ready: whether it takes connections.
-        is_leaving: whether it takes none any more.
-        counted: connections that it had when it was last heard.
-        taken: that had reached it by then, of all that it was ever handed.
-        handed: those.
+        number: the worker's number.
+        pid: the number by which the kernel knows it.
+        channel: where it is handed connections, and reports.
+        heard: when its last report came, or it was started.
+        is_ready: whether it has ever reported, which it does once it takes connections.
+        is_leaving: whether it takes no more of them.
+        counted: connections that it had at its last report.
+        taken: connections that had reached it by then, of all that it was ever handed.
+        handed: connections that it was ever handed.
     """
 
     number: int
@@ -57,11 +57,11 @@ class Process:
 
 
 def accept(listener: socket.socket, processes: Iterable[Process]) -> None:
-    """Hand a connection to the process that has fewest, of those that were heard of lately.
+    """Hand a connection to the process that has fewest; to one that has not reported lately only if no other takes it.
 
     Args:
-        listener: has one that waits.
-        processes: all there are.
+        listener: where a connection waits.
+        processes: the processes of all workers.
     """
     able = [one for one in processes if one.is_able and one.on_their_way < MOST_HANDED]
     if not able:
