@@ -1,7 +1,6 @@
 """Puts the parts together: `create_app(settings)` is the whole service."""
 
 from functools import partial
-from types import MappingProxyType
 
 from service import upkeep
 from service.api import problems
@@ -26,7 +25,7 @@ from service.api.meter import StepMeter
 from service.api.routing import Service
 from service.api.unread import Unread
 from service.api.worker import Worker
-from service.catalogue.ahead import Ahead
+from service.catalogue.ahead import NOTHING, Ahead
 from service.catalogue.loading import Loader
 from service.catalogue.models import Models
 from service.catalogue.repository import Repository
@@ -45,7 +44,7 @@ def create_app(
     settings: Settings,
     worker: Worker | None = None,
     owners: Owners | None = None,
-    ahead: Ahead = MappingProxyType({}),
+    ahead: Ahead = NOTHING,
 ) -> Front:
     """Load the encoder, prove that it is the one that was exported, and build the app that serves it.
 

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypeAlias
 
 from service.catalogue.repository import list_artifacts
@@ -36,6 +37,8 @@ class Loaded:
 
 
 Ahead: TypeAlias = Mapping[bytes, Loaded]  # by the hashes of the files
+
+NOTHING: Ahead = MappingProxyType({})
 
 
 def hash_file(content: bytes) -> bytes:

@@ -1,12 +1,11 @@
 """Makes a model of a file: reads, tries, loads and proves it, and measures it unless a predecessor was measured."""
 
 from pathlib import Path
-from types import MappingProxyType
 
 from service.batching.policy import AFAR, POLICY
 from service.batching.queue import Bounds
 from service.batching.sharing import Company, Queues
-from service.catalogue.ahead import Ahead, hash_file
+from service.catalogue.ahead import NOTHING, Ahead, hash_file
 from service.catalogue.models import Models, ServedModel
 from service.catalogue.vetting.examiner import Examiner
 from service.catalogue.vetting.files import read_file
@@ -36,7 +35,7 @@ class Loader:
         settings: Settings,
         owners: Owners | None = None,
         company: Company | None = None,
-        ahead: Ahead = MappingProxyType({}),
+        ahead: Ahead = NOTHING,
     ) -> None:
         """Load nothing yet.
 

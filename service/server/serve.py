@@ -13,7 +13,7 @@ from contextlib import suppress
 from functools import partial
 from importlib import import_module
 from logging.config import dictConfig
-from types import FrameType, MappingProxyType
+from types import FrameType
 from typing import TYPE_CHECKING, cast
 
 import uvicorn
@@ -25,7 +25,7 @@ from service.api.endpoints import repository
 from service.api.front import Front
 from service.api.worker import Worker
 from service.app import create_app
-from service.catalogue.ahead import Ahead, load_ahead
+from service.catalogue.ahead import NOTHING, Ahead, load_ahead
 from service.codecs.question import can_import
 from service.costs.memory import share_heap
 from service.errors import LengthwiseError, StartupError
@@ -188,7 +188,7 @@ def main(arguments: list[str]) -> None:
                 _kept, port = reserve_port(settings)  # until this process ends
                 settings = settings.model_copy(update={"grpc_port": port})
             _mind_signals()
-            ahead = {} if keeper else load_ahead(settings)
+            ahead = NOTHING if keeper else load_ahead(settings)
             gc.collect()
             gc.freeze()  # what is there stays shared
             supervise(settings, staff, lambda worker: serve(settings, keeper, worker, ahead), keeper)
@@ -240,12 +240,12 @@ def serve(
     settings: Settings,
     keeper: Keeper | None = None,
     worker: Worker | None = None,
-    ahead: Ahead = MappingProxyType({}),
+    ahead: Ahead = NOTHING,
 ) -> None:
     """Serve until a signal says stop.
 
     Args:
-        settings: of the service.
+        settings: the service's settings.
         keeper: of the processes that own the GPUs, if there are any.
         worker: what this process is, if it is one of several.
         ahead: what was loaded before this process was forked.
