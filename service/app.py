@@ -73,6 +73,7 @@ def create_app(
         artifacts,
         telemetry,
         Unread(settings.unread_bytes, partial(telemetry.see_closed, "unread")),
+        Unread(settings.unread_bytes),
         Crowd(settings.connections, partial(telemetry.see_closed, "idle")),
         keys,
         admin_keys,

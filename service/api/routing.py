@@ -5,7 +5,6 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
@@ -79,7 +78,7 @@ class Service:
         repository: the files they come from.
         telemetry: what is counted.
         unread: the answers that their readers have not taken.
-        unread_calls: those of calls of gRPC, which cannot be cut off.
+        unread_calls: the same of calls of gRPC, whose readers cannot be cut off.
         crowd: the open connections.
         keys: the keys that let a request in; None if it needs none.
         admin_keys: the keys that let admins in; None if there are no admins.
@@ -99,6 +98,7 @@ class Service:
     repository: Repository
     telemetry: Telemetry
     unread: Unread
+    unread_calls: Unread
     crowd: Crowd
     keys: KeyRing | None = None
     admin_keys: KeyRing | None = None
@@ -110,7 +110,6 @@ class Service:
     watchers: int = 0
     is_draining: bool = False
     tracing: "Tracing | None" = None
-    unread_calls: Unread = field(default_factory=partial(Unread, 0))
 
     def require_progress(self) -> None:
         """See that requests do not wait in vain.

@@ -17,7 +17,7 @@ from service.api.crowd import SPARE
 from service.api.endpoints import rpc
 from service.api.front import Front
 from service.api.routing import Service
-from service.api.unread import Reader, Unread
+from service.api.unread import Reader
 from service.codecs.kserve import messages
 from service.errors import BodyTooSlow, InvalidKey, LengthwiseError, StartupError, TooManyCalls
 from service.server.rpc.carrying import Call, Metadata, Reply, Unseen, carry, make_headers
@@ -44,7 +44,6 @@ class Listener:
         routes = [route for route in rpc.ROUTES if route.access != "admin" or service.admin_keys]
         self._service, self._app = service, Front(service, routes, fallback)
         self._calls: set[asyncio.Task[Any]] = set()  # until their answers are sent
-        service.unread_calls = Unread(settings.unread_bytes)
         self._shared = Shared(service.unread_calls, settings.max_body_bytes)
         most = settings.connections + SPARE
         self._server = grpc.aio.server(options=_choose_options(settings), maximum_concurrent_rpcs=most)
