@@ -11,6 +11,7 @@ from service.settings import Settings
 MIB = 2**20
 # What a worker has to itself under load was 46 MB for a file of 0.2 MB, 158 MB for 3.2 MB and 202 MB for 12.6 MB, and
 # what all share was 66 to 74 MB (`python -m bench workers`); so much is counted for each of them, and a little more.
+# They take less since they share weights and have one heap. What is counted stays, as there is then room to spare.
 WORKER_BYTES = 48 * MIB  # beside its models
 MODEL_COPIES = 3  # of a model's file
 RUN_COPIES, RUN_BYTES = 36, 112 * MIB  # what its runs take: so many times its file, and no more than that
