@@ -122,13 +122,17 @@ def make_probe() -> BaseEstimator:
 def make_untrained(encoder: SequenceEncoder, dataset: Dataset) -> SequenceEncoder:
     """Make the encoder that this one was before its training, on its device: same sizes, random weights.
 
-    Standardisation and pretrained vectors, which are there before any training, are kept.
+    Standardisation, of slopes too, and pretrained vectors, which are there before any training, are kept.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         fresh = SequenceEncoder(encoder.config)
-    if fresh.standardization is not None and encoder.standardization is not None:
-        fresh.standardization.load_state_dict(encoder.standardization.state_dict())
+    for own, fitted in (
+        (fresh.standardization, encoder.standardization),
+        (fresh.slope_standardization, encoder.slope_standardization),
+    ):
+        if own is not None and fitted is not None:
+            own.load_state_dict(fitted.state_dict())
     if fresh.embedding is not None and dataset.vectors is not None:
         with torch.no_grad():
             fresh.embedding.weight.copy_(torch.from_numpy(dataset.vectors))

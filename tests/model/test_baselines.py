@@ -80,6 +80,17 @@ def test_the_untrained_encoder_keeps_nothing_that_was_learned() -> None:
     assert not any(torch.equal(weights, learned[name]) for name, weights in fresh.layers.named_parameters())
 
 
+def test_the_untrained_encoder_scales_features_and_slopes_as_the_trained_one() -> None:
+    """What was fitted on the training sequences before the first update is the same in both."""
+    trained = SequenceEncoder(EncoderConfig(features=2, hidden=3, deltas=1))
+    numbers = LabelledSequences(*make_numbers(8, 3))
+    trained.fit_statistics([torch.from_numpy(steps) for steps in numbers.sequences])
+    fresh = make_untrained(trained, make_dataset(numbers, numbers))
+    kept = {name: part.tolist() for name, part in trained.state_dict().items() if "standardization" in name}
+    assert len(kept) == 4
+    assert {name: fresh.state_dict()[name].tolist() for name in kept} == kept
+
+
 def test_large_sets_are_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of more sequences than a baseline reads in seconds it takes a fixed number, always the same ones."""
     monkeypatch.setattr(baselines, "MOST_SEQUENCES", 7)
