@@ -67,9 +67,11 @@ def _split_column(path: Path, start: int, column: Any) -> Sequence[Item]:
     if not (types.is_integer(steps.type) or types.is_floating(steps.type)):
         raise BadFile(path, "", f"the steps hold values of the type {steps.type}, which are not numbers")
     values = steps.to_numpy(zero_copy_only=False)  # null becomes NaN, which is refused
+    if widths is not None:
+        values = round_to_float32(values)
+    rows = np.split(np.require(values, requirements="W"), ends[1:-1])  # Arrow's own memory is read only; torch warns
     if widths is None:
-        return np.split(values, ends[1:-1])
-    rows = np.split(round_to_float32(values), ends[1:-1])
+        return rows
     return [row.reshape(length, len(row) // max(length, 1)) for row, length in zip(rows, lengths, strict=True)]
 
 

@@ -14,6 +14,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from model.data import tables
+from model.data.batches import SequenceSet
 from model.data.datasets import FileSource, LabelKind
 from model.data.files import read_dataset
 from model.data.readers import BadFile
@@ -142,6 +143,22 @@ def test_parquet_is_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     write_parquet(tmp_path / "b.parquet", [*LISTS[:4], [[1.0, 2.0], [3.0]]], LABELS)
     with pytest.raises(BadFile, match="row 4: step 1 does not hold as many numbers as step 0 does"):
         read(tmp_path / "b.parquet")
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([[[1.0, 2.0]], [[3.0, 4.0]]], pa.list_(pa.list_(pa.float32()))),
+        pa.array([[1, 2], [3]], pa.list_(pa.int64())),
+    ],
+    ids=["features", "tokens"],
+)
+def test_what_parquet_held_can_be_written_to(column: Any, tmp_path: Path) -> None:
+    """Arrow's memory is read only, of which torch warns, so that sequences are not views into it."""
+    pq.write_table(pa.table({"sequence": column, "label": ["a", "b"]}), tmp_path / "a.parquet")
+    dataset = read(tmp_path / "a.parquet", test=tmp_path / "a.parquet")
+    assert all(steps.flags.writeable for steps in dataset.train.sequences)
+    assert len(SequenceSet(dataset.train)[[0, 1]].lengths) == 2
 
 
 def test_a_file_is_not_held_twice(tmp_path: Path) -> None:
