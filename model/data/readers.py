@@ -96,13 +96,13 @@ def read_npz(path: Path, source: FileSource, labels: LabelKind) -> Iterator[Foun
     """Read arrays of ragged values: `values`, `lengths` and, if there are labels, `labels`."""
     labelled = labels != "none"
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.lib.npyio.NpzFile(file) as arrays:  # np.load reads other files, too
             values_name = source.sequence if source.sequence in arrays else "values"
             labels_name = source.label if source.label in arrays else "labels"
             check_columns(path, [values_name, "lengths", *([labels_name] if labelled else [])], list(arrays))
             values, lengths = arrays[values_name], arrays["lengths"]
             found_labels = arrays[labels_name].tolist() if labelled else [None] * len(lengths)
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, zipfile.BadZipFile) as error:
         raise BadFile(path, "", f"it is not an NPZ file without pickles: {error}") from error
     if lengths.ndim != 1 or lengths.dtype.kind not in "iu" or (lengths < 0).any() or values.ndim not in (1, 2):
         raise BadFile(path, "", "lengths must be (n,) integers from 0, and values (sum of lengths, F) or (sum,)")

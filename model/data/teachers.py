@@ -7,6 +7,7 @@ its text, and a training that meets the same texts again does not wait for them.
 
 import hashlib
 import os
+import zipfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -52,14 +53,19 @@ class KnownVectors:
         """
         self._path = path
         try:
-            with np.load(path) as arrays:
-                texts, vectors = arrays["texts"].tolist(), np.asarray(arrays["vectors"], dtype=np.float32)
-        except (OSError, KeyError, ValueError) as error:
+            with path.open("rb") as file, np.lib.npyio.NpzFile(file) as arrays:  # np.load reads other files, too
+                texts, vectors = np.asarray(arrays["texts"]), np.asarray(arrays["vectors"], dtype=np.float32)
+        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
             raise BadFile(path, "", f"it is not a file of texts and vectors: {error}") from error
+        if texts.ndim != 1 or texts.dtype.kind != "U":
+            raise BadFile(path, "", f"'texts' must be texts (n,), and they are {texts.dtype} of shape {texts.shape}")
         if vectors.ndim != 2 or len(texts) != len(vectors) or not np.isfinite(vectors).all():
-            reason = f"'vectors' must be finite numbers (n, D), a row for each of {len(texts)} texts: {vectors.shape}"
+            reason = (
+                f"'vectors' must be finite numbers (n, D), a row for each of {len(texts)} texts; "
+                f"their shape is {vectors.shape}"
+            )
             raise BadFile(path, "", reason)
-        self._vectors = dict(zip(texts, vectors, strict=True))
+        self._vectors = dict(zip(texts.tolist(), vectors, strict=True))
 
     def encode(self, texts: Sequence[str]) -> Vectors:
         """Look up the vectors of n texts, `(n, D)`.

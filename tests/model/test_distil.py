@@ -1,5 +1,6 @@
 """Distillation: teachers and what they keep, the loss, words that begin with a teacher's, and pairs after it."""
 
+import io
 import json
 import sys
 from collections.abc import Sequence
@@ -224,6 +225,8 @@ def test_a_file_without_words_leaves_the_vectors_of_words_as_they_are(tmp_path: 
         ({"texts": np.array(["a"])}, "it is not a file of texts and vectors"),
         ({"texts": np.array(["a"]), "vectors": np.zeros((2, 3))}, "a row for each of 1 texts"),
         ({"texts": np.array(["a"]), "vectors": np.full((1, 3), np.nan)}, "must be finite"),
+        ({"texts": np.array(7), "vectors": np.zeros((1, 3))}, r"they are int64 of shape \(\)"),
+        ({"texts": np.array([["a"]]), "vectors": np.zeros((1, 3))}, r"of shape \(1, 1\)"),
     ],
 )
 def test_a_file_that_is_no_teacher_is_refused(tmp_path: Path, arrays: dict[str, Any], reason: str) -> None:
@@ -231,6 +234,17 @@ def test_a_file_that_is_no_teacher_is_refused(tmp_path: Path, arrays: dict[str, 
     np.savez(tmp_path / "teacher.npz", **arrays)
     with pytest.raises(BadFile, match=rf"teacher\.npz: .*{reason}"):
         open_teacher(str(tmp_path / "teacher.npz"))
+
+
+@pytest.mark.parametrize("kind", ["cut short", "a single array"])
+def test_a_file_that_is_not_npz_is_refused(tmp_path: Path, kind: str) -> None:
+    """A file that was cut short, or holds one array without names, is named as one that cannot be read."""
+    path = write_teacher(tmp_path / "teacher.npz", TEXTS)
+    content = io.BytesIO()
+    np.save(content, np.zeros(3))
+    path.write_bytes(path.read_bytes()[:-30] if kind == "cut short" else content.getvalue())
+    with pytest.raises(BadFile, match=r"teacher\.npz: it is not a file of texts and vectors: File is not a zip file"):
+        open_teacher(str(path))
 
 
 def test_a_text_that_a_file_does_not_hold_is_named(tmp_path: Path) -> None:

@@ -284,6 +284,10 @@ def test_a_bad_npz_is_refused(arrays: dict[str, Any], reason: str, tmp_path: Pat
     np.savez(tmp_path / "bad.npz", **arrays)
     with pytest.raises(BadFile, match=rf"bad\.npz(, |: ).*{reason}"):
         read(tmp_path / "bad.npz")
+    with (tmp_path / "bad.npz").open("wb") as file:
+        np.save(file, np.zeros(3))
+    with pytest.raises(BadFile, match=r"bad\.npz: it is not an NPZ file without pickles: File is not a zip file"):
+        read(tmp_path / "bad.npz")
 
 
 @pytest.mark.parametrize(
