@@ -37,6 +37,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--draws", type=int, default=5, help="how often labels are drawn, at least 2; 5 by default")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="also draw what few labels do: .png or .svg")
     options = parser.parse_args(arguments)
+    if options.plot and not (options.few_labels and options.plot.suffix in figures.FORMATS):
+        parser.error(f"--plot {options.plot}: what --few-labels finds is drawn, into a .png or .svg file")
     runs: list[Path] = options.runs
     try:
         results = [evaluate(read_model(run), _load(run)) for run in runs]
@@ -86,9 +88,8 @@ def _load(run: Path, labels: LabelKind | None = None) -> Dataset:
 
 
 def _learn_from_few(runs: Sequence[Path], counts: Sequence[int], draws: int) -> Curves:
-    configs = [read_config(run) for run in runs]
-    first = configs[0]
-    if len({(config.encoder, config.data.name, config.data.file) for config in configs}) > 1:
+    first = read_config(runs[0])
+    if len({_describe(run) for run in runs}) > 1:
         raise ValueError("--few-labels takes the seeds of one recipe: these runs differ in encoder or data")
     file = first.data.file
     if file is not None and not file.test and TASKS[first.task].labels != "classes":
@@ -97,6 +98,13 @@ def _learn_from_few(runs: Sequence[Path], counts: Sequence[int], draws: int) -> 
             "rows held out without labels are others than those held out of each class"
         )
     return learn_from_few([read_model(run) for run in runs], _load(runs[0], "classes"), sorted(counts), draws)
+
+
+def _describe(run: Path) -> tuple[object, ...]:
+    """Return what runs must have in common if they are judged on the same sequences, as `_load` reads them."""
+    config = read_config(run)
+    data, tokenizer = config.data, read_tokenizer(run)
+    return config.encoder, data.name, data.file, data.teacher, config.training.shuffle_frames, tokenizer
 
 
 def count(text: str) -> int:

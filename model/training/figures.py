@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 Numbers: TypeAlias = npt.NDArray[np.floating] | npt.NDArray[np.integer]
 
+FORMATS = (".png", ".svg")  # that `save` writes
 BLUE, ORANGE = "#2b6cb0", "#dd6b20"
 MOST_NAMED_CLASSES = 20  # as many colours can be told apart, and as many cells annotated
 

@@ -118,19 +118,31 @@ def test_the_command_prints_and_draws_what_few_labels_do(
     """Two seeds of a training without labels share one table; other encoders beside them are refused."""
     monkeypatch.setitem(DATASETS, "easy", make_dataset)
     recipe = tmp_path / "small.json"
-    for hidden, name in ((3, "a"), (3, "b"), (2, "c")):
-        recipe.write_text(f'{{"encoder": {{"hidden": {hidden}}}, "training": {{"epochs": 1}}}}')
+    for hidden, shuffled, name in ((3, "false", "a"), (3, "false", "b"), (2, "false", "c"), (3, "true", "d")):
+        training = f'{{"epochs": 1, "shuffle_frames": {shuffled}}}'
+        recipe.write_text(f'{{"encoder": {{"hidden": {hidden}}}, "training": {training}}}')
         flags = ["--dataset", "easy", "--task", "selfsupervised", "--recipe", str(recipe)]
         train_main([*flags, "--out", str(tmp_path / name)])
     monkeypatch.setattr(few_labels, "train", lambda *_: {"accuracy": 0.5})
-    runs, picture = [str(tmp_path / name) for name in "abc"], tmp_path / "few.svg"
+    runs, picture = [str(tmp_path / name) for name in "abcd"], tmp_path / "few.svg"
     capsys.readouterr()
     evaluate_main([*runs[:2], "--few-labels", "2", "1", "--draws", "2", "--plot", str(picture)])
     lines = capsys.readouterr().out.split("\n\n")[-1].splitlines()
     assert [line.split()[0] for line in lines if "±" in line] == ["1", "2", "all"]
     assert "untrained probe" in picture.read_text()
-    with pytest.raises(SystemExit, match="these runs differ in encoder or data"):
-        evaluate_main([*runs, "--few-labels", "1"])
+    for other in runs[2:]:
+        with pytest.raises(SystemExit, match="these runs differ in encoder or data"):
+            evaluate_main([runs[0], other, "--few-labels", "1"])
+
+
+@pytest.mark.parametrize("flags", [["--plot", "few.svg"], ["--few-labels", "1", "--plot", "few.pdf"]])
+def test_a_picture_that_cannot_be_drawn_is_refused_at_once(
+    flags: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`--plot` draws few labels alone, as PNG or SVG; the run is not even looked for."""
+    with pytest.raises(SystemExit):
+        evaluate_main(["nowhere", *flags])
+    assert "what --few-labels finds is drawn, into a .png or .svg file" in capsys.readouterr().err
 
 
 def test_rows_held_out_without_labels_are_not_judged_on(tmp_path: Path) -> None:
