@@ -176,7 +176,7 @@ class Place:
         if time is None and isinstance(self.files, fs.PyFileSystem):
             try:
                 time = self.files.handler.fs.modified(one.path)
-            except (NotImplementedError, KeyError):
+            except (NotImplementedError, KeyError):  # the store keeps no times, or keeps none of this file
                 return 0
         return int(time.timestamp()) * SECOND if isinstance(time, datetime) else 0
 

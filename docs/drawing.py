@@ -32,7 +32,7 @@ class Box(NamedTuple):
     """A rectangle with a title and lines of text.
 
     Attributes:
-        x, y, width, height: where it stands, in pixels.
+        x, y, width, height: its place and size, in pixels.
         kind: `folder` of the project, or a `thing` that goes in or comes out.
         title: what it is.
         lines: what it does or holds.

@@ -98,7 +98,7 @@ def read_npy(path: Place, file: Any) -> tuple[Stored | npt.NDArray[Any], Ends]:
     """Return all steps, end to end, of an array of sequences of one length.
 
     Raises:
-        BadInput: its shape is no such array's.
+        BadInput: it has another number of dimensions.
     """
     array = _read_array(path, file, 0)
     if len(array.shape) not in (2, 3):
