@@ -437,9 +437,15 @@ def test_the_commands_train_and_evaluate_over_seeds(
     assert float(deviation.split()[1]) == pytest.approx(np.std(accuracies, ddof=1), abs=1e-4)
 
 
-def test_the_shuffled_control_is_trained_and_judged_on_shuffled_frames(easy: Path, tmp_path: Path) -> None:
-    """The run remembers that it is a control, and its samples are permuted ones."""
-    train_main(["--dataset", "easy", "--recipe", str(easy), "--out", str(tmp_path / "c"), "--shuffle-frames"])
+@pytest.mark.parametrize("says", ["flag", "recipe"])
+def test_the_shuffled_control_is_trained_and_judged_on_shuffled_frames(says: str, easy: Path, tmp_path: Path) -> None:
+    """The run remembers that it is a control, and its samples are permuted ones, if the flag or the recipe says so."""
+    flags = ["--dataset", "easy", "--recipe", str(easy), "--out", str(tmp_path / "c")]
+    if says == "recipe":
+        recipe = json.loads(easy.read_text())
+        recipe["training"]["shuffle_frames"] = True
+        easy.write_text(json.dumps(recipe))
+    train_main([*flags, *(["--shuffle-frames"] if says == "flag" else [])])
     assert read_config(tmp_path / "c").training.shuffle_frames
     shuffled, plain = read_samples(tmp_path / "c").sequences, load_dataset("easy").test.sequences
     assert any(not np.array_equal(one, other) for one, other in zip(shuffled, plain, strict=True))
