@@ -18,8 +18,8 @@ import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stdout
-from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -186,7 +186,7 @@ def main(arguments: list[str] | None = None) -> None:
         run_here(options.names[0], writes=not options.check)
         return
     flags = ["--check"] if options.check else []
-    with import_module("concurrent.futures").ThreadPoolExecutor(AT_ONCE) as threads:
+    with ThreadPoolExecutor(AT_ONCE) as threads:
         commands = [[sys.executable, "-m", "docs.notebooks", name, *flags] for name in options.names or PAGES]
         ended = [*threads.map(lambda command: subprocess.run(command, cwd=ROOT, check=False), commands)]  # noqa: S603
     sys.exit(any(one.returncode for one in ended))

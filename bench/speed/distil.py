@@ -32,7 +32,7 @@ from service.encoder.sequences import pad_batch
 from service.encoder.session import open_session
 
 BATCH = 32
-NAMES = {"spearman": 9, "dim": 5, "megabytes": 10, "sentences_per_second": 21}
+WIDTHS = {"spearman": 9, "dim": 5, "megabytes": 10, "sentences_per_second": 21}
 
 Vectors: TypeAlias = npt.NDArray[Any]  # (n, D)
 
@@ -83,9 +83,9 @@ def main(arguments: list[str] | None = None) -> None:
             "sentences_per_second": round(len(sentences) / statistics.median(seconds[contestant.name])),
         }
     print(f"{len(sentences)} sentences, {options.threads} threads, sentences a second of CPU time")
-    print(f"{'':32}", *(f"{name:>{width}}" for name, width in NAMES.items()))
+    print(f"{'':32}", *(f"{name:>{width}}" for name, width in WIDTHS.items()))
     for name, row in rows.items():
-        print(f"{name:32}", *(f"{row[column]:>{width}}" for column, width in NAMES.items()))
+        print(f"{name:32}", *(f"{row[column]:>{width}}" for column, width in WIDTHS.items()))
     print(json.dumps(rows))
 
 
