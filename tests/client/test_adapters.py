@@ -1,5 +1,6 @@
 """What aeon, tslearn, sktime, torch and TensorFlow hold sequences in comes out as it was, each by the real library."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -79,6 +80,34 @@ def test_frames_of_sktime_are_cut_by_their_index() -> None:
         from_sktime(pandas.DataFrame(SEQUENCES[0]))
 
 
+class Index:
+    """The part of a pandas index that is asked for; its labels are tuples."""
+
+    def __init__(self, labels: list[tuple[Any, ...]]) -> None:
+        self._labels = labels
+        self.nlevels = len(labels[0])
+
+    def droplevel(self, level: int) -> "Index":
+        """Return an index without a level, counted from the end."""
+        return Index([label[:level] + label[len(label) + level + 1 :] for label in self._labels])
+
+    def factorize(self) -> tuple[npt.NDArray[np.intp], list[tuple[Any, ...]]]:
+        """Return each label's number, in the order in which they first come, and the labels."""
+        numbers = {label: number for number, label in enumerate(dict.fromkeys(self._labels))}
+        return np.array([numbers[label] for label in self._labels]), [*numbers]
+
+
+def test_frames_are_cut_where_pandas_is_not_installed() -> None:
+    """A frame is asked for its index and its numbers alone, and pandas is never imported."""
+    rows = [
+        (name, time, step) for name, steps in zip("badc", SEQUENCES, strict=True) for time, step in enumerate(steps)
+    ]
+    rows.sort(key=lambda row: row[1])  # step by step of all
+    steps = np.array([step for *_, step in rows])
+    for labels in ([(name, time) for name, time, _ in rows], [("x", name, time) for name, time, _ in rows]):
+        assert_same(from_sktime(SimpleNamespace(index=Index(labels), to_numpy=lambda: steps)), SEQUENCES)
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_frames_that_sktime_made_are_cut_as_it_would() -> None:
     """Its own conversion of a nested list and ours of its multi-index frame give the same arrays."""
@@ -105,6 +134,20 @@ def test_tensors_are_cut_and_packed_sequences_taken_apart() -> None:
     assert_same(from_torch(torch.ones(2, 5, 3)), [np.ones((5, 3), np.float32)] * 2)
     half = torch.tensor([[[0.5]]], dtype=torch.bfloat16)
     assert_same(from_torch(half), [np.array([[0.5]], np.float32)])
+
+
+def test_packed_sequences_are_taken_apart_where_torch_is_not_installed() -> None:
+    """The steps of time 0 come first, the longest sequence's before the others'; then they get their places back."""
+    order = sorted(range(4), key=lambda row: -LENGTHS[row])
+    steps = [SEQUENCES[row][time] for time in range(max(LENGTHS)) for row in order if time < LENGTHS[row]]
+    packed = SimpleNamespace(
+        data=np.array(steps),
+        batch_sizes=np.array([sum(time < length for length in LENGTHS) for time in range(max(LENGTHS))]),
+        unsorted_indices=np.argsort(order),
+    )
+    assert_same(from_torch(packed), SEQUENCES)
+    packed.unsorted_indices = None
+    assert_same(from_torch(packed), [SEQUENCES[row] for row in order])
 
 
 @pytest.mark.parametrize("lengths", [[4, 1, 7], [4, 1, 8, 2], [4, -1, 7, 2]])

@@ -148,6 +148,13 @@ def test_what_cannot_be_encoded_is_refused_at_fit(
         kind(**given).fit(sequences)
 
 
+def test_nothing_is_encoded_before_fit(kind: Any) -> None:
+    """The error is scikit-learn's own, by which its tools tell that `fit` is missing."""
+    exceptions = pytest.importorskip("sklearn.exceptions")
+    with pytest.raises(exceptions.NotFittedError, match="call fit first"):
+        kind(artifact=TRIPLES).transform(SEQUENCES)
+
+
 def test_a_model_that_changed_after_fit_is_refused(kind: Any, tmp_path: Path) -> None:
     """Embeddings of another model are not what the next step was fitted on; a copy that is fitted anew takes them."""
     path = Path(shutil.copy(TRIPLES, tmp_path / "mine.onnx"))

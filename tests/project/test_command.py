@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 
 from bench.load.launch import start_service
+from lengthwise import __main__ as entry
 from lengthwise import completion, extras
 from lengthwise.commands import COMMANDS, EXIT_CODES
 from service import __version__
+from service.api import keys
 from tests.waiting import wait_until
 
 
@@ -87,6 +89,20 @@ def test_version_is_the_projects() -> None:
     """`version` and `--version` print it."""
     for name in ("version", "--version"):
         assert ask(name).stdout == f"lengthwise {__version__}\n"
+
+
+def test_what_is_interrupted_ends_with_the_exit_code_of_shells(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C in any program ends it as the help says, without a traceback."""
+
+    def interrupt(_: list[str]) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(keys, "main", interrupt)
+    with pytest.raises(SystemExit) as ended:
+        entry.main(["keys", "x"])
+    assert ended.value.code == 130
+    assert "Ctrl-C" in EXIT_CODES[130]
 
 
 # Python imports it before anything else, if it finds it.

@@ -3,6 +3,7 @@
 import os
 import pty
 import re
+import select
 import shlex
 import subprocess
 import sys
@@ -49,6 +50,7 @@ def test_a_terminal_is_greeted_with_a_request_that_works(processes: str, artifac
         told = ""
         try:
             while not ("curl " in told and "running on" in told and told.endswith("\n")):
+                assert select.select([ours], [], [], 60)[0], told
                 told += os.read(ours, 2**16).decode().replace("\r\n", "\n")
             threading.Thread(target=drain, args=(ours,), daemon=True).start()
             (url,) = re.findall(r"listens on (http://127\.0\.0\.1:\d+);", told)
