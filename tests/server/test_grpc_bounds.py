@@ -26,13 +26,20 @@ from bench.load.servers import find_port
 from service.api import unread
 from service.batching.engine import Engine
 from service.codecs.kserve import messages
-from service.server.rpc import streaming
+from service.server.rpc import listening, streaming
 from service.server.rpc.carrying import Reply
 from tests.conftest import ARTIFACTS
 from tests.server.test_grpc import ask, await_that, call, fail, held, make, padded, typed
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])  # and empty settings
+PING = bytes([0, 0, 8, 6, 0, 0, 0, 0, 0]) + b"whoever?"
 STREAM = f"/{messages.SERVICE}/ModelStreamInfer"
+# The head of a call of a stream, on stream 1: POST and http by their numbers, then names and values as they stand.
+FIELDS = {b":authority": b"here", b":path": STREAM.encode(), b"te": b"trailers", b"content-type": b"application/grpc"}
+BLOCK = b"\x83\x86" + b"".join(
+    bytes([0, len(name)]) + name + bytes([len(told)]) + told for name, told in FIELDS.items()
+)
+HEADERS = len(BLOCK).to_bytes(3, "big") + bytes([1, 4, 0, 0, 0, 1]) + BLOCK
 BODY: bytes = typed(id="1").SerializeToString()
 
 
@@ -161,6 +168,58 @@ def test_connections_of_grpc_are_bounded(first: bytes, artifact: Path) -> None:
             connection.close()
         with grpc.insecure_channel(address) as channel:
             assert channel.unary_unary(f"/{messages.SERVICE}/ServerLive")(b"", wait_for_ready=True, timeout=30)
+
+
+def read_to_the_end(connection: socket.socket) -> bytes:
+    """Return all that a server sends until it closes a connection."""
+    received = b""
+    with suppress(ConnectionResetError):
+        while some := connection.recv(2**16):
+            received += some
+    return received
+
+
+def test_an_idle_connection_of_grpc_is_closed(artifact: Path) -> None:
+    """After the time for which HTTP's are kept, and it is told why."""
+    with call(make(artifact, keep_alive_seconds=1)) as address:
+        host, _, port = address.partition(":")
+        with closing(socket.create_connection((host, int(port)), timeout=30)) as connection:
+            connection.sendall(PREFACE)
+            assert read_to_the_end(connection).endswith(b"connection idle")
+
+
+def test_a_connection_of_grpc_that_says_nothing_is_closed(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has so long to speak HTTP/2, however long others may be idle."""
+    monkeypatch.setattr(listening, "HANDSHAKE_SECONDS", 1)
+    with call(make(artifact)) as address:
+        host, _, port = address.partition(":")
+        with closing(socket.create_connection((host, int(port)), timeout=30)) as connection:
+            assert b"connection idle" not in read_to_the_end(connection)
+
+
+def test_a_caller_of_grpc_that_pings_without_end_is_closed(artifact: Path) -> None:
+    """HTTP/2 has an error for it, which asks for calm."""
+    with call(make(artifact)) as address:
+        host, _, port = address.partition(":")
+        with closing(socket.create_connection((host, int(port)), timeout=30)) as connection:
+            connection.sendall(PREFACE)
+            with suppress(BrokenPipeError, ConnectionResetError):
+                for _ in range(100):
+                    connection.sendall(PING)
+            received = read_to_the_end(connection)
+    assert received.endswith(b"too_many_pings")
+
+
+def test_a_caller_of_grpc_is_asked_whether_it_is_there(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that has a call under way and says nothing gets a ping, which it must answer."""
+    monkeypatch.setattr(listening, "PING_SECONDS", 1)
+    with call(make(artifact)) as address:
+        host, _, port = address.partition(":")
+        with closing(socket.create_connection((host, int(port)), timeout=30)) as connection:
+            connection.sendall(PREFACE + HEADERS)
+            received = b""
+            while PING[:5] not in received:
+                received += connection.recv(2**16)
 
 
 def test_connections_of_grpc_leave_http_its_own(artifact: Path) -> None:
