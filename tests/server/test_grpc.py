@@ -292,6 +292,7 @@ def test_server_and_model_say_what_they_are(official: triton.InferenceServerClie
     assert official.get_server_metadata().name == "lengthwise"
     described = official.get_model_metadata("made")
     assert [(one.name, list(one.shape)) for one in described.inputs] == [("sequences", [-1, -1, 3]), ("lengths", [-1])]
+    assert [*official.get_server_metadata().extensions] == ["model_repository"]
     states = [(one.name, one.state) for one in official.get_model_repository_index().models]
     assert states == [("made", "READY")]
     with pytest.raises(InferenceServerException, match="Method not found"):
@@ -365,6 +366,34 @@ def test_keys_are_asked_for_as_over_http(artifact: Path) -> None:
             client.unload_model("made", headers=headers)
             error, info, _ = fail(address, request, **mine)
             assert error.code() is grpc.StatusCode.NOT_FOUND
+
+
+def test_the_index_lists_what_is_ready_alone_if_asked(artifact: Path) -> None:
+    """A model that was unloaded is in the whole list, with its reason, and not among those that are ready."""
+    key = "admins-key-01234567"
+    admins: Any = {"metadata": (("authorization", f"Bearer {key}"),)}
+    with call(make(artifact, admin_key=key)) as address:
+        for is_loaded in (True, False):
+            for ready in (True, False):
+                body = messages.message("RepositoryIndexRequest", ready=ready).SerializeToString()
+                found = messages.decode("RepositoryIndexResponse", ask(address, body, "RepositoryIndex"))
+                assert [one.name for one in found.models] == ["made"] * (is_loaded or not ready)
+            body = messages.message("RepositoryModelUnloadRequest", model_name="made").SerializeToString()
+            if is_loaded:
+                ask(address, body, "RepositoryModelUnload", **admins)
+
+
+def test_a_draining_service_is_live_and_not_ready(artifact: Path) -> None:
+    """Server and model both say so, with the name of the problem."""
+    app = make(artifact)
+    with call(app) as address:
+        model = messages.message("ModelReadyRequest", name="made").SerializeToString()
+        assert messages.decode("ModelReadyResponse", ask(address, model, "ModelReady")).ready
+        app.state.service.is_draining = True
+        assert messages.decode("ServerLiveResponse", ask(address, b"", "ServerLive")).live
+        for method, body in (("ServerReady", b""), ("ModelReady", model)):
+            error, info, _ = fail(address, body, method)
+            assert (error.code(), info.reason) == (grpc.StatusCode.UNAVAILABLE, "DRAINING")
 
 
 def test_an_expected_model_is_held_to(address: str, artifact: Path) -> None:
