@@ -73,7 +73,7 @@ def test_the_command_imports_nothing_that_takes_time() -> None:
         ("xyzzy", 2, "'xyzzy' is not a command; `lengthwise help` lists them."),
         ("keys nowhere/keys.txt", 1, "nowhere/keys.txt cannot be written: No such file or directory"),
         ("inspect nothing.onnx", 1, "nothing.onnx cannot be served: it cannot be read: No such file or directory."),
-        ("serve --model nothing.onnx", 1, "nothing.onnx cannot be served: it cannot be read: No such file"),
+        ("serve --port 0 --model nothing.onnx", 1, "nothing.onnx cannot be served: it cannot be read: No such file"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_a_sentence(line: str, code: int, sentence: str) -> None:
