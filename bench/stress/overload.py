@@ -29,7 +29,7 @@ from service.costs.cpus import available_cpus
 
 STEPS, BODIES = 200, 64
 DEADLINE_MS, QUEUE_SECONDS = 2000, 1.0
-CLOSED_CONNECTIONS, OPEN_CONNECTIONS = 32, 512
+CLOSED_CONNECTIONS, OPEN_CONNECTIONS = 32, 900  # more than wait for answers at a time, fewer than a worker takes
 RECOVERY_SECONDS = 10.0  # watched for it
 RETRY, QUEUED = re.compile(rb"retry-after-ms: *(\d+)", re.IGNORECASE), re.compile(rb"queue;dur=([\d.]+)")
 
