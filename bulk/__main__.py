@@ -43,7 +43,10 @@ def read_arguments(arguments: list[str]) -> argparse.Namespace:
         help="of the output; openai answers batch requests",
     )
     add("--outputs", default="embedding", help="what to write, of embedding, steps, state, separated by commas")
-    add("--sequence", default="sequence", metavar="NAME", help="the column, or field, of the sequences")
+    named = "the column, or field, of the sequences; 'sequence' by default, or 'text' of texts"
+    add("--sequence", "--sequence-column", default="sequence", metavar="NAME", help=named)
+    add("--id-column", default="id", metavar="NAME", help="CSV of steps: whose step a line is; 'id' by default")
+    add("--order-column", default="order", metavar="NAME", help="CSV of steps: what orders them; 'order' by default")
     add("--columns", metavar="NAMES", help="what else to keep of each row, separated by commas; all of it by default")
     add("--on-error", choices=("null", "drop", "fail"), default="null", help="a row that cannot be encoded")
     add("--max-errors", type=int, metavar="N", help="end once more rows could not be encoded; any number by default")

@@ -42,6 +42,7 @@ class Encodes(Protocol):
     outputs: tuple[Output, ...]
     dim: int
     spec: InputSpec
+    columns: tuple[str, ...]
 
     def predict(self, lengths: npt.NDArray[np.int64]) -> float | None:
         """Return the seconds that encoding sequences of these lengths should take, None if nobody knows."""
@@ -64,6 +65,7 @@ class Encoder:
         outputs: what it gives.
         dim: D, the numbers in an embedding.
         spec: what it reads.
+        columns: the names of the numbers in a step; empty if nobody knows.
         costs: what its runs take.
         runners: runs at the same time.
     """
@@ -81,6 +83,7 @@ class Encoder:
         self.file, self.sha256 = self.session.file, self.session.sha256
         self.outputs, self.dim = self.session.outputs, self.session.dim
         self.spec = describe_input(self.session)
+        self.columns = () if manifest is None else tuple(manifest.input.columns)
         self.costs = calibrator.costs
         self.runners = calibrator.arrangements[0].runners
         self._most_steps = settings.max_batch_steps

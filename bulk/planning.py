@@ -49,6 +49,8 @@ def make_plan(options: argparse.Namespace, encoder: Encodes, settings: Settings)
         "on_error": options.on_error,
         "empty_sequences": options.empty_sequences,
         "max_sequence_steps": options.max_sequence_steps,
+        **({} if wanted.id == "id" else {"id": wanted.id}),
+        **({} if wanted.order == "order" else {"order": wanted.order}),
     }
     is_begun = any(PART.fullmatch(one.name) for one in folder.list_files())  # looked for first, for a plan comes first
     if (plan := read_plan(folder)) is not None:
@@ -65,7 +67,19 @@ def make_wanted(
     """Return what is read of each row; `types` are those of the plan."""
     columns = None if options.columns is None else tuple(name for name in options.columns.split(",") if name)
     is_batch = options.format == "openai"
-    return Wanted(options.sequence, columns, encoder.spec, settings.limits, types, encoder.name, encoder.dim, is_batch)
+    return Wanted(
+        options.sequence,
+        columns,
+        encoder.spec,
+        settings.limits,
+        types,
+        encoder.name,
+        encoder.dim,
+        is_batch,
+        encoder.columns if len(encoder.columns) == encoder.spec.kind.features else (),
+        options.id_column,
+        options.order_column,
+    )
 
 
 def make_settings(options: argparse.Namespace, model: Path, runners: int = 0) -> Settings:

@@ -63,6 +63,7 @@ class Origin:
         task: what it was trained to do; None if nobody knows.
         tokenizer: of texts, as the JSON of the `tokenizers` library; None if it reads none.
         samples: what it is proven on: `real` sequences of a data set, or `made` ones.
+        columns: the names of the numbers in a step; empty if nobody knows.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Origin:
     task: TaskRecord | None = None
     tokenizer: str | None = None
     samples: SampleKind = "made"
+    columns: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +123,7 @@ def export_run(
         task=_describe_task(config, read_results(run)),
         tokenizer=read_tokenizer(run),
         samples="real",
+        columns=config.data.columns,
     )
     trained = Trained(model, samples)
     return export_encoder(model.encoder, samples.sequences, origin, output, options, trained)
@@ -165,7 +168,7 @@ def export_encoder(
         version=origin.version,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         encoder=asdict(encoder.config),
-        input=_describe_input(encoder.config, origin.tokenizer),
+        input=_describe_input(encoder.config, origin),
         dim=encoder.config.dim,
         pooling=encoder.config.pooling,
         longest_training_sequence=origin.longest_training_sequence,
@@ -260,11 +263,17 @@ def _describe_head(head: FoldedHead | None, origin: Origin) -> Prediction | None
     return Prediction(kind=head.predicts, labels=classes if head.predicts == "class" else [])
 
 
-def _describe_input(config: EncoderConfig, tokenizer: str | None) -> Input:
+def _describe_input(config: EncoderConfig, origin: Origin) -> Input:
     kind: Literal["features", "tokens", "text"] = "tokens" if config.features is None else "features"
-    if tokenizer is not None:
+    if origin.tokenizer is not None:
         kind = "text"
-    return Input(kind=kind, features=config.features, vocabulary=config.vocabulary, tokenizer=tokenizer)
+    return Input(
+        kind=kind,
+        features=config.features,
+        vocabulary=config.vocabulary,
+        tokenizer=origin.tokenizer,
+        columns=list(origin.columns),
+    )
 
 
 def _describe_statistics(standardization: Standardization | None) -> Statistics | None:

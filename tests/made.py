@@ -4,7 +4,9 @@
 export writes today.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,13 +16,15 @@ from service.encoder.manifest import METADATA_KEY, Manifest
 from tests.conftest import ARTIFACTS
 
 
-def take(kind: str, path: Path, *, name: str = "made", version: str = "1") -> Path:
-    """Copy the artifact of a kind, with another name and version in its manifest, and return the copy's path."""
+def take(kind: str, path: Path, *, name: str = "made", version: str = "1", columns: Sequence[str] = ()) -> Path:
+    """Copy the artifact of a kind, with its own name, version and columns in its manifest; return the copy's path."""
     model = onnx.load(ARTIFACTS / f"{kind}.onnx")
     for entry in model.metadata_props:
         if entry.key == METADATA_KEY:
             manifest = Manifest.model_validate_json(entry.value)
-            entry.value = manifest.model_copy(update={"name": name, "version": version}).model_dump_json()
+            own: dict[str, Any] = {"name": name, "version": version}
+            own["input"] = manifest.input.model_copy(update={"columns": [*columns]})
+            entry.value = manifest.model_copy(update=own).model_dump_json()
     path.write_bytes(model.SerializeToString())
     return path
 

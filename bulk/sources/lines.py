@@ -10,7 +10,7 @@ from bulk.mistakes import BadInput
 from bulk.plan import Shard
 from bulk.rows import Rows
 from bulk.sources import wanted as bounds
-from bulk.sources.parsing import finish, read_sequence, read_texts
+from bulk.sources.parsing import finish, read_texts, take_sequence
 from bulk.sources.stream import Stream
 from bulk.sources.wanted import Wanted
 from bulk.stores import Place
@@ -77,11 +77,11 @@ class LineSource:
                 found.append(InvalidField("The line", f"not JSON ({error})", "one object a line"))
                 others.append({})
                 continue
-            if not isinstance(row, dict) or wanted.column not in row:
+            if not isinstance(row, dict):
                 found.append(InvalidField("The line", "no object with this field", f"an object with {wanted.column!r}"))
                 others.append({})
                 continue
-            sequence = read_sequence(row.pop(wanted.column), spec)
+            sequence = take_sequence(row, wanted)
             kept = row if wanted.columns is None else {name: row.get(name) for name in wanted.columns}
             fault = None if wanted.types is None else find_misfit(kept, wanted.types)
             found.append(fault or sequence)
@@ -113,8 +113,9 @@ def infer_types(path: Place, wanted: Wanted) -> dict[str, str]:
     source = LineSource(path, wanted, is_text=False)
     types: dict[str, str] = {} if wanted.columns is None else dict.fromkeys(wanted.columns, "")
     for row in source.begin(TYPED_LINES):
+        taken = wanted.find(row)
         for name, value in row.items():
-            if name == wanted.column or (wanted.columns is not None and name not in types) or value is None:
+            if name in taken or (wanted.columns is not None and name not in types) or value is None:
                 continue
             kind = TYPES.get(type(value), "json")
             known = types.get(name) or kind

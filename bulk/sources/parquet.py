@@ -22,7 +22,7 @@ from bulk.sources.parsing import read_texts
 from bulk.sources.wanted import Wanted
 from bulk.stores import Place
 from service.encoder.sequences import Steps
-from service.errors import FeatureMismatch, LengthwiseError
+from service.errors import FeatureMismatch, InvalidField, LengthwiseError
 
 MOST_TIMES = 1.5  # as large as a shard should be: what is larger is worth parts
 BUFFER_BYTES = 2**20  # of a column, read at once: else a row group would be read whole, however many parts it has
@@ -41,8 +41,9 @@ class ParquetSource:
         except (pa.ArrowException, OSError) as error:
             raise BadInput(path, f"it cannot be read as Parquet: {error}") from error
         names = [*self._file.schema_arrow.names, *partitions]
-        kept = [name for name in names if name != wanted.column] if wanted.columns is None else [*wanted.columns]
-        for name in (wanted.column, *kept):
+        self._steps = wanted.find(names) or (wanted.column,)
+        kept = [name for name in names if name not in self._steps] if wanted.columns is None else [*wanted.columns]
+        for name in (*self._steps, *kept):
             if name not in names:
                 raise BadInput(path, f"there is no column {name!r}: it has {', '.join(map(repr, names))}")
         self._kept = kept
@@ -87,11 +88,13 @@ class ParquetSource:
             raise BadInput(self._path, f"it cannot be read: {error}", f"rows {shard.start} and on") from error
         for name, value in self._partitions.items():
             table = table.append_column(name, pa.array([value] * len(table), pa.string()))
-        column = table.column(self._wanted.column).combine_chunks()
-        return self._split(column, table.select(self._kept))
+        columns = table.select(self._kept)
+        if self._steps == self._wanted.features:
+            return self._join(table, columns)
+        return self._split(table.column(self._steps[0]).combine_chunks(), columns)
 
     def _read_table(self, shard: Shard) -> pa.Table:
-        columns = [self._wanted.column, *self._columns]
+        columns = [*dict.fromkeys([*self._steps, *self._columns])]
         metadata = self._file.metadata
         if shard.last - shard.first > 1 or shard.rows == metadata.row_group(shard.first).num_rows:
             return self._file.read_row_groups(range(shard.first, shard.last), columns=columns)
@@ -108,10 +111,10 @@ class ParquetSource:
         spec, limits = self._wanted.spec, self._wanted.limits
         if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
             return read_texts(column.to_pylist(), spec, limits, columns)
-        ends, steps = self._flatten(column, column.type)
+        ends, steps = self._flatten(column, self._steps[0], column.type)
         widths = None
         if not pa.types.is_primitive(steps.type):
-            value_ends, steps = self._flatten(steps, column.type)
+            value_ends, steps = self._flatten(steps, self._steps[0], column.type)
             widths = np.diff(value_ends)
         if not (pa.types.is_integer(steps.type) or pa.types.is_floating(steps.type)):
             raise BadInput(self._path, f"the steps hold {steps.type}, which are not numbers")
@@ -122,11 +125,11 @@ class ParquetSource:
                 if spec.kind.features is None
                 else f"lists of steps of {spec.kind.features} numbers"
             )
-            raise BadInput(self._path, f"{self._wanted.column!r} holds {column.type}, and the model reads {expected}")
+            raise BadInput(self._path, f"{self._steps[0]!r} holds {column.type}, and the model reads {expected}")
         found: list[Steps | LengthwiseError]
         if widths is None:
             if not pa.types.is_integer(steps.type):
-                raise BadInput(self._path, f"{self._wanted.column!r} holds {column.type}, and token ids are integers")
+                raise BadInput(self._path, f"{self._steps[0]!r} holds {column.type}, and token ids are integers")
             whole = values.astype(np.int64, copy=False)
             found = [*split(whole, ends)]
             return check(found, spec, limits, columns, whole)
@@ -147,13 +150,37 @@ class ParquetSource:
                 found.append(numbers[value_ends[start] : value_ends[stop]].reshape(-1, features))
         return check(found, spec, limits, columns)
 
-    def _flatten(self, lists: Any, kind: Any) -> tuple[npt.NDArray[np.int64], Any]:
+    def _join(self, table: pa.Table, columns: pa.Table) -> Rows:
+        """Put the lists of several columns, one a feature, side by side."""
+        spec, limits = self._wanted.spec, self._wanted.limits
+        parts: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]] = []
+        for name in self._steps:
+            lists = table.column(name).combine_chunks()
+            ends, values = self._flatten(lists, name, lists.type)
+            if not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type)):
+                raise BadInput(self._path, f"{name!r} holds {lists.type}, not lists of one feature's numbers")
+            with np.errstate(over="ignore"):
+                parts.append((ends, values.to_numpy(zero_copy_only=False).astype(np.float32, copy=False)))
+        lengths = np.array([np.diff(ends) for ends, _ in parts])
+        if (lengths == lengths[0]).all():
+            whole = np.stack([values for _, values in parts], axis=1)
+            return check([*split(whole, parts[0][0])], spec, limits, columns, whole)
+        found: list[Steps | LengthwiseError] = []
+        for row, (first, *others) in enumerate(lengths.T.tolist()):
+            if wrong := [place for place, length in enumerate(others, 1) if length != first]:
+                expected = f"as many as {self._steps[0]!r} holds, {first}"
+                found.append(InvalidField(self._steps[wrong[0]], f"{lengths[wrong[0], row]} numbers", expected))
+            else:
+                found.append(np.stack([values[ends[row] : ends[row + 1]] for ends, values in parts], axis=1))
+        return check(found, spec, limits, columns)
+
+    def _flatten(self, lists: Any, name: str, kind: Any) -> tuple[npt.NDArray[np.int64], Any]:
         """Return where each of n lists begins and the last one ends, `(n + 1,)`, and what they hold, end to end.
 
         `kind` is the type of the column, for the message if they are not lists.
         """
         if not isinstance(lists, pa.ListArray | pa.LargeListArray | pa.FixedSizeListArray):
-            raise BadInput(self._path, f"{self._wanted.column!r} holds {kind}, neither lists of numbers nor texts")
+            raise BadInput(self._path, f"{name!r} holds {kind}, neither lists of numbers nor texts")
         lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
         return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]), lists.flatten()
 

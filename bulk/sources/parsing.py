@@ -7,6 +7,7 @@ import numpy as np
 
 from bulk.mistakes import BadInput
 from bulk.rows import PLACE, Rows, check, empty
+from bulk.sources.wanted import Wanted
 from service.encoder.sequences import InputSpec, Steps
 from service.errors import FeatureMismatch, InvalidField, LengthwiseError, NotOffered, TextTooLong
 from service.settings import Limits
@@ -33,6 +34,22 @@ def read_sequence(found: Any, spec: InputSpec) -> Steps | str | LengthwiseError:
                 return InvalidField(f"{PLACE}[{place}][{feature}]", repr(number)[:40], "a number")
     with np.errstate(over="ignore"):
         return np.array(found, np.float64).astype(np.float32).reshape(-1, spec.kind.features)
+
+
+def take_sequence(row: dict[str, Any], wanted: Wanted) -> Steps | str | LengthwiseError:
+    """Take the sequence out of an object of JSON: what one field holds, or the lists of several side by side."""
+    names = wanted.find(row)
+    if not names:
+        return InvalidField("The line", "no object with this field", f"an object with {wanted.column!r}")
+    found = [row.pop(name) for name in names]
+    if names != wanted.features:
+        return read_sequence(found[0], wanted.spec)
+    for name, numbers in zip(names, found, strict=True):
+        if not isinstance(numbers, list):
+            return InvalidField(name, type(numbers).__name__, "a list with a number for each step")
+        if len(numbers) != len(found[0]):
+            return InvalidField(name, f"{len(numbers)} numbers", f"as many as {names[0]!r} holds, {len(found[0])}")
+    return read_sequence([*map(list, zip(*found, strict=True))], wanted.spec)
 
 
 def read_texts(texts: Sequence[str | None], spec: InputSpec, limits: Limits, columns: Any) -> Rows:

@@ -1,10 +1,12 @@
 """CSV: a text a line, or a step a line; then the lines of a sequence stand together.
 
-The columns of steps are `id`, `order`, maybe `label`, and one for each feature, or `token`, as in training.
+The columns of steps are `id`, `order`, and one for each feature, or `token`. The artifact says which are features if
+its training file did; else they are all others but `label`.
 """
 
 import csv
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -24,7 +26,7 @@ from bulk.stores import Place
 from service.encoder.sequences import Steps
 from service.errors import InvalidField, LengthwiseError
 
-ID, ORDER, LABEL, TOKEN, TEXT = "id", "order", "label", "token", "text"
+LABEL, TOKEN = "label", "token"
 
 
 class TableSource:
@@ -41,20 +43,28 @@ class TableSource:
             raise BadInput(path, f"it cannot be read: {error}") from error
         self._begins = len(line) + 1
         self._names: list[str] = next(csv.reader([line.decode("utf-8-sig", "replace").strip()]), [])
-        texts = [name for name in (wanted.column, TEXT) if name in self._names]
-        self._text = texts[0] if texts and ORDER not in self._names else None
-        self._features = [name for name in self._names if name not in {ID, ORDER, LABEL}]
-        others = [name for name in self._names if name in ({ID, LABEL} if self._text is None else {*self._names})]
-        others = [name for name in others if name != self._text]
-        self._columns = others if wanted.columns is None else [*wanted.columns]
-        self._require([self._text] if self._text else [ID, ORDER], self._columns, others)
+        texts = [name for name in (wanted.column, bounds.TEXT) if name in self._names]
+        self._text = texts[0] if texts and wanted.order not in self._names else None
+        special = {wanted.id, wanted.order, LABEL}
+        self._features = [*wanted.features] or [name for name in self._names if name not in special]
+        steps = {wanted.order, *self._features}
+        others = [name for name in self._names if (name not in steps if self._text is None else name != self._text)]
+        kept = [name for name in others if self._text or name in special]
+        self._columns = kept if wanted.columns is None else [*wanted.columns]
+        self._require([self._text] if self._text else [wanted.id, wanted.order], self._columns, others)
 
     def _require(self, needed: list[str], kept: list[str], others: list[str]) -> None:
         held = ", ".join(map(repr, self._names)) or "nothing"
-        missing = [name for name in needed if name not in self._names]
-        missing += [name for name in kept if name not in (*others, self._text)]
-        if missing:
-            raise BadInput(self._path, f"there is no column {missing[0]!r}: it has {held}")
+        if missing := [name for name in needed if name not in self._names]:
+            role = "id" if missing[0] == self._wanted.id else "order"
+            raise BadInput(
+                self._path, f"there is no column {missing[0]!r}: it has {held}; --{role}-column names another"
+            )
+        if missing := [name for name in kept if name not in (*others, self._text)]:
+            raise BadInput(self._path, f"there is no column {missing[0]!r} to keep: it has {held}")
+        absent = [name for name in self._wanted.features if name not in self._names]
+        if self._text is None and absent:
+            raise BadInput(self._path, f"there is no column {absent[0]!r}, which the model reads: it has {held}")
         features = self._wanted.spec.kind.features
         fits = self._features == [TOKEN] if features is None else len(self._features) == features
         if self._text is None and not fits:
@@ -89,7 +99,8 @@ class TableSource:
             return []
         ends = np.flatnonzero(np.frombuffer(text, np.uint8) == ord("\n")) + 1
         lines = np.append(0, ends if ends.size and ends[-1] < len(text) else ends[:-1])
-        column = self._parse(text, [self._text or ID], {})[self._text or ID]
+        name = self._text or self._wanted.id
+        column = self._parse(text, [name], {})[name]
         if len(column) != len(lines):
             raise BadInput(self._path, "it has empty lines, or line ends within quotes, and is read line by line")
         if self._text:
@@ -112,46 +123,56 @@ class TableSource:
                 table = self._parse(text, [*dict.fromkeys([self._text, *self._columns])], {})
                 kept = table.select(self._columns)
                 return read_texts(table[self._text].to_pylist(), self._wanted.spec, self._wanted.limits, kept)
-            numbers = dict.fromkeys([ORDER, *self._features], pa.float64())
-            columns = [*dict.fromkeys([ID, ORDER, *self._features, *self._columns])]
+            columns = [*dict.fromkeys([self._wanted.id, self._wanted.order, *self._features, *self._columns])]
             try:
-                return self._group(self._parse(text, columns, numbers), {})
+                return self._read_steps(text, columns, [])
             except pa.ArrowInvalid:  # some cell is no number
-                table = self._parse(text, columns, {})
-                faults: dict[int, LengthwiseError] = {}
-                for name in numbers:
-                    table = table.set_column(columns.index(name), name, self._convert(table, name, faults))
-                return self._group(table, faults)
+                pass
+            try:
+                return self._read_steps(text, columns, [self._wanted.order])  # times are not
+            except pa.ArrowInvalid:
+                return self._read_steps(text, columns, [self._wanted.order, *self._features])
         except (OSError, pa.ArrowException) as error:
             raise BadInput(self._path, f"it cannot be read: {error}", f"sequence {shard.start + 1}") from error
 
+    def _read_steps(self, text: bytes, columns: list[str], one_by_one: list[str]) -> Rows:
+        """Read steps; the columns that are read one by one tell which of their cells is wrong."""
+        numbers = {name: pa.float64() for name in (self._wanted.order, *self._features) if name not in one_by_one}
+        table = self._parse(text, columns, numbers)
+        faults: dict[int, LengthwiseError] = {}
+        for name in one_by_one:
+            table = table.set_column(columns.index(name), name, self._convert(table, name, faults))
+        return self._group(table, faults)
+
     def _convert(self, table: Any, name: str, faults: dict[int, LengthwiseError]) -> Any:
-        """Return a column of texts as numbers; a cell that is none is a fault of its line."""
+        """Return a column of texts as numbers, or of times as seconds; another cell is a fault of its line."""
+        is_order = name == self._wanted.order
         numbers = np.full(len(table), np.nan)
         for line, cell in enumerate(table[name].to_pylist()):
             try:
-                numbers[line] = float(cell)
+                numbers[line] = read_order(cell) if is_order else float(cell)
             except ValueError:
-                faults.setdefault(line, InvalidField(name, repr(cell)[:40], "a number"))
+                expected = "a number or a time (ISO 8601)" if is_order else "a number"
+                faults.setdefault(line, InvalidField(name, repr(cell)[:40], expected))
         return pa.array(numbers)
 
     def _group(self, table: Any, faults: dict[int, LengthwiseError]) -> Rows:
         """Return the steps of each sequence, in their order, as one row; `faults` are by line."""
-        runs = pc.run_end_encode(table[ID].combine_chunks())
+        runs = pc.run_end_encode(table[self._wanted.id].combine_chunks())
         ends = np.append(0, runs.run_ends.to_numpy().astype(np.int64))
         kept = table.select(self._columns).take(ends[:-1])
         owners = np.repeat(np.arange(len(ends) - 1), np.diff(ends))
         errors = {int(owners[line]): fault for line, fault in sorted(faults.items(), reverse=True)}
-        order = table[ORDER].to_numpy()
+        ordered, expected = self._wanted.order, "a number for each step"
+        order = table[ordered].to_numpy()
         for step in np.flatnonzero(~np.isfinite(order)).tolist():
-            errors.setdefault(int(owners[step]), InvalidField(ORDER, "not finite", "a number for each step"))
+            errors.setdefault(int(owners[step]), InvalidField(ordered, "not finite", expected))
         is_same = np.diff(owners) == 0
         if (is_same & (np.diff(order) <= 0)).any():
             by_order = np.lexsort((order, owners))
             table, order = table.take(by_order), order[by_order]
             for step in np.flatnonzero(is_same & (np.diff(order) == 0)).tolist():
-                found = f"{order[step]:g} for two of its steps"
-                errors.setdefault(int(owners[step]), InvalidField(ORDER, found, "a number for each step"))
+                errors.setdefault(int(owners[step]), InvalidField(ordered, "the same for two of its steps", expected))
         whole, wrong = self._stack(table)
         for step in wrong:
             errors.setdefault(int(owners[step]), InvalidField(TOKEN, "not an integer", "a token id"))
@@ -178,3 +199,16 @@ class TableSource:
                 column_types={name: types.get(name, pa.string()) for name in columns}, include_columns=columns
             ),
         )
+
+
+def read_order(text: str) -> float:
+    """Return where a step stands: a number, or a time, in UTC unless it says otherwise, in seconds since 1970.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    try:
+        return float(text)
+    except ValueError:
+        time = datetime.fromisoformat(text.strip())
+        return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()

@@ -82,11 +82,13 @@ class FileSource:
         path: Parquet, JSONL, NPZ or CSV, told apart by extension.
         test: a file of the same kind to test on; without it a share of `path` is held out.
         test_share: of each class if there are classes, of all rows otherwise.
-        sequence: the column or array that holds the steps; of CSV, texts, which may be called `text` too.
+        sequence: the column or array that holds the steps, or texts; a column of texts may be called `text` too.
         label: the column or array that holds the labels.
         partner: the column that holds the other sequence of each pair, if labels are about pairs.
         id: CSV of steps only: the column that says which sequence a line belongs to.
         order: CSV of steps only: the column that orders a sequence's lines.
+        features: the columns whose numbers make up a step, in this order: of CSV a number a line, of Parquet and JSONL
+            a list a row. None for all others of a CSV of steps, and for the column `sequence` of the rest.
         vocabulary: token ids, padding included; None for one more than the largest in `path`, or, of texts, for every
             word that occurs twice or more in what is trained on.
         tokenizer: of texts, a JSON file of the `tokenizers` library; None for words counted in what is trained on.
@@ -102,6 +104,7 @@ class FileSource:
     partner: str = "partner"
     id: str = "id"
     order: str = "order"
+    features: tuple[str, ...] | None = None
     vocabulary: int | None = None
     tokenizer: str | None = None
     source: str | None = None
@@ -123,6 +126,7 @@ class Dataset:
         tokenizer: what made ids of texts, as the JSON of the `tokenizers` library; None if nothing did.
         vectors: pretrained vectors `(V, E)` of all token ids, float32; None if there are none.
         teacher: what gave its words or texts their vectors, as `model.data.teachers.open_teacher` takes it.
+        columns: the names of the F numbers in a step, if a user's file names them.
     """
 
     name: str
@@ -138,6 +142,7 @@ class Dataset:
     tokenizer: str | None = None
     vectors: npt.NDArray[np.float32] | None = None
     teacher: str | None = None
+    columns: tuple[str, ...] = ()
 
     @property
     def features(self) -> int | None:

@@ -12,15 +12,16 @@ as they come, so that a large file is never held twice.
 | | or, if no column orders steps, a text a line, in the column of sequences or in `text` | `line 2` is the first |
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from model.data.catalogue import DATASETS
+from model.data.checks import check_item
 from model.data.datasets import Dataset, FileSource, LabelKind, LabelledSequences, Labels, Steps
-from model.data.readers import BadFile, Item, read_jsonl, read_npz, round_to_float32
+from model.data.readers import BadFile, Item, read_jsonl, read_npz
 from model.data.splits import draw_rows, shuffle_dataset
 from model.data.tables import read_csv, read_parquet
 from model.data.teachers import teach
@@ -29,6 +30,7 @@ from model.data.texts import build_word_tokenizer, retokenize, tokenize, vocabul
 READERS = {".parquet": read_parquet, ".jsonl": read_jsonl, ".npz": read_npz, ".csv": read_csv}
 PAIRS = (".parquet", ".jsonl")  # the formats that hold two sequences in a row
 UNREAD = ("none", "vectors")  # labels that no file holds
+FEWEST = 3  # sequences to learn from, to choose an epoch by and to test on
 TEST_SEED = 0  # of the share held out to test on: the same rows for every training seed
 
 
@@ -41,12 +43,14 @@ class Rows:
         labels: as the file has them.
         places: where each row stands, for messages.
         partners: the other item of each pair; empty if labels are not about pairs.
+        columns: the names of the numbers in a step; empty if the file names none.
     """
 
     items: list[Item]
     labels: list[object]
     places: list[str]
     partners: list[Item]
+    columns: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,14 +110,21 @@ def read_dataset(source: FileSource, labels: LabelKind) -> Dataset:
         BadFile: a file or a row of it cannot be learned from; names it and says why.
     """
     rows = _collect(source, source.path, labels)
-    held_out = _collect(source, source.test, labels, expected=rows.items[0]) if source.test else None
+    alike = replace(source, features=rows.columns or None)  # in whatever order the file to test on has its columns
+    held_out = _collect(alike, source.test, labels, expected=rows.items[0]) if source.test else None
     classes = _name_classes(rows.labels) if labels == "classes" else ()
     whole = _label(source.path, rows, labels, classes)
+    if len(classes) == len(whole.items) > FEWEST:
+        raise BadFile(
+            source.path, "", "no label occurs twice, so they are no classes: --task regression learns numbers"
+        )
     if held_out is not None:
         parts = whole, _label(source.test or "", held_out, labels, classes)
-    elif len(whole.items) < 3:
+    elif len(whole.items) < FEWEST:
         raise BadFile(
-            source.path, "", f"it takes 3 sequences to train, validate and test, and there are {len(whole.items)}"
+            source.path,
+            "",
+            f"it takes {FEWEST} sequences to train, validate and test, and there are {len(whole.items)}",
         )
     else:
         remaining, apart = draw_rows(len(whole.items), whole.labels, source.test_share, TEST_SEED)
@@ -136,6 +147,7 @@ def read_dataset(source: FileSource, labels: LabelKind) -> Dataset:
         vocabulary=vocabulary,
         file=source,
         tokenizer=tokenizer,
+        columns=rows.columns if vocabulary is None else (),
     )
 
 
@@ -146,15 +158,18 @@ def _collect(source: FileSource, path: str, labels: LabelKind, expected: Item | 
         raise BadFile(path, "", f"the extension must be one of {', '.join(READERS)}")
     if labels == "pairs" and extension not in PAIRS:
         raise BadFile(path, "", f"pairs of sequences are read from {' and '.join(PAIRS)}")
-    rows = Rows([], [], [], [])
+    if source.features and (extension == ".npz" or labels == "pairs"):
+        raise BadFile(path, "", "--feature-columns names columns of .csv, .parquet and .jsonl, and not of pairs")
+    rows = Rows([], [], [], [], ())
     try:
         for row in READERS[extension](Path(path), source, labels):
-            item = _check_item(path, row.place, row.item, expected)
+            rows = rows if rows.columns == row.columns else replace(rows, columns=row.columns)
+            item = check_item(path, row.place, row.item, expected)
             expected = item if expected is None else expected
             if row.partner is not None:
-                rows.partners.append(_check_item(path, f"{row.place}, {source.partner!r}", row.partner, expected))
-            if labels not in UNREAD and (row.label is None or row.label == ""):
-                raise BadFile(path, row.place, "the label is missing")
+                rows.partners.append(check_item(path, f"{row.place}, {source.partner!r}", row.partner, expected))
+            if labels not in UNREAD and (row.label in (None, "") or row.label != row.label):  # NaN is not itself
+                raise BadFile(path, row.place, "the label is missing: leave such rows out")
             rows.items.append(item)
             rows.labels.append(row.label)
             rows.places.append(row.place)
@@ -165,52 +180,6 @@ def _collect(source: FileSource, path: str, labels: LabelKind, expected: Item | 
     if not rows.items:
         raise BadFile(path, "", "it holds no sequences")
     return rows
-
-
-def _check_item(path: str, place: str, item: Item, expected: Item | None) -> Item:
-    """Return a text as it is and steps as an encoder reads them, or say what is wrong with them and where."""
-    if not (item.strip() if isinstance(item, str) else len(item)):
-        raise BadFile(path, place, "the sequence is empty")
-    if not isinstance(item, str) and (item.ndim > 2 or item.dtype.kind not in "iuf"):
-        raise BadFile(path, place, "a sequence must be a list of steps, each a list of numbers, or a list of token ids")
-    if expected is not None and (found := _name_kind(item)) != (wanted := _name_kind(expected)):
-        raise BadFile(path, place, f"steps are {found}, and {wanted} in the first sequence")
-    if isinstance(item, str):
-        return item
-    if item.ndim == 1:
-        return _check_tokens(path, place, item)
-    if isinstance(expected, np.ndarray) and item.shape[1] != expected.shape[1]:
-        reason = f"steps have {item.shape[1]} numbers, and {expected.shape[1]} in the first sequence"
-        raise BadFile(path, place, reason)
-    return _check_numbers(path, place, item)
-
-
-def _name_kind(item: Item) -> str:
-    return "words of a text" if isinstance(item, str) else "token ids" if item.ndim == 1 else "lists of numbers"
-
-
-def _check_numbers(path: str, place: str, steps: Steps) -> Steps:
-    if not steps.shape[1]:
-        raise BadFile(path, place, "steps have no numbers")
-    numbers = round_to_float32(steps)
-    if not np.isfinite(numbers).all():
-        step, feature = np.argwhere(~np.isfinite(numbers))[0]
-        found = f"number {feature} of step {step} is {steps[step, feature]}"
-        raise BadFile(path, place, f"{found}, which is not a finite float32")
-    return numbers
-
-
-def _check_tokens(path: str, place: str, steps: Steps) -> Steps:
-    fits = (steps >= 1) & (steps < 2**31)
-    if steps.dtype.kind == "f":
-        fits &= steps == np.floor(steps)
-    if not fits.all():
-        step = int(np.argmin(fits))
-        reason = f"step {step} is {steps[step]}, which is not a token id: an integer from 1, since 0 is padding"
-        if steps.dtype.kind == "f":
-            reason += "; a step of one number is written as a list of one"
-        raise BadFile(path, place, reason)
-    return steps.astype(np.int64, copy=False)
 
 
 def _read_tokenizer(source: FileSource, train: Part) -> str:

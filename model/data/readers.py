@@ -2,7 +2,7 @@
 
 import json
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Collection, Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -13,6 +13,8 @@ import numpy.typing as npt
 from model.data.datasets import FileSource, LabelKind
 
 Item: TypeAlias = npt.NDArray[Any] | str  # what a file holds of a sequence: its steps, or a text
+TEXT_COLUMN = "text"  # if there is no column of the name that was asked for
+ROLES = ("label", "partner", "id", "order")  # of columns, each with a flag
 
 
 class BadFile(Exception):
@@ -31,18 +33,37 @@ class FoundSequence:
         item: a text, or steps of any shape and type.
         label: the label as the file has it; None if there is none.
         partner: the other item, if labels are about pairs.
+        columns: the names of the numbers in a step, if the file has them.
     """
 
     place: str
     item: Item
     label: object
     partner: Item | None = None
+    columns: tuple[str, ...] = ()
 
 
-def name_columns(source: FileSource, labels: LabelKind) -> list[str]:
-    """Return what is read of each row: the sequence, its label if any, and its partner if any."""
-    needed = {"none": 1, "vectors": 1, "classes": 2, "numbers": 2, "pairs": 3}[labels]
-    return [source.sequence, source.label, source.partner][:needed]
+def name_steps(source: FileSource, found: Container[str]) -> list[str]:
+    """Return the columns that hold sequences: one, or one for each feature."""
+    if source.features:
+        return [*source.features]
+    return [TEXT_COLUMN if source.sequence not in found and TEXT_COLUMN in found else source.sequence]
+
+
+def name_labels(source: FileSource, labels: LabelKind) -> list[str]:
+    """Return what is read of each row besides: its label if any, and its partner if any."""
+    needed = {"none": 0, "vectors": 0, "classes": 1, "numbers": 1, "pairs": 2}[labels]
+    return [source.label, source.partner][:needed]
+
+
+def join_features(path: Path, place: str, names: Sequence[str], lists: Sequence[Item]) -> Item:
+    """Put what F columns hold of a row side by side: from F lists of t numbers to `(t, F)`."""
+    for name, numbers in zip(names, lists, strict=True):
+        if isinstance(numbers, str) or numbers.ndim != 1:
+            raise BadFile(path, place, f"{name!r} is not a list with a number for each step")
+        if len(numbers) != len(lists[0]):
+            raise BadFile(path, place, f"{name!r} holds {len(numbers)} numbers, and {names[0]!r} {len(lists[0])}")
+    return np.stack([np.asarray(numbers) for numbers in lists], axis=1)
 
 
 def read_jsonl(path: Path, source: FileSource, labels: LabelKind) -> Iterator[FoundSequence]:
@@ -58,12 +79,12 @@ def read_jsonl(path: Path, source: FileSource, labels: LabelKind) -> Iterator[Fo
                 raise BadFile(path, place, f"it is not JSON: {error}") from error
             if not isinstance(content, dict):
                 raise BadFile(path, place, "it is not a JSON object")
-            for name in name_columns(source, labels):
-                if name not in content:
-                    raise BadFile(path, place, f"there is no field {name!r}")
-            steps = _read_nested(path, place, content[source.sequence])
+            names = name_steps(source, content)
+            check_columns(path, [*names, *name_labels(source, labels)], content, source, place)
+            parts = [_read_nested(path, place, content[name]) for name in names]
+            steps = join_features(path, place, names, parts) if source.features else parts[0]
             partner = _read_nested(path, place, content[source.partner]) if labels == "pairs" else None
-            yield FoundSequence(place, steps, content.get(source.label), partner)
+            yield FoundSequence(place, steps, content.get(source.label), partner, source.features or ())
 
 
 def _read_nested(path: Path, place: str, steps: Any) -> Item:
@@ -99,7 +120,7 @@ def read_npz(path: Path, source: FileSource, labels: LabelKind) -> Iterator[Foun
         with path.open("rb") as file, np.lib.npyio.NpzFile(file) as arrays:  # np.load reads other files, too
             values_name = source.sequence if source.sequence in arrays else "values"
             labels_name = source.label if source.label in arrays else "labels"
-            check_columns(path, [values_name, "lengths", *([labels_name] if labelled else [])], list(arrays))
+            check_columns(path, [values_name, "lengths", *([labels_name] if labelled else [])], arrays)
             values, lengths = arrays[values_name], arrays["lengths"]
             found_labels = arrays[labels_name].tolist() if labelled else [None] * len(lengths)
     except (ValueError, zipfile.BadZipFile) as error:
@@ -121,8 +142,19 @@ def round_to_float32(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         return values.astype(np.float32, copy=False)
 
 
-def check_columns(path: Path, needed: list[str], found: list[str]) -> None:
-    """Refuse a file that lacks a column, and say which it has."""
+def check_columns(
+    path: Path, needed: Sequence[str], found: Collection[str], source: FileSource | None = None, place: str = ""
+) -> None:
+    """Refuse a file, or a row of it, that lacks a column; say which it has, and the flag that names another."""
     for name in needed:
         if name not in found:
-            raise BadFile(path, "", f"there is no {name!r}: it holds {', '.join(map(repr, found)) or 'nothing'}")
+            held = ", ".join(map(repr, found)) or "nothing"
+            raise BadFile(path, place, f"there is no {name!r}: it holds {held}{_name_flag(name, source)}")
+
+
+def _name_flag(name: str, source: FileSource | None) -> str:
+    if source is None or name in (source.features or ()):
+        return ""
+    if name == source.sequence:
+        return "; --sequence-column names another, and --feature-columns several, each with a list for one feature"
+    return "".join(f"; --{role}-column names another" for role in ROLES if getattr(source, role) == name)

@@ -6,6 +6,7 @@ import math
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,19 @@ import numpy as np
 import numpy.typing as npt
 
 from model.data.datasets import FileSource, LabelKind
-from model.data.readers import BadFile, FoundSequence, Item, check_columns, name_columns, round_to_float32
+from model.data.readers import (
+    TEXT_COLUMN,
+    BadFile,
+    FoundSequence,
+    Item,
+    check_columns,
+    join_features,
+    name_labels,
+    name_steps,
+    round_to_float32,
+)
 
 ROWS_AT_ONCE = 4096  # of a Parquet file
-TEXT_COLUMN = "text"  # of a CSV that has no column of the name that was asked for
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
@@ -29,17 +39,20 @@ def read_parquet(path: Path, source: FileSource, labels: LabelKind) -> Iterator[
         raise BadFile(
             path, "", "Parquet is read with pyarrow, which is not installed: pip install '.[train]'"
         ) from None
-    names = name_columns(source, labels)
     try:
         with path.open("rb") as content, pq.ParquetFile(content) as file:
-            check_columns(path, names, file.schema_arrow.names)
+            names, others = name_steps(source, file.schema_arrow.names), name_labels(source, labels)
+            check_columns(path, [*names, *others], file.schema_arrow.names, source)
             start = 0
-            for batch in file.iter_batches(ROWS_AT_ONCE, columns=names):
+            for batch in file.iter_batches(ROWS_AT_ONCE, columns=[*names, *others]):
                 nothing = [None] * len(batch)
-                found = batch.column(source.label).to_pylist() if labels != "none" else nothing
+                found = batch.column(source.label).to_pylist() if others else nothing
                 partners = _split_column(path, start, batch.column(source.partner)) if labels == "pairs" else nothing
-                for offset, steps in enumerate(_split_column(path, start, batch.column(source.sequence))):
-                    yield FoundSequence(f"row {start + offset}", steps, found[offset], partners[offset])
+                parts = [_split_column(path, start, batch.column(name)) for name in names]
+                for offset, lists in enumerate(zip(*parts, strict=True)):
+                    place = f"row {start + offset}"
+                    steps = join_features(path, place, names, lists) if source.features else lists[0]
+                    yield FoundSequence(place, steps, found[offset], partners[offset], source.features or ())
                 start += len(batch)
     except pa.ArrowException as error:
         raise BadFile(path, "", f"it cannot be read as Parquet: {error}") from error
@@ -81,7 +94,8 @@ def _flatten(path: Path, lists: Any) -> tuple[npt.NDArray[np.int64], Any]:
     import pyarrow.compute as pc  # noqa: PLC0415
 
     if not isinstance(lists, pa.ListArray | pa.LargeListArray | pa.FixedSizeListArray):
-        raise BadFile(path, "", f"the sequences are of the type {lists.type}, which is neither a list nor a text")
+        reason = f"the sequences are of the type {lists.type}, which is neither a list nor a text"
+        raise BadFile(path, "", reason + "; a step a line is read from .csv" * pa.types.is_primitive(lists.type))
     lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
     return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]), lists.flatten()
 
@@ -102,20 +116,20 @@ class _Lines:
 
     labels: dict[str, str | None]  # by sequence id, in the order of their first lines
     owners: "array[int]"  # (m,), whose step it is
-    order: "array[float]"  # (m,)
+    order: "array[float]"  # (m,), numbers, or seconds since 1970
     values: "array[float] | array[int]"  # (m * F,)
+    columns: tuple[str, ...]  # F names
 
 
 def read_csv(path: Path, source: FileSource, labels: LabelKind) -> Iterator[FoundSequence]:
     """Read a text a line, or one step a line; then the lines of a sequence need not stand together."""
-    labelled = labels != "none"
+    labelled = bool(name_labels(source, labels))
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file)
             header: list[str] = next(reader, [])
-            texts = [name for name in (source.sequence, TEXT_COLUMN) if name in header]
-            if texts and source.order not in header:
-                yield from _read_texts(path, reader, header, texts[0], source.label if labelled else None)
+            if not source.features and source.order not in header and name_steps(source, header)[0] in header:
+                yield from _read_texts(path, reader, header, source, labelled=labelled)
                 return
             lines = _read_lines(path, reader, header, source, labelled=labelled)
     except csv.Error as error:
@@ -132,16 +146,20 @@ def read_csv(path: Path, source: FileSource, labels: LabelKind) -> Iterator[Foun
     names = list(lines.labels)
     if twice.any():
         step = int(np.argmax(twice))
-        reason = f"{source.order!r} is {order[step]:g} for two of its steps"
+        first = int(np.searchsorted(owners, owners[step]))
+        reason = f"steps {step - first} and {step + 1 - first} have the same {source.order!r}: number the steps instead"
         raise BadFile(path, f"sequence {names[owners[step]]!r}", reason)
     steps = np.split(values, np.cumsum(np.bincount(owners, minlength=len(names)))[:-1]) if names else []
     for name, found in zip(names, steps, strict=True):
-        yield FoundSequence(f"sequence {name!r}", found, lines.labels[name])
+        yield FoundSequence(f"sequence {name!r}", found, lines.labels[name], columns=lines.columns)
 
 
-def _read_texts(path: Path, reader: Any, header: list[str], column: str, label: str | None) -> Iterator[FoundSequence]:
+def _read_texts(
+    path: Path, reader: Any, header: list[str], source: FileSource, *, labelled: bool
+) -> Iterator[FoundSequence]:
     """Read a text a line, and its label if one is asked for; other columns are left alone."""
-    check_columns(path, [] if label is None else [label], header)
+    check_columns(path, [source.label] if labelled else [], header, source)
+    column = name_steps(source, header)[0]
     are_numbers = True
     for place, cells in _read_cells(path, reader, header):
         text = cells[header.index(column)]
@@ -149,7 +167,7 @@ def _read_texts(path: Path, reader: Any, header: list[str], column: str, label: 
         if isinstance(found, list):
             raise BadFile(path, place, f"{column!r} holds a list, and lists are read from .jsonl and .parquet")
         are_numbers &= type(found) in (int, float)
-        yield FoundSequence(place, text, None if label is None else cells[header.index(label)])
+        yield FoundSequence(place, text, cells[header.index(source.label)] if labelled else None)
     if are_numbers:
         raise BadFile(path, "", f"{column!r} holds no text: steps of numbers have a line each, with an id and an order")
 
@@ -178,21 +196,25 @@ def _read_lines(path: Path, reader: Any, header: list[str], source: FileSource, 
     if not {source.id, source.order} & set(header):
         found = ", ".join(map(repr, header)) or "nothing"
         reason = f"there is no {source.id!r}, and no text in {source.sequence!r} or {TEXT_COLUMN!r}: it holds {found}"
-        raise BadFile(path, "", reason)
-    check_columns(path, special, header)
+        remedy = "--id-column and --order-column name the columns of steps, --sequence-column that of texts"
+        if len(header) == 1 and set(header[0]) & set(";\t"):
+            remedy = "columns are separated by commas"
+        raise BadFile(path, "", f"{reason}; {remedy}")
+    names = source.features or tuple(name for name in header if name not in {*special, source.label})
+    check_columns(path, [*special, *names], header, source)
     id_place, order_place = header.index(source.id), header.index(source.order)
-    features = [place for place, name in enumerate(header) if name not in {*special, source.label}]
+    features = [header.index(name) for name in names]
     if not features:
         raise BadFile(path, "", "there is no column besides id, order and label")
-    is_tokens = [header[place] for place in features] == ["token"]
-    lines = _Lines({}, array("q"), array("d"), array("q" if is_tokens else "f"))
+    is_tokens = names == ("token",)
+    lines = _Lines({}, array("q"), array("d"), array("q" if is_tokens else "f"), names)
     numbers: dict[str, int] = {}
     for place, cells in _read_cells(path, reader, header):
         name, label = cells[id_place], cells[header.index(source.label)] if labelled else None
         if lines.labels.setdefault(name, label) != label:
             raise BadFile(path, place, f"sequence {name!r} has the label {label!r}, and {lines.labels[name]!r} before")
         lines.owners.append(numbers.setdefault(name, len(numbers)))
-        lines.order.append(_read_number(path, place, source.order, cells[order_place]))
+        lines.order.append(_read_order(path, place, source.order, cells[order_place]))
         for feature in features:
             number = _read_number(path, place, header[feature], cells[feature])
             if is_tokens and not number.is_integer():
@@ -201,11 +223,30 @@ def _read_lines(path: Path, reader: Any, header: list[str], source: FileSource, 
     return lines
 
 
+def _read_order(path: Path, place: str, column: str, text: str) -> float:
+    """Read where a step stands: a number, or a time, in UTC unless it says otherwise, in seconds since 1970."""
+    try:
+        number = float(text)
+    except ValueError:
+        try:
+            time = datetime.fromisoformat(text.strip())
+        except ValueError:
+            number = math.nan
+        else:
+            number = (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
+    if not math.isfinite(number):
+        raise BadFile(path, place, f"{column!r} is {text!r}, which is neither a finite number nor a time (ISO 8601)")
+    return number
+
+
 def _read_number(path: Path, place: str, column: str, text: str) -> float:
+    remedy = ": fill the gap, or leave the line out"
     try:
         number = float(text)
     except ValueError:
         number = math.nan
+        remedy = "; --feature-columns names the columns that are to be read" if text.strip() else remedy
     if not math.isfinite(number) or abs(number) > FLOAT32_MAX:
-        raise BadFile(path, place, f"{column!r} is {text!r}, which is not a finite float32")
+        remedy = remedy if math.isnan(number) else ""
+        raise BadFile(path, place, f"{column!r} is {text!r}, which is not a finite float32{remedy}")
     return number

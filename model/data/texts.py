@@ -9,18 +9,22 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 from model.data.datasets import Dataset, LabelledSequences, Steps
 
 PADDING, UNKNOWN = "[PAD]", "[UNK]"  # ids 0 and 1; no text holds them as words, since brackets are split off
 UNKNOWN_ID = 1
+UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"  # scripts without spaces in a text
 MOST_UNKNOWN = 0.1  # the share of a text's tokens from which the user is told
 
 
 def count_words(texts: Iterable[str]) -> Counter[str]:
-    """Count the words of texts, split and lower-cased as every tokenizer here does."""
-    normalizer, splitter = _make_normalizer(), pre_tokenizers.BertPreTokenizer()
+    """Count the words of texts, lower-cased and split as every tokenizer here does that knows some of them.
+
+    A character of a script without spaces, such as Chinese, Japanese or Thai, is a word.
+    """
+    normalizer, splitter = _make_normalizer(), _make_splitter(is_unspaced=True)
     counts: Counter[str] = Counter()
     for text in texts:
         counts.update(word for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text)))
@@ -36,7 +40,8 @@ def build_tokenizer(words: Sequence[str]) -> str:
     """Build a word-level tokenizer that lower-cases, and splits at white space and around punctuation.
 
     Args:
-        words: n different words, lower-cased; word i gets the id i + 2. What else a text holds becomes `[UNK]`.
+        words: n different words, lower-cased; word i gets the id i + 2. What else a text holds becomes `[UNK]`. If a
+            word is a character of a script without spaces, texts are split at each of these, too.
 
     Returns:
         The JSON of the `tokenizers` library; its vocabulary holds n + 2 ids.
@@ -44,7 +49,8 @@ def build_tokenizer(words: Sequence[str]) -> str:
     vocabulary = {word: place for place, word in enumerate([PADDING, UNKNOWN, *words])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
     tokenizer.normalizer = _make_normalizer()
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    characters = pre_tokenizers.Split(Regex(UNSPACED), "removed")
+    tokenizer.pre_tokenizer = _make_splitter(is_unspaced=any(not characters.pre_tokenize_str(word) for word in words))
     definition: str = tokenizer.to_str()
     return definition
 
@@ -143,3 +149,8 @@ def _share_unknown(definition: str, texts: LabelledSequences) -> float:
 
 def _make_normalizer() -> normalizers.Sequence:
     return normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+
+
+def _make_splitter(*, is_unspaced: bool) -> pre_tokenizers.PreTokenizer:
+    words = pre_tokenizers.BertPreTokenizer()
+    return pre_tokenizers.Sequence([words, pre_tokenizers.Split(Regex(UNSPACED), "isolated")]) if is_unspaced else words

@@ -102,6 +102,7 @@ def _describe(dataset: Dataset, fitting: LabelledSequences, recipe: Recipe) -> R
             longest_training_sequence=max(fitting.lengths),
             file=dataset.file,
             teacher=dataset.teacher,
+            columns=list(dataset.columns),
         ),
         start=recipe.start,
     )

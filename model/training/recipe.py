@@ -1,7 +1,7 @@
 """How an encoder is trained, and on what: the parts of `config.json` that are not the encoder itself."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,7 @@ class DataConfig:
         longest_training_sequence: in steps.
         file: the user's file, if it is not a data set of the project.
         teacher: what gave words or texts their vectors; see `model.data.teachers.open_teacher`.
+        columns: the names of the F numbers in a step; empty if nothing names them.
     """
 
     name: str
@@ -64,6 +65,7 @@ class DataConfig:
     longest_training_sequence: int
     file: FileSource | None = None
     teacher: str | None = None
+    columns: list[str] = field(default_factory=list)
 
 
 def read_task(path: Path | None) -> str:

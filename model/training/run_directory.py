@@ -147,11 +147,17 @@ def read_config(run: Path) -> RunConfig:
             task=raw["task"],
             encoder=EncoderConfig(**raw["encoder"]),
             training=TrainConfig(**raw["training"]),
-            data=DataConfig(**raw["data"], file=None if file is None else FileSource(**file)),
+            data=DataConfig(**raw["data"], file=None if file is None else read_source(file)),
             start=raw.get("start"),
         )
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise BrokenRun(run, f"config.json: {error}") from error
+
+
+def read_source(fields: dict[str, Any]) -> FileSource:
+    """Read back where a user's file is and how it is read; JSON has no tuples."""
+    features = fields.get("features")
+    return FileSource(**fields | {"features": None if features is None else tuple(features)})
 
 
 def write_result(

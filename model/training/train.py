@@ -17,6 +17,7 @@ from model.data.datasets import Dataset, DatasetUnavailable, FileSource
 from model.data.files import load_dataset
 from model.data.readers import BadFile
 from model.data.splits import shuffle_dataset
+from model.data.summary import describe_dataset, describe_odd_labels
 from model.data.teachers import TEACHERS
 from model.data.texts import describe_unknown
 from model.tasks.catalogue import TASKS
@@ -37,10 +38,13 @@ def main(arguments: list[str] | None = None) -> None:
     is_first = os.environ.get("LOCAL_RANK", "0") == "0"  # with several devices, Fabric starts this command on each
     try:
         recipe, dataset = _prepare(options)
-        if is_first and (unknown := describe_unknown(dataset)):
-            print(f"train: {unknown}", file=sys.stderr)
-        if is_first and (trap := describe_trap(recipe)):
-            print(f"train: {trap}", file=sys.stderr)
+        if is_first:
+            _tell(
+                describe_dataset(dataset),
+                describe_odd_labels(dataset),
+                describe_unknown(dataset),
+                describe_trap(recipe),
+            )
         out = options.out or Path("runs") / dataset.name
         hardware = Hardware(accelerator=options.accelerator, devices=options.devices)
         if options.cross_validate is not None:
@@ -66,6 +70,12 @@ def main(arguments: list[str] | None = None) -> None:
         signal.signal(signal.SIGTERM, terminate)
 
 
+def _tell(*sentences: str | None) -> None:
+    """Say on stderr what there is to say."""
+    for sentence in filter(None, sentences):
+        print(f"train: {sentence}", file=sys.stderr)
+
+
 def _cross_validate(options: argparse.Namespace, recipe: Recipe, dataset: Dataset, hardware: Hardware) -> None:
     """Print how the recipe does on each fold of the training sequences."""
     folds = Folds(options.cross_validate, options.learn_from_one)
@@ -89,6 +99,7 @@ def _prepare(options: argparse.Namespace) -> tuple[Recipe, Dataset]:
         partner=options.partner_column,
         id=options.id_column,
         order=options.order_column,
+        features=options.feature_columns,
         vocabulary=options.vocabulary,
         tokenizer=None if options.tokenizer is None else str(options.tokenizer),
         source=options.source,
@@ -185,6 +196,13 @@ def _make_parser() -> argparse.ArgumentParser:
         "--order-column", default="order", help="CSV of steps: its place in the sequence; 'order' by default"
     )
     file.add_argument(
+        "--feature-columns",
+        type=names,
+        metavar="NAMES",
+        help="the columns that are features, separated by commas: of CSV all others by default; of .parquet and .jsonl "
+        "each with a list of numbers, in place of one column of sequences",
+    )
+    file.add_argument(
         "--vocabulary",
         type=int,
         help="token ids, padding included; the largest in --data + 1, or of texts all words seen twice, by default",
@@ -197,6 +215,18 @@ def _make_parser() -> argparse.ArgumentParser:
     hardware.add_argument("--devices", default="auto", help="how many, or which; all by default")
     hardware.add_argument("--precision", choices=["32-true", "bf16-mixed", "16-mixed"], help="of training")
     return parser
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Read names separated by commas.
+
+    Raises:
+        ValueError: one is empty, or named twice.
+    """
+    found = tuple(name.strip() for name in text.split(","))
+    if not all(found) or len({*found}) < len(found):
+        raise ValueError(text)
+    return found
 
 
 def share(text: str) -> float:

@@ -68,7 +68,8 @@ def describe_input(session: EncoderSession) -> str:
     """Say what a sequence is, and how long those of the training were."""
     manifest, kind = session.manifest, session.kind
     if isinstance(kind, Features):
-        taken = f"sequences of any length, {kind.features} numbers a step"
+        named = f" ({', '.join(manifest.input.columns)})" if manifest and manifest.input.columns else ""
+        taken = f"sequences of any length, {kind.features} numbers a step{named}"
     else:
         texts = "texts, or " if manifest and manifest.input.kind == "text" else ""
         taken = f"{texts}sequences of token ids{f' from 1 to {kind.vocabulary - 1}' if kind.vocabulary else ''}"

@@ -64,12 +64,14 @@ class Input(Record):
         features: F, if steps are numbers.
         vocabulary: V, if they are ids: each is in `1..V-1`, and 0 is padding.
         tokenizer: of texts, as the JSON of the `tokenizers` library.
+        columns: the names of the F numbers, in order, if the training file had them; empty otherwise.
     """
 
     kind: Literal["features", "tokens", "text"]
     features: int | None = Field(None, ge=1)
     vocabulary: int | None = Field(None, ge=2)
     tokenizer: str | None = Field(None, repr=False)
+    columns: list[str] = []
 
 
 class Statistics(Record):

@@ -21,11 +21,13 @@ from tests.bulk.command import encode, hash_folder, refuse, write_jsonl, write_p
 from tests.conftest import draw_sequences
 from tests.made import take
 
+COLUMNS = ["x", "y", "z"]  # of the training file
+
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A service that gives all outputs."""
-    model = take("parts-lstm", tmp_path_factory.mktemp("served") / "parts-lstm.onnx")
+    model = take("parts-lstm", tmp_path_factory.mktemp("served") / "parts-lstm.onnx", columns=COLUMNS)
     with start_service("--model", str(model)) as (_, found):
         yield found
 
@@ -46,7 +48,7 @@ def there(url: str) -> tuple[str, ...]:
 
 def test_a_service_gives_the_bytes_of_a_local_run(there: tuple[str, ...], tmp_path: Path) -> None:
     """Embeddings, steps, states and problems: no byte of the folder differs, plan and footers included."""
-    model = take("parts-lstm", tmp_path / "parts-lstm.onnx")
+    model = take("parts-lstm", tmp_path / "parts-lstm.onnx", columns=COLUMNS)
     rows = [{"id": row, "sequence": steps.tolist()} for row, steps in enumerate(draw_sequences([4, 9, 0, 1, 300, 2]))]
     file = write_jsonl(tmp_path / "in.jsonl", rows)
     flags = (file, "--outputs", "embedding,steps,state")
@@ -56,11 +58,20 @@ def test_a_service_gives_the_bytes_of_a_local_run(there: tuple[str, ...], tmp_pa
     assert "errors.jsonl" in hash_folder(tmp_path / "there")
 
 
+def test_columns_are_found_by_the_names_that_the_service_tells(there: tuple[str, ...], tmp_path: Path) -> None:
+    """A CSV whose columns are in another order gives the bytes of a local run."""
+    (tmp_path / "in.csv").write_text("z,id,order,y,more,x\n3,a,0,2,text,1\n6,a,1,5,text,4\n")
+    encode(tmp_path / "in.csv", "-o", tmp_path / "there", *there)
+    model = take("parts-lstm", tmp_path / "parts-lstm.onnx", columns=COLUMNS)
+    encode(tmp_path / "in.csv", "-o", tmp_path / "here", "--model", model)
+    assert hash_folder(tmp_path / "there") == hash_folder(tmp_path / "here")
+
+
 def test_what_one_began_the_other_goes_on_with(
     there: tuple[str, ...], sequences: list[npt.NDArray[np.float32]], tmp_path: Path
 ) -> None:
     """A service and a local run share the plan, so either finishes what the other left."""
-    model = take("parts-lstm", tmp_path / "parts-lstm.onnx")
+    model = take("parts-lstm", tmp_path / "parts-lstm.onnx", columns=COLUMNS)
     file = write_parquet(tmp_path / "in.parquet", sequences)
     encode(file, "-o", tmp_path / "out", *there, "--limit", 5)
     encode(file, "-o", tmp_path / "out", "--model", model)
@@ -147,7 +158,7 @@ def test_a_service_that_refuses_for_a_while_loses_nothing(
     monkeypatch.setenv("LENGTHWISE_STEPS_PER_SECOND", "100")
     monkeypatch.setenv("LENGTHWISE_API_KEYS", "a-key-of-a-caller")
     file = write_parquet(tmp_path / "in.parquet", sequences * 2)
-    model = take("parts-lstm", tmp_path / "parts-lstm.onnx")
+    model = take("parts-lstm", tmp_path / "parts-lstm.onnx", columns=COLUMNS)
     encode(file, "-o", tmp_path / "here", "--model", model)
     with start_service("--model", str(model), "--model-name", "made") as (_, url):
         encode(file, "-o", tmp_path / "there", "--url", url, "--model", "made", "--key", "a-key-of-a-caller")

@@ -251,7 +251,7 @@ def test_a_bad_line_of_json_is_named(line: str, reason: str, tmp_path: Path) -> 
         ("id,order,label,x\na,1,u,1e39\n", "line 2: 'x' is '1e39', which is not a finite float32"),
         ("id,order,label,x\na,first,u,1\n", "line 2: 'order' is 'first'"),
         ("id,order,label,x\na,1,u,5\n\na,2,v,5\n", "line 4: sequence 'a' has the label 'v', and 'u' before"),
-        ("id,order,label,x\na,1,u,5\na,1,u,6\n", "sequence 'a': 'order' is 1 for two of its steps"),
+        ("id,order,label,x\na,1,u,5\na,1,u,6\n", "sequence 'a': steps 0 and 1 have the same 'order'"),
         ("id,order,label,x\na,1,,5\n", "sequence 'a': the label is missing"),
         ("id,order,label,token\na,1,u,2.5\n", "line 2: 'token' is '2.5', which is not an integer"),
         ("id,order,label,token\na,1,u,0\n", "sequence 'a': step 0 is 0, which is not a token id"),

@@ -1,5 +1,6 @@
 """Texts: the tokenizer, the data sets of texts, and the way of a tokenizer from training to the service."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,19 @@ def test_the_most_frequent_words_are_chosen() -> None:
     counts = count_words(["b a, B", "c a b"])
     assert counts == {"a": 2, "b": 3, "c": 1, ",": 1}
     assert choose_words(counts, 3) == ["b", "a", ","]
+
+
+def test_characters_of_scripts_without_spaces_are_words() -> None:
+    """A sentence in Japanese, Chinese or Thai is its characters; without such words a tokenizer is what it was."""
+    texts = ["猫が好き。", "我喜欢猫。", "แมว cat", "Café du chat"]
+    counts = count_words(texts)
+    assert counts["猫"] == 2
+    assert {"が", "好", "き", "欢", "แ", "cat", "café"} <= {*counts}
+    ids = tokenize(build_tokenizer(["猫", "が", "cat"]), ["猫が好き。", "cat猫", "cats"])
+    assert [steps.tolist() for steps in ids] == [[2, 3, 1, 1, 1], [4, 2], [1]]
+    spaced = build_tokenizer(["cat", "café"])
+    assert json.loads(spaced)["pre_tokenizer"] == {"type": "BertPreTokenizer"}
+    assert tokenize(spaced, ["猫が好き。 cat"])[0].tolist() == [1, 1, 2]
 
 
 def make_texts(texts: list[str], tokenizer: str) -> LabelledSequences:
