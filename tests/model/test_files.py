@@ -213,8 +213,8 @@ def test_a_fault_names_file_row_and_step(
         ('{"sequence": [[]], "label": 1}', "steps have no numbers"),
         ('{"sequence": [[[1.0]]], "label": 1}', "a sequence must be a list of steps"),
         ('{"sequence": 7, "label": 1}', "the sequence is 7, which is neither a list nor a text"),
-        ('{"sequence": [[1.0]]}', "there is no field 'label'"),
-        ('{"label": 1}', "there is no field 'sequence'"),
+        ('{"sequence": [[1.0]]}', "there is no 'label': it holds 'sequence'; --label-column names another"),
+        ('{"label": 1}', "there is no 'sequence': it holds 'label'; --sequence-column names another"),
         ('{"sequence": [[1.0]], "label": ""}', "the label is missing"),
         ("[1]", "it is not a JSON object"),
         ("{", "it is not JSON"),
@@ -450,7 +450,7 @@ def test_pairs_of_other_formats_and_missing_partners_are_refused(tmp_path: Path)
     with pytest.raises(BadFile, match=r"a\.npz: pairs of sequences are read from \.parquet and \.jsonl"):
         read(tmp_path / "a.npz", "pairs")
     write_jsonl(tmp_path / "a.jsonl", TEXTS, [1, 2, 3, 4, 5])
-    with pytest.raises(BadFile, match=r"line 1: there is no field 'partner'"):
+    with pytest.raises(BadFile, match=r"line 1: there is no 'partner': it holds 'sequence', 'label'"):
         read(tmp_path / "a.jsonl", "pairs")
     (tmp_path / "b.jsonl").write_text('{"sequence": "a b", "partner": [1], "label": 1}')
     with pytest.raises(BadFile, match=r"line 1, 'partner': steps are token ids, and words of a text in the first"):
