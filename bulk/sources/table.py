@@ -49,7 +49,7 @@ class TableSource:
         self._features = [*wanted.features] or [name for name in self._names if name not in special]
         steps = {wanted.order, *self._features}
         others = [name for name in self._names if (name not in steps if self._text is None else name != self._text)]
-        kept = [name for name in others if self._text or name in special]
+        kept = others if self._text or wanted.features else [name for name in others if name in special]
         self._columns = kept if wanted.columns is None else [*wanted.columns]
         self._require([self._text] if self._text else [wanted.id, wanted.order], self._columns, others)
 

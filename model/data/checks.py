@@ -1,12 +1,14 @@
 """What a user's sequence must be to be learned from, whatever file it came from."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from model.data.datasets import Steps
 from model.data.readers import BadFile, Item, round_to_float32
 
 
-def check_item(path: str, place: str, item: Item, expected: Item | None) -> Item:
+def check_item(path: str, place: str, item: Item, expected: Item | None, columns: Sequence[str] = ()) -> Item:
     """Return a text as it is and steps as an encoder reads them, or say what is wrong with them and where."""
     if not (item.strip() if isinstance(item, str) else len(item)):
         raise BadFile(path, place, "the sequence is empty")
@@ -21,7 +23,7 @@ def check_item(path: str, place: str, item: Item, expected: Item | None) -> Item
     if isinstance(expected, np.ndarray) and item.shape[1] != expected.shape[1]:
         reason = f"steps have {item.shape[1]} numbers, and {expected.shape[1]} in the first sequence"
         raise BadFile(path, place, reason)
-    return _check_numbers(path, place, item)
+    return _check_numbers(path, place, item, columns)
 
 
 def name_kind(item: Item) -> str:
@@ -29,14 +31,15 @@ def name_kind(item: Item) -> str:
     return "words of a text" if isinstance(item, str) else "token ids" if item.ndim == 1 else "lists of numbers"
 
 
-def _check_numbers(path: str, place: str, steps: Steps) -> Steps:
+def _check_numbers(path: str, place: str, steps: Steps, columns: Sequence[str]) -> Steps:
     if not steps.shape[1]:
         raise BadFile(path, place, "steps have no numbers")
     numbers = round_to_float32(steps)
     if not np.isfinite(numbers).all():
         step, feature = np.argwhere(~np.isfinite(numbers))[0]
-        found = f"number {feature} of step {step} is {steps[step, feature]}"
-        raise BadFile(path, place, f"{found}, which is not a finite float32")
+        named = repr(columns[feature]) if columns else f"number {feature}"
+        found = f"{named} of step {step} is {steps[step, feature]}, which is not a finite float32"
+        raise BadFile(path, place, found + ": fill gaps first" * bool(np.isnan(steps[step, feature])))
     return numbers
 
 

@@ -164,7 +164,7 @@ def _collect(source: FileSource, path: str, labels: LabelKind, expected: Item | 
     try:
         for row in READERS[extension](Path(path), source, labels):
             rows = rows if rows.columns == row.columns else replace(rows, columns=row.columns)
-            item = check_item(path, row.place, row.item, expected)
+            item = check_item(path, row.place, row.item, expected, row.columns)
             expected = item if expected is None else expected
             if row.partner is not None:
                 rows.partners.append(check_item(path, f"{row.place}, {source.partner!r}", row.partner, expected))

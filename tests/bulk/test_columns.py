@@ -33,20 +33,23 @@ def expected(sequences: Sequences, tmp_path: Path) -> npt.NDArray[np.float32]:
 def test_the_columns_of_a_csv_are_found_by_name(
     sequences: Sequences, named: Path, expected: npt.NDArray[np.float32], tmp_path: Path
 ) -> None:
-    """In whatever order they are, beside others that hold texts; times order the steps, and the id is kept."""
+    """In whatever order they are, beside others that hold texts; times order the steps, and the others are kept."""
     lines = ["z,user,at,event,y,x\n"]
     for row, steps in enumerate(sequences):
-        cells = [f"{z},Zoë {row},2026-01-01T00:00:{second:02},buy,{y},{x}\n" for second, (x, y, z) in enumerate(steps)]
+        cells = [
+            f"{z},Zoë {row},2026-01-01T00:00:{second:02},e{second},{y},{x}\n" for second, (x, y, z) in enumerate(steps)
+        ]
         lines += reversed(cells)
     (tmp_path / "in.csv").write_text("".join(lines))
     command = [tmp_path / "in.csv", "--model", named, "--id-column", "user", "--order-column", "at"]
     encode(*command, "-o", tmp_path / "out")
     np.testing.assert_array_equal(read_embeddings(tmp_path / "out"), expected)
     table = read_parts(tmp_path / "out")
-    assert table.column_names == ["user", "embedding"]
+    assert table.column_names == ["user", "event", "embedding"]
     assert table["user"].to_pylist() == [f"Zoë {row}" for row in range(len(sequences))]
-    encode(*command, "-o", tmp_path / "more", "--columns", "user,event")
-    assert read_parts(tmp_path / "more")["event"].to_pylist() == ["buy"] * len(sequences)
+    assert table["event"].to_pylist() == [f"e{len(steps) - 1}" for steps in sequences]  # as in its first line
+    encode(*command, "-o", tmp_path / "less", "--columns", "user")
+    assert read_parts(tmp_path / "less").column_names == ["user", "embedding"]
     assert "order was 'at' and is 'z'" in refuse(*command, "-o", tmp_path / "out", "--order-column", "z")
 
 

@@ -94,7 +94,7 @@ def test_a_column_may_hold_one_feature(extension: str, tmp_path: Path) -> None:
     ("columns", "reason"),
     [
         ({"y": [[0.5, 1.5, 2.5], [3.5, 4.5]]}, "'y' holds 2 numbers, and 'x' 1"),
-        ({"y": [[0.5, 1.5, 2.5], [None]]}, "(number 1 of step 0 is nan|step 0 holds None)"),
+        ({"y": [[0.5, 1.5, 2.5], [None]]}, "('y' of step 0 is nan, .*: fill gaps first|step 0 holds None)"),
         ({"y": [[[0.5], [1.5], [2.5]], [[3.5]]]}, "'y' is not a list with a number for each step"),
     ],
 )
