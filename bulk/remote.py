@@ -92,7 +92,7 @@ class RemoteEncoder:
             self.dim = served["dim"]
             kind = Tokens(served["vocabulary"]) if served["features"] is None else Features(served["features"])
             self.spec = InputSpec(kind)
-            self.columns = tuple((served["manifest"] or {}).get("input", {}).get("columns", ()))
+            self.columns = tuple((served.get("manifest") or {}).get("input", {}).get("columns", ()))
             if tokenizer := self._client.tokenizer(model) if "texts" in served["reads"] else None:
                 self.spec = InputSpec(kind, read_tokenizer(tokenizer, url))  # ids are sent, checked and cut as here
             self._watched.sha256 = self.sha256

@@ -3,7 +3,7 @@
 - `datasets`: the types, a data set and its labelled sequences.
 - `catalogue`: the data sets by name.
 - `named`, `text_datasets`: those of numbers and token ids, and those of texts.
-- `files`: a user's file into a data set, every row checked by `checks`.
+- `files`, `checks`: a user's file into a data set, and what each row must be.
 - `readers`, `tables`: the rows of JSONL and NPZ, and of Parquet and CSV.
 - `texts`: texts into token ids.
 - `summary`: what was read, in a sentence.
