@@ -31,7 +31,7 @@ def describe_odd_labels(dataset: Dataset) -> str:
 
 def _describe_steps(dataset: Dataset) -> str:
     if dataset.tokenizer is not None:
-        return f"texts, of {dataset.vocabulary:,} known words or parts of words"
+        return f"texts, with a vocabulary of {dataset.vocabulary:,}"
     if dataset.vocabulary is not None:
         return f"a step is a token id below {dataset.vocabulary:,}"
     names = ", ".join(dataset.columns[:MOST_NAMES]) + ", ..." * (len(dataset.columns) > MOST_NAMES)

@@ -8,6 +8,7 @@ import pytest
 from service.catalogue import card
 from service.encoder.manifest import METADATA_KEY, Manifest
 from tests.conftest import ARTIFACTS
+from tests.made import take
 
 
 def show(path: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, list[str]]:
@@ -40,6 +41,12 @@ def test_card_says_what_goes_in_and_comes_out(
     said = show(ARTIFACTS / f"{kind}.onnx", capsys)
     assert said["takes"][0].startswith(takes)
     assert said["gives"][0].startswith(gives)
+
+
+def test_card_names_the_numbers_in_a_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In the order in which a request gives them, if the file that was trained on named them."""
+    (takes,) = show(take("triples", tmp_path / "named.onnx", columns=["x", "y", "z"]), capsys)["takes"]
+    assert takes.startswith("sequences of any length, 3 numbers a step (x, y, z)")
 
 
 def test_card_names_further_outputs(capsys: pytest.CaptureFixture[str]) -> None:

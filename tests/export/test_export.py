@@ -250,8 +250,19 @@ def test_a_run_of_an_earlier_version_is_exported(tmp_path: Path) -> None:
     for part, later in (("encoder", LATER_ENCODER_FIELDS), ("training", LATER_TRAINING_FIELDS)):
         for name in later:
             del config[part][name]
+    del config["data"]["columns"]
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert export_run(tmp_path, tmp_path / "m.onnx").encoder["deltas"] == 0
+
+
+@pytest.mark.usefixtures("small_grid")
+def test_the_names_of_features_are_in_the_manifest(tmp_path: Path) -> None:
+    """Those of the file that was trained on, in the order of a step's numbers."""
+    make_run(tmp_path, EncoderConfig(features=2, hidden=2))
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["data"]["columns"] = ["weight", "height"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert export_run(tmp_path, tmp_path / "m.onnx").input.columns == ["weight", "height"]
 
 
 @pytest.mark.parametrize("missing", ["config.json", "weights.safetensors", "samples.safetensors", "results.json"])

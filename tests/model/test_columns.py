@@ -206,9 +206,7 @@ def test_what_was_read_is_told(tmp_path: Path) -> None:
         "labels from -1.5 to -1.5"
     )
     (tmp_path / "texts.jsonl").write_text('{"text": "so it goes"}\n' * 4)
-    assert describe_dataset(read(tmp_path / "texts.jsonl", "none")).endswith(
-        "; texts, of 5 known words or parts of words"
-    )
+    assert describe_dataset(read(tmp_path / "texts.jsonl", "none")).endswith("; texts, with a vocabulary of 5")
 
 
 def test_the_command_reads_the_columns_that_it_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

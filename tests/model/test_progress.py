@@ -46,12 +46,13 @@ def train(data: Path, *flags: str) -> subprocess.CompletedProcess[str]:
 LINE = re.compile(r"epoch (\d+) of \d+: train_loss \S+, val_loss \S+, val_accuracy \S+")
 
 
-def test_a_log_holds_progress_and_nothing_else(tmp_path: Path) -> None:
-    """A fresh run, and one that is resumed, say how far they are: no bar, no advert, no warning."""
+def test_a_log_holds_what_was_read_and_progress(tmp_path: Path) -> None:
+    """A fresh run, and one that is resumed, say what they read and how far they are: no bar, no advert, no warning."""
     write_texts(tmp_path / "a.csv", WORDS * 10)
     for flags in (["--epochs", "3"], ["--epochs", "3", "--resume"]):
         ended = train(tmp_path / "a.csv", *flags)
-        lines = ended.stderr.splitlines()
+        read, *lines = ended.stderr.splitlines()
+        assert read.startswith("train: a: 32 sequences to learn from and 8 to test on, of ")
         found = [LINE.fullmatch(line) for line in lines]
         assert all(found), ended.stderr
         if "--resume" not in flags:  # the other had nothing left to train
@@ -96,9 +97,9 @@ def test_one_process_of_several_speaks(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_a_training_warns_of_words_that_its_tokenizer_does_not_know(tmp_path: Path) -> None:
-    """One line on standard error, before any progress."""
+    """One line on standard error, after what was read and before any progress."""
     write_texts(tmp_path / "a.csv", [f"{text} word{row}" for row, text in enumerate(WORDS * 10)])
-    first, *others = train(tmp_path / "a.csv", "--epochs", "1").stderr.splitlines()
+    _, first, *others = train(tmp_path / "a.csv", "--epochs", "1").stderr.splitlines()
     assert re.fullmatch(
         r"train: a vocabulary of all words seen twice does not know \d\d% of the tokens trained on and \d\d% of those "
         r"held out, which are all the same to the encoder: give more texts, or a --tokenizer of parts of words",
