@@ -6,6 +6,7 @@ from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from service.server.transport import GatheringProtocol
@@ -85,8 +86,13 @@ class Echo:
         await send({"type": "http.response.body", "body": answer})
 
 
-def converse(app: ASGIApp, *parts: bytes) -> Wire:
+def converse(app: ASGIApp, *parts: bytes, protocol: type[HttpToolsProtocol] = GatheringProtocol) -> Wire:
     """Let an app answer what comes in these parts, each in a read of its own, as long as it reads.
+
+    Args:
+        app: the app.
+        parts: what a client sends.
+        protocol: who reads and writes in between.
 
     Returns:
         What was written, and whether the connection was kept.
@@ -94,15 +100,15 @@ def converse(app: ASGIApp, *parts: bytes) -> Wire:
 
     async def run() -> Wire:
         wire = Wire()
-        protocol = GatheringProtocol(uvicorn.Config(app, log_config=None, access_log=False), ServerState(), {})
-        protocol.connection_made(wire)
+        spoken = protocol(uvicorn.Config(app, log_config=None, access_log=False), ServerState(), {})
+        spoken.connection_made(wire)
         for part in parts:
             if not wire.is_closing():
-                protocol.data_received(part)
+                spoken.data_received(part)
             for _ in range(TURNS):
                 await asyncio.sleep(0)
         wire.is_kept = not wire.is_closing()
-        protocol.connection_lost(None)
+        spoken.connection_lost(None)
         return wire
 
     return asyncio.run(run())

@@ -21,7 +21,7 @@ from service.api.unread import COUNTED_BYTES, READER, Reader
 from service.catalogue.models import ServedModel
 from service.codecs import large
 from service.codecs.compression import decompress, require_encoding
-from service.codecs.question import Question, Written
+from service.codecs.question import Headers, Question, Written
 from service.encoder.sequences import Answer, Sequences
 from service.encoder.session import EncoderSession
 from service.encoder.tokenizer import Texts
@@ -89,8 +89,8 @@ async def answer(request: Request, parse: Parse, named: ServedModel | None = Non
         f"decode;dur={1000 * stages.decode:.3f}, queue;dur={1000 * stages.queue:.3f}, "
         f"run;dur={1000 * stages.run:.3f}, encode;dur={1000 * stages.encode:.3f}"
     )
-    headers = {"X-Model-Sha": model.session.sha256, "Server-Timing": timing, **headers}
-    return (PartedResponse if is_large else Response)(content, headers=headers)
+    more = (b"x-model-sha", model.session.sha256.encode()), (b"server-timing", timing.encode())
+    return (PartedResponse if is_large else WrittenResponse)(content, [*more, *headers])
 
 
 def admit(request: Request, arrived: float, models: Iterable[ServedModel] | None) -> float:
@@ -159,7 +159,9 @@ def require_media_type(request: Request, *supported: str) -> None:
 
 def _read_encoding(request: Request) -> str:
     """Return how a body is compressed; nothing if it is not."""
-    encoding = request.headers.get("content-encoding", "").strip().lower()
+    if (given := request.headers.get("content-encoding")) is None:
+        return ""
+    encoding = given.strip().lower()
     return "" if encoding == "identity" else encoding
 
 
@@ -240,7 +242,17 @@ async def _while_wanted(service: Service, exchange: Exchange, work: Awaitable[Fo
         raise
 
 
-class PartedResponse(Response):
+class WrittenResponse(Response):
+    """An answer whose headers are written already; starlette's own would write each of them anew."""
+
+    def __init__(self, content: bytes, headers: Headers) -> None:
+        """Make an answer of status 200."""
+        self.status_code, self.background = 200, None
+        self.body = content
+        self.raw_headers = [*headers, (b"content-length", b"%d" % len(content))]
+
+
+class PartedResponse(WrittenResponse):
     """A large answer, sent a part at a time: others are answered in between, and a slow reader is waited for."""
 
     async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:

@@ -7,7 +7,7 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import replace
 from itertools import count
 from typing import cast
@@ -90,13 +90,13 @@ class Front:
         if tracing := service.tracing:
             tracing.begin(exchange, request.headers)
 
-        async def send_with_id(message: Message) -> None:
+        def send_with_id(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
                 exchange.status = message["status"]
                 message["headers"].append((b"x-request-id", request_id.encode()))
                 if service.is_draining:
                     message["headers"].append((b"connection", b"close"))
-            await send(message)
+            return send(message)
 
         telemetry = service.telemetry
         telemetry.inflight += 1

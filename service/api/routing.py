@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from math import inf
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from pydantic import BaseModel
 from starlette.requests import ClientDisconnect, Request
@@ -133,27 +134,30 @@ class Service:
 
 
 class DirectRequest(Request):
-    """A request whose headers are found by their names: starlette's own looks through all of them each time."""
+    """A request whose headers are found by their names: starlette's own looks through all of them each time.
+
+    Attributes:
+        headers: its headers by their names in lower case.
+    """
+
+    headers: Mapping[str, str] = MappingProxyType({})  # type: ignore[assignment]
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
         super().__init__(scope, receive)
         pairs = reversed(scope["headers"])  # of one that comes twice, the first counts
-        self._by_name = {name.decode("latin-1"): value.decode("latin-1") for name, value in pairs}
-
-    @property
-    def headers(self) -> Mapping[str, str]:  # type: ignore[override]
-        """The headers by their names in lower case."""
-        return self._by_name
+        self.headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in pairs}
 
 
 def service_of(request: Request) -> Service:
     """Return the service behind the app that got the request."""
-    return cast("Service", request.scope[SERVICE])
+    service: Service = request.scope[SERVICE]
+    return service
 
 
 def exchange_of(request: Request) -> Exchange:
     """Return what is noted of a request."""
-    return cast("Exchange", request.scope[EXCHANGE])
+    exchange: Exchange = request.scope[EXCHANGE]
+    return exchange
 
 
 async def read_body(request: Request, limit: int, seconds: int) -> bytes:
@@ -170,22 +174,20 @@ async def read_body(request: Request, limit: int, seconds: int) -> bytes:
     if int(request.headers.get("content-length", "0")) > limit:
         raise BodyTooLarge(limit)
     chunks: list[bytes] = []
-    size = 0
-    began: float | None = None
-    is_complete = False
-    while not is_complete:
+    size, began = 0, 0.0
+    while True:
         message = await request.receive()
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
-        chunks.append(message.get("body", b""))
-        size += len(chunks[-1])
+        chunks.append(chunk := message.get("body", b""))
+        size += len(chunk)
         if size > limit:
             raise BodyTooLarge(limit)
-        is_complete = not message.get("more_body", False)
-        if not is_complete:
-            began = began or time.monotonic()
-            if time.monotonic() - began >= seconds:
-                raise BodyTooSlow(seconds)
+        if not message.get("more_body", False):
+            break
+        began = began or time.monotonic()
+        if time.monotonic() - began >= seconds:
+            raise BodyTooSlow(seconds)
     if len(chunks) == 1:
         return chunks[0]
     if size > large.LARGE_BODY_BYTES:

@@ -66,7 +66,7 @@ Outcome: TypeAlias = Embeddings | RowOutputs | str  # a row's embedding `(D,)`, 
 
 
 class Delivery:
-    """A request on its way through the runs. Runs fill in its rows one by one; the last one completes its answer.
+    """A request on its way through the runs. Each run fills in its rows of it; the last one completes its answer.
 
     It changes on the event loop only; runners only read what is asked.
 
@@ -76,6 +76,7 @@ class Delivery:
         state: the state each starts from, `(n, layers, directions, H)`; empty if they start from zero.
         is_whole: whether more than the embeddings is wanted.
         deadline: when that is of no use any more.
+        is_plain: whether its sequences are all that a run needs to know of it.
         done: set once there is an answer, or an error in its place.
         arrived: when the request came.
         started: when its first run began; None if none has begun.
@@ -87,8 +88,8 @@ class Delivery:
 
     __slots__ = (
         *("_embeddings", "_field", "_left", "_rows"),
-        *("answer", "arrived", "deadline", "done", "is_whole", "padded_steps", "queue_seconds", "run_seconds"),
-        *("started", "state", "steps", "target"),
+        *("answer", "arrived", "deadline", "done", "is_plain", "is_whole", "padded_steps", "queue_seconds"),
+        *("run_seconds", "started", "state", "steps", "target"),
     )
 
     def __init__(
@@ -116,6 +117,7 @@ class Delivery:
         self.state = sequences.state
         self.is_whole = is_whole
         self.deadline = deadline
+        self.is_plain = not (is_whole or self.state or deadline < inf)
         self.done = done
         self.arrived = now
         self.started: float | None = None
@@ -123,9 +125,11 @@ class Delivery:
         self.answer: Answer
         self.queue_seconds = self.run_seconds = 0.0
         self._field = sequences.field
-        self._embeddings = np.empty((len(self.steps), target.session.dim), dtype=np.float32)
+        self._left = rows = len(self.steps)
+        self._embeddings: Embeddings
+        if rows > 1:
+            self._embeddings = np.empty((rows, target.session.dim), dtype=np.float32)
         self._rows: dict[int, RowOutputs] = {}
-        self._left = len(self.steps)
 
     @property
     def is_filled(self) -> bool:
@@ -136,20 +140,25 @@ class Delivery:
         """Note that a run of some of its rows begins."""
         self.started = self.started or now
 
-    def fill(self, row: int, outcome: Outcome, padded_steps: int) -> None:
-        """Take in what a run gave for a row that it padded to `padded_steps`, if anybody still waits for it."""
+    def fill(self, rows: list[int], outcomes: Embeddings | list[Outcome], padded_steps: int) -> None:
+        """Take in what a run gave for some rows that it padded to `padded_steps`, if anybody still waits for them."""
         if self.done.done():  # cancelled, late, or failed by another row
             return
-        self.padded_steps += padded_steps
-        if isinstance(outcome, str):
-            is_lost = isinstance(outcome, Lost)
-            self.fail(RunLost(outcome) if is_lost else RunFailed(row, outcome, self._field))
-            return
-        if isinstance(outcome, RowOutputs):
-            self._rows[row] = outcome
-            outcome = outcome.embedding
-        self._embeddings[row] = outcome
-        self._left -= 1
+        self.padded_steps += padded_steps * len(rows)
+        if isinstance(outcomes, list):
+            for row, outcome in zip(rows, outcomes, strict=True):
+                if isinstance(outcome, str):
+                    is_lost = isinstance(outcome, Lost)
+                    self.fail(RunLost(outcome) if is_lost else RunFailed(row, outcome, self._field))
+                    return
+                if isinstance(outcome, RowOutputs):
+                    self._rows[row] = outcome
+            outcomes = np.stack([one.embedding if isinstance(one, RowOutputs) else one for one in outcomes])
+        if len(self.steps) == 1:
+            self._embeddings = outcomes
+        else:
+            self._embeddings[rows] = outcomes
+        self._left -= len(rows)
         if not self._left:
             self.done.set_result(None)
 
@@ -198,6 +207,8 @@ def run_parts(session: EncoderSession, parts: Sequence[Part]) -> Embeddings | li
 def _encode(session: EncoderSession, parts: Sequence[Part]) -> Embeddings | list[RowOutputs]:
     """Encode a batch: embeddings only, or all outputs of each row if any request wants more."""
     steps = [delivery.steps[row] for delivery, row in parts]
+    if all(delivery.is_plain for delivery, _ in parts):
+        return _check(session, session.run(pad_batch(steps)), len(parts))
     batch = pad_batch(steps, _stack_states(session, parts) if any(delivery.state for delivery, _ in parts) else None)
     if session.keeps_deadlines and any(delivery.deadline < inf for delivery, _ in parts):
         batch = replace(batch, deadlines=np.array([delivery.deadline for delivery, _ in parts]))

@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 from math import inf
 from typing import Protocol, TypeAlias
 
-from service.batching.batches import NOT_FINITE, Delivery, Outcome, Part, Target, run_parts
+from service.batching.batches import NOT_FINITE, Delivery, Outcome, Target, run_parts
 from service.batching.jobs import HangUpStage, Job, Run
 from service.batching.runners import Runners, RunnerState
 from service.batching.sharing import Queues
@@ -21,7 +21,8 @@ from service.errors import DeadlinePassed, RunLost, Stuck
 
 logger = logging.getLogger("lengthwise")
 
-_Batch: TypeAlias = tuple[Run, list[Part]]  # a run, and the request of each of its rows
+# A run, and its rows by request: each request's rows are together in the batch.
+_Batch: TypeAlias = tuple[Run, dict[Delivery, list[int]]]
 _Result: TypeAlias = tuple[Embeddings | list[Outcome], float]  # the outcomes of a run, and the seconds it took
 
 EMBEDDING_ONLY: tuple[Output, ...] = ("embedding",)
@@ -106,7 +107,7 @@ class Engine:
         job = Job(sequences.lengths.tolist(), deadline, is_bulk, origin)
         self.queues.submit(target.queue, job, now)
         self.requests += 1
-        is_whole = set(outputs) != {"embedding"}
+        is_whole = outputs != EMBEDDING_ONLY and set(outputs) != {"embedding"}
         delivery = job.delivery = Delivery(
             target, sequences, self._loop.create_future(), now, is_whole=is_whole, deadline=deadline
         )
@@ -171,9 +172,12 @@ class Engine:
         now = time.perf_counter()
         for run in self.queues.schedule(now):
             self._progressed = now
-            batch = run, [(entry.job.delivery, entry.row) for entry in run.entries]
-            for delivery, _ in batch[1]:
+            shares: dict[Delivery, list[int]] = {}
+            for entry in run.entries:
+                shares.setdefault(entry.job.delivery, []).append(entry.row)
+            for delivery in shares:
                 delivery.begin(now)
+            batch = run, shares
             if self.queues.is_little(run):
                 self._run_here(batch)
             else:
@@ -200,10 +204,10 @@ class Engine:
 
     def _execute(self, batch: _Batch) -> _Result:
         """Encode a batch, and measure how long that takes."""
-        _, parts = batch
-        session = parts[0][0].target.session
+        _, shares = batch
+        session = next(iter(shares)).target.session
         began = time.perf_counter()
-        outcomes = run_parts(session, parts)
+        outcomes = run_parts(session, [(delivery, row) for delivery, rows in shares.items() for row in rows])
         return outcomes, time.perf_counter() - began
 
     def _finish(self, batch: _Batch, result: _Result) -> None:
@@ -214,22 +218,25 @@ class Engine:
 
     def _take_back(self, batch: _Batch, result: _Result) -> None:
         """Count a run as ended, and tell the observers."""
-        (run, parts), (outcomes, seconds) = batch, result
+        (run, shares), (outcomes, seconds) = batch, result
         self._progressed = time.perf_counter()
         self.queues.update(run, None if isinstance(outcomes, list) else seconds)
-        self._tell(parts[0][0].target, run, outcomes, seconds)
+        self._tell(next(iter(shares)).target, run, outcomes, seconds)
 
     def _pass_on(self, batch: _Batch, result: _Result) -> None:
         """Give each request its rows of a run."""
-        (run, parts), (outcomes, _) = batch, result
+        (run, shares), (outcomes, _) = batch, result
         self._wake_waiting()
-        for (delivery, row), outcome in zip(parts, outcomes, strict=True):
-            delivery.fill(row, outcome, run.steps)
+        start = 0
+        for delivery, rows in shares.items():
+            stop = start + len(rows)
+            delivery.fill(rows, outcomes[start:stop], run.steps)
+            start = stop
 
     def _lose(self, batch: _Batch, reason: str) -> None:
         """Fail the requests of a run that never ended, and all others if no runner is left."""
-        run, parts = batch
-        for delivery, _ in parts:
+        run, shares = batch
+        for delivery in shares:
             delivery.fail(RunLost(reason))
         if not self._runners.number:
             self._wake_waiting()  # when they try again, they are told that nothing runs any more

@@ -52,13 +52,15 @@ class Lane:
         self._in_cuts = 0
 
     def add(self, job: Job) -> None:
-        """Take in a job."""
+        """Take in a job, all of which waits."""
         heappush(self._arrived, (job.due, job.first, job))
+        self.waiting += job.waiting
+        self.seconds += job.waiting_steps * job.seconds_per_step
 
-    def count(self, sequences: int, seconds: float) -> None:
-        """Count sequences that came, or that went if the number is negative."""
-        self.waiting += sequences
-        self.seconds = self.seconds + seconds if self.waiting else 0.0
+    def drop(self, sequences: int, seconds: float) -> None:
+        """Count sequences as waiting no longer."""
+        self.waiting -= sequences
+        self.seconds = self.seconds - seconds if self.waiting else 0.0
 
     def prepare(self, idle: int) -> float:
         """Make sure that the batch on top holds the sequence that is due first.

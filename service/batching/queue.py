@@ -98,9 +98,7 @@ class Queue:
         self._submitted += job.waiting
         self._jobs.add(job)
         self.waiting_steps += steps
-        lane = self._lane_of(job)
-        lane.add(job)
-        lane.count(job.waiting, steps * job.seconds_per_step)
+        self._lane_of(job).add(job)
 
     def withdraw(self, job: Job) -> None:
         """Let nothing of a job that still waits ever run."""
@@ -108,7 +106,7 @@ class Queue:
         if job in self._jobs:
             self._jobs.remove(job)
             self.waiting_steps -= job.waiting_steps
-            self._lane_of(job).count(-job.waiting, -job.waiting_steps * job.seconds_per_step)
+            self._lane_of(job).drop(job.waiting, job.waiting_steps * job.seconds_per_step)
             job.waiting = job.waiting_steps = 0
 
     def catch_up(self, given: float) -> None:
@@ -235,7 +233,7 @@ class Queue:
             if not job.waiting:
                 self._jobs.remove(job)
         self.waiting_steps -= valid
-        lane.count(-len(entries), -seconds)
+        lane.drop(len(entries), seconds)
 
     def _explain(self, lane: Lane, rows: int, steps: int) -> CutReason:
         """Say what kept a batch that was taken from a lane from being larger."""

@@ -254,7 +254,7 @@ class Queues:
         if waiting_steps + steps > bounds.max_queue_steps:
             seconds = max(self.forecast(queue, now).seconds, seconds_there / self._most)
             raise QueueFull(waiting_steps, bounds.max_queue_steps, "steps", seconds)
-        before = self._sum_before(queue, own_seconds)
+        before = self._sum_before(queue, own_seconds) if own_seconds else 0.0
         if before > bounds.max_queue_seconds * self._runners:
             waiting = before / self._runners
             raise QueueFull(waiting, bounds.max_queue_seconds, "seconds", self._predict(before, now))

@@ -1,6 +1,6 @@
 """What every format is read into, and what a format says of itself."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -21,7 +21,8 @@ RAW_BYTES = 4.0
 
 ReadSequences: TypeAlias = Callable[[InputSpec], Sequences | Texts]  # what a body holds, to a model that reads this
 Described: TypeAlias = str | Mapping[str, str] | None
-Written: TypeAlias = tuple[bytes, Mapping[str, str]]  # a body to answer with, and its headers
+Headers: TypeAlias = Sequence[tuple[bytes, bytes]]  # as ASGI takes them
+Written: TypeAlias = tuple[bytes, Headers]  # a body to answer with, and the headers of its format
 
 # The same from a body that may open to so many bytes; and from one that holds options, too, beside those of the query.
 ReadBody: TypeAlias = Callable[[bytes, InputSpec, int], Sequences]

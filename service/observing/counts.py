@@ -149,10 +149,12 @@ class Histogram:
         self._counts = [0] * (len(bounds) + 1)
         self.sum = 0.0
 
-    def observe(self, value: float) -> None:
-        """Count a value."""
-        self._counts[bisect_left(self._bounds, value)] += 1
-        self.sum += value
+    def observe(self, *values: float) -> None:
+        """Count some values."""
+        counts, bounds = self._counts, self._bounds
+        for value in values:
+            counts[bisect_left(bounds, value)] += 1
+        self.sum += sum(values)
 
     @property
     def count(self) -> int:
@@ -196,27 +198,30 @@ class Counts:
         self.nonfinite = 0
         self.known_tokens = self.unknown_tokens = 0
         self.is_told = False
-        self._decode, self._queue, self._run, self._encode = self.stage_seconds.values()
 
-    def count(self, exchange: Exchange) -> None:
-        """Count a request."""
-        if exchange.problem in self.rejected:
-            self.rejected[exchange.problem] += 1
-        if stages := exchange.stages:
-            self.request_seconds.observe(exchange.seconds)
-            self._decode.observe(stages.decode)
-            self._queue.observe(stages.queue)
-            self._run.observe(stages.run)
-            self._encode.observe(stages.encode)
+    def count(self, exchanges: Iterable[Exchange]) -> None:
+        """Count requests."""
+        encoded: list[tuple[float, Stages]] = []
+        for exchange in exchanges:
+            if exchange.problem in self.rejected:
+                self.rejected[exchange.problem] += 1
+            if exchange.stages:
+                encoded.append((exchange.seconds, exchange.stages))
+        if encoded:
+            seconds, stages = zip(*encoded, strict=True)
+            self.request_seconds.observe(*seconds)
+            _, _, *spent = zip(*stages, strict=True)
+            for histogram, values in zip(self.stage_seconds.values(), spent, strict=True):
+                histogram.observe(*values)
 
-    def count_batch(self, batch: EndedBatch) -> None:
-        """Count a batch."""
-        padded = len(batch.lengths) * batch.steps
-        self.batch_sequences.observe(len(batch.lengths))
-        self.batch_steps.observe(padded)
-        self.valid_steps += sum(batch.lengths)
-        self.padded_steps += padded
-        self.run_seconds += batch.seconds
+    def count_batches(self, batches: Sequence[EndedBatch]) -> None:
+        """Count batches."""
+        padded = [len(batch.lengths) * batch.steps for batch in batches]
+        self.batch_sequences.observe(*[len(batch.lengths) for batch in batches])
+        self.batch_steps.observe(*padded)
+        self.valid_steps += sum([sum(batch.lengths) for batch in batches])
+        self.padded_steps += sum(padded)
+        self.run_seconds += sum([batch.seconds for batch in batches])
 
 
 class Telemetry:
@@ -279,21 +284,27 @@ class Telemetry:
     def settle(self) -> None:
         """Count what was noted, and give the requests to the witnesses."""
         runs, self._runs = self._runs, []
+        batches: defaultdict[str, list[EndedBatch]] = defaultdict(list)
         for model, version, ended, run, seconds, failed in runs:
             lengths = [entry.steps for entry in run.entries]
             places = [entry.job.first + entry.row for entry in run.entries]
             batch = EndedBatch(
                 model, ended, lengths, run.steps, run.why, run.expected_seconds, seconds, failed, version, places
             )
-            self.of(model).count_batch(batch)
             self.batches.append(batch)
+            batches[model].append(batch)
             self.statistics[model, version].count_batch(len(lengths), failed, seconds, ended)
+        for model, some in batches.items():
+            self.of(model).count_batches(some)
         exchanges, self._exchanges = self._exchanges, []
+        requests: defaultdict[str, list[Exchange]] = defaultdict(list)
         for exchange in exchanges:
             self.requests[exchange.model, exchange.route, exchange.status] += 1
-            self.of(exchange.model).count(exchange)
+            requests[exchange.model].append(exchange)
             if exchange.version and exchange.method == "POST":  # other methods ask about a model, and do not use it
                 self._count_request(exchange)
+        for model, asked in requests.items():
+            self.of(model).count(asked)
         for show in self.witnesses:
             show(exchanges)
 

@@ -7,7 +7,8 @@
 - `port`: where they listen, bound before there is one and closed when nobody waits.
 - `owner/`: the process that owns a GPU, and how it is kept.
 - `rpc/`: calls of gRPC, carried to the app.
-- `transport`: uvicorn's HTTP protocol, with answers gathered and readers waited for.
+- `transport`: uvicorn's HTTP protocol, with an end to what nobody waits for.
+- `writing`: how answers are written.
 - `framing`: where a request ends, whatever it offers.
 - `greeting`: what a person at a terminal is told once it listens.
 - `check`: whether the service that runs here takes requests.

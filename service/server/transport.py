@@ -1,7 +1,8 @@
-"""Answers in one piece, and none for who has gone: what uvicorn's protocol does not do by itself."""
+"""uvicorn's protocol, with an end to what nobody waits for."""
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from math import inf
 from typing import Any, ClassVar
 
@@ -11,56 +12,10 @@ from service.api.crowd import CROWDED, Crowd
 from service.api.routing import GONE
 from service.api.unread import COUNTED_BYTES, READER, Reader, Unread
 from service.errors import TooManyConnections
-from service.server.framing import FramingProtocol
-
-CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+from service.server.writing import CountingTransport, WritingProtocol
 
 
-class GatheringTransport:
-    """Holds what is written until more is, or the loop's next turn comes, and sends it at once.
-
-    uvicorn writes head and body apart, which is two calls of the kernel for an answer and two wake-ups of its reader.
-    Everything else goes to the transport itself.
-    """
-
-    def __init__(self, transport: asyncio.Transport) -> None:
-        """Take over the writing of a connection."""
-        self._transport = transport
-        self._loop = asyncio.get_running_loop()
-        self._held: list[bytes] = []
-        self._written = 0
-
-    @property
-    def taken(self) -> int:
-        """Bytes that the kernel has taken; it takes no more than it has room for until they are read."""
-        return self._written - self._transport.get_write_buffer_size()
-
-    def write(self, part: bytes) -> None:
-        """Send a part, together with the one before it or the one after it in this turn; `100 Continue` by itself."""
-        self._held.append(part)
-        if len(self._held) > 1 or part == CONTINUE:
-            self._send()
-        else:
-            self._loop.call_soon(self._send)
-
-    def close(self) -> None:
-        """Send what is held, and close the connection."""
-        self._send()
-        self._transport.close()
-
-    def _send(self) -> None:
-        if self._held:
-            joined = b"".join(self._held)
-            self._held.clear()
-            if not self._transport.is_closing():  # it fails, or fills the log, once nobody is there
-                self._written += len(joined)
-                self._transport.write(joined)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
-
-
-class GatheringProtocol(FramingProtocol):
+class GatheringProtocol(WritingProtocol):
     """uvicorn's HTTP/1.1 with gathered writes, and with an end to what nobody waits for, or waits for in vain.
 
     A request whose client hangs up is cancelled: uvicorn tells of it only who asks for another message, which would
@@ -102,8 +57,9 @@ class GatheringProtocol(FramingProtocol):
         self._is_lost = False
         self._waited_for: int | None = None
         self._moved, self._moved_at = -1, 0.0
+        self._idle_since: float | None = None  # None if a request is under way, or something that may become one
 
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _serve(self, scope: Scope, receive: Receive, _send: Send) -> None:
         """Answer a request until its client hangs up; it waits until the answer before it was read."""
         self._serving = asyncio.current_task(self.loop)
         scope[READER] = self._reader
@@ -113,7 +69,7 @@ class GatheringProtocol(FramingProtocol):
         try:
             if self.flow.write_paused:
                 await self.flow.drain()
-            await self._answer(scope, receive, send)
+            await self._answer(scope, receive, partial(self._send, self._running))
         except asyncio.CancelledError:
             if not self._is_lost:
                 raise
@@ -123,16 +79,18 @@ class GatheringProtocol(FramingProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin a connection."""
-        self._gathering = GatheringTransport(transport)
+        self._counting = CountingTransport(transport)
         transport.set_write_buffer_limits(COUNTED_BYTES)  # of TLS it would be eight times as much
-        self._reader = Reader(self._unread, self._gathering)
-        super().connection_made(self._gathering)  # type: ignore[arg-type]
+        self._reader = Reader(self._unread, self._counting)
+        super().connection_made(self._counting)  # type: ignore[arg-type]
         self._is_extra = self._crowd.enter(self)
         self._watch = self.loop.call_later(self.look_seconds, self._look)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End a connection, and the requests that are under way on it."""
         self._watch.cancel()
+        if self.timeout_keep_alive_task:
+            self.timeout_keep_alive_task.cancel()
         super().connection_lost(exc)
         self._crowd.leave(self)
         self._reader.leave()
@@ -172,9 +130,35 @@ class GatheringProtocol(FramingProtocol):
         self._reader.resume()
 
     def on_response_complete(self) -> None:
-        """End a request."""
-        super().on_response_complete()
+        """End a request, and begin the next one that waits in line."""
+        self.server_state.total_requests += 1
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
+            if self.pipeline:
+                self._start_asgi_task(*self.pipeline.pop())
+            else:
+                self._idle_since = self.loop.time()
+                if self.timeout_keep_alive_task is None:
+                    self.timeout_keep_alive_handler()
         self._crowd.rest(self)
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close the connection if it was idle for long enough; if it is idle, look again when it may have been.
+
+        So a connection has one timer at a time. uvicorn starts one after each answer and stops it at the next request.
+        """
+        self.timeout_keep_alive_task = None
+        if self._idle_since is None:
+            return
+        left = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        if left > 0:
+            self.timeout_keep_alive_task = self.loop.call_later(left, self.timeout_keep_alive_handler)
+        else:
+            super().timeout_keep_alive_handler()
+
+    def _unset_keepalive_if_required(self) -> None:
+        """Take note that the connection is not idle; the timer finds out."""
+        self._idle_since = None
 
     async def _leave(self) -> None:
         """Tell of requests whose turn never came."""
@@ -194,13 +178,13 @@ class GatheringProtocol(FramingProtocol):
         """
         if self.cycle is not None and self.cycle.more_body:
             self.cycle.message_event.set()  # whoever waits for the body gets an empty part of it
-        moved = self._received + self._gathering.taken
+        moved = self._received + self._counting.taken
         if moved != self._moved or not self.transport.get_write_buffer_size():
             self._moved, self._moved_at = moved, self.loop.time()
         elif self.loop.time() - self._moved_at > 2 * self.timeout_keep_alive:
             self.transport.abort()  # to close it would wait for the reader
             return
-        is_waiting = (self.cycle is None or self.cycle.response_complete) and self.timeout_keep_alive_task is None
+        is_waiting = (self.cycle is None or self.cycle.response_complete) and self._idle_since is None
         if is_waiting and self._waited_for == self._requests:
             self.transport.close()
         self._waited_for = self._requests if is_waiting else None

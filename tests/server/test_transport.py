@@ -1,4 +1,4 @@
-"""What is written in one turn of the event loop leaves in one piece; who hangs up is not waited for."""
+"""An answer leaves in one piece; who hangs up, or is idle for long, is not waited for."""
 
 import asyncio
 import json
@@ -6,109 +6,160 @@ import logging
 import socket
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import uvicorn
+from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
 
 from service.app import create_app
 from service.encoder.sequences import Batch, Embeddings
-from service.server.transport import CONTINUE, GatheringTransport
+from service.server.transport import GatheringProtocol
+from service.server.writing import CountingTransport
 from service.settings import Settings
 from tests.conftest import draw_sequences
 from tests.listening import listen
 from tests.waiting import wait_until
-from tests.wire import Echo, converse
+from tests.wire import TURNS, Echo, Wire, converse
+
+GET = b"GET /%s HTTP/1.1\r\nHost: x\r\n\r\n"
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-class Recorder:
-    """A transport that keeps what was done to it."""
+def test_head_and_body_leave_together() -> None:
+    """Each answer is one write, also if its body comes in a later turn of the loop, and the last one is not lost."""
+    writes = converse(
+        Echo(), GET % b"a", GET % b"slow", GET.replace(b"Host", b"Connection: close\r\nHost") % b"b"
+    ).writes
+    assert [json.loads(write.partition(b"\r\n\r\n")[2])[1] for write in writes] == ["/a", "/slow", "/b"]
+
+
+class Told:
+    """An app that answers with a status, headers and the parts of a body."""
+
+    def __init__(self, status: int, headers: dict[str, str], *parts: bytes) -> None:
+        """Keep the answer."""
+        self._headers = [(name.encode(), value.encode()) for name, value in headers.items()]
+        self._status, self._parts = status, parts
+
+    async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
+        """Send it."""
+        await send({"type": "http.response.start", "status": self._status, "headers": self._headers})
+        for number, part in enumerate(self._parts, 1):
+            await send({"type": "http.response.body", "body": part, "more_body": number < len(self._parts)})
+
+
+@pytest.mark.parametrize("method", [b"GET", b"HEAD"])
+@pytest.mark.parametrize("ending", [b"1.1", b"1.0", b"1.1\r\nConnection: close"])
+@pytest.mark.parametrize(
+    "told",
+    [
+        Told(200, {"content-length": "5", "x-more": "1"}, b"whole"),
+        Told(200, {"content-length": "5"}, b"in ", b"2."),
+        Told(200, {}, b"some", b"", b"more", b""),
+        Told(404, {"connection": "close", "content-length": "0"}, b""),
+        Told(204, {}, b""),
+        Told(304, {"etag": "x"}, b""),
+    ],
+)
+def test_answers_are_written_as_uvicorn_does(told: Told, ending: bytes, method: bytes) -> None:
+    """Byte for byte, whatever the method, the version of HTTP and the way the body is framed."""
+    sent = b"%s / HTTP/%s\r\nHost: x\r\n\r\n" % (method, ending)
+    ours, theirs = converse(told, sent), converse(told, sent, protocol=HttpToolsProtocol)
+    assert b"".join(ours.writes) == b"".join(theirs.writes)
+    assert ours.is_kept == theirs.is_kept
+
+
+def test_a_header_that_would_be_two_is_not_sent() -> None:
+    """Whoever could put a line break into a header could write headers of the service's answer."""
+    (write,) = converse(Told(200, {"x-id": "1\r\nset-cookie: 2"}, b""), GET % b"").writes[-1:]
+    assert b"set-cookie" not in write
+
+
+@pytest.mark.parametrize("length", ["4", "6"])
+def test_a_body_of_another_length_ends_the_connection(length: str) -> None:
+    """Its reader would take the next answer for the rest of it, or the rest of it for the next answer."""
+    wire = converse(Told(200, {"content-length": length}, b"whole"), GET % b"", GET % b"")
+    assert not wire.is_kept
+
+
+def test_what_comes_after_the_end_is_dropped() -> None:
+    """A closed transport would fail on it, or fill the log."""
+    wire = Wire()
+    transport = CountingTransport(wire)
+    transport.write(b"last")
+    wire.close()
+    transport.write(b"late")
+    assert wire.writes == [b"last"]
+    assert transport.taken == 4
+
+
+class Clockwork:
+    """The running loop, with a clock and timers that the test turns."""
 
     def __init__(self) -> None:
-        self.calls: list[Any] = []
+        """Begin at 0."""
+        self._loop = asyncio.get_running_loop()
+        self.now = 0.0
+        self.due: dict[float, Callable[[], None]] = {}
 
-    def write(self, part: bytes) -> None:
-        """Keep what was written."""
-        self.calls.append(part)
+    def time(self) -> float:
+        """Return the time."""
+        return self.now
 
-    def close(self) -> None:
-        """Keep that it was closed."""
-        self.calls.append("close")
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> asyncio.Handle:
+        """Keep a timer, unless it is for another purpose."""
+        if seconds < GatheringProtocol.look_seconds:
+            self.due[self.now + seconds] = callback
+        return asyncio.Handle(callback, [], self._loop)
 
-    def is_closing(self) -> bool:
-        """Say something."""
-        return "close" in self.calls
+    def turn(self, now: float) -> None:
+        """Set the clock, and call what is due then."""
+        self.now = now
+        if callback := self.due.pop(now, None):
+            callback()
 
-
-@pytest.fixture
-def recorder() -> Recorder:
-    """A transport underneath."""
-    return Recorder()
-
-
-def test_writes_of_one_turn_leave_together(recorder: Recorder) -> None:
-    """Head and body are one write, at once; what stands alone leaves in the next turn; nothing is sent twice."""
-
-    async def write() -> None:
-        transport = GatheringTransport(recorder)  # type: ignore[arg-type]
-        transport.write(b"head ")
-        assert recorder.calls == []
-        transport.write(b"body")
-        assert recorder.calls == [b"head body"]
-        transport.write(b"next")
-        assert recorder.calls == [b"head body"]
-        await asyncio.sleep(0)
-        assert recorder.calls == [b"head body", b"next"]
-
-    asyncio.run(write())
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loop, name)
 
 
-def test_closing_sends_what_is_held_first(recorder: Recorder) -> None:
-    """The last answer of a connection is not lost, and the rest of the transport is as it was."""
+def test_a_connection_has_one_timer_and_is_closed_when_idle() -> None:
+    """However many requests it brings; one that comes in pieces at the end of that time is waited for."""
 
-    async def write() -> None:
-        transport = GatheringTransport(recorder)  # type: ignore[arg-type]
-        transport.write(b"last")
-        assert not transport.is_closing()
-        transport.close()
-        assert transport.is_closing()
-        await asyncio.sleep(0)
-        assert recorder.calls == [b"last", "close"]
+    async def ask(protocol: GatheringProtocol, *parts: bytes) -> None:
+        for part in parts:
+            protocol.data_received(part)
+        for _ in range(TURNS):
+            await asyncio.sleep(0)
 
-    asyncio.run(write())
+    async def run() -> None:
+        loop, wire = Clockwork(), Wire()
+        config = uvicorn.Config(Echo(), log_config=None, access_log=False, timeout_keep_alive=5)
+        protocol = GatheringProtocol(config, ServerState(), {}, loop)
+        protocol.connection_made(wire)
+        await ask(protocol, GET % b"a", GET % b"b")
+        loop.turn(3.0)
+        await ask(protocol, GET % b"c")
+        assert [*loop.due] == [5.0]
+        loop.turn(5.0)
+        assert [*loop.due] == [8.0]
+        await ask(protocol, GET[:5])
+        loop.turn(8.0)
+        assert not loop.due
+        await ask(protocol, (GET % b"d")[5:])
+        assert [*loop.due] == [13.0]
+        assert not wire.is_closing()
+        loop.turn(13.0)
+        assert wire.is_closing()
+        assert len(wire.writes) == 4
 
-
-def test_what_comes_after_the_end_is_dropped(recorder: Recorder) -> None:
-    """A closed transport would fail on it, or fill the log."""
-
-    async def write() -> None:
-        transport = GatheringTransport(recorder)  # type: ignore[arg-type]
-        transport.write(b"held")
-        recorder.close()  # as it does by itself if the client hangs up
-        await asyncio.sleep(0)
-        transport.write(b"head")
-        transport.write(b"body")
-        transport.close()
-        assert b"".join(call for call in recorder.calls if call != "close") == b""
-
-    asyncio.run(write())
-
-
-def test_who_waits_to_be_told_to_send_is_told_at_once(recorder: Recorder) -> None:
-    """`100 Continue` is a write by itself, before which the answer of an earlier request leaves."""
-
-    async def write() -> None:
-        transport = GatheringTransport(recorder)  # type: ignore[arg-type]
-        transport.write(CONTINUE)
-        assert recorder.calls == [CONTINUE]
-        transport.write(b"head ")
-        transport.write(b"body")
-        assert recorder.calls == [CONTINUE, b"head body"]
-
-    asyncio.run(write())
+    asyncio.run(run())
 
 
 def test_who_does_not_wait_is_not_told_to_send() -> None:

@@ -70,7 +70,7 @@ def write(answer: Answer, _options: AnswerOptions) -> Written:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, batch.schema) as stream:
         stream.write_batch(batch)
-    return sink.getvalue().to_pybytes(), {"Content-Type": MEDIA_TYPE}
+    return sink.getvalue().to_pybytes(), ((b"content-type", MEDIA_TYPE.encode()),)
 
 
 def _require(message: Any, kind: str) -> Any:

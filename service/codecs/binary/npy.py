@@ -73,7 +73,7 @@ def read_array(file: bytes | memoryview, name: str) -> npt.NDArray[Any]:
 
 def write(answer: Answer, _options: AnswerOptions) -> Written:
     """Write the embeddings `(N, D)`, float32."""
-    return write_array(answer.embeddings), {"Content-Type": MEDIA_TYPE}
+    return write_array(answer.embeddings), ((b"content-type", MEDIA_TYPE.encode()),)
 
 
 def write_array(array: npt.NDArray[np.float32]) -> bytes:

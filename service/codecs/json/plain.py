@@ -159,23 +159,27 @@ def _parse_whole(body: bytes, field: str, *, may_be_alone: bool = False) -> Plai
         if not isinstance(document, simdjson.Object) or body.startswith(codecs.BOM_UTF8):
             return None
         nested: Any = document[field]
-        names = [*document.keys()]
-        if len(names) > MAX_FIELDS:
-            return None
-        # Not items(), which turns every value into Python's own, the sequences too.
-        others = {name: document[name] for name in names if name != field}
-        fields = {
-            name: value.as_list() if isinstance(value, simdjson.Array) else value for name, value in others.items()
-        }
+        fields = {} if len(document) == 1 else _read_others(document, field)
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError):
         return None
-    if "texts" in fields or len(fields) + 1 != len(document):  # a key may stand twice
+    if fields is None:
         return None
-    kinds = [*map(type, fields.values())]
-    if simdjson.Object in kinds:  # as a state is
-        return None
-    opened = count_lists(body) - kinds.count(list)
+    opened = count_lists(body) - [*map(type, fields.values())].count(list)
     return fields, partial(_read_whole, nested, opened, field, may_be_alone=may_be_alone)
+
+
+def _read_others(document: Any, field: str) -> Fields | None:
+    """Read the fields of an object beside the one that holds the sequences; return None at any doubt."""
+    names = [*document.keys()]
+    if len(names) > MAX_FIELDS:
+        return None
+    # Not items(), which turns every value into Python's own, the sequences too.
+    others = {name: document[name] for name in names if name != field}
+    if "texts" in others or len(others) + 1 != len(document):  # a key may stand twice
+        return None
+    if any(isinstance(value, simdjson.Object) for value in others.values()):  # as a state is
+        return None
+    return {name: value.as_list() if isinstance(value, simdjson.Array) else value for name, value in others.items()}
 
 
 def _read_whole(nested: Any, opened: int, field: str, kind: Kind, *, may_be_alone: bool) -> Sequences | None:

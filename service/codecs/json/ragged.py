@@ -26,7 +26,7 @@ from service.errors import InvalidField
 from service.settings import Limits
 
 MEDIA_TYPE = "application/json"
-HEADERS = {"Content-Type": MEDIA_TYPE}
+HEADERS = ((b"content-type", MEDIA_TYPE.encode()),)
 
 StateRows: TypeAlias = list[list[list[list[float]]]]  # [n][layers][directions][H]
 

@@ -36,7 +36,7 @@ from service.encoder.tokenizer import Texts
 from service.errors import FeatureMismatch, InvalidField, InvalidLengths, NonFiniteValue, NotOffered, RequestTooLong
 from service.settings import Limits
 
-HEADERS = {"Content-Type": "application/json"}
+HEADERS = ((b"content-type", b"application/json"),)
 MAX_OTHER_LISTS = 100  # in the JSON of a request: of inputs, outputs and shapes
 # Writes tensors, each with whether it is wanted raw, beside what else an answer says.
 WriteTensors: TypeAlias = Callable[[dict[str, Any], list[tuple[Tensor, bool]]], Written]
@@ -172,7 +172,7 @@ def _write(content: dict[str, Any], outputs: list[tuple[Tensor, bool]]) -> Writt
     written, length = tensors.write(content, outputs)
     if length is None:
         return written, HEADERS
-    return written, {"Content-Type": "application/octet-stream", HEADER_LENGTH: str(length)}
+    return written, ((b"content-type", b"application/octet-stream"), (HEADER_LENGTH.lower().encode(), b"%d" % length))
 
 
 def _read(found: list[Tensor], limits: Limits, spec: InputSpec, *, is_ragged: bool) -> Sequences | Texts:

@@ -21,7 +21,7 @@ from service.codecs.question import RAW_BYTES, Question, Written
 from service.errors import InvalidField, MalformedBody, RequestTooLong
 
 SERVICE = "inference.GRPCInferenceService"
-HEADERS = {"Content-Type": "application/x-protobuf"}
+HEADERS = ((b"content-type", b"application/x-protobuf"),)
 CONTENTS = {"FP32": "fp32_contents", "INT64": "int64_contents", "BYTES": "bytes_contents"}
 
 # Bodies up to this size are decoded at once: what they can grow to is a few megabytes.
