@@ -7,7 +7,7 @@ from types import FrameType
 from typing import Any
 
 from bench.load.workloads import JSON, MODELS, draw_sequences
-from bench.speed.counted import FEW, LENGTH, WARM
+from bench.speed.counted import FEW, WARM, choose_lengths
 from bench.speed.path import live, scope_of
 from service.app import create_app
 from service.settings import Settings
@@ -15,8 +15,8 @@ from service.settings import Settings
 ROOMS = 2  # of `service.api.encoding`, the first two parts are its package
 
 
-async def count_bytecodes(model: Path) -> "Counter[tuple[str, str]]":
-    """Serve a model in this process, warm up, and count a request's bytecodes by package and function.
+async def count_bytecodes(model: Path, sequences: int) -> "Counter[tuple[str, str]]":
+    """Serve a model in this process, warm up, and count the bytecodes of a request by package and function.
 
     It is a mean over as many requests as telemetry takes together.
     """
@@ -28,7 +28,8 @@ async def count_bytecodes(model: Path) -> "Counter[tuple[str, str]]":
             found[_name(frame)] += 1
         return trace
 
-    body = JSON.write(draw_sequences([LENGTH], MODELS[model.stem].features, seed=0)).partition(b"\r\n\r\n")[2]
+    drawn = draw_sequences(choose_lengths(sequences), MODELS[model.stem].features, seed=0)
+    body = JSON.write(drawn).partition(b"\r\n\r\n")[2]
 
     async def receive() -> dict[str, Any]:
         return {"type": "http.request", "body": body, "more_body": False}

@@ -1,7 +1,7 @@
 """What `ledger` runs under callgrind: the service, or the layers of one request in this process.
 
     python -m bench.speed.counted service --model FILE ...
-    python -m bench.speed.counted layers FILE
+    python -m bench.speed.counted layers FILE SEQUENCES
 
 Time is kept out of the counts, so that two of the same code are alike however slow callgrind is. Each look at the clock
 is a microsecond after the one before, so that a run is always short. Telemetry is settled once in 64 requests, never
@@ -21,6 +21,11 @@ from typing import Any
 
 LENGTH = 33  # steps of the sequence, the median of the benchmark's lengths
 WARM, FEW, MANY = 64, 64, 192  # requests; telemetry is settled once in 64
+
+
+def choose_lengths(number: int) -> list[int]:
+    """Return the lengths of so many sequences, each another, around that of one."""
+    return [LENGTH + place - number // 2 for place in range(number)]
 
 
 def keep_time_out() -> None:
@@ -54,17 +59,15 @@ async def count(name: str, call: Callable[[], Awaitable[object] | object]) -> No
         tell_callgrind(os.getpid(), "dump", f"{name}:{number}")
 
 
-async def count_layers(model: Path) -> None:
+async def count_layers(model: Path, number: int) -> None:
     """Serve a model in this process, and count what the layers of a request take."""
-    import numpy as np  # noqa: PLC0415 - after the clock is set
-
-    from bench.load.workloads import JSON  # noqa: PLC0415
+    from bench.load.workloads import JSON, draw_sequences  # noqa: PLC0415 - after the clock is set
     from bench.speed.path import live, scope_of  # noqa: PLC0415
     from service.app import create_app  # noqa: PLC0415
     from service.codecs.json import ragged  # noqa: PLC0415
     from service.codecs.json.plain import Bounds  # noqa: PLC0415
     from service.codecs.options import AnswerOptions  # noqa: PLC0415
-    from service.encoder.sequences import Answer, InputSpec, Sequences, pad_batch  # noqa: PLC0415
+    from service.encoder.sequences import Answer, InputSpec, join, pad_batch  # noqa: PLC0415
     from service.settings import Settings  # noqa: PLC0415
 
     app = create_app(Settings(model=model, log_level="warning", processes=1))
@@ -72,12 +75,12 @@ async def count_layers(model: Path) -> None:
         service = app.state.service
         served = next(iter(service.models))
         kind = served.session.kind
-        features = kind.features
-        steps = np.random.default_rng(0).standard_normal((LENGTH, features)).round(4).astype(np.float32)
-        body = JSON.write([steps]).partition(b"\r\n\r\n")[2]
-        spec, sequences = InputSpec(kind), Sequences(values=steps, lengths=np.array([LENGTH]))
-        batch = pad_batch([steps])
-        answer = Answer(served.session.run(batch), lengths=[LENGTH], model=served.name, padded_steps=LENGTH)
+        lengths = choose_lengths(number)
+        drawn = draw_sequences(lengths, kind.features, seed=0)
+        body = JSON.write(drawn).partition(b"\r\n\r\n")[2]
+        spec, sequences, batch = InputSpec(kind), join(drawn, kind), pad_batch(drawn)
+        padded = number * batch.steps.shape[1]
+        answer = Answer(served.session.run(batch), lengths=lengths, model=served.name, padded_steps=padded)
         scope, options, bounds, limits = scope_of(body), AnswerOptions(), Bounds.of([spec]), Settings().limits
         statuses: list[int] = []
 
@@ -110,7 +113,7 @@ def run() -> None:
     else:
         import uvloop  # noqa: PLC0415
 
-        uvloop.run(count_layers(Path(sys.argv[2])))
+        uvloop.run(count_layers(Path(sys.argv[2]), int(sys.argv[3])))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`python -m bench ledger`: what each layer costs one plain single small JSON `POST /encode`, in instructions.
+"""`python -m bench ledger`: what each layer costs one plain JSON `POST /encode`, in instructions.
 
 callgrind, from Debian's package valgrind, counts the instructions of the service's own process, so that the figures are
 the same on a busy machine: a request through a socket, the application without one, the engine, the codec, and the run
@@ -29,7 +29,7 @@ from bench.load.launch import make_models
 from bench.load.servers import find_port
 from bench.load.workloads import JSON, MODELS, draw_sequences
 from bench.speed.bytecodes import count_bytecodes
-from bench.speed.counted import FEW, LENGTH, MANY, WARM, tell_callgrind
+from bench.speed.counted import FEW, MANY, WARM, choose_lengths, tell_callgrind
 
 START_SECONDS = 300.0  # under callgrind, on a busy machine
 TRIGGER = re.compile(r"desc: Trigger: dump (\w+):(\d+)")
@@ -51,23 +51,21 @@ def command(valgrind: str, counts: Path, *words: str) -> list[str]:
     return [*callgrind, sys.executable, "-m", "bench.speed.counted", *words]
 
 
-def count_inside(valgrind: str, model: Path, folder: Path) -> None:
+def count_inside(valgrind: str, model: Path, sequences: int, folder: Path) -> None:
     """Count the layers in one process.
 
     Raises:
         RuntimeError: it failed; carries what it wrote.
     """
-    ran = subprocess.run(
-        command(valgrind, folder / "inside", "layers", str(model)), capture_output=True, text=True, check=False
-    )
+    words = command(valgrind, folder / "inside", "layers", str(model), str(sequences))
+    ran = subprocess.run(words, capture_output=True, text=True, check=False)
     if ran.returncode:
         raise RuntimeError(f"the layers could not be counted: {ran.stderr[-2000:]}")
 
 
-def count_outside(valgrind: str, model: Path, folder: Path) -> None:
+def count_outside(valgrind: str, model: Path, sequences: int, folder: Path) -> None:
     """Count whole requests of the service, one after the other through a socket."""
-    steps = draw_sequences([LENGTH], MODELS[model.stem].features, seed=0)
-    request = JSON.write(steps)
+    request = JSON.write(draw_sequences(choose_lengths(sequences), MODELS[model.stem].features, seed=0))
     port = find_port()
     flags = ["--model", str(model), "--port", str(port), "--processes", "1", "--log-level", "warning"]
     with _run(command(valgrind, folder / "outside", "service", *flags)) as process:
@@ -183,6 +181,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Count and print."""
     parser = argparse.ArgumentParser(prog="python -m bench ledger", description=__doc__)
     parser.add_argument("--model", choices=MODELS, default="small")
+    parser.add_argument("--sequences", type=int, choices=range(1, 65), metavar="N", default=1, help="of a request")
     parser.add_argument("--functions", type=int, default=25, help="of Python that are listed")
     parser.add_argument("--folder", type=Path, default=Path(".bench"), help="of models; .bench")
     options = parser.parse_args(arguments)
@@ -193,14 +192,15 @@ def main(arguments: list[str] | None = None) -> None:
     os.environ |= {"PYTHONHASHSEED": "0", "LENGTHWISE_CACHE_DIR": str(folder / "cache")}
     calibrate = [sys.executable, "-m", "service", "calibrate", "--model", str(model), "--processes", "1"]
     subprocess.run(calibrate, check=True, stdout=subprocess.DEVNULL)  # or what is slow here would be measured
-    document: dict[str, object] = {"bench": "ledger", "model": options.model, "python": platform.python_version()}
+    document: dict[str, object] = {"bench": "ledger", "model": options.model, "sequences": options.sequences}
+    document["python"] = platform.python_version()
     if valgrind := shutil.which("valgrind"):
         with tempfile.TemporaryDirectory() as counts:
-            count_inside(valgrind, model, Path(counts))
-            count_outside(valgrind, model, Path(counts))
+            count_inside(valgrind, model, options.sequences, Path(counts))
+            count_outside(valgrind, model, options.sequences, Path(counts))
             document["instructions"] = print_layers(read_counts(Path(counts)))
     else:
         print("valgrind is not installed, so that instructions are not counted")
-    found = asyncio.run(count_bytecodes(model))
+    found = asyncio.run(count_bytecodes(model, options.sequences))
     document["bytecodes"] = print_bytecodes(found, options.functions)
     print(json.dumps(document))
