@@ -7,12 +7,13 @@ after a run the CPU's caches hold none of this code, and counting each request a
 
 import asyncio
 import time
-from bisect import bisect_left
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Literal, NamedTuple, TypeAlias
+
+import numpy as np
 
 from service.batching.batches import Target
 from service.batching.jobs import CutReason, HangUpStage, Run
@@ -145,25 +146,23 @@ class Histogram:
 
     def __init__(self, bounds: Sequence[float]) -> None:
         """Set the bounds, ascending."""
-        self._bounds = bounds
-        self._counts = [0] * (len(bounds) + 1)
+        self._bounds = np.array(bounds, dtype=np.float64)
+        self._counts = np.zeros(len(bounds) + 1, dtype=np.int64)
         self.sum = 0.0
 
     def observe(self, *values: float) -> None:
         """Count some values."""
-        counts, bounds = self._counts, self._bounds
-        for value in values:
-            counts[bisect_left(bounds, value)] += 1
+        self._counts += np.bincount(np.searchsorted(self._bounds, values), minlength=len(self._counts))
         self.sum += sum(values)
 
     @property
     def count(self) -> int:
         """The number of values."""
-        return sum(self._counts)
+        return int(self._counts.sum())
 
     def buckets(self) -> list[tuple[str, float]]:
         """Return each bound, the last of which is infinity, with the number of values that are at most that."""
-        return [*zip([*map(str, self._bounds), "+Inf"], accumulate(self._counts), strict=True)]
+        return [*zip([*map(str, self._bounds.tolist()), "+Inf"], accumulate(self._counts.tolist()), strict=True)]
 
 
 class Counts:
