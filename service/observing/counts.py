@@ -11,6 +11,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from operator import attrgetter
 from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -41,6 +42,11 @@ OTHER = "other"  # the route of all paths that are not in the document, of which
 
 
 Closed: TypeAlias = Literal["idle", "unread"]  # why a connection made room for others
+Fate: TypeAlias = tuple[str, str, str, str, int, str | None]  # a model, its version, method, route, status, problem
+Spent: TypeAlias = Sequence[Sequence[float]]  # seconds of some requests: of the whole, and of each stage; or empty
+
+
+_FATE_OF: Callable[["Exchange"], Fate] = attrgetter("model", "version", "method", "route", "status", "problem")
 
 
 class Stages(NamedTuple):
@@ -198,29 +204,21 @@ class Counts:
         self.known_tokens = self.unknown_tokens = 0
         self.is_told = False
 
-    def count(self, exchanges: Iterable[Exchange]) -> None:
-        """Count requests."""
-        encoded: list[tuple[float, Stages]] = []
-        for exchange in exchanges:
-            if exchange.problem in self.rejected:
-                self.rejected[exchange.problem] += 1
-            if exchange.stages:
-                encoded.append((exchange.seconds, exchange.stages))
-        if encoded:
-            seconds, stages = zip(*encoded, strict=True)
-            self.request_seconds.observe(*seconds)
-            _, _, *spent = zip(*stages, strict=True)
-            for histogram, values in zip(self.stage_seconds.values(), spent, strict=True):
-                histogram.observe(*values)
+    def count(self, exchanges: Sequence[Exchange], problem: str | None, spent: Spent) -> None:
+        """Count requests that had the same problem or none, and the time of those that were encoded."""
+        if problem in self.rejected:
+            self.rejected[problem] += len(exchanges)
+        for histogram, seconds in zip((self.request_seconds, *self.stage_seconds.values()), spent, strict=False):
+            histogram.observe(*seconds)
 
-    def count_batches(self, batches: Sequence[EndedBatch]) -> None:
-        """Count batches."""
-        padded = [len(batch.lengths) * batch.steps for batch in batches]
-        self.batch_sequences.observe(*[len(batch.lengths) for batch in batches])
+    def count_batches(self, batches: Sequence[EndedBatch], sequences: int, seconds: float) -> None:
+        """Count batches of so many sequences each, which took so long together."""
+        padded = [sequences * batch.steps for batch in batches]
+        self.batch_sequences.observe(*[sequences] * len(batches))
         self.batch_steps.observe(*padded)
         self.valid_steps += sum([sum(batch.lengths) for batch in batches])
         self.padded_steps += sum(padded)
-        self.run_seconds += sum([batch.seconds for batch in batches])
+        self.run_seconds += seconds
 
 
 class Telemetry:
@@ -282,8 +280,28 @@ class Telemetry:
 
     def settle(self) -> None:
         """Count what was noted, and give the requests to the witnesses."""
+        self._settle_batches()
+        exchanges, self._exchanges = self._exchanges, []
+        alike: defaultdict[Fate, list[Exchange]] = defaultdict(list)
+        for exchange in exchanges:
+            alike[_FATE_OF(exchange)].append(exchange)
+        for (model, version, method, route, status, problem), some in alike.items():
+            self.requests[model, route, status] += len(some)
+            encoded = [(exchange.seconds, *exchange.stages[2:]) for exchange in some if exchange.stages]
+            spent = [*zip(*encoded, strict=True)]
+            self.of(model).count(some, problem, spent)
+            if version and method == "POST":  # other methods ask about a model, and do not use it
+                if problem:
+                    seconds = sum([exchange.seconds for exchange in some])
+                    self.statistics[model, version].count_failures(len(some), seconds)
+                elif encoded:
+                    self.statistics[model, version].count_answers(len(encoded), *map(sum, spent))
+        for show in self.witnesses:
+            show(exchanges)
+
+    def _settle_batches(self) -> None:
         runs, self._runs = self._runs, []
-        batches: defaultdict[str, list[EndedBatch]] = defaultdict(list)
+        alike: defaultdict[tuple[str, str, int], list[EndedBatch]] = defaultdict(list)
         for model, version, ended, run, seconds, failed in runs:
             lengths = [entry.steps for entry in run.entries]
             places = [entry.job.first + entry.row for entry in run.entries]
@@ -291,28 +309,11 @@ class Telemetry:
                 model, ended, lengths, run.steps, run.why, run.expected_seconds, seconds, failed, version, places
             )
             self.batches.append(batch)
-            batches[model].append(batch)
-            self.statistics[model, version].count_batch(len(lengths), failed, seconds, ended)
-        for model, some in batches.items():
-            self.of(model).count_batches(some)
-        exchanges, self._exchanges = self._exchanges, []
-        requests: defaultdict[str, list[Exchange]] = defaultdict(list)
-        for exchange in exchanges:
-            self.requests[exchange.model, exchange.route, exchange.status] += 1
-            requests[exchange.model].append(exchange)
-            if exchange.version and exchange.method == "POST":  # other methods ask about a model, and do not use it
-                self._count_request(exchange)
-        for model, asked in requests.items():
-            self.of(model).count(asked)
-        for show in self.witnesses:
-            show(exchanges)
-
-    def _count_request(self, exchange: Exchange) -> None:
-        statistics = self.statistics[exchange.model, exchange.version]
-        if exchange.problem:
-            statistics.count_failure(exchange.seconds)
-        elif stages := exchange.stages:
-            statistics.count_answer(exchange.seconds, stages.queue, stages.decode, stages.run, stages.encode)
+            alike[model, version, len(lengths)].append(batch)
+        for (model, version, sequences), batches in alike.items():
+            seconds, failed = sum([one.seconds for one in batches]), sum([one.failed for one in batches])
+            self.of(model).count_batches(batches, sequences, seconds)
+            self.statistics[model, version].count_batches(len(batches), sequences, failed, seconds, batches[-1].ended)
 
     def see_cancelled(self, model: str, where: HangUpStage) -> None:
         """Count a request that nobody waits for any more."""

@@ -30,25 +30,27 @@ class Statistics:
         self.batches: Counter[int] = Counter()
         self.batch_seconds: defaultdict[int, float] = defaultdict(float)
 
-    def count_answer(self, seconds: float, queue: float, decode: float, run: float, encode: float) -> None:
-        """Count a request that was answered, and the time of its stages."""
-        self.answered += 1
+    def count_answers(
+        self, number: int, seconds: float, decode: float, queue: float, run: float, encode: float
+    ) -> None:
+        """Count requests that were answered, and the time that they and each of their stages took together."""
+        self.answered += number
         self.seconds += seconds
-        self.queue += queue
         self.decode += decode
+        self.queue += queue
         self.run += run
         self.encode += encode
 
-    def count_failure(self, seconds: float) -> None:
-        """Count a request that ended in a problem."""
-        self.failed += 1
+    def count_failures(self, number: int, seconds: float) -> None:
+        """Count requests that ended in a problem, and the time that they took together."""
+        self.failed += number
         self.failed_seconds += seconds
 
-    def count_batch(self, sequences: int, failed: int, seconds: float, ended: float) -> None:
-        """Count a batch, and those of its sequences that have an embedding."""
-        self.inferences += sequences - failed
-        self.last = ended
-        self.batches[sequences] += 1
+    def count_batches(self, number: int, sequences: int, failed: int, seconds: float, ended: float) -> None:
+        """Count batches of so many sequences each, and all of those that have an embedding."""
+        self.inferences += number * sequences - failed
+        self.last = max(self.last, ended)
+        self.batches[sequences] += number
         self.batch_seconds[sequences] += seconds
 
     def write(self, name: str, version: str) -> dict[str, Any]:

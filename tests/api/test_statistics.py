@@ -115,9 +115,9 @@ def test_what_several_processes_counted_is_added_up() -> None:
     """Each figure is the sum, each size of batch is there once, and the last inference is the last of all."""
     counted = [Statistics(), Statistics()]
     for number, statistics in enumerate(counted, start=1):
-        statistics.count_batch(2, 1, number * 0.5, 10.0 * number)
-        statistics.count_batch(2 + number, 0, 0.25, 10.0 * number)
-        statistics.count_answer(4.0, 1.0, 0.5, 0.25, 0.125)
+        statistics.count_batches(1, 2, 1, number * 0.5, 10.0 * number)
+        statistics.count_batches(1, 2 + number, 0, 0.25, 10.0 * number)
+        statistics.count_answers(1, 4.0, 0.5, 1.0, 0.25, 0.125)
     whole, other = (one.write("made", "1") for one in counted)
     joined = join(whole, [other])
     assert (joined["last_inference"], joined["inference_count"], joined["execution_count"]) == (20_000, 9, 4)
