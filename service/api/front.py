@@ -82,8 +82,8 @@ class Front:
         began = time.perf_counter()
         service = self._service
         request = DirectRequest(scope, receive)
-        offered = request.headers.get("x-request-id", "")
-        request_id = offered if REQUEST_ID.fullmatch(offered) else next(self._new_ids)
+        offered = request.headers.get("x-request-id")
+        request_id = offered if offered and REQUEST_ID.fullmatch(offered) else next(self._new_ids)
         route = self._plain.get((scope["method"], scope["path"])) or self._match(scope)
         exchange = Exchange(request_id, scope["method"], route.path, is_probe=route.is_probe)
         scope[SERVICE], scope[EXCHANGE] = service, exchange

@@ -13,7 +13,7 @@ _STEPS_OF, _DUE_OF, _SECONDS_OF = attrgetter("steps"), attrgetter("due"), attrge
 
 
 @dataclass(slots=True, eq=False)
-class _Cut:
+class Cut:
     """A batch that waits: its least `due`, the seconds it should take, and its entries, shortest first.
 
     It never changes.
@@ -48,7 +48,7 @@ class Lane:
         self._max_batch_steps = max_batch_steps
         self._policy = policy
         self._arrived: list[tuple[float, int, Job]] = []  # a heap by urgency, then arrival, of those not wholly cut yet
-        self._cuts: list[_Cut] = []  # the most urgent last
+        self._cuts: list[Cut] = []  # the most urgent last
         self._in_cuts = 0
 
     def add(self, job: Job) -> None:
@@ -76,43 +76,41 @@ class Lane:
         return self._cuts[-1].due
 
     @property
-    def top(self) -> list[Entry]:
-        """The entries of the batch on top, shortest first; `prepare` must have been called."""
-        return self._cuts[-1].entries
+    def top(self) -> Cut:
+        """The batch on top; `prepare` must have been called."""
+        return self._cuts[-1]
 
-    @property
-    def top_seconds(self) -> float:
-        """The seconds that the batch on top should take, uncorrected."""
-        return self._cuts[-1].seconds
-
-    def take(self) -> None:
-        """Remove the batch on top."""
-        self._in_cuts -= len(self._cuts.pop().entries)
+    def take(self, seconds: float) -> None:
+        """Remove the batch on top, whose sequences were expected to take one runner so long."""
+        taken = len(self._cuts.pop().entries)
+        self._in_cuts -= taken
+        self.drop(taken, seconds)
 
     def cut(self, idle: int) -> None:
         """Cut the most urgent sequences into batches anew, those of earlier cuts included."""
         window = [entry for cut in self._cuts for entry in cut.entries if not entry.job.is_withdrawn]
         room = max(1, self._policy.window - len(window))  # the most urgent always has a place
-        while self._arrived and room:
-            due, order, job = self._arrived[0]
+        arrived = self._arrived
+        while arrived and room:
+            due, order, job = arrived[0]
+            lengths, first = job.lengths, job.cut
             if not job.is_withdrawn:
-                stop = job.part_of(job.cut)[0] if job.parts else len(job.lengths)
-                taken = job.lengths[job.cut : min(stop, job.cut + room)]
-                window += [Entry(job, row, length or 1, due) for row, length in enumerate(taken, job.cut)]
-                job.cut += len(taken)
-                room -= len(taken)
-            if job.is_withdrawn or job.cut == len(job.lengths):
-                heappop(self._arrived)
+                stop = min(first + room, job.part_of(first)[0] if job.parts else len(lengths))
+                window += [Entry(job, row, lengths[row] or 1, due) for row in range(first, stop)]
+                job.cut = stop
+                room -= stop - first
+            if job.is_withdrawn or job.cut == len(lengths):
+                heappop(arrived)
             else:
-                heapreplace(self._arrived, (job.part_of(job.cut)[1], order, job))
+                heapreplace(arrived, (job.part_of(job.cut)[1], order, job))
         self._in_cuts = len(window)
         if len(window) > 1:
             self._cuts, self.is_shared = self._cut_window(window, idle)
         else:
-            self._cuts = [_Cut(entry.due, self._costs.of_batches(entry.steps)[0][1], window) for entry in window]
+            self._cuts = [Cut(entry.due, self._costs.of_batches(entry.steps)[0][1], window) for entry in window]
             self.is_shared = False
 
-    def _cut_window(self, window: list[Entry], idle: int) -> tuple[list[_Cut], bool]:
+    def _cut_window(self, window: list[Entry], idle: int) -> tuple[list[Cut], bool]:
         """Cut several sequences; return the batches, and whether they are smaller than they would be for one runner."""
         window.sort(key=_STEPS_OF)
         longest = self._costs.of_batches(window[-1].steps)[0][1]
@@ -133,7 +131,7 @@ class Lane:
             return True
         return bool(self._arrived) and self._arrived[0][0] < self._cuts[-1].due
 
-    def _balance(self, window: list[Entry], cuts: list[_Cut], idle: int, most: float) -> list[_Cut]:
+    def _balance(self, window: list[Entry], cuts: list[Cut], idle: int, most: float) -> list[Cut]:
         """Cut smaller if that keeps all idle runners at work and the whole is done earlier."""
         fair = sum(cut.seconds for cut in cuts) / idle
         if all(cut.seconds <= fair for cut in cuts):
@@ -141,16 +139,16 @@ class Lane:
         ways = [cuts, *(self._divide(window, min(slack * fair, most)) for slack in self._policy.slacks)]
         return min(ways, key=lambda way: _finish_together(way, idle))
 
-    def _divide(self, window: list[Entry], max_seconds: float) -> list[_Cut]:
+    def _divide(self, window: list[Entry], max_seconds: float) -> list[Cut]:
         steps = [entry.steps for entry in window]
         places = cut_sorted(steps, self._costs, self._max_batch_steps, max_seconds)
         return [
-            _Cut(min(entry.due for entry in window[start:stop]), seconds, window[start:stop])
+            Cut(min(entry.due for entry in window[start:stop]), seconds, window[start:stop])
             for start, stop, seconds in places
         ]
 
 
-def _finish_together(cuts: list[_Cut], runners: int) -> float:
+def _finish_together(cuts: list[Cut], runners: int) -> float:
     """Return the seconds until all is done when the longest batches start first."""
     loads = [0.0] * runners
     for seconds in sorted((cut.seconds for cut in cuts), reverse=True):

@@ -145,7 +145,7 @@ class Queue:
         lane = self._small
         while lane.waiting:
             lane.prepare(1)
-            if self.costs.factors[True] * lane.top_seconds > self._policy.little_seconds:
+            if self.costs.factors[True] * lane.top.seconds > self._policy.little_seconds:
                 return None
             if run := self._try_start(lane, 1, now, is_loaded=True, is_aside=True):
                 return run
@@ -201,7 +201,8 @@ class Queue:
 
         If others wait, a job that the batch would finish too late counts as late: the run would be for nobody.
         """
-        entries, measured = lane.top, lane.top_seconds - HANDOFF_SECONDS
+        cut = lane.top
+        entries, measured = cut.entries, cut.seconds - HANDOFF_SECONDS
         expected = self.costs.factors[is_loaded] * measured
         in_time = now + expected if self.waiting > len(entries) else now
         is_whole = True
@@ -214,7 +215,6 @@ class Queue:
         if not is_whole:
             lane.cut(idle)
             return None
-        lane.take()
         self._leave(lane, entries)
         self.given += expected
         steps = entries[-1].steps
@@ -222,7 +222,7 @@ class Queue:
         return Run(entries, steps, now + expected, expected, measured, why, lane is self._bulk, is_loaded, is_aside)
 
     def _leave(self, lane: Lane, entries: list[Entry]) -> None:
-        """Count sequences of a lane as waiting no longer."""
+        """Take the batch on top of a lane, which has these entries."""
         valid, seconds = 0, 0.0
         for entry in entries:
             job, steps = entry.job, entry.steps
@@ -233,7 +233,7 @@ class Queue:
             if not job.waiting:
                 self._jobs.remove(job)
         self.waiting_steps -= valid
-        lane.drop(len(entries), seconds)
+        lane.take(seconds)
 
     def _explain(self, lane: Lane, rows: int, steps: int) -> CutReason:
         """Say what kept a batch that was taken from a lane from being larger."""

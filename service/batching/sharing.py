@@ -114,6 +114,8 @@ class Queues:
         self._look_around(now)
         full: QueueFull | None = None
         for queue in queues:
+            if not (queue.waiting_steps or self._company):
+                return
             try:
                 self._refuse_excess(queue, 1, queue.small_seconds, now)
             except QueueFull as error:
@@ -186,7 +188,7 @@ class Queues:
             shared = 1 if idle > 1 and self._sum_small() <= self._policy.little_seconds else idle
             for_bulk = self._count_idle_for_bulk(now, idle) if queue.has_bulk else 0
             run = queue.start_next(now, shared, for_bulk, is_last=idle == 1)
-            if not queue.waiting:
+            if not queue.waiting_steps:
                 self._busy.remove(queue)
             if run:
                 self._level = level

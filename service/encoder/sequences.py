@@ -104,6 +104,8 @@ class Sequences:
     def split(self) -> list[Steps]:
         """Return the n sequences as views `(t_i, F)` of `values`."""
         lengths = self.lengths.tolist()
+        if len(lengths) == 1:
+            return [self.values]
         return [self.values[end - length : end] for end, length in zip(accumulate(lengths), lengths, strict=True)]
 
     def check(self, limits: Limits, vocabulary: int | None = None) -> None:
@@ -264,9 +266,8 @@ class Answer:
     @property
     def numbers(self) -> int:
         """How many numbers there are in all of it."""
-        parts = (*self.steps, *self.state.values())
         scores = 0 if self.logits is None else self.logits.size
-        return self.embeddings.size + scores + sum(part.size for part in parts)
+        return self.embeddings.size + scores + sum([part.size for part in (*self.steps, *self.state.values())])
 
     def normalized(self) -> "Answer":
         """Return the answer with each embedding scaled to L2 norm 1; a zero vector stays zero."""
