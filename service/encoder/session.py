@@ -4,7 +4,6 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from service.encoder.manifest import Manifest, read_manifest
 from service.encoder.prediction import read_predictor
@@ -117,21 +116,18 @@ class EncoderSession:
         Returns:
             `(B, D)`, float32.
         """
-        (embeddings,) = self._run(["embedding"], batch)
+        (embeddings,) = self._runtime.run(["embedding"], self._feed(batch))
         return embeddings
 
     def run_all(self, batch: Batch) -> Result:
         """Encode a padded batch as `run` does, and return everything that the graph gives."""
-        found = dict(zip(self._outputs, self._run(self._outputs, batch), strict=True))
+        found = dict(zip(self._outputs, self._runtime.run(self._outputs, self._feed(batch)), strict=True))
         state = {name.removeprefix("state_"): part for name, part in found.items() if name.startswith("state_")}
         return Result(found["embedding"], found.get("steps"), state, found.get(LOGITS))
 
     def release_memory(self) -> None:
         """Give back what the largest runs so far took; the next large one takes it anew."""
         self._runtime.release_memory(self._feed(pad_batch([make_zeros(self.kind, 1)])))
-
-    def _run(self, outputs: list[str], batch: Batch) -> list[npt.NDArray[np.float32]]:
-        return self._runtime.run(outputs, self._feed(batch))
 
     def _feed(self, batch: Batch) -> Feed:
         feed: Feed = {"sequences": batch.steps, "lengths": batch.lengths}

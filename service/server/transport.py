@@ -69,7 +69,7 @@ class GatheringProtocol(WritingProtocol):
         try:
             if self.flow.write_paused:
                 await self.flow.drain()
-            await self._answer(scope, receive, partial(self._send, self._running))
+            await self._answer(scope, receive, partial(self._send, self._running))  # type: ignore[arg-type] - one runs
         except asyncio.CancelledError:
             if not self._is_lost:
                 raise
