@@ -108,8 +108,9 @@ class FramingProtocol(HttpToolsProtocol):
         return True
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGIApp) -> None:  # type: ignore[override]
+        """Begin to answer a request; the app takes its task out of those under way when it is done."""
         self._running = cycle
-        super()._start_asgi_task(cycle, app)  # type: ignore[arg-type]
+        self.tasks.add(self.loop.create_task(cycle.run_asgi(app)))  # type: ignore[arg-type]
 
     def send_400_response(self, msg: str) -> None:
         """Say that what came is not a request, if that cannot be taken for another answer, and end the connection.

@@ -61,7 +61,7 @@ class GatheringProtocol(WritingProtocol):
 
     async def _serve(self, scope: Scope, receive: Receive, _send: Send) -> None:
         """Answer a request until its client hangs up; it waits until the answer before it was read."""
-        self._serving = asyncio.current_task(self.loop)
+        self._serving = task = asyncio.current_task(self.loop)
         scope[READER] = self._reader
         self._is_extra = self._is_extra and self._crowd.is_over
         if self._is_extra:
@@ -76,6 +76,7 @@ class GatheringProtocol(WritingProtocol):
         finally:
             self._serving = None
             self._reader.owe(0)
+            self.tasks.discard(task)  # type: ignore[arg-type]
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin a connection."""

@@ -53,8 +53,8 @@ class Bounds:
 
 
 def count_lists(body: bytes) -> int:
-    """Count opening brackets."""
-    return _count(body, b"[")
+    """Count opening brackets; in a small body they are so far apart that it is faster to take them out."""
+    return len(body) - len(body.replace(b"[", b"")) if len(body) < COUNTED_BYTES else _count(body, b"[")
 
 
 def require_bounds(body: bytes, limits: Limits, bounds: Bounds, lists: float = inf, field: str = "sequences") -> None:
