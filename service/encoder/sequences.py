@@ -294,10 +294,10 @@ def pad_batch(sequences: Sequence[Steps], state: State | None = None) -> Batch:
         The batch; row i is `sequences[i]`. A lone sequence is not copied. T is never below 1: the recurrent kernels
         refuse an empty time axis.
     """
-    lengths = [len(steps) for steps in sequences]
     first = sequences[0]
-    if len(lengths) == 1 and lengths[0]:  # there is nothing to pad
-        return Batch(first[np.newaxis], np.array(lengths, dtype=np.int64), state or {})
+    if len(sequences) == 1 and len(first):  # there is nothing to pad
+        return Batch(first[np.newaxis], np.array([len(first)], dtype=np.int64), state or {})
+    lengths = [len(steps) for steps in sequences]
     shape = (len(lengths), max(1, *lengths), *first.shape[1:])
     if min(lengths) == shape[1]:  # nor here, as mostly in bulk: one copy
         padded = np.concatenate(sequences).reshape(shape)

@@ -283,8 +283,8 @@ def test_prometheus_chooses_the_format(client: TestClient) -> None:
 def test_a_histogram_counts_each_value_up_to_its_bound() -> None:
     """A value at a bound is under it, one beyond all is under infinity, and the sum is of all."""
     histogram = Histogram((1.0, 2.5))
-    for value in (0.5, 1.0, 1.5, 9.0):
-        histogram.observe(value)
+    for values in ((0.5,), (1.0, 1.5, 9.0)):
+        histogram.observe(*values)
     assert histogram.buckets() == [("1.0", 2), ("2.5", 3), ("+Inf", 4)]
     assert histogram.sum == 12.0
     assert SECONDS[0] == 50e-6
