@@ -245,7 +245,7 @@ async def _while_wanted(service: Service, exchange: Exchange, work: Awaitable[Fo
 class WrittenResponse(Response):
     """An answer whose headers are written already; starlette's own would write each of them anew."""
 
-    def __init__(self, content: bytes, headers: Headers) -> None:
+    def __init__(self, content: bytes, headers: Headers = ()) -> None:
         """Make an answer of status 200."""
         self.status_code, self.background = 200, None
         self.body = content
