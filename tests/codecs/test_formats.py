@@ -24,7 +24,7 @@ def read(body, spec, _limit):
 
 def write(answer, _options):
     rows = [",".join(map(str, row)) for row in answer.embeddings]
-    return "\\n".join(rows).encode(), {"Content-Type": "text/csv"}
+    return "\\n".join(rows).encode(), [(b"content-type", b"text/csv")]
 
 
 FORMAT = Format("text/csv", body="One sequence, a step a line.", answer="An embedding a line.", read=read, write=write)
