@@ -36,7 +36,8 @@ def keep_time_out() -> None:
     from service.batching import refining  # noqa: PLC0415
     from service.observing import counts  # noqa: PLC0415
 
-    counts.NOTED_SECONDS = counts.TICK_SECONDS = upkeep.IDLE_SECONDS = refining.IDLE_SECONDS = LONG_SECONDS
+    counts.NOTED_SECONDS = counts.TICK_SECONDS = refining.IDLE_SECONDS = LONG_SECONDS
+    upkeep.IDLE_SECONDS = LONG_SECONDS  # type: ignore[attr-defined]  # it has it from `refining`
 
 
 def tell_callgrind(pid: int, *words: str) -> None:

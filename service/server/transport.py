@@ -69,14 +69,14 @@ class GatheringProtocol(WritingProtocol):
         try:
             if self.flow.write_paused:
                 await self.flow.drain()
-            await self._answer(scope, receive, partial(self._send, self._running))  # type: ignore[arg-type] - one runs
+            await self._answer(scope, receive, partial(self._send, self._running))  # type: ignore[arg-type]  # one runs
         except asyncio.CancelledError:
             if not self._is_lost:
                 raise
         finally:
             self._serving = None
             self._reader.owe(0)
-            self.tasks.discard(task)  # type: ignore[arg-type]
+            self.tasks.discard(task)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin a connection."""
@@ -136,7 +136,7 @@ class GatheringProtocol(WritingProtocol):
         if not self.transport.is_closing():
             self.flow.resume_reading()
             if self.pipeline:
-                self._start_asgi_task(*self.pipeline.pop())
+                self._start_asgi_task(*self.pipeline.pop())  # type: ignore[arg-type]
             else:
                 self._idle_since = self.loop.time()
                 if self.timeout_keep_alive_task is None:
