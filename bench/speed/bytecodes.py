@@ -15,7 +15,7 @@ from service.settings import Settings
 ROOMS = 2  # of `service.api.encoding`, the first two parts are its package
 
 
-async def count_bytecodes(model: Path, sequences: int) -> "Counter[tuple[str, str]]":
+async def count_bytecodes(model: Path, sequences: int = 1) -> "Counter[tuple[str, str]]":
     """Serve a model in this process, warm up, and count the bytecodes of a request by package and function.
 
     It is a mean over as many requests as telemetry takes together.

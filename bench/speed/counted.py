@@ -30,7 +30,7 @@ def choose_lengths(number: int) -> list[int]:
 
 
 def keep_time_out() -> None:
-    """Let `time.perf_counter` tell of a microsecond more each time, and let nothing begin because a while has passed."""
+    """Let `time.perf_counter` tell of a microsecond more each time, and nothing begin because a while has passed."""
     time.perf_counter = itertools.count(1000.0, 1e-6).__next__
     from service import upkeep  # noqa: PLC0415 - after the clock is set
     from service.batching import refining  # noqa: PLC0415
