@@ -30,7 +30,7 @@ from service.catalogue.loading import Loader
 from service.catalogue.models import Models
 from service.catalogue.repository import Repository
 from service.encoder.remote import Owners
-from service.encoder.session import find_artifact
+from service.encoder.session import find_artifact, list_folder
 from service.errors import ArtifactError
 from service.observing.counts import Telemetry
 from service.observing.logs import RequestLog
@@ -64,7 +64,7 @@ def create_app(
     models = Models(settings.default_model)
     loader = Loader(settings, owners, worker.board if worker else None, ahead)
     artifacts = Repository(settings.models or find_artifact(settings.model), models, loader.open, telemetry.see_change)
-    if settings.models and not settings.models.is_dir():
+    if settings.models and list_folder(settings.models) is None:
         raise ArtifactError(str(settings.models), "it is not a folder")
     artifacts.open_all(is_strict=settings.models is None)
     service = Service(

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 from service.catalogue.models import Models, ServedModel
+from service.encoder.session import SUFFIX, list_folder
 from service.errors import ArtifactError, LengthwiseError, ModelRefused, UnknownModel
 from service.observing.counts import Change
 from service.settings import NAME
 
 logger = logging.getLogger("lengthwise")
 
-SUFFIX = ".onnx"
 UNLOADED = "it was unloaded"  # why a model is not served that an admin has unloaded
 
 Mark: TypeAlias = tuple[int, ...]  # tells one version of a file from another; empty if there is no file
@@ -141,8 +141,8 @@ class Repository:
         """Load new files, give up those that are gone, and return the files that were tried."""
         try:
             there = await asyncio.to_thread(list_artifacts, self.place)
-        except OSError as error:
-            logger.error("%s cannot be listed: %s", self.place, error.strerror)  # noqa: TRY400 - no fault of ours
+        except ArtifactError as error:
+            logger.error("%s All is served as before.", error)  # noqa: TRY400 - no fault of ours
             return set()
         for path in [known for known in self._files if known not in there]:
             self._give_up(self._files.pop(path), "its file is gone")
@@ -229,10 +229,14 @@ class Repository:
 
 
 def list_artifacts(place: Path) -> list[Path]:
-    """Return the artifacts at a place, in order; hidden files are drafts and do not count."""
-    if not place.is_dir():
+    """Return the artifacts at a place, in order; hidden files are drafts and do not count.
+
+    Raises:
+        ArtifactError: the place cannot be read.
+    """
+    if (files := list_folder(place)) is None:
         return [place] if place.exists() else []
-    return sorted(path for path in place.glob(f"*{SUFFIX}") if not path.name.startswith("."))
+    return [path for path in files if not path.name.startswith(".")]
 
 
 def _check_names(path: Path, model: ServedModel) -> None:

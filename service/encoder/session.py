@@ -12,6 +12,7 @@ from service.encoder.sequences import Batch, Embeddings, Features, Output, Resul
 from service.errors import ArtifactError, GoldenMismatch
 from service.settings import CudaOptions, Provider
 
+SUFFIX = ".onnx"
 STATE_INPUTS = {"initial_h", "initial_c"}
 STATE_OUTPUTS = {"state_h", "state_c"}
 LOGITS = "logits"
@@ -256,15 +257,30 @@ def find_artifact(path: Path) -> Path:
     Raises:
         ArtifactError: the folder does not hold just one.
     """
-    if not path.is_dir():
+    if (files := list_folder(path)) is None:
         return path
-    files = sorted(path.glob("*.onnx"))
     if not files:
         hint = "if it is a run directory, `lengthwise export` makes one of it"
         raise ArtifactError(str(path), f"it is a folder without an ONNX file; {hint}")
     if len(files) != 1:
         raise ArtifactError(str(path), f"it is a folder with {len(files)} files *.onnx: one is expected")
     return files[0]
+
+
+def list_folder(place: Path) -> list[Path] | None:
+    """Return the ONNX files in a folder, in order; None if there is a file or nothing at that place.
+
+    `is_dir`, `exists` and `glob` would tell what cannot be read from what is not there in some versions of Python only.
+
+    Raises:
+        ArtifactError: that cannot be told.
+    """
+    try:
+        return sorted(path for path in place.iterdir() if path.suffix == SUFFIX)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise ArtifactError(str(place), f"it cannot be read: {error.strerror}") from error
 
 
 def _are_open(sizes: list[object]) -> bool:

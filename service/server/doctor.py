@@ -10,6 +10,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import onnxruntime
 from pydantic import ValidationError
@@ -72,10 +73,9 @@ def examine_settings() -> Iterator[tuple[str, str, bool]]:
         return
     model = settings.models or settings.model
     shipped = " (the shipped one)" if model == SHIPPED_MODEL else ""
-    yield "model", f"{model}{shipped}{'' if model.exists() else ' is not there'}", model.exists()
-    cache = settings.cache_dir.expanduser()
-    folder = next(one for one in (cache, *cache.parents) if one.exists())
-    yield "cache", f"{cache}, {'can' if os.access(folder, os.W_OK) else 'cannot'} be written", True
+    fault = "" if os.access(model, os.R_OK) else " cannot be read" if os.access(model, os.F_OK) else " is not there"
+    yield "model", f"{model}{shipped}{fault}", not fault
+    yield "cache", describe_cache(settings.cache_dir), True
     fault = try_port(settings.host, settings.port)
     yield "port", f"{settings.host}:{settings.port} {fault or 'is free'}", not fault
 
@@ -86,6 +86,16 @@ def find_version(name: str) -> str:
         return version(name)
     except PackageNotFoundError:
         return ""
+
+
+def describe_cache(folder: Path) -> str:
+    """Say whether measurements can be kept in a folder; nothing but time is lost if they cannot."""
+    try:
+        folder = folder.expanduser()
+    except RuntimeError:
+        return f"{folder}, cannot be written, since the user has no home"
+    there = next(one for one in (folder, *folder.parents) if os.access(one, os.F_OK))
+    return f"{folder}, {'can' if os.access(there, os.W_OK) else 'cannot'} be written"
 
 
 def describe_memory() -> str:

@@ -1,16 +1,19 @@
 """The ports that several workers share: bound, listened on, and closed once nobody waits there any more."""
 
+import errno
 import logging
 import selectors
 import socket
 from collections.abc import Callable, Container
 from contextlib import ExitStack
+from typing import Any
 
 from service.errors import StartupError
 from service.settings import Settings
 
 logger = logging.getLogger("lengthwise")
 
+NO_IPV6 = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)  # what the kernel says of its addresses if it is switched off
 WAITING = 2**11  # connections that the kernel keeps until they are accepted
 
 
@@ -74,17 +77,43 @@ class Port:
 def bind_port(host: str, port: int) -> list[socket.socket]:
     """Bind a port at each address of a host, without listening on it; for 0 a free one, the same at all of them.
 
+    An address of IPv6 is passed over if this machine has none, as long as another one is left: `localhost` is often
+    looked up as both.
+
     Raises:
         OSError: it cannot be bound; nothing is left bound then.
     """
     with ExitStack() as opened:
         bound: list[socket.socket] = []
+        lacking: OSError | None = None
         for family, kind, *_, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
-            bound.append(one := opened.enter_context(socket.socket(family, kind)))
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            one.bind((address[0], port, *address[2:]))
-            port = one.getsockname()[1]
+            try:
+                bound.append(opened.enter_context(_bind(family, kind, (address[0], port, *address[2:]))))
+            except OSError as error:
+                if family != socket.AF_INET6 or error.errno not in NO_IPV6:
+                    raise
+                lacking = error
+            else:
+                port = bound[-1].getsockname()[1]
+        if lacking and not bound:
+            raise lacking
         opened.pop_all()
         return bound
+
+
+def _bind(family: int, kind: int, address: tuple[Any, ...]) -> socket.socket:
+    """Return a socket that is bound to an address.
+
+    Raises:
+        OSError: it cannot be bound.
+    """
+    one = socket.socket(family, kind)
+    try:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        one.bind(address)
+    except OSError:
+        one.close()
+        raise
+    return one

@@ -173,6 +173,8 @@ def main(arguments: list[str]) -> None:
         for variable in unknown_variables():
             logging.getLogger("lengthwise").warning("%s is set, and there is no such setting", variable)
         sys.setswitchinterval(SWITCH_SECONDS)
+        if hasattr(signal, "SIGCHLD"):
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # whoever starts this may ignore it, and none could be waited for
         share_heap()
         _require_grpc(settings)
         keeper = start_owners(settings)

@@ -1,7 +1,9 @@
 """Artifacts that come, change and go, as files and over HTTP, while requests are answered."""
 
 import asyncio
+import errno
 import json
+import os
 import signal
 import threading
 import time
@@ -353,6 +355,23 @@ def test_a_folder_that_is_none_ends_the_start(tmp_path: Path) -> None:
         assert client.post("/encode", json={"sequences": PAIR}).status_code == 404
         assert client.get("/info").json()["models"] == []
         assert client.get("/metrics").status_code == 200
+
+
+def test_a_folder_that_cannot_be_read_ends_the_start_and_changes_nothing_later(
+    start: Start, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The folder of another user, or one that its disk has lost for a while, is not taken for an empty one."""
+    client = start()
+
+    def fail(_: Path) -> Iterator[Path]:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Path, "iterdir", fail)
+    assert change(client, "a", "load").status_code == 200
+    assert {name for name, (_, state, _) in index(client).items() if state == "READY"} == {"a", "b"}
+    assert f"{folder} cannot be served: it cannot be read: Permission denied. All is served as before." in caplog.text
+    with pytest.raises(StartupError, match=r"it cannot be read: Permission denied\.$"):
+        create_app(Settings(models=folder))
 
 
 def test_a_single_artifact_is_replaced_too(

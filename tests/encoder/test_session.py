@@ -174,6 +174,7 @@ def test_files_that_are_no_artifacts_are_refused(tmp_path: Path) -> None:
     empty.mkdir()
     for path, reason in (
         (tmp_path / "missing.onnx", "it cannot be read: No such file or directory"),
+        (tmp_path / ("x" * 300), "it cannot be read: File name too long"),
         (empty, "it is a folder without an ONNX file; if it is a run directory, `lengthwise export` makes one of it"),
         (junk, r"ONNX Runtime refuses it: .*protobuf parsing failed"),
     ):

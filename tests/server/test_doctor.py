@@ -1,6 +1,8 @@
 """`lengthwise doctor`: what a bug report needs."""
 
+import os
 import socket
+from pathlib import Path
 
 import pytest
 
@@ -55,6 +57,26 @@ def test_doctor_says_what_keeps_the_service_from_starting(
     assert said["model"] == ("nothing.onnx is not there", False)
     assert ended.value.code == 1
     assert capsys.readouterr().out.count("<- the service cannot start") == 2
+
+
+def test_doctor_says_what_a_user_without_a_home_or_rights_gets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Neither keeps it from telling all else: a container's user has no home, and its folders may be another's."""
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", "")
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as it is without a home
+    assert examine(monkeypatch)["cache"][0].endswith("cannot be written, since the user has no home")
+    monkeypatch.undo()
+    hidden = tmp_path / "hidden"
+
+    def permit(path: Path, asked: int) -> bool:
+        return path != hidden and not (asked & os.W_OK) and hidden not in path.parents
+
+    monkeypatch.setattr(os, "access", permit)
+    said = examine(monkeypatch, LENGTHWISE_CACHE_DIR=str(hidden / "cache"), LENGTHWISE_MODEL=str(hidden / "made.onnx"))
+    assert said["cache"] == (f"{hidden}/cache, cannot be written", True)
+    assert said["model"] == (f"{hidden}/made.onnx is not there", False)
+    monkeypatch.setattr(os, "access", lambda _, asked: asked == os.F_OK)
+    assert examine(monkeypatch)["model"][0].endswith(" (the shipped one) cannot be read")
 
 
 def test_doctor_says_which_setting_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:

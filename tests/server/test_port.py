@@ -1,10 +1,14 @@
 """The port that several workers share."""
 
+import errno
+import os
 import socket
 from contextlib import ExitStack
 
 import pytest
 
+from service.errors import StartupError
+from service.server import port as ports
 from service.server.port import Port
 from service.server.rpc.reserving import reserve_port
 from service.settings import Settings
@@ -31,3 +35,28 @@ def test_a_free_port_is_the_same_at_each_address() -> None:
     kept, port = reserve_port(Settings(grpc_port=0))
     with kept, socket.socket() as other, pytest.raises(OSError, match="Address already in use"):
         other.bind((ADDRESSES[1], port))
+
+
+@pytest.mark.parametrize("fault", [errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL])
+def test_a_machine_without_ipv6_serves_by_its_other_addresses(fault: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`localhost` is looked up as both there; a host that has no other address is refused, and so is a taken port."""
+
+    def lack(family: int, kind: int, address: tuple[str, int]) -> socket.socket:
+        if family == socket.AF_INET6:
+            raise OSError(fault, os.strerror(fault))
+        return bind(family, kind, address)
+
+    bind = ports._bind
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", 0))]
+    lacking = [(socket.AF_INET6, socket.SOCK_STREAM, 0, "", ("::1", 0, 0, 0))]
+    monkeypatch.setattr(ports, "_bind", lack)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [*lacking, *found])
+    (listener,) = Port(Settings(port=0)).listeners
+    with listener:
+        assert listener.getsockname()[0] == "127.0.0.1"
+        listener.listen()
+        with pytest.raises(StartupError, match="Address already in use"):
+            Port(Settings(port=listener.getsockname()[1]))
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: lacking)
+    with pytest.raises(StartupError, match=os.strerror(fault)):
+        Port(Settings(port=0))

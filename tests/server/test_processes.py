@@ -111,8 +111,14 @@ def test_processes_tell_only_each_other(artifact: Path) -> None:
 
 
 def test_a_process_that_is_killed_is_replaced(artifact: Path) -> None:
-    """Its connections break; those of the other go on, and new ones are served."""
-    with start_service("--model", str(artifact), *TWO) as (process, url), ExitStack() as opened:
+    """Its connections break; those of the other go on, and new ones are served.
+
+    So it is if whoever started the service ignores the ends of children, and left that to it.
+    """
+    ignorant = "import signal; signal.signal(signal.SIGCHLD, signal.SIG_IGN); from service.__main__ import main; main()"
+    program = (sys.executable, "-c", ignorant)
+    started = start_service("--model", str(artifact), *TWO, program=program)
+    with started as (process, url), ExitStack() as opened:
         wait_for_both(process, url)
         opened.enter_context(closing(hold_first(process, url)))
         host = url.removeprefix("http://")

@@ -1,5 +1,7 @@
 """Several workers are one service: what is counted, bounded or changed in one of them holds for all."""
 
+import _multiprocessing
+import fcntl
 import os
 import shutil
 import signal
@@ -229,18 +231,33 @@ def test_rates_are_charged_at_the_same_time_by_several_processes() -> None:
     assert rates.paid_at(key) == 100.0 + 6001
 
 
-def test_a_process_that_is_killed_while_it_charges_holds_up_nobody() -> None:
-    """Its lock is taken over after a moment, and then works as before."""
+@pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_process_that_ends_or_stands_still_while_it_charges_holds_up_nobody(ending: signal.Signals) -> None:
+    """Others go on charging, and their charges count."""
     rates = Rates.shared()
     assert rates._lock is not None
-    if not os.fork():
-        rates._lock.acquire()
-        os._exit(0)
-    os.wait()
+    if not (child := os.fork()):
+        fcntl.lockf(rates._lock, fcntl.LOCK_EX)
+        os.kill(os.getpid(), ending)
+    os.waitpid(child, os.WUNTRACED)
     for number in range(1, 4):
         rates.charge(b"k" * 32, 1.0, 100.0)
         assert rates.paid_at(b"k" * 32) == 100.0 + number
-    assert rates._lock.acquire(block=False)
+    if ending is signal.SIGSTOP:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def test_rates_need_no_named_semaphore(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sandbox without `/dev/shm` has none, and keys have their rates there all the same."""
+
+    def fail(*_: object) -> None:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(_multiprocessing, "SemLock", fail)
+    rates = Rates.shared()
+    rates.charge(b"k" * 32, 1.0, 100.0)
+    assert rates.paid_at(b"k" * 32) == 101.0
 
 
 def put_version(artifact: Path, place: Path, version: str) -> None:
