@@ -5,6 +5,7 @@ import statistics
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeAlias
 
 import numpy as np
@@ -91,19 +92,25 @@ def time_runs(session: EncoderSession, shape: Shape, runners: int, repeats: int)
     times: list[float] = []
 
     def run_repeatedly() -> None:
-        session.run(batch)
+        try:
+            session.run(batch)
+        except BaseException:
+            started.abort()  # or the others would wait for ever
+            raise
         started.wait()
         for _ in range(repeats):
             began = time.perf_counter()
             session.run(batch)
             times.append(time.perf_counter() - began)
 
-    beside = [threading.Thread(target=run_repeatedly) for _ in range(runners - 1)]
-    for thread in beside:
-        thread.start()
-    run_repeatedly()
-    for thread in beside:
-        thread.join()
+    with ThreadPoolExecutor(runners) as pool:
+        try:
+            running = [pool.submit(run_repeatedly) for _ in range(runners)]
+        except RuntimeError:  # the system allows no more threads
+            started.abort()
+            raise
+        for one in running:
+            one.result()
     return times
 
 

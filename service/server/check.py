@@ -79,7 +79,8 @@ def find() -> Iterator[tuple[int, socket.socket]]:
 
     Containers that share a network see each other's sockets, but not each other's processes: those are left out.
     """
-    for name in sorted(set(re.findall(rf"@({NAME}[0-9a-f]+)$", SOCKETS.read_text(), re.MULTILINE))):
+    there = SOCKETS.read_text(encoding="utf-8", errors="replace")  # what other programs call theirs is any bytes
+    for name in sorted(set(re.findall(rf"@({NAME}[0-9a-f]+)$", there, re.MULTILINE))):
         asking = socket.socket(socket.AF_UNIX)
         asking.settimeout(ANSWER_SECONDS)
         with ExitStack() as stack:

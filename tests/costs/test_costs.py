@@ -1,6 +1,7 @@
 """What a batch costs: the model, how it is measured and kept, and what of the machine may be used."""
 
 import ctypes
+import itertools
 import json
 import os
 import platform
@@ -17,6 +18,7 @@ from model import threads
 from service.costs import calibrate, cpus, measure
 from service.costs.calibrate import Calibrator, main
 from service.costs.model import HANDOFF_SECONDS, MAX_FACTOR, CostModel, choose_sizes
+from service.encoder.sequences import Batch
 from service.encoder.session import EncoderSession, open_session
 from service.settings import Settings
 
@@ -242,6 +244,29 @@ def test_runs_are_timed_beside_each_other(artifact: Path) -> None:
     assert min(times) > 0
     assert shapes == [(2, 5, 3)] * 9
     assert measure.measure_run(session, (1, 1), 1) > 0
+
+
+@pytest.mark.parametrize("place", ["run", "start"])
+def test_a_measurement_that_fails_does_not_hang(artifact: Path, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The memory that one of several runs lacks, or a thread that the system refuses, is an error at once."""
+    session = open_session(artifact)
+    run, runs, starts = session.run, itertools.count(), itertools.count()
+    start = threading.Thread.start
+
+    def fail_second(batch: Batch) -> object:
+        if place == "run" and next(runs) == 1:
+            raise RuntimeError("no memory")
+        return run(batch)
+
+    def start_first(thread: threading.Thread) -> None:
+        if place == "start" and next(starts) == 1:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    session.run = fail_second  # type: ignore[method-assign,assignment]
+    monkeypatch.setattr(threading.Thread, "start", start_first)
+    with pytest.raises(RuntimeError):
+        measure.time_runs(session, (2, 5), runners=3, repeats=2)
 
 
 def test_calibrate_prints_a_table(artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

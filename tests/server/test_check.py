@@ -133,6 +133,17 @@ def test_a_service_of_another_container_is_left_out(artifact: Path) -> None:
     assert (ended.returncode, ended.stdout) == (1, "No service runs here.\n")
 
 
+def test_names_that_are_not_text_hide_no_service() -> None:
+    """Other programs may call their sockets any bytes."""
+    with socket.socket(socket.AF_UNIX) as other, check.Listener().socket as ours:
+        other.bind(b"\0\xff\xfe")
+        found = []
+        for _, asking in check.find():
+            with asking:
+                found.append(asking.getpeername())
+        assert ours.getsockname() in found
+
+
 def test_whoever_hangs_up_or_reads_late_does_no_harm() -> None:
     """The socket of the check never waits for anyone, and reads nothing."""
     listener = check.Listener()
