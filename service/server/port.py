@@ -1,4 +1,4 @@
-"""The ports that several workers share: bound, listened on, and closed once nobody waits there any more."""
+"""The port of the service: bound, listened on, and closed by several workers once nobody waits there any more."""
 
 import errno
 import logging
@@ -49,11 +49,7 @@ class Port:
         Raises:
             StartupError: others listen there.
         """
-        for listener in self.listeners:
-            try:
-                listener.listen(WAITING)
-            except OSError as error:
-                raise self._cannot_listen(error) from error
+        for listener in self.take():
             listener.setblocking(False)
             selector.register(listener, selectors.EVENT_READ, accept)
             host, port, *_ = listener.getsockname()
@@ -61,6 +57,19 @@ class Port:
             named = f"[{host}]" if ":" in host else host
             logger.info("%d workers running on %s://%s:%d (Press CTRL+C to quit)", number, scheme, named, port)
         self.is_listening = True
+
+    def take(self) -> list[socket.socket]:
+        """Listen, and return the listeners, for whoever accepts connections there.
+
+        Raises:
+            StartupError: others listen there.
+        """
+        try:
+            for listener in self.listeners:
+                listener.listen(WAITING)
+        except OSError as error:
+            raise self._cannot_listen(error) from error
+        return self.listeners
 
     def close(self, selector: selectors.BaseSelector, asked: Container[object] = ()) -> None:
         """Close the listeners but those at which somebody waits: the kernel resets connections that wait at others."""

@@ -34,9 +34,10 @@ from service.server import check
 from service.server.choosing import choose_staff
 from service.server.greeting import write_greeting
 from service.server.owner.keeping import Keeper, start_owners
+from service.server.port import Port
 from service.server.rpc.reserving import reserve_port
 from service.server.transport import GatheringProtocol
-from service.server.workers import STOPPING, supervise
+from service.server.workers import HANDLED, STOPPING, supervise
 from service.settings import MISUSED, Settings, find_log_format, tell_faults, unknown_variables, variable_of
 
 if TYPE_CHECKING:  # it needs the extra `grpc`
@@ -60,11 +61,13 @@ class DrainingServer(uvicorn.Server):
         self._changed = asyncio.Event()  # fewer connections
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen as uvicorn does; one of several workers takes connections from the first process instead."""
+        """Accept connections as uvicorn does; one of several workers takes them from the first process instead."""
         if not self._worker and check.can_be_asked():
             checked = check.Listener()
             asyncio.get_running_loop().add_reader(checked.socket, checked.answer, self._tell)
-        await super().startup([] if self._worker else sockets)
+        await super().startup(sockets)
+        if sockets:
+            self._log_started_message(sockets)
         if self._worker:
             await repository.catch_up(self._service)
         if self._service.settings.grpc_port is not None:
@@ -173,8 +176,7 @@ def main(arguments: list[str]) -> None:
         for variable in unknown_variables():
             logging.getLogger("lengthwise").warning("%s is set, and there is no such setting", variable)
         sys.setswitchinterval(SWITCH_SECONDS)
-        if hasattr(signal, "SIGCHLD"):
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # whoever starts this may ignore it, and none could be waited for
+        _forget_inherited_signals()
         share_heap()
         _require_grpc(settings)
         keeper = start_owners(settings)
@@ -204,6 +206,12 @@ def main(arguments: list[str]) -> None:
     except Exception:
         logging.getLogger("lengthwise").exception("The service ended by what nobody foresaw")
         sys.exit(1)
+
+
+def _forget_inherited_signals() -> None:
+    """Hear what says stop, and wait for children: whoever started this process may have blocked and ignored that."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 def _mind_signals() -> None:
@@ -284,4 +292,4 @@ def serve(
         config.ssl.minimum_version = max(ssl.TLSVersion.TLSv1_2, config.ssl.minimum_version)
     gc.collect()
     gc.freeze()  # what is there now stays, and need not be looked through again
-    DrainingServer(config, app, keeper, worker).run()
+    DrainingServer(config, app, keeper, worker).run([] if worker else Port(settings).take())

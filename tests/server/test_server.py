@@ -166,5 +166,26 @@ def test_a_port_that_is_taken_ends_the_start_in_the_log(artifact: Path) -> None:
         command = [sys.executable, "-m", "service", "--model", str(artifact), "--port", port]
         ended = subprocess.run(command, capture_output=True, text=True, check=False)
     events = [json.loads(line)["event"] for line in ended.stderr.splitlines()]
-    assert ended.returncode
-    assert any("address already in use" in event.lower() for event in events)
+    assert ended.returncode == 1
+    assert events[-1] == f"127.0.0.1:{port} cannot be listened on: Address already in use."
+
+
+INHERITED = """
+import signal, socket
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+found = [(socket.AF_INET6, ("2001:db8::1", 0, 0, 0)), (socket.AF_INET, ("127.0.0.1", 0))]
+socket.getaddrinfo = lambda *_, **__: [(family, socket.SOCK_STREAM, 0, "", address) for family, address in found]
+from service.__main__ import main
+main()
+"""
+
+
+def test_one_worker_serves_and_ends_wherever_it_is_started(artifact: Path) -> None:
+    """It listens where it can if its host has an address that this machine has not, and hears a signal that was blocked."""
+    program = (sys.executable, "-c", INHERITED)
+    flags = ("--model", str(artifact), "--processes", "1", "--host", "localhost")
+    with start_service(*flags, program=program) as (process, url):
+        port = url.rpartition(":")[2]
+        assert httpx.get(f"http://127.0.0.1:{port}/health/ready").status_code == 200
+        process.terminate()
+        assert process.wait(60) == -signal.SIGTERM
