@@ -74,7 +74,7 @@ def test_the_benchmarks_models_are_encoders_of_their_size(tmp_path: Path) -> Non
         assert (session.kind.features, session.dim) == (size.features, 2 * size.hidden)
 
 
-@pytest.mark.parametrize("name", ["models", "training"])
+@pytest.mark.parametrize("name", ["distil", "models", "training"])
 def test_bench_runs_the_measure_that_needs_torch(
     name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,6 @@
 """The benchmark's own parts: what it sends, counts and prints; never how long anything takes."""
 
+import ast
 import asyncio
 import os
 import shutil
@@ -63,6 +64,7 @@ from service.encoder.sequences import Batch
 from service.encoder.session import open_session
 from tests.made import make_wide
 
+NEED_TORCH = {"distil", "models", "training"}  # these are run by tests/export
 NEEDS_WRK = pytest.mark.skipif(drive.WRK is None, reason="wrk is not installed")
 
 
@@ -818,7 +820,17 @@ def test_bench_lists_what_it_measures(capsys: pytest.CaptureFixture[str], monkey
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize("name", sorted(entry.EVERY.keys() - {"models", "training"}))  # those: tests/export
+def test_bench_tells_which_measures_need_torch() -> None:
+    """The others import it only when they run, if at all, and so explain themselves on a Python without it."""
+    found = set()
+    for name, module in entry.EVERY.items():
+        tree = ast.parse(Path(*module.split(".")).with_suffix(".py").read_text(encoding="utf-8"))
+        if any(isinstance(one, ast.Import) and one.names[0].name == "torch" for one in tree.body):
+            found.add(name)
+    assert found == NEED_TORCH
+
+
+@pytest.mark.parametrize("name", sorted(entry.EVERY.keys() - NEED_TORCH))
 def test_bench_runs_the_measure_that_is_named(
     name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

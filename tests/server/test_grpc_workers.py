@@ -154,7 +154,8 @@ def test_a_cancelled_call_leaves_the_queue_of_any_worker(pair: Pair) -> None:
 
         def is_withdrawn(asked: Any = asked, before: float = before) -> bool:
             runs, waits, full = (asked.future(body, timeout=120) for _ in range(3))
-            require_full(full.exception())  # so the one before it waits
+            if error := full.exception():  # so the one before it waits, unless the run was over before this one came
+                require_full(error)
             waits.cancel()
             assert runs.result()
             wait_until(lambda: is_at_rest(pair.url))
