@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal, Self, TypeAlias
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from service.errors.base import spell
+
 Provider: TypeAlias = Literal["auto", "cpu", "cuda"]
 Form: TypeAlias = Literal["auto", "json", "human"]  # of log lines
 
@@ -291,6 +293,9 @@ class Settings(BaseSettings):
         ):
             if getattr(self, small) > getattr(self, large):
                 raise ValueError(f"{small} is {getattr(self, small)}, over {large}, which is {getattr(self, large)}")
+        for name, value in self:
+            if isinstance(value, Path) and spell(str(value)) != str(value):
+                raise ValueError(f"{name} is {spell(str(value))}, a path that is not UTF-8")
         if self.steps_per_second and not self.has_keys:
             raise ValueError("steps_per_second is of each key, and there is neither api_keys nor api_keys_file")
         if self.models and {"model", "model_name"} & self.model_fields_set:

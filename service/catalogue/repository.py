@@ -16,6 +16,7 @@ from typing import NamedTuple, TypeAlias
 from service.catalogue.models import Models, ServedModel
 from service.encoder.session import SUFFIX, list_folder
 from service.errors import ArtifactError, LengthwiseError, ModelRefused, UnknownModel
+from service.errors.base import spell
 from service.observing.counts import Change
 from service.settings import NAME
 
@@ -82,9 +83,9 @@ class Repository:
         """Yield the status of each artifact."""
         for path, known in self._files.items():
             model = known.model
-            name, version = (model.name, model.version) if model else (path.stem, "")
+            name, version = (model.name, model.version) if model else (spell(path.stem), "")
             reason = known.reason or (UNLOADED if known.is_unloaded else "")
-            yield ArtifactStatus(name, version, path.name, model is not None, reason)
+            yield ArtifactStatus(name, version, spell(path.name), model is not None, reason)
 
     def open_all(self, *, is_strict: bool) -> None:
         """Load all artifacts there are, before the first request.
@@ -195,10 +196,10 @@ class Repository:
             reason = next(self._find_objections(found, known.model), None)
             found = found if reason is None else ArtifactError(str(path), reason)
         if isinstance(found, LengthwiseError):
-            known.reason = str(found).replace(str(path), path.name)  # callers need not know the folder
+            known.reason = str(found).replace(spell(str(path)), spell(path.name))  # callers need not know the folder
             stays = f" {known.model.full_name} is served as before." if known.model else ""
             logger.error("%s%s", found, stays)
-            self._on_change(known.model.name if known.model else path.stem, "refused")
+            self._on_change(known.model.name if known.model else spell(path.stem), "refused")
             return
         if known.model and known.model.session.sha256 == found.session.sha256:
             known.reason = ""

@@ -4,6 +4,11 @@ from collections.abc import Callable
 from math import ceil
 
 
+def spell(text: str) -> str:
+    """Return a text as UTF-8 can write it: the bytes of a path that are not are escaped."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 class LengthwiseError(Exception):
     """The base of every error the service raises on purpose.
 
@@ -18,7 +23,7 @@ class LengthwiseError(Exception):
     retry_after_ms: int | None = None
 
     def __init__(self, sentence: str, path: str | None = None, limit: float | None = None) -> None:
-        super().__init__(sentence)
+        super().__init__(spell(sentence))
         self.path = path
         self.limit = limit
 

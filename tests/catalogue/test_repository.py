@@ -15,6 +15,7 @@ import httpx
 import numpy as np
 import pytest
 import tritonclient.http as triton
+from pydantic import ValidationError
 from starlette.testclient import TestClient
 from tritonclient.utils import InferenceServerException
 
@@ -372,6 +373,20 @@ def test_a_folder_that_cannot_be_read_ends_the_start_and_changes_nothing_later(
     assert f"{folder} cannot be served: it cannot be read: Permission denied. All is served as before." in caplog.text
     with pytest.raises(StartupError, match=r"it cannot be read: Permission denied\.$"):
         create_app(Settings(models=folder))
+
+
+def test_a_name_that_is_not_text_is_refused_and_told(start: Start, folder: Path, originals: dict[str, bytes]) -> None:
+    """Neither JSON nor metrics could tell of it as it is; whoever asks for either gets the other files."""
+    put(folder / os.fsdecode(b"c-\xff.onnx"), originals["b"])
+    client = start()
+    version, state, reason = index(client)["c-\\udcff"]
+    assert (version, state) == ("", "UNAVAILABLE")
+    assert reason == "c-\\udcff.onnx cannot be served: its name is not UTF-8."
+    assert client.get("/info").json()["refused"] == [{"file": "c-\\udcff.onnx", "reason": reason}]
+    assert client.get("/metrics").status_code == 200
+    assert ask(client, "a").status_code == 200
+    with pytest.raises(ValidationError, match=r"models is .*c-\\udcff, a path that is not UTF-8"):
+        Settings(models=folder / "c-\udcff")
 
 
 def test_a_single_artifact_is_replaced_too(

@@ -5,6 +5,7 @@ import stat
 from pathlib import Path
 
 from service.errors import ArtifactError
+from service.errors.base import spell
 
 MAX_FILE_BYTES = 2**31 - 1  # the most that protobuf reads, and so ONNX
 
@@ -13,8 +14,11 @@ def read_file(path: Path) -> bytes:
     """Read an artifact whole, or not at all.
 
     Raises:
-        ArtifactError: the file cannot be read, is not a regular file, is too large, or is still being written.
+        ArtifactError: the file cannot be read, is not a regular file, is too large, or is still being written; or neither
+            JSON nor a metric could tell its name.
     """
+    if spell(str(path)) != str(path):
+        raise ArtifactError(str(path), "its name is not UTF-8")
     try:
         _require_regular(path.stat(), path)  # before it is opened: opening alone starts some devices
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
