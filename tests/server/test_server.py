@@ -181,7 +181,7 @@ main()
 
 
 def test_one_worker_serves_and_ends_wherever_it_is_started(artifact: Path) -> None:
-    """It listens where it can if its host has an address that this machine has not, and hears a signal that was blocked."""
+    """It listens where it can if its host has an address that is not here, and hears a signal that was blocked."""
     program = (sys.executable, "-c", INHERITED)
     flags = ("--model", str(artifact), "--processes", "1", "--host", "localhost")
     with start_service(*flags, program=program) as (process, url):

@@ -14,8 +14,8 @@ def read_file(path: Path) -> bytes:
     """Read an artifact whole, or not at all.
 
     Raises:
-        ArtifactError: the file cannot be read, is not a regular file, is too large, or is still being written; or neither
-            JSON nor a metric could tell its name.
+        ArtifactError: the file cannot be read, is not a regular file, is too large, or is still being written; or its
+            name is such that neither JSON nor a metric could tell it.
     """
     if spell(str(path)) != str(path):
         raise ArtifactError(str(path), "its name is not UTF-8")
