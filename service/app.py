@@ -24,7 +24,7 @@ from service.api.keys import read_keys
 from service.api.meter import StepMeter
 from service.api.routing import Service
 from service.api.unread import Unread
-from service.api.worker import Worker
+from service.api.worker import ALONE, Staff, Worker
 from service.catalogue.ahead import NOTHING, Ahead
 from service.catalogue.loading import Loader
 from service.catalogue.models import Models
@@ -45,6 +45,7 @@ def create_app(
     worker: Worker | None = None,
     owners: Owners | None = None,
     ahead: Ahead = NOTHING,
+    staff: Staff = ALONE,
 ) -> Front:
     """Load the encoder, prove that it is the one that was exported, and build the app that serves it.
 
@@ -53,6 +54,7 @@ def create_app(
         worker: what this process is, if it is one of several.
         owners: the processes that run the batches, if this one does not.
         ahead: what was loaded before this process was forked.
+        staff: how many workers there are, and why.
 
     Raises:
         StartupError: the artifact, its golden vectors, the provider or the API keys are not as they must be.
@@ -81,6 +83,7 @@ def create_app(
         if settings.steps_per_second
         else None,
         worker,
+        staff,
     )
     # What is for admins is not there without any.
     routes = [route for part in PARTS for route in part.ROUTES if route.access != "admin" or admin_keys]

@@ -18,7 +18,7 @@ from service.api.document import ServedDocument
 from service.api.keys import KeyRing
 from service.api.meter import StepMeter
 from service.api.unread import Unread
-from service.api.worker import Worker
+from service.api.worker import ALONE, Staff, Worker
 from service.batching.engine import Engine
 from service.catalogue.models import Models
 from service.catalogue.repository import Repository
@@ -85,6 +85,7 @@ class Service:
         admin_keys: the keys that let admins in; None if there are no admins.
         meter: the steps that each key may send; None if that is any number.
         worker: what this process is, if it is one of several.
+        staff: how many workers there are, and why.
         engine: what encodes; there while the app's lifespan lasts.
         tokenizer: the one thread that tokenises, so that no more than one group of texts is in memory; it is there as
             long as the engine.
@@ -105,6 +106,7 @@ class Service:
     admin_keys: KeyRing | None = None
     meter: StepMeter | None = None
     worker: Worker | None = None
+    staff: Staff = ALONE
     engine: Engine = field(init=False)
     tokenizer: ThreadPoolExecutor = field(init=False)
     document: ServedDocument = field(init=False)

@@ -36,6 +36,9 @@ class Staff(NamedTuple):
     why: str = "this process was started without others"
 
 
+ALONE = Staff()
+
+
 @dataclass(frozen=True, slots=True)
 class Shared:
     """What the workers of a service share since they were forked.

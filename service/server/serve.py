@@ -23,7 +23,7 @@ from pydantic_settings import CliApp
 from service.api.crowd import SPARE, allow_files
 from service.api.endpoints import repository
 from service.api.front import Front
-from service.api.worker import Worker
+from service.api.worker import Staff, Worker
 from service.app import create_app
 from service.catalogue.ahead import NOTHING, Ahead, load_ahead
 from service.codecs.question import can_import
@@ -195,9 +195,9 @@ def main(arguments: list[str]) -> None:
             ahead = NOTHING if keeper else load_ahead(settings)
             gc.collect()
             gc.freeze()  # what is there stays shared
-            supervise(settings, staff, lambda worker: serve(settings, keeper, worker, ahead), keeper)
+            supervise(settings, staff, lambda worker: serve(settings, staff, keeper, worker, ahead), keeper)
         else:
-            serve(settings, keeper)
+            serve(settings, staff, keeper)
     except StartupError as error:
         sys.exit(logs.write_ending(error.tell(variable_of), settings.log_format))
     except ValidationError as error:
@@ -248,6 +248,7 @@ def _allow_files(settings: Settings) -> None:
 
 def serve(
     settings: Settings,
+    staff: Staff,
     keeper: Keeper | None = None,
     worker: Worker | None = None,
     ahead: Ahead = NOTHING,
@@ -256,6 +257,7 @@ def serve(
 
     Args:
         settings: the service's settings.
+        staff: how many workers there are, and why.
         keeper: of the processes that own the GPUs, if there are any.
         worker: what this process is, if it is one of several.
         ahead: what was loaded before this process was forked.
@@ -264,7 +266,7 @@ def serve(
         SystemExit: it cannot start; one sentence says why.
     """
     try:
-        app = create_app(settings, worker, keeper.owners if keeper else None, ahead)
+        app = create_app(settings, worker, keeper.owners if keeper else None, ahead, staff)
     except StartupError as error:
         sys.exit(logs.write_ending(error.tell(variable_of), settings.log_format))
     service = app.state.service

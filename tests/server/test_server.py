@@ -181,11 +181,15 @@ main()
 
 
 def test_one_worker_serves_and_ends_wherever_it_is_started(artifact: Path) -> None:
-    """It listens where it can if its host has an address that is not here, and hears a signal that was blocked."""
+    """It listens where it can if its host has an address that is not here, and hears a signal that was blocked.
+
+    Why it is the only one is told as it is of several.
+    """
     program = (sys.executable, "-c", INHERITED)
     flags = ("--model", str(artifact), "--processes", "1", "--host", "localhost")
     with start_service(*flags, program=program) as (process, url):
         port = url.rpartition(":")[2]
-        assert httpx.get(f"http://127.0.0.1:{port}/health/ready").status_code == 200
+        workers = httpx.get(f"http://127.0.0.1:{port}/info").json()["workers"]
+        assert (workers["number"], workers["why"]) == (1, "LENGTHWISE_PROCESSES says so")
         process.terminate()
         assert process.wait(60) == -signal.SIGTERM

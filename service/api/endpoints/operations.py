@@ -16,7 +16,6 @@ from starlette.responses import Response
 from service import __version__, errors
 from service.api import fellows, problems
 from service.api.routing import Route, Service, service_of
-from service.api.worker import Staff
 from service.catalogue.models import ServedModel
 from service.costs.measure import Arrangement
 from service.costs.memory import resident_bytes
@@ -126,8 +125,7 @@ async def info(request: Request) -> Response:
         "numpy": np.__version__,
         "fastapi": fastapi.__version__,
     }
-    staff = service.worker.staff if service.worker else Staff()
-    own = await tell_state(service)
+    staff, own = service.staff, await tell_state(service)
     told = [own, *filter(None, (await fellows.ask_others(service.worker, "state")).values())]
     return _json(
         Info(
