@@ -1,6 +1,5 @@
 """Several workers are one service: what is counted, bounded or changed in one of them holds for all."""
 
-import _multiprocessing
 import fcntl
 import os
 import shutil
@@ -254,7 +253,7 @@ def test_rates_need_no_named_semaphore(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise FileNotFoundError
 
-    monkeypatch.setattr(_multiprocessing, "SemLock", fail)
+    monkeypatch.setattr("_multiprocessing.SemLock", fail)
     rates = Rates.shared()
     rates.charge(b"k" * 32, 1.0, 100.0)
     assert rates.paid_at(b"k" * 32) == 101.0
