@@ -5,7 +5,7 @@
 - `graph`, `slopes`, `pool`, `head`, `builder`: the ONNX graph; its slopes; its pooling; what it predicts; its nodes as
   they are written down.
 - `oracle`: the encoder once more, in plain numpy.
-- `verify`: the proof.
+- `verify`, `compare`: the proof; how far apart two answers are.
 - `quantize`: int8 weights, and what they cost.
 - `foreign`: encoders from weights that other programs trained.
 - `torch_state`, `keras_file`, `tensorflow1`: the readers of such weights.

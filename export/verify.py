@@ -12,7 +12,8 @@ import numpy.typing as npt
 import torch
 
 from export import oracle
-from export.oracle import Case, Floats, OracleOutput
+from export.compare import TOLERANCE, Unit, measure_difference
+from export.oracle import Case, OracleOutput
 from model.encoder.encoder import SequenceEncoder
 from model.encoder.recurrent import RecurrentState
 from model.tasks.task import Task
@@ -20,10 +21,6 @@ from service.encoder.manifest import ParityCheck
 from service.encoder.sequences import Batch, Output, State, Steps, pad_batch
 from service.encoder.session import EncoderSession
 
-# Outputs are hidden states in (-1, 1) and averages of them, in which one bit of float32 is 6e-8. Sums over some hundred
-# terms, ordered differently, differ in the last bits, and sharp gates carry that on: 1e-6 between torch and ONNX
-# Runtime, 2e-6 between either and float64 were measured. A wrong gate, length or average is off by 1e-2.
-TOLERANCE = 5e-6
 EXACT = 0.0
 # ONNX Runtime runs a lone row of a plain RNN on another kernel than several: 5e-7 was measured.
 RNN_TOLERANCE = 2e-6
@@ -74,9 +71,7 @@ class _Proof:
         task: Task | None,
     ) -> None:
         self._encoder, self._session, self._kind, self._task = encoder, session, kind, task
-        head = None if task is None else task.fold_head()
-        # What the tolerated error of an embedding, in each of its numbers, can become at most through the head.
-        self._scale = np.ones(1) if head is None else np.maximum(1.0, np.abs(head.weight).sum(axis=1))
+        self._unit = Unit.of(task)
         self._same = RNN_TOLERANCE if encoder.config.cell == "rnn" else EXACT
         self._grid = [_with_states(sequences, session, seed) for seed, sequences in enumerate(_draw_grid(samples))]
         self._samples = _with_states(samples, session, len(self._grid))
@@ -114,7 +109,7 @@ class _Proof:
 
     def _compare(self, part: Output, claim: str, tolerance: float, pairs: Sequence[Pair]) -> ParityCheck:
         """Check a claim case by case; a NaN anywhere makes the difference NaN, which no tolerance admits."""
-        worst = np.array([_difference(part, found, expected, self._scale) for found, expected in pairs])
+        worst = np.array([measure_difference(part, found, expected, self._unit) for found, expected in pairs])
         subject = "final state" if part == "state" else part
         verb = claim if part != "steps" else claim.replace("is ", "are ", 1).replace("equals", "equal", 1)
         return ParityCheck(
@@ -220,26 +215,6 @@ def _pair(batches: Iterable[Sequence[Case]], find: Any, expect: Any) -> list[Pai
 
 def _zip(pairs: list[Pair], batches: Sequence[Sequence[Case]]) -> Iterator[tuple[Pair, Case]]:
     return zip(pairs, (case for cases in batches for case in cases), strict=True)
-
-
-def _difference(part: Output, found: OracleOutput, expected: OracleOutput, scale: Floats) -> float:
-    """Return the largest difference in any element; infinite if the shapes differ.
-
-    It is relative to elements over 1, such as the cells of an LSTM, since that is how float32 rounds. Predictions, sums
-    of weighted numbers, are relative to the sizes of their weights, `scale` `(K,)`, whatever is left of the sum.
-    """
-    match part:
-        case "embedding":
-            pairs = [(found.embedding, expected.embedding)]
-        case "steps":
-            pairs = [(found.steps, expected.steps)]
-        case "prediction":
-            pairs = [(found.logits / scale, expected.logits / scale)]
-        case "state":
-            pairs = [(found.state[name], expected.state[name]) for name in found.state]
-    if any(one.shape != other.shape for one, other in pairs):
-        return np.inf
-    return float(max(np.max(np.abs(one - other) / np.maximum(1.0, np.abs(other)), initial=0.0) for one, other in pairs))
 
 
 def _draw_grid(samples: Sequence[Steps]) -> Iterator[list[Steps]]:

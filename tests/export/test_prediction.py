@@ -94,6 +94,23 @@ def test_a_wrong_head_fails_the_proof(tmp_path: Path) -> None:
     assert all(claim.startswith("prediction equals") for claim in failed)
 
 
+def test_a_large_mean_of_targets_hides_no_wrong_head(tmp_path: Path) -> None:
+    """Of targets of ten million, give or take a hundred, a wrong head is off by less than a millionth of them."""
+    make_run(tmp_path, EncoderConfig(features=3, hidden=5), "regression", ())
+    model, samples = read_model(tmp_path), read_samples(tmp_path).sequences
+    assert isinstance(model, SequenceRegressor)
+    model.target_mean.fill_(1e7)
+    head = model.fold_head()
+    assert head is not None
+    assert prove(model.encoder, build_graph(model.encoder, PREDICTION, head), samples, task=model)
+    model.target_std.fill_(100.0)  # so that what float32 keeps beside the mean can tell two heads apart
+    head = model.fold_head()
+    assert head is not None
+    head.weight[:] = head.weight[:, ::-1]
+    with pytest.raises(ProofFailed, match="prediction equals"):
+        prove(model.encoder, build_graph(model.encoder, PREDICTION, head), samples, task=model)
+
+
 @pytest.mark.parametrize(
     ("task", "config"),
     [
