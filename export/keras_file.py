@@ -56,14 +56,16 @@ class _Reader:
             name, config = layer["class_name"], layer["config"]
             if name in MASK_OPERATORS:  # they feed masks; if one feeds a layer, that layer's source is not the chain
                 continue
-            arguments = [node["args"] for node in layer.get("inbound_nodes", [])]
-            sources = re.findall(r"'keras_history': \['([^']*)'", str(arguments))
+            inputs = [_read_inputs(node) for node in layer.get("inbound_nodes", [])]
+            sources = re.findall(r"'keras_history': \['([^']*)'", str(inputs))
             if kind == "Functional" and sources != ([] if before is None else [before]):
                 raise self.refuse(f"its layer {config['name']} is not fed by the one before it alone")
             before = config["name"]
             group = re.sub(r"(?<=[a-z0-9])([A-Z])|(?<=[A-Z])([A-Z])(?=[a-z])", r"_\1\2", name).lower()
             yield name, config, f"layers/{group}_{seen[name]}" if seen[name] else f"layers/{group}"
             seen[name] += 1
+        if re.search(r", [1-9]\d*\]", str(self._config["config"].get("output_layers", ""))):
+            raise self.refuse(f"it gives the state of its layer {before}, and not its output")
 
     def arrays(self, group: str) -> list[Floats]:
         """Return the arrays of a group, in order."""
@@ -71,6 +73,11 @@ class _Reader:
             raise self.refuse(f"it holds no weights for {group}")
         stored = self._weights[f"{group}/vars"]
         return [np.asarray(stored[str(place)], dtype=np.float32) for place in range(len(stored))]
+
+
+def _read_inputs(node: dict[str, Any]) -> list[Any]:
+    """Return all that a layer is called with but its mask: its input, and an initial state if it is given one."""
+    return [node["args"], {name: value for name, value in node["kwargs"].items() if name != "mask"}]
 
 
 def read_keras(path: Path, *, normalize: bool = False) -> ForeignEncoder:
@@ -153,10 +160,8 @@ def _read_layer(
         )
     kind, ahead = config["layer"]["class_name"], config["layer"]["config"]
     behind = (config.get("backward_layer") or config["layer"])["config"]
-    alike = {
-        key: ahead.get(key) == behind.get(key) for key in ("units", "activation", "recurrent_activation", "use_bias")
-    }
-    if kind not in CELLS or not all(alike.values()):
+    said = ("units", "activation", "recurrent_activation", "use_bias", "reset_after")
+    if kind not in CELLS or any(ahead.get(key) != behind.get(key) for key in said):
         raise reader.refuse(f"its layer {config['name']} wraps a {kind}, or two layers that differ")
     places = ("forward_layer", "backward_layer")
     weights = [_read_cell(reader, kind, ahead, f"{group}/{place}/cell") for place in places]

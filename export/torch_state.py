@@ -13,6 +13,8 @@ from export.foreign import GATES, CellWeights, Floats, ForeignEncoder, NotRepres
 from model.encoder.config import EncoderConfig
 from model.encoder.pooling import Pooling
 
+Array = npt.NDArray[np.generic]
+
 KEY = re.compile(r"(weight_ih|weight_hh|bias_ih|bias_hh|weight_hr)_l(\d+)(_reverse)?")
 
 
@@ -41,13 +43,7 @@ def read_torch_state(
         raise NotRepresentable(
             str(path), "attention pooling has weights, and a state dict of a recurrent layer has none"
         )
-    found = {name.removeprefix(prefix): array for name, array in state.items() if name.startswith(prefix)}
-    parts = {name: array for name, array in found.items() if KEY.fullmatch(name)}
-    if "weight_ih_l0" not in parts or "weight_hh_l0" not in parts:
-        known = ", ".join(sorted(state)[:8])
-        raise NotRepresentable(str(path), f"there is no {prefix}weight_ih_l0 and weight_hh_l0; it holds {known}")
-    if any("weight_hr" in name for name in parts):
-        raise NotRepresentable(str(path), "its LSTM projects its state (proj_size), which ONNX's LSTM does not")
+    parts = _choose_parts(path, state, prefix)
     hidden = parts["weight_hh_l0"].shape[1]
     gates = parts["weight_hh_l0"].shape[0] / hidden
     cells = [cell for cell, count in GATES.items() if count == gates]
@@ -56,6 +52,8 @@ def read_torch_state(
     table = None if embedding is None else state.get(embedding)
     if embedding is not None and table is None:
         raise NotRepresentable(str(path), f"there is no {embedding} for token ids")
+    if table is not None and table.ndim != 2:
+        raise NotRepresentable(str(path), f"{embedding} of {list(table.shape)} is not a table (V, E) for token ids")
     bidirectional = "weight_ih_l0_reverse" in parts
     layers = 1 + max(int(KEY.fullmatch(name)[2]) for name in parts)  # type: ignore[index]  # each name matched above
     config = EncoderConfig(
@@ -80,7 +78,19 @@ def read_torch_state(
     return ForeignEncoder(encoder, notes)
 
 
-def _read_cell(parts: Mapping[str, npt.NDArray[np.generic]], suffix: str) -> CellWeights:
+def _choose_parts(path: Path, state: Mapping[str, Array], prefix: str) -> dict[str, Array]:
+    """Return what belongs to the recurrent module, by the names that torch gives it there."""
+    found = {name.removeprefix(prefix): array for name, array in state.items() if name.startswith(prefix)}
+    parts = {name: array for name, array in found.items() if KEY.fullmatch(name)}
+    if "weight_ih_l0" not in parts or "weight_hh_l0" not in parts:
+        known = ", ".join(sorted(state)[:8])
+        raise NotRepresentable(str(path), f"there is no {prefix}weight_ih_l0 and weight_hh_l0; it holds {known}")
+    if any("weight_hr" in name for name in parts):
+        raise NotRepresentable(str(path), "its LSTM projects its state (proj_size), which ONNX's LSTM does not")
+    return parts
+
+
+def _read_cell(parts: Mapping[str, Array], suffix: str) -> CellWeights:
     w = _to_float32(parts[f"weight_ih{suffix}"])
     none = np.zeros(len(w), dtype=np.float32)  # of a module without bias
     return CellWeights(
@@ -91,5 +101,5 @@ def _read_cell(parts: Mapping[str, npt.NDArray[np.generic]], suffix: str) -> Cel
     )
 
 
-def _to_float32(array: npt.NDArray[np.generic]) -> Floats:
+def _to_float32(array: Array) -> Floats:
     return array.astype(np.float32)

@@ -126,6 +126,8 @@ def test_what_is_no_state_dict_is_refused(tmp_path: Path) -> None:
         read_torch_state(path, "attention")
     with pytest.raises(NotRepresentable, match="there is no table for token ids"):
         read_torch_state(path, embedding="table")
+    with pytest.raises(NotRepresentable, match=r"bias_ih_l0 of \[20\] is not a table \(V, E\) for token ids"):
+        read_torch_state(path, embedding="bias_ih_l0")
     with pytest.raises(SystemExit, match=r"export: .* there is no wrong"):
         main(["--from-torch", str(path), "--prefix", "wrong.", "-o", str(tmp_path / "n.onnx")])
 
@@ -203,6 +205,14 @@ REFUSED: dict[str, tuple[Callable[[], list[Any]], str]] = {
     "hard": (lambda: [layers.LSTM(4, recurrent_activation="hard_sigmoid")], "recurrent_activation hard_sigmoid"),
     "backwards": (lambda: [layers.LSTM(4, go_backwards=True)], "reads backwards only"),
     "sum": (lambda: [layers.Bidirectional(layers.LSTM(4), merge_mode="sum")], "merges by sum"),
+    "resets": (
+        lambda: [
+            layers.Bidirectional(
+                layers.GRU(4), backward_layer=layers.GRU(4, reset_after=False, go_backwards=True), merge_mode="concat"
+            )
+        ],
+        "wraps a GRU, or two layers that differ",
+    ),
     "none": (lambda: [layers.GlobalAveragePooling1D()], "has no counterpart"),
 }
 
@@ -229,6 +239,21 @@ def test_other_keras_files_are_refused(tmp_path: Path) -> None:
     keras.Model(inputs, layers.Add()([layers.LSTM(4)(inputs), layers.LSTM(4)(inputs)])).save(path)
     with pytest.raises(NotRepresentable, match="is not fed by the one before it alone"):
         read_keras(path)
+
+
+def test_a_keras_layer_that_starts_from_a_state_is_refused(tmp_path: Path) -> None:
+    """The state that a layer below hands over would be left out, and a state in place of an output be taken for one."""
+    inputs, path = keras.Input((None, 3)), tmp_path / "net.keras"
+    steps, *state = layers.LSTM(4, return_sequences=True, return_state=True)(inputs)
+    keras.Model(inputs, layers.LSTM(4)(steps, initial_state=state)).save(path)
+    with pytest.raises(NotRepresentable, match="is not fed by the one before it alone"):
+        read_keras(path)
+    output, _, cells = layers.LSTM(4, return_state=True)(inputs)
+    keras.Model(inputs, cells).save(path)
+    with pytest.raises(NotRepresentable, match=r"it gives the state of its layer lstm.*, and not its output"):
+        read_keras(path)
+    keras.Model(inputs, output).save(path)
+    assert read_keras(path).encoder.config.pooling == "last"
 
 
 def run_tf1_lstm(steps: Arrays, kernel: Arrays, bias: Arrays, forget_bias: float) -> Arrays:
