@@ -18,21 +18,31 @@ from export.quantize import CannotQuantize, describe
 from export.tensorflow1 import read_tensorflow1
 from export.torch_state import read_torch_state
 from model.encoder.pooling import Pooling
-from model.training.run_directory import BrokenRun
+from model.training.run_directory import BrokenRun, read_config
 from service.encoder.manifest import Manifest, ParityCheck
 from service.errors import LengthwiseError
 from service.settings import NAME
 
+# By what is exported: the arguments that it leaves nothing to.
+IDLE = {
+    "run": ("pooling", "prefix", "embedding", "forget_bias", "normalize", "source", "licence"),
+    "from_torch": ("forget_bias",),
+    "from_keras": ("pooling", "prefix", "embedding", "forget_bias"),
+    "from_tf1": (),
+}
+
 
 def main(arguments: list[str] | None = None) -> None:
     """Export as the command line says; exit with the reason if the proof fails."""
-    options = build_parser().parse_args(arguments)
+    parser = build_parser()
+    options = parser.parse_args(arguments)
+    _refuse_idle(parser, options)
     try:
         manifest = export(options)
     except ProofFailed as failure:
         print_report(failure.checks)
         sys.exit(f"export: {failure}")
-    except (BrokenRun, CannotQuantize, LengthwiseError, OSError, ValueError) as error:
+    except (argparse.ArgumentTypeError, BrokenRun, CannotQuantize, LengthwiseError, OSError, ValueError) as error:
         sys.exit(f"export: {error}")
     if manifest.quantization is None:
         print_report(manifest.parity)
@@ -88,6 +98,15 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _refuse_idle(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Refuse what would change nothing, rather than let somebody believe that it did."""
+    given = next(name for name in IDLE if getattr(options, name) is not None)
+    for name in IDLE[given]:
+        if getattr(options, name) != parser.get_default(name):
+            found = "a run" if given == "run" else f"--{given.replace('_', '-')}"
+            parser.error(f"--{name.replace('_', '-')} changes nothing about {found}, which says it itself")
+
+
 def export(options: argparse.Namespace) -> Manifest:
     """Export what the command line names, and print what a reader of foreign weights noted."""
     offered = GraphOptions(
@@ -98,7 +117,8 @@ def export(options: argparse.Namespace) -> Manifest:
         quantize=options.quantize,
     )
     if options.run is not None:
-        return export_run(options.run, options.output, options.name, options.version, offered)
+        name = options.name or model_name(read_config(options.run).data.name)
+        return export_run(options.run, options.output, name, options.version, offered)
     if options.from_torch is not None:
         file = options.from_torch
         found = read_torch_state(file, options.pooling, options.prefix, options.embedding, normalize=options.normalize)
@@ -123,7 +143,7 @@ def model_name(text: str) -> str:
     """
     if not re.fullmatch(NAME, text):
         raise argparse.ArgumentTypeError(
-            f"{text!r} is not a name: letters, digits, dots, dashes, underscores, up to 100"
+            f"{text!r} is not a name: letters, digits, dots, dashes, underscores, up to 100; --name gives another"
         )
     return text
 

@@ -1,5 +1,6 @@
 """From an encoder to a proven artifact: graph, proof, manifest, golden vectors, file."""
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -283,4 +284,6 @@ def _describe_statistics(standardization: Standardization | None) -> Statistics 
 
 
 def _describe_task(config: RunConfig, results: dict[str, float]) -> TaskRecord:
-    return TaskRecord(name=config.task, dataset=config.data.name, classes=config.data.classes, metrics=results)
+    # What is not a number, as a share of the variance of one target, is a metric nobody has.
+    metrics = {name: value for name, value in results.items() if math.isfinite(value)}
+    return TaskRecord(name=config.task, dataset=config.data.name, classes=config.data.classes, metrics=metrics)

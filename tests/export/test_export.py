@@ -1,6 +1,7 @@
 """The export and its proof: right graphs pass, subtly wrong ones are refused."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import onnx
 import pytest
 import torch
 from onnx import helper, numpy_helper
+from safetensors.torch import save_file
 
 import export.artifact
 from export.__main__ import main
@@ -241,6 +243,51 @@ def test_the_command_exits_with_the_reason(
         main([str(run), "-o", str(tmp_path / "m.onnx")])
     assert "FAILED" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["RUN", "--normalize"], "--normalize changes nothing about a run, which says it itself"),
+        (["RUN", "--pooling", "max"], "--pooling changes nothing about a run"),
+        (["RUN", "--licence", "mine"], "--licence changes nothing about a run"),
+        (["--from-keras", "a.keras", "--prefix", "a."], "--prefix changes nothing about --from-keras"),
+        (["--from-torch", "a.safetensors", "--forget-bias", "0"], "--forget-bias changes nothing about --from-torch"),
+    ],
+)
+def test_what_would_change_nothing_is_refused(
+    arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nobody is left to believe that a run was exported with another pooling than it was trained with."""
+    with pytest.raises(SystemExit):
+        main([*arguments, "-o", "m.onnx"])
+    assert sentence in capsys.readouterr().err
+
+
+def test_a_file_whose_name_no_model_may_have_needs_another(run: Path, tmp_path: Path) -> None:
+    """The sentence says so before anything is proven, for a run of such a data set and for weights in such a file."""
+    named = tmp_path / "my run"
+    shutil.copytree(run, named)
+    config = json.loads((named / "config.json").read_text())
+    config["data"]["name"] = "my data"
+    (named / "config.json").write_text(json.dumps(config))
+    save_file(torch.nn.LSTM(2, 3).state_dict(), tmp_path / "my net.safetensors")
+    for arguments, name in (
+        ([str(named)], "my data"),
+        (["--from-torch", str(tmp_path / "my net.safetensors")], "my net"),
+    ):
+        with pytest.raises(SystemExit, match=rf"^export: '{name}' is not a name: .*; --name gives another"):
+            main([*arguments, "-o", str(tmp_path / "m.onnx")])
+
+
+def test_a_metric_that_is_not_a_number_is_left_out_of_the_manifest(tmp_path: Path) -> None:
+    """The share that is explained of one target's variance is none, which JSON cannot say, and no export fails by."""
+    make_run(tmp_path, EncoderConfig(features=2, hidden=2), "regression", ())
+    (tmp_path / "results.json").write_text('{"mse": 0.25, "r2": NaN}')
+    task = export_run(tmp_path, tmp_path / "m.onnx").task
+    assert task is not None
+    assert task.metrics == {"mse": 0.25}
+    assert open_session(tmp_path / "m.onnx").manifest is not None
 
 
 def test_a_run_of_an_earlier_version_is_exported(tmp_path: Path) -> None:
