@@ -77,9 +77,12 @@ class Bigrams:
 
 
 def estimate_discount(counts: Counts) -> float:
-    """Return n1 / (n1 + 2 n2), from how many things were seen once and twice; 0.5 if neither was."""
+    """Return n1 / (n1 + 2 n2), from how many things were seen once and twice; 0.5 if nothing was seen once.
+
+    A discount of 0 would leave nothing for what was never seen.
+    """
     once, twice = np.count_nonzero(counts == 1), np.count_nonzero(counts == 2)
-    return once / (once + 2 * twice) if once + twice else 0.5
+    return once / (once + 2 * twice) if once else 0.5
 
 
 def measure_perplexity(model: Unigrams | Bigrams, sequences: Sequence[Steps]) -> float:

@@ -156,6 +156,16 @@ def test_pairs_are_counted_as_kneser_and_ney_did() -> None:
     assert estimate_discount(np.array([3, 4])) == 0.5
 
 
+def test_pairs_that_were_all_seen_twice_leave_something_for_others() -> None:
+    """If nothing was seen once, a pair that was never seen is still possible, and all probabilities add up to 1."""
+    bigrams = Bigrams([np.array([1, 2, 1, 2, 1])], vocabulary=5)
+    for token in (1, 2, 3):
+        probabilities = bigrams.predict(np.full(4, token), np.arange(1, 5))
+        assert probabilities.sum() == pytest.approx(1.0)
+        assert probabilities.min() > 0
+    assert estimate_discount(np.array([2, 2])) == 0.5
+
+
 def test_perplexity_is_one_over_the_geometric_mean_probability() -> None:
     """Three equally frequent tokens are a perplexity of 3."""
     sequences = [np.array([1, 2, 3])]
