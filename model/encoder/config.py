@@ -51,8 +51,8 @@ class EncoderConfig:
             raise ValueError("an encoder reads either features or token ids of a vocabulary: give one of the two")
         for name in ("features", "embedding", "hidden", "layers", "projection", "deltas"):
             value, least = getattr(self, name), 0 if name == "deltas" else 1
-            if value is not None and value < least:
-                raise ValueError(f"encoder {name} is {value}: it must be at least {least}")
+            if value is not None and not (isinstance(value, int) and value >= least):
+                raise ValueError(f"encoder {name} is {value!r}: it must be an integer of at least {least}")
         if self.vocabulary is not None and self.vocabulary < 2:
             raise ValueError(f"encoder vocabulary is {self.vocabulary}: it must be at least 2, padding and a token")
         if self.embedding is not None and self.vocabulary is None:

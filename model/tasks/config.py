@@ -1,7 +1,7 @@
 """How an encoder is trained, on any task."""
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 Precision: TypeAlias = Literal["32-true", "bf16-mixed", "16-mixed"]
 
@@ -52,11 +52,18 @@ class TrainConfig:
     def __post_init__(self) -> None:
         """Refuse what no training can do."""
         for name in ("epochs", "batch_size", "pool_batches", "patience"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"training {name} is {getattr(self, name)}: it must be at least 1")
+            value = getattr(self, name)
+            if not (isinstance(value, int) and value >= 1):
+                raise ValueError(f"training {name} is {value!r}: it must be an integer of at least 1")
         if not 0.0 <= self.validation_share < 1.0:
             raise ValueError(f"training validation_share is {self.validation_share}: it must be in [0, 1)")
+        if not 0.0 <= self.label_smoothing <= 1.0:
+            raise ValueError(f"training label_smoothing is {self.label_smoothing}: it must be in [0, 1]")
+        if not self.learning_rate > 0.0:
+            raise ValueError(f"training learning_rate is {self.learning_rate}: it must be above 0")
         if not 0.0 <= self.head_dropout < 1.0:
             raise ValueError(f"training head_dropout is {self.head_dropout}: it must be in [0, 1)")
+        if self.precision not in (known := get_args(Precision)):
+            raise ValueError(f"training precision is {self.precision!r}: it must be one of {', '.join(known)}")
         if self.class_weights not in (None, "balanced"):
             raise ValueError(f"training class_weights is {self.class_weights!r}: it must be null or 'balanced'")

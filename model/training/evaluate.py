@@ -20,7 +20,7 @@ from model.threads import limit_threads
 from model.training import figures
 from model.training.few_labels import Curves, learn_from_few
 from model.training.probes import evaluate
-from model.training.run_directory import BrokenRun, read_config, read_model, read_tokenizer
+from model.training.run_directory import BrokenRun, read_config, read_model, read_samples, read_tokenizer
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f"--plot {options.plot}: what --few-labels finds is drawn, into a .png or .svg file")
     runs: list[Path] = options.runs
     try:
-        results = [evaluate(read_model(run), _load(run)) for run in runs]
+        results = [evaluate(read_model(run), _load_held_out(run)) for run in runs]
         _print_results(runs, results)
         if options.few_labels:
             curves = _learn_from_few(runs, options.few_labels, options.draws)
@@ -85,6 +85,22 @@ def _load(run: Path, labels: LabelKind | None = None) -> Dataset:
         tokenizer=read_tokenizer(run),
         teacher=config.data.teacher,
     )
+
+
+def _load_held_out(run: Path) -> Dataset:
+    """Load what a run was trained on, and make sure that what is held out of it now was held out then.
+
+    Raises:
+        ValueError: it was not, so that the encoder may have been trained on what it would be judged on.
+    """
+    dataset, then = _load(run), read_samples(run)
+    now, kept = ([*part.sequences, *(part.partners or ())] for part in (dataset.test, then))
+    if len(now) != len(kept) or not all(map(np.array_equal, now, kept)):
+        raise ValueError(
+            f"{run} was tested on other sequences than {dataset.name} holds out now: the data has changed, "
+            "and the encoder may have been trained on what it would be judged on"
+        )
+    return dataset
 
 
 def _learn_from_few(runs: Sequence[Path], counts: Sequence[int], draws: int) -> Curves:

@@ -20,6 +20,7 @@ from model.training.progress import Progress
 from model.training.run_directory import write_checkpoint, write_metrics
 
 LONGEST_GRADIENT = 1.0  # its norm, over all weights; longer ones are shortened to it
+WARM_UP = 0.2  # of all steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +128,8 @@ def _make_optimizer(
     rates = [config.learning_rate, config.learning_rate * config.embedding_rate][: 2 if embedding else 1]
     groups = [{"params": part, "lr": rate} for part, rate in zip((others, embedding), rates, strict=False)]
     optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
-    return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=steps, pct_start=0.2)
+    steps += steps == round(1 / WARM_UP)  # whose warm-up of one step torch would divide by zero
+    return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=steps, pct_start=WARM_UP)
 
 
 def _is_over(history: list[dict[str, float]], task: Task, config: TrainConfig) -> bool:

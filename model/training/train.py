@@ -29,11 +29,15 @@ from model.training.report import print_predictions, write_report
 from model.training.run_directory import BrokenRun, read_config, read_tokenizer
 
 RECIPES = Path(__file__).parents[1] / "recipes"
+OF_FILES = ("test", "test_share", "sequence_column", "label_column", "partner_column", "id_column", "order_column")
+OF_FILES += ("vocabulary", "tokenizer", "source", "licence")  # the arguments that say how a user's file is read
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Train as the command line says."""
-    options = _make_parser().parse_args(arguments)
+    parser = _make_parser()
+    options = parser.parse_args(arguments)
+    _refuse_idle(parser, options)
     terminate = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C does
     is_first = os.environ.get("LOCAL_RANK", "0") == "0"  # with several devices, Fabric starts this command on each
     try:
@@ -141,6 +145,18 @@ def _go_on(recipe: Recipe, dataset: Dataset, start: str) -> Recipe:
     return dataclasses.replace(recipe, encoder=encoder, start=start)
 
 
+def _refuse_idle(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Refuse what would change nothing, rather than let somebody believe that it did."""
+    if options.dataset is not None:
+        for name in OF_FILES:
+            if getattr(options, name) != parser.get_default(name):
+                parser.error(f"--{name.replace('_', '-')} is for --data, and --dataset is given")
+    if options.start is not None and options.tokenizer is not None:
+        parser.error("--tokenizer is the run's own that --from names")
+    if options.cross_validate is None and options.learn_from_one:
+        parser.error("--learn-from-one is for --cross-validate, which is not given")
+
+
 def find_recipe(task: str | None, dataset: str | None, start: str | None) -> Path | None:
     """Return the recipe if none is given: the task's own, if it is asked for and has one, or the data set's."""
     suffix = "" if start is None else "-from-run"
@@ -174,7 +190,7 @@ def _make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--out", type=Path, help="run directory; runs/NAME by default")
     parser.add_argument("--seed", type=int, help="of weights, batches and validation split")
-    parser.add_argument("--seeds", type=int, help="train this many runs, OUT/seed-0, OUT/seed-1, ...")
+    parser.add_argument("--seeds", type=several, help="train this many runs, OUT/seed-0, OUT/seed-1, ...")
     parser.add_argument(
         "--cross-validate",
         type=int,
@@ -227,6 +243,18 @@ def names(text: str) -> tuple[str, ...]:
     if not all(found) or len({*found}) < len(found):
         raise ValueError(text)
     return found
+
+
+def several(text: str) -> int:
+    """Read a number of runs, at least 1.
+
+    Raises:
+        ValueError: it is not one.
+    """
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number
 
 
 def share(text: str) -> float:

@@ -264,6 +264,12 @@ def test_the_learning_rate_warms_up_and_falls(tmp_path: Path, monkeypatch: pytes
     assert rates[-1] < 1e-3 * TRAINING.learning_rate
 
 
+def test_five_steps_in_all_are_a_training(tmp_path: Path) -> None:
+    """Their warm-up is one step, by whose length torch's schedule would divide."""
+    train(tmp_path, make_dataset(), vary(epochs=5, batch_size=60))
+    assert len(read_checkpoint(tmp_path)["history"]) == 5
+
+
 def test_a_resumed_training_goes_on_from_its_last_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also if the last epoch was not an improvement, none before it is trained again."""
     measured = iter([1.0, 2.0, 3.0])
@@ -527,6 +533,10 @@ def test_a_file_is_trained_on_evaluated_and_exported(tmp_path: Path, capsys: pyt
     task = export_run(run, tmp_path / "easy.onnx").task
     assert task is not None
     assert task.dataset == "easy"
+    *lines, _last = data.read_text().splitlines()
+    data.write_text("\n".join(lines))
+    with pytest.raises(SystemExit, match=r"evaluate: .*run was tested on other sequences than easy holds out now"):
+        evaluate_main([str(run)])
 
 
 def test_a_bad_file_ends_training_in_one_sentence(tmp_path: Path) -> None:
@@ -538,7 +548,17 @@ def test_a_bad_file_ends_training_in_one_sentence(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("epochs", 0), ("batch_size", 0), ("validation_share", 1.0), ("class_weights", "some"), ("patience", -1)],
+    [
+        ("epochs", 0),
+        ("batch_size", 0),
+        ("validation_share", 1.0),
+        ("class_weights", "some"),
+        ("patience", -1),
+        ("label_smoothing", 1.5),
+        ("learning_rate", 0.0),
+        ("epochs", 2.5),
+        ("precision", "64"),
+    ],
 )
 def test_trainings_that_cannot_be_are_refused(field: str, value: Any) -> None:
     """The sentence names the field."""
@@ -551,6 +571,29 @@ def test_the_test_share_is_a_share(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         train_main(["--data", "a.jsonl", "--test-share", "1"])
     assert "argument --test-share: invalid share value: '1'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--dataset", "sum", "--test", "a.csv"], "--test is for --data, and --dataset is given"),
+        (["--dataset", "sum", "--test-share", "0.5"], "--test-share is for --data, and --dataset is given"),
+        (["--dataset", "sts-b", "--tokenizer", "a.json"], "--tokenizer is for --data, and --dataset is given"),
+        (
+            ["--data", "a.csv", "--from", "run", "--tokenizer", "a.json"],
+            "--tokenizer is the run's own that --from names",
+        ),
+        (["--data", "a.csv", "--learn-from-one"], "--learn-from-one is for --cross-validate, which is not given"),
+        (["--data", "a.csv", "--seeds", "0"], "argument --seeds: invalid several value: '0'"),
+    ],
+)
+def test_what_would_change_nothing_is_refused(
+    arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nobody is left to believe that an argument did something."""
+    with pytest.raises(SystemExit):
+        train_main(arguments)
+    assert sentence in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("easy")
