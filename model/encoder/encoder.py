@@ -52,7 +52,7 @@ class Standardization(nn.Module):
         count = sum(map(len, sequences))
         mean = torch.stack([steps.double().sum(dim=0) for steps in sequences]).sum(dim=0) / count
         squares = torch.stack([(steps.double() - mean).square().sum(dim=0) for steps in sequences]).sum(dim=0)
-        std = (squares / count).sqrt()
+        std = (squares / count).sqrt().float()  # as it will be divided by: what is too small for float32 is 0
         self.mean.copy_(mean)
         self.std.copy_(torch.where(std > torch.finfo(torch.float32).eps * mean.abs().clamp(min=size), std, 1.0))
 

@@ -78,7 +78,9 @@ def test_dropout_acts_in_training_only() -> None:
     assert not torch.equal(encoder.train()(steps, lengths), encoder(steps, lengths))
 
 
-@pytest.mark.parametrize(("field", "value"), [("features", 0), ("hidden", 0), ("layers", 0), ("dropout", 1.0)])
+@pytest.mark.parametrize(
+    ("field", "value"), [("features", 0), ("hidden", 0), ("layers", 0), ("dropout", 1.0), ("hidden", 6.5)]
+)
 def test_config_refuses_impossible_sizes(field: str, value: float) -> None:
     """The sentence names the field and the value."""
     with pytest.raises(ValueError, match=rf"{field} is {value}"):
@@ -210,3 +212,13 @@ def test_reset_before_differs_from_torchs_gru() -> None:
     before.load_state_dict(after.state_dict())
     steps = torch.randn(1, 6, 2)
     assert not torch.allclose(before(steps)[0], after(steps)[0], atol=1e-3)
+
+
+def test_a_deviation_too_small_for_float32_scales_nothing() -> None:
+    """A feature that is almost always zero maps to zero, not to NaN, however small what it once was."""
+    standardization = Standardization(1)
+    steps = torch.zeros(2000, 1)
+    steps[7] = 1e-45
+    standardization.fit([steps])
+    assert standardization.std.item() == 1.0
+    assert torch.isfinite(standardization(steps)).all()
