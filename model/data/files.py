@@ -23,9 +23,9 @@ from model.data.checks import check_item
 from model.data.datasets import Dataset, FileSource, LabelKind, LabelledSequences, Labels, Steps
 from model.data.readers import BadFile, Item, read_jsonl, read_npz
 from model.data.splits import draw_rows, shuffle_dataset
-from model.data.tables import read_csv, read_parquet
+from model.data.tables import FLOAT32_MAX, read_csv, read_parquet
 from model.data.teachers import teach
-from model.data.texts import build_word_tokenizer, retokenize, tokenize, vocabulary_size
+from model.data.texts import build_word_tokenizer, retokenize, tokenize_all, vocabulary_size
 
 READERS = {".parquet": read_parquet, ".jsonl": read_jsonl, ".npz": read_npz, ".csv": read_csv}
 PAIRS = (".parquet", ".jsonl")  # the formats that hold two sequences in a row
@@ -203,16 +203,10 @@ def _make_sequences(source: FileSource, part: Part, tokenizer: str | None) -> La
     def make_steps(items: list[Item]) -> list[Steps]:
         if tokenizer is None:
             return [np.asarray(steps) for steps in items]
-        found = tokenize(tokenizer, [str(text) for text in items])
-        for text, ids in zip(items, found, strict=True):
-            if not ids.all():
-                reason = (
-                    f"of {str(text)!r:.60} a token has the id 0, which is padding: train the tokenizer with [PAD] first"
-                )
-                raise BadFile(source.tokenizer or source.path, "", reason)
-            if not len(ids):
-                raise BadFile(source.path, "", f"the text {str(text)!r:.60} holds no token")
-        return found
+        try:
+            return tokenize_all(tokenizer, [str(text) for text in items])
+        except ValueError as error:
+            raise BadFile(source.tokenizer or source.path, "", str(error)) from error
 
     texts = None if tokenizer is None else [str(text) for text in [*part.items, *part.partners]]
     partners = make_steps(part.partners) if part.partners else None
@@ -232,7 +226,7 @@ def _name_classes(labels: list[object]) -> tuple[str, ...]:
     """Return the classes in order: by value if all are integers, else alphabetically."""
     names = {str(label) for label in labels}
     if all(name.removeprefix("-").isdecimal() for name in names):
-        return tuple(sorted(names, key=int))
+        return tuple(sorted(names, key=lambda name: (int(name), name)))  # 1 and 01 are two, always in one order
     return tuple(sorted(names))
 
 
@@ -245,6 +239,8 @@ def _read_labels(path: str, rows: Rows, kind: LabelKind, classes: tuple[str, ...
     if kind in UNREAD:
         return None
     if kind == "classes":
+        if len(classes) == 1:
+            raise BadFile(path, "", f"every label is {classes[0]!r}: it takes two classes to tell them apart")
         indices = {name: index for index, name in enumerate(classes)}
         for label, place in zip(rows.labels, rows.places, strict=True):
             if str(label) not in indices:
@@ -253,9 +249,10 @@ def _read_labels(path: str, rows: Rows, kind: LabelKind, classes: tuple[str, ...
     numbers = np.empty(len(rows.labels), dtype=np.float32)
     for row, (label, place) in enumerate(zip(rows.labels, rows.places, strict=True)):
         try:
-            numbers[row] = float(str(label))
+            number = float(str(label))
         except ValueError:
             raise BadFile(path, place, f"the label {label!r} is not a number") from None
-        if not np.isfinite(numbers[row]):
-            raise BadFile(path, place, f"the label {label!r} is not a finite number")
+        if not abs(number) <= FLOAT32_MAX:
+            raise BadFile(path, place, f"the label {label!r} is not a finite number, as float32 holds it")
+        numbers[row] = number
     return numbers

@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+import zlib
 from collections.abc import Collection, Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,7 +76,7 @@ def read_jsonl(path: Path, source: FileSource, labels: LabelKind) -> Iterator[Fo
             place = f"line {number}"
             try:
                 content = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise BadFile(path, place, f"it is not JSON: {error}") from error
             if not isinstance(content, dict):
                 raise BadFile(path, place, "it is not a JSON object")
@@ -115,25 +116,27 @@ def _describe_fault(steps: list[Any]) -> str:
 
 def read_npz(path: Path, source: FileSource, labels: LabelKind) -> Iterator[FoundSequence]:
     """Read arrays of ragged values: `values`, `lengths` and, if there are labels, `labels`."""
-    labelled = labels != "none"
+    labelled = bool(name_labels(source, labels))
     try:
         with path.open("rb") as file, np.lib.npyio.NpzFile(file) as arrays:  # np.load reads other files, too
             values_name = source.sequence if source.sequence in arrays else "values"
             labels_name = source.label if source.label in arrays else "labels"
-            check_columns(path, [values_name, "lengths", *([labels_name] if labelled else [])], arrays)
-            values, lengths = arrays[values_name], arrays["lengths"]
-            found_labels = arrays[labels_name].tolist() if labelled else [None] * len(lengths)
-    except (ValueError, zipfile.BadZipFile) as error:
+            check_columns(path, [values_name, "lengths", *([labels_name] if labelled else [])], list(arrays))
+            values, lengths = np.asarray(arrays[values_name]), np.asarray(arrays["lengths"])
+            found_labels = np.asarray(arrays[labels_name]) if labelled else np.full(lengths.shape, None)
+    except (EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise BadFile(path, "", f"it is not an NPZ file without pickles: {error}") from error
     if lengths.ndim != 1 or lengths.dtype.kind not in "iu" or (lengths < 0).any() or values.ndim not in (1, 2):
         raise BadFile(path, "", "lengths must be (n,) integers from 0, and values (sum of lengths, F) or (sum,)")
+    if found_labels.ndim != 1:
+        raise BadFile(path, "", f"labels must be (n,), one for each sequence, and their shape is {found_labels.shape}")
     if lengths.sum() != len(values) or len(found_labels) != len(lengths):
         found = f"{len(values)} values and {len(found_labels)} labels"
         raise BadFile(path, "", f"there are {found} for {len(lengths)} lengths that add up to {lengths.sum()}")
     if values.dtype.kind == "f":
         values = round_to_float32(values)  # once, so that rows are views
-    for number, end in enumerate(np.cumsum(lengths)):
-        yield FoundSequence(f"row {number}", values[end - lengths[number] : end], found_labels[number])
+    for number, (end, label) in enumerate(zip(np.cumsum(lengths), found_labels.tolist(), strict=True)):
+        yield FoundSequence(f"row {number}", values[end - lengths[number] : end], label)
 
 
 def round_to_float32(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:

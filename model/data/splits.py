@@ -28,6 +28,9 @@ def draw_rows(count: int, labels: Labels | None, share: float, seed: int) -> tup
 
     Returns:
         The rows that remain, and those that are held out, each in ascending order.
+
+    Raises:
+        ValueError: no class has two rows, so that none can be held out.
     """
     draw = np.random.default_rng(seed)
     is_classified = labels is not None and labels.dtype == np.int64
@@ -37,6 +40,8 @@ def draw_rows(count: int, labels: Labels | None, share: float, seed: int) -> tup
         rows = draw.permutation(np.flatnonzero(strata == label))
         held_out.append(rows[: min(int(np.ceil(share * len(rows))), len(rows) - 1)])
     apart = np.sort(np.concatenate(held_out))
+    if not len(apart):
+        raise ValueError(f"of {count} sequences none can be held out: no class has two of them")
     return np.setdiff1d(np.arange(count), apart), apart
 
 
@@ -71,7 +76,8 @@ def shuffle_frames(data: LabelledSequences, seed: int) -> LabelledSequences:
 
 
 def shuffle_dataset(dataset: Dataset) -> Dataset:
-    """Permute the steps of every sequence, in training, validation and test."""
+    """Permute the steps of every sequence, in training, validation and test, and of longer ones."""
     validation = None if dataset.validation is None else shuffle_frames(dataset.validation, 3)
+    longer = None if dataset.longer is None else shuffle_frames(dataset.longer, 4)
     train, test = shuffle_frames(dataset.train, 1), shuffle_frames(dataset.test, 2)
-    return replace(dataset, train=train, test=test, validation=validation)
+    return replace(dataset, train=train, test=test, validation=validation, longer=longer)

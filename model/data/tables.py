@@ -206,6 +206,9 @@ def _read_lines(path: Path, reader: Any, header: list[str], source: FileSource, 
     features = [header.index(name) for name in names]
     if not features:
         raise BadFile(path, "", "there is no column besides id, order and label")
+    if nameless := [place for place in features if not header[place].strip()]:
+        reason = "has no name: pandas writes its index so, which is not a feature; write with index=False"
+        raise BadFile(path, "", f"column {nameless[0] + 1} {reason}")
     is_tokens = names == ("token",)
     lines = _Lines({}, array("q"), array("d"), array("q" if is_tokens else "f"), names)
     numbers: dict[str, int] = {}
@@ -217,8 +220,8 @@ def _read_lines(path: Path, reader: Any, header: list[str], source: FileSource, 
         lines.order.append(_read_order(path, place, source.order, cells[order_place]))
         for feature in features:
             number = _read_number(path, place, header[feature], cells[feature])
-            if is_tokens and not number.is_integer():
-                raise BadFile(path, place, f"'token' is {cells[feature]!r}, which is not an integer")
+            if is_tokens and not (number.is_integer() and abs(number) < 2**53):  # below, float64 tells integers apart
+                raise BadFile(path, place, f"'token' is {cells[feature]!r}, which is not an integer below 2**53")
             lines.values.append(int(number) if is_tokens else number)  # type: ignore[arg-type]
     return lines
 

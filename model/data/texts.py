@@ -77,21 +77,33 @@ def tokenize(definition: str, texts: Sequence[str]) -> list[Steps]:
     return [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
 
 
+def tokenize_all(definition: str, texts: Sequence[str]) -> list[Steps]:
+    """Turn n texts into n arrays of ids `(t_i,)` that an encoder can read: `t_i >= 1`, and no id is 0.
+
+    Raises:
+        ValueError: of a text nothing is left, or a token of it has the id of padding.
+    """
+    found = tokenize(definition, texts)
+    for text, ids in zip(texts, found, strict=True):
+        if not len(ids):
+            raise ValueError(f"of the text {text!r:.60} no token is left")
+        if not ids.all():
+            reason = "a token has the id 0, which is padding: train the tokenizer with [PAD] first"
+            raise ValueError(f"of {text!r:.60} {reason}")
+    return found
+
+
 def retokenize(dataset: Dataset, definition: str) -> Dataset:
     """Make the ids of a data set of texts anew by another tokenizer; pretrained vectors of its old ids go.
 
     Raises:
-        ValueError: the data set is not of texts, or of a text nothing is left.
+        ValueError: the data set is not of texts, or a text is none that an encoder can read; see `tokenize_all`.
     """
 
     def turn(data: LabelledSequences) -> LabelledSequences:
         if data.texts is None:
             raise ValueError(f"a tokenizer reads texts, and {dataset.name} holds none")
-        ids = tokenize(definition, data.texts)
-        for text, found in zip(data.texts, ids, strict=True):
-            if not len(found):
-                raise ValueError(f"of {dataset.name} the text {text!r:.60} holds no token")
-        count = len(data)
+        ids, count = tokenize_all(definition, data.texts), len(data)
         return replace(data, sequences=ids[:count], partners=None if data.partners is None else ids[count:])
 
     return replace(

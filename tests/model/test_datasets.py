@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from model.data import named
 from model.data.batches import LengthBuckets, SequenceSet, in_order, mix_seed
-from model.data.datasets import DatasetUnavailable, LabelledSequences, Unlabelled
+from model.data.datasets import Dataset, DatasetUnavailable, LabelledSequences, Unlabelled
 from model.data.named import digit_sums, japanese_vowels, which_first
-from model.data.splits import shuffle_frames, split
+from model.data.splits import shuffle_dataset, shuffle_frames, split
 from tests.conftest import draw_sequences
 
 
@@ -179,3 +179,12 @@ def test_sequences_without_labels_give_none_and_refuse_to_be_learned_from() -> N
     assert batch.to(torch.device("cpu")).given_labels is None
     with pytest.raises(Unlabelled):
         _ = batch.labels
+
+
+def test_the_control_without_order_shuffles_longer_sequences_too() -> None:
+    """They are judged beside the test sequences, as the same encoder would read them."""
+    longer = LabelledSequences([np.arange(1, 51)], np.zeros(1, np.float32))
+    dataset = Dataset("made", longer, longer, (), "made", "none", 51, longer=longer)
+    found = shuffle_dataset(dataset).longer
+    assert found is not None
+    assert sorted(found.sequences[0].tolist()) == longer.sequences[0].tolist() != found.sequences[0].tolist()

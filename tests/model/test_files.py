@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from model.data import tables
 from model.data.batches import SequenceSet
 from model.data.datasets import FileSource, LabelKind
-from model.data.files import read_dataset
+from model.data.files import _name_classes, read_dataset
 from model.data.readers import BadFile
 from model.data.texts import PADDING, UNKNOWN
 
@@ -254,6 +254,8 @@ def test_a_bad_line_of_json_is_named(line: str, reason: str, tmp_path: Path) -> 
         ("id,order,label,x\na,1,u,5\na,1,u,6\n", "sequence 'a': steps 0 and 1 have the same 'order'"),
         ("id,order,label,x\na,1,,5\n", "sequence 'a': the label is missing"),
         ("id,order,label,token\na,1,u,2.5\n", "line 2: 'token' is '2.5', which is not an integer"),
+        ("id,order,label,token\na,1,u,1e30\n", "line 2: 'token' is '1e30', which is not an integer"),
+        (",id,order,label,x\n0,a,1,u,5\n1,b,1,v,6\n", "column 1 has no name: pandas writes its index so"),
         ("id,order,label,token\na,1,u,0\n", "sequence 'a': step 0 is 0, which is not a token id"),
         ("id,order,label,x\na,1,u," + "5" * 200_000, "it cannot be read as CSV: field larger"),
     ],
@@ -277,6 +279,8 @@ def test_a_bad_csv_is_named_by_line_or_sequence(text: str, reason: str, tmp_path
         ({"values": [[1.0]], "lengths": [1, 0], "labels": [1, 2]}, "row 1: the sequence is empty"),
         ({"values": [["a"]], "lengths": [1], "labels": [1]}, "row 0: a sequence must be a list of steps"),
         ({"values": np.array([None]), "lengths": [1], "labels": [1]}, "it is not an NPZ file without pickles"),
+        ({"values": [[1.0]], "lengths": [1], "labels": [[1]]}, r"labels must be \(n,\), one for each sequence"),
+        ({"values": [[1.0]], "lengths": [1], "labels": 1}, r"labels must be \(n,\), one for each sequence"),
     ],
 )
 def test_a_bad_npz_is_refused(arrays: dict[str, Any], reason: str, tmp_path: Path) -> None:
@@ -413,7 +417,7 @@ def test_a_csv_of_texts_is_what_jsonl_of_them_is(column: str, tmp_path: Path) ->
 
 def test_words_are_those_of_what_is_trained_on(tmp_path: Path) -> None:
     """No word is known for occurring in the share that is held out."""
-    write_jsonl(tmp_path / "a.jsonl", [f"w{row} w{row} common" for row in range(20)], ["a"] * 20)
+    write_jsonl(tmp_path / "a.jsonl", [f"w{row} w{row} common" for row in range(20)], ["a", "b"] * 10)
     dataset = read(tmp_path / "a.jsonl")
     assert dataset.vocabulary == 2 + 1 + 16
     assert all(steps[0] == 1 for steps in dataset.test.sequences)
@@ -486,3 +490,55 @@ def test_texts_may_be_split_by_a_tokenizer_of_ones_own(tmp_path: Path) -> None:
         read(tmp_path / "a.jsonl", tokenizer=str(tmp_path / "own.json"))
     with pytest.raises(BadFile, match=r"none\.json: No such file"):
         read(tmp_path / "a.jsonl", tokenizer=str(tmp_path / "none.json"))
+
+
+@pytest.mark.parametrize("extension", ["jsonl", "parquet", "csv"])
+def test_texts_that_a_teacher_labels_need_no_column_of_labels(extension: str, tmp_path: Path) -> None:
+    """What a teacher says of a text is no cell of its file, in any format that holds texts."""
+    path = tmp_path / f"mine.{extension}"
+    if extension == "jsonl":
+        path.write_text("\n".join(json.dumps({"sequence": text}) for text in TEXTS))
+    elif extension == "parquet":
+        pq.write_table(pa.table({"sequence": TEXTS}), path)
+    else:
+        with path.open("w", newline="") as file:
+            csv.writer(file).writerows([["text"], *([text] for text in TEXTS)])
+    dataset = read(path, "vectors", path)
+    assert dataset.train.texts == TEXTS
+    assert dataset.train.given_labels is None
+
+
+def test_json_that_is_too_deep_is_named(tmp_path: Path) -> None:
+    """Brackets without end are a fault of the line that has them."""
+    (tmp_path / "a.jsonl").write_text('{"sequence": ' + "[" * 100_000)
+    with pytest.raises(BadFile, match=r"a\.jsonl, line 1: it is not JSON"):
+        read(tmp_path / "a.jsonl")
+
+
+def test_a_label_that_float32_cannot_hold_is_refused(tmp_path: Path) -> None:
+    """It is named by its row, rather than learned as infinity."""
+    write_jsonl(tmp_path / "a.jsonl", LISTS[:2], [1.5, 1e39])
+    with pytest.raises(BadFile, match=r"line 3: the label 1e\+39 is not a finite number, as float32 holds it"):
+        read(tmp_path / "a.jsonl", "numbers")
+
+
+def test_one_class_is_refused_before_training(tmp_path: Path) -> None:
+    """Whoever has only one label is told so at once, and not by a probe after the training."""
+    write_jsonl(tmp_path / "a.jsonl", LISTS, ["a"] * 5)
+    with pytest.raises(BadFile, match=r"a\.jsonl: every label is 'a': it takes two classes"):
+        read(tmp_path / "a.jsonl")
+
+
+def test_classes_of_one_sequence_each_leave_nothing_to_test_on(tmp_path: Path) -> None:
+    """No share can be held out of them, and the sentence says why."""
+    write_jsonl(tmp_path / "a.jsonl", LISTS[:3], ["a", "b", "c"])
+    with pytest.raises(ValueError, match="of 3 sequences none can be held out: no class has two of them"):
+        read(tmp_path / "a.jsonl")
+
+
+def test_classes_of_one_value_have_one_order() -> None:
+    """The index of a class depends on its name alone, not on the order in which a set holds it."""
+    names = [f"{'0' * zeros}{value}" for value in (2, 1) for zeros in range(9)]
+    expected = tuple(sorted(names, key=lambda name: (int(name), name)))
+    assert _name_classes(list(names)) == expected
+    assert _name_classes(list(reversed(names))) == expected
