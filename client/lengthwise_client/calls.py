@@ -201,15 +201,16 @@ class Calls:
     ) -> Iterator[Call[Encoded]]:
         models: set[str] = set()
         for part in cut(sequences, served, partial(self._choose, served.features, options)):
-            yield self._encode_part(part, allow(), models)
+            yield self._encode_part(part, allow(), models, gives_rows="embedding" in options.outputs)
 
-    def _encode_part(self, part: Part, deadline: Deadline, models: set[str]) -> Call[Encoded]:
+    def _encode_part(self, part: Part, deadline: Deadline, models: set[str], *, gives_rows: bool) -> Call[Encoded]:
         """Encode one part.
 
         Args:
             part: to encode.
             deadline: of the call.
             models: hashes of those that answered the call's other parts; this one's is added.
+            gives_rows: whether embeddings are asked for, one for each sequence.
         """
         form = part.format
         try:
@@ -222,7 +223,10 @@ class Calls:
         models.add(response.headers.get("x-model-sha", ""))
         if len(models) > 1:
             raise ModelChanged(models)
-        return _read(response, form.read)
+        encoded = _read(response, form.read)
+        if gives_rows and len(encoded.embeddings) != len(part.sequences):
+            raise NotUnderstood(str(response.url))
+        return encoded
 
     def _exchange(self, request: Request, deadline: Deadline) -> Call[httpx.Response]:
         """Send a request until it succeeds, cannot, or has had its tries or its time."""
@@ -236,6 +240,8 @@ class Calls:
                 response: httpx.Response = yield _send_within(request, left)
             except httpx.TimeoutException as error:
                 raise DeadlineExceeded(deadline.timeout) from error
+            except httpx.DecodingError as error:
+                raise NotUnderstood(f"{self._url}{request.path}") from error
             except httpx.TransportError as error:
                 failure: LengthwiseError = Unreachable(self._url, str(error) or type(error).__name__)
                 is_passing = isinstance(error, httpx.NetworkError | httpx.RemoteProtocolError)

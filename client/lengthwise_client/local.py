@@ -65,14 +65,22 @@ class LocalEncoder:
 
         Raises:
             TypeError: `sequences[i]` is not of the kind the model reads.
-            ValueError: `sequences[i]` is not of its shape, has no steps, or holds NaN or an infinity.
+            ValueError: `sequences[i]` is not of its shape, has no steps, or holds NaN, an infinity or an id below 1.
         """
         arrays = to_arrays([*sequences], 0, self.features)
         require_numbers(arrays)
+        if self.features is None:
+            self._require_tokens(arrays)
         embeddings = np.empty((len(arrays), self.dim), np.float32)
         for places in _cut([len(steps) for steps in arrays]):
             embeddings[places] = self._run([arrays[place] for place in places])
         return embeddings
+
+    def _require_tokens(self, arrays: list[npt.NDArray[Any]]) -> None:
+        """Refuse ids that are no tokens, as the service does: the graph would take a negative one for another."""
+        for index, steps in enumerate(arrays):
+            if (steps < 1).any():
+                raise ValueError(f"sequences[{index}] holds {steps.min()}, which is not a token id: 0 is padding")
 
     def _zeros(self) -> npt.NDArray[Any]:
         return np.ones(1, np.int64) if self.features is None else np.zeros((1, self.features), np.float32)

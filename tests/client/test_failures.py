@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from io import BytesIO
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,13 @@ def _no_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
 def relay(client: TestClient) -> Relay:
     """The app with default settings, behind a relay."""
     return Relay(client)
+
+
+class Junk(httpx.SyncByteStream):
+    """A body that is not gzip."""
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield b"junk"
 
 
 def service_in(app: Any) -> Any:
@@ -234,6 +242,22 @@ def test_answers_of_different_models_are_not_mixed(serve: Serve, monkeypatch: py
     with relay.connect() as client, pytest.raises(ModelChanged) as caught:
         client.encode(draw_sequences([20, 20]))
     assert caught.value.found == ["a", "b"]
+
+
+def test_an_answer_of_other_sequences_is_an_error(relay: Relay) -> None:
+    """As many embeddings come as sequences were sent, or none is believed to be of any."""
+    file = BytesIO()
+    np.save(file, np.zeros((1, 16), np.float32))
+    relay.instead.append(httpx.Response(200, content=file.getvalue()))
+    with relay.connect() as client, pytest.raises(NotUnderstood, match=r"^http://app/encode"):
+        client.encode(SEQUENCES)
+
+
+def test_an_answer_that_cannot_be_unpacked_is_an_error() -> None:
+    """What says it is gzip and is not, as a broken proxy's, is told as any answer that is not understood."""
+    broken = httpx.MockTransport(lambda _: httpx.Response(200, headers={"content-encoding": "gzip"}, stream=Junk()))
+    with Client("http://other", transport=broken) as client, pytest.raises(NotUnderstood, match=r"^http://other/info"):
+        client.encode(SEQUENCES)
 
 
 @pytest.mark.parametrize("content", [b"<html>", b"[]", b"{}", b""])

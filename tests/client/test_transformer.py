@@ -171,6 +171,13 @@ def test_a_name_that_the_service_does_not_know_is_told(kind: Any, url: str) -> N
         kind(url, model="other").fit(SEQUENCES)
 
 
+@pytest.mark.parametrize("token", [0, -1])
+def test_what_is_not_a_token_id_is_refused_in_process(token: int) -> None:
+    """Padding's id, and a negative one, which the graph would count from the end of its table."""
+    with pytest.raises(ValueError, match=rf"sequences\[1\] holds {token}, which is not a token id: 0 is padding"):
+        local.LocalEncoder(TOKENS).encode([[1, 2], [1, token]])
+
+
 def test_an_artifact_in_process_is_proven_first(tmp_path: Path) -> None:
     """One whose golden vectors do not come out is refused; one without any is taken."""
 
