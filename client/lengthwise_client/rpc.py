@@ -1,10 +1,9 @@
 """gRPC: the Open Inference Protocol, as one more format of calls and a transport that carries them."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib.resources import files
 from struct import pack
 from typing import Any, ClassVar
 
@@ -12,18 +11,14 @@ import grpc
 import httpx
 import numpy as np
 import numpy.typing as npt
-from google.protobuf.descriptor_pb2 import FileDescriptorSet
-from google.protobuf.descriptor_pool import DescriptorPool
-from google.protobuf.message_factory import GetMessageClass
 from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 
 from lengthwise_client.formats import Encoded, Options, to_arrays
+from lengthwise_client.messages import describe, kind_of, read_name, read_names, write_index, write_metadata
 
 SERVICE = "inference.GRPCInferenceService"
-SCHEMES = ("grpc", "grpcs")  # plain, and with TLS
 PASSED = frozenset({"authorization", "traceparent", "tracestate", "x-expect-model", "x-request-id"})
-LIMITS = ("max_request_steps", "max_queue_steps", "max_body_bytes")
 OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 STATUSES = {
     "INVALID_ARGUMENT": 422,
@@ -35,14 +30,6 @@ STATUSES = {
     "UNAVAILABLE": 503,
     "UNIMPLEMENTED": 501,
 }
-
-POOL = DescriptorPool()  # of our own: the protocol's other clients have these names in the one that all share
-POOL.Add(FileDescriptorSet.FromString(files(__package__).joinpath("open_inference.binpb").read_bytes()).file[0])
-
-
-def kind_of(name: str) -> Any:
-    """Return the class of a message of the protocol."""
-    return GetMessageClass(POOL.FindMessageTypeByName(f"inference.{name}"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,11 +136,11 @@ class RpcTransport(httpx.BaseTransport):
             method, body = _read_call(request, request.read())
             if method != "info":
                 return _answer(*ask(method, body))
-            names, first = _read_names(ask("RepositoryIndex", _index())[0]), ""
-            described = [ask("ModelMetadata", _metadata(name))[0] for name in names]
+            names, first = read_names(ask("RepositoryIndex", write_index())[0]), ""
+            described = [ask("ModelMetadata", write_metadata(name))[0] for name in names]
             if names:
-                first = _find_default(partial(ask, "ModelMetadata", _metadata("")))
-            return _describe(described, first)
+                first = _find_default(partial(ask, "ModelMetadata", write_metadata("")))
+            return describe(described, first)
         except grpc.RpcError as error:
             return _refuse(error, request)
 
@@ -182,15 +169,15 @@ class AsyncRpcTransport(httpx.AsyncBaseTransport):
             method, body = _read_call(request, await request.aread())
             if method != "info":
                 return _answer(*await ask(method, body))
-            names = _read_names((await ask("RepositoryIndex", _index()))[0])
-            described = [(await ask("ModelMetadata", _metadata(name)))[0] for name in names]
+            names = read_names((await ask("RepositoryIndex", write_index()))[0])
+            described = [(await ask("ModelMetadata", write_metadata(name)))[0] for name in names]
             first = ""
             if names:
                 try:
-                    first = _name_of((await ask("ModelMetadata", _metadata("")))[0])
+                    first = read_name((await ask("ModelMetadata", write_metadata("")))[0])
                 except grpc.RpcError as error:
                     _require_missing(error)
-            return _describe(described, first)
+            return describe(described, first)
         except grpc.RpcError as error:
             return _refuse(error, request)
 
@@ -231,27 +218,10 @@ def _read_call(request: httpx.Request, body: bytes) -> tuple[str, bytes]:
     return calls.get(path) or path.rpartition("/")[2], body
 
 
-def _index() -> bytes:
-    return bytes(kind_of("RepositoryIndexRequest")(ready=True).SerializeToString())
-
-
-def _metadata(name: str) -> bytes:
-    return bytes(kind_of("ModelMetadataRequest")(name=name).SerializeToString())
-
-
-def _read_names(body: bytes) -> list[str]:
-    models = kind_of("RepositoryIndexResponse").FromString(body).models
-    return sorted({model.name for model in models})
-
-
-def _name_of(body: bytes) -> str:
-    return str(kind_of("ModelMetadataResponse").FromString(body).name)
-
-
 def _find_default(ask: Any) -> str:
     """Return the name of the model that is meant by none; nothing if none is."""
     try:
-        return _name_of(ask()[0])
+        return read_name(ask()[0])
     except grpc.RpcError as error:
         _require_missing(error)
         return ""
@@ -261,28 +231,6 @@ def _require_missing(error: Any) -> None:
     """Raise an error again, unless it says that there is no such model."""
     if error.code() is not grpc.StatusCode.NOT_FOUND:
         raise error
-
-
-def _describe(models: Iterable[bytes], default: str) -> httpx.Response:
-    """Write what `/info` says as far as the protocol tells it."""
-    described: list[dict[str, Any]] = []
-    settings: dict[str, int] = {}
-    for body in models:
-        model = kind_of("ModelMetadataResponse").FromString(body)
-        shapes = {one.name: list(one.shape) for one in [*model.inputs, *model.outputs]}
-        sequences = shapes["sequences"]
-        described.append(
-            {
-                "name": model.name,
-                "names": [model.name, *(f"{model.name}@{version}" for version in model.versions)],
-                "features": sequences[2] if len(sequences) > 2 else None,
-                "dim": shapes["embedding"][1],
-                "sha256": model.properties["sha256"],
-                "outputs": sorted({one.name.partition("_")[0] for one in model.outputs}),
-            }
-        )
-        settings = {name: int(model.properties[name]) for name in LIMITS}
-    return httpx.Response(200, json={"models": described, "default_model": default or None, "settings": settings})
 
 
 def _answer(content: bytes, trailing: Any) -> httpx.Response:

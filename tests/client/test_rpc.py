@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lengthwise_client import AsyncClient, Client, DeadlineExceeded, Refused, Unreachable
-from lengthwise_client import rpc as wire
+from lengthwise_client import messages as wire
 from service.app import create_app
 from service.codecs.kserve import messages
 from service.encoder.sequences import pad_batch
