@@ -272,6 +272,16 @@ def test_every_supported_python_is_tested() -> None:
     assert project["requires-python"] == f">={declared[0]}"
 
 
+def test_the_hosted_workflow_runs_what_was_reviewed() -> None:
+    """Every action is named by its commit, the token may only read, and no credentials are left for what is tested."""
+    workflow = yaml.safe_load(Path(".github/workflows/check.yml").read_text(encoding="utf-8"))
+    assert workflow["permissions"] == {"contents": "read"}
+    used = [step for step in workflow["jobs"]["check"]["steps"] if "uses" in step]
+    assert all(re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", step["uses"]) for step in used)
+    (checkout,) = (step for step in used if step["uses"].startswith("actions/checkout@"))
+    assert checkout["with"] == {"persist-credentials": False}
+
+
 def test_the_image_is_plain_locked_and_unprivileged() -> None:
     """The Dockerfile needs no BuildKit, installs by hash, ends as a numbered user and disables telemetry."""
     text = Path("Dockerfile").read_text(encoding="utf-8")
