@@ -29,8 +29,9 @@ from model.training.report import print_predictions, write_report
 from model.training.run_directory import BrokenRun, read_config, read_tokenizer
 
 RECIPES = Path(__file__).parents[1] / "recipes"
-OF_FILES = ("test", "test_share", "sequence_column", "label_column", "partner_column", "id_column", "order_column")
-OF_FILES += ("vocabulary", "tokenizer", "source", "licence")  # the arguments that say how a user's file is read
+# The arguments that say how a user's file is read.
+OF_FILES = ["test", "test_share", "sequence_column", "label_column", "partner_column", "id_column", "order_column"]
+OF_FILES += ["vocabulary", "tokenizer", "source", "licence"]
 
 
 def main(arguments: list[str] | None = None) -> None:

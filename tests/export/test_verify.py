@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from export import verify
+from export import oracle, verify
 from export.graph import GraphOptions, build_graph
 from model.encoder.config import EncoderConfig
 from model.encoder.encoder import SequenceEncoder
@@ -109,11 +109,11 @@ def test_an_encoder_of_torch_that_is_wrong_alike_fails_by_the_oracle(
     proven: tuple[SequenceEncoder, EncoderSession], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If torch and the graph agree, and numpy does not, the claim about numpy alone fails."""
-    encode = verify.oracle.encode
+    encode = oracle.encode
 
     def differ(*arguments: Any) -> Any:
         answer = encode(*arguments)
         return dataclasses.replace(answer, embedding=answer.embedding + 0.01)
 
-    monkeypatch.setattr(verify.oracle, "encode", differ)
+    monkeypatch.setattr(oracle, "encode", differ)
     assert list_failures(*proven) == ["embedding equals a numpy oracle on each sequence, unpadded"]
