@@ -170,6 +170,19 @@ def test_a_sequence_goes_on_where_its_first_half_ended(cell: Cell) -> None:
     assert torch.equal(second.state.h[2], first.state.h[2])  # its second part is empty, and keeps the state
 
 
+def test_an_empty_row_ends_in_the_state_it_began_in() -> None:
+    """Beside a row of three steps its hidden states and cells are zero, or those that it was given."""
+    encoder = SequenceEncoder(EncoderConfig(features=2, hidden=3, layers=2)).eval()
+    steps, lengths = torch.randn(2, 3, 2), torch.tensor([3, 0])
+    given = RecurrentState(torch.rand(2, 2, 2, 3), torch.rand(2, 2, 2, 3))
+    for state, expected in ((None, (torch.zeros(2, 2, 3),) * 2), (given, (given.h[1], given.c[1]))):  # type: ignore[index]
+        found = encoder.run(steps, lengths, state).state
+        assert found.c is not None
+        assert torch.equal(found.h[1], expected[0])
+        assert torch.equal(found.c[1], expected[1])
+        assert found.c[0].all()
+
+
 def test_a_state_may_be_given_to_an_empty_batch() -> None:
     """Rows without steps have no outputs, the zero embedding, and the state they came with."""
     encoder = SequenceEncoder(EncoderConfig(features=2, hidden=3, bidirectional=False)).eval()
