@@ -97,6 +97,9 @@ def test_a_crop_is_a_stretch_of_its_own_sequence() -> None:
             assert 40 * row < valid[0] <= 40 * (row + 1)
         seen.add((int(crops[28, 0]) - 28 * 40, int(kept[28])))
     assert len(seen) > 20  # of 50 draws, crops of the longest row mostly differ
+    starts_and_ends = {(first, first + count - 1) for first, count in seen if count < 29}
+    assert {first for first, _ in starts_and_ends} >= {1}  # and reach its first step, and its last one
+    assert {last for _, last in starts_and_ends} >= {29}
 
 
 def test_crops_of_numbers_and_of_ids_are_cut_alike() -> None:

@@ -1,6 +1,7 @@
 """Sentence similarity: the cosine, the start as an average, and the baselines."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from model.tasks.similarity import (
     SentenceSimilarity,
     average,
     correlate,
+    measure_averages,
     sif_weights,
     start_as_average,
     weigh_tokens,
@@ -156,6 +158,17 @@ def test_similarity_needs_pairs(tmp_path: Path) -> None:
         train(tmp_path, dataset, Recipe(task="similarity", encoder=ENCODER, training=training))
     with pytest.raises(WrongLabels, match="labelled with numbers of pairs"):
         train(tmp_path, make_dataset(), Recipe(task="regression", encoder=ENCODER, training=training))
+
+
+def test_averages_are_weighed_by_what_is_trained_on() -> None:
+    """What is common to sentences, and how often words are used, is learned without the test sentences."""
+    vectors = np.random.default_rng(0).normal(size=(VOCABULARY, 4)).astype(np.float32)
+    vectors[0] = 0
+    train, other, test = draw_pairs(40, 1), draw_pairs(40, 2), draw_pairs(40, 3)
+    dataset = Dataset("pairs", train, test, (), "made", "none", vocabulary=VOCABULARY, vectors=vectors)
+    first, second = (measure_averages(replace(dataset, train=part)) for part in (train, other))
+    assert first["mean_vectors_spearman"] == second["mean_vectors_spearman"]
+    assert first["sif_vectors_spearman"] != second["sif_vectors_spearman"]
 
 
 def test_there_are_no_baselines_without_vectors() -> None:
