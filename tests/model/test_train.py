@@ -18,6 +18,7 @@ from model.data.datasets import Dataset, LabelledSequences
 from model.data.files import load_dataset
 from model.data.splits import split
 from model.encoder.config import EncoderConfig
+from model.encoder.encoder import SequenceEncoder
 from model.tasks.catalogue import TASKS
 from model.tasks.config import TrainConfig
 from model.tasks.supervised import SequenceClassifier
@@ -108,6 +109,16 @@ def test_standardization_is_fitted_on_training_sequences_only(finished: tuple[Pa
     assert standardization is not None
     mean = torch.from_numpy(np.concatenate(fitting.sequences)).double().mean(dim=0).float()
     assert torch.equal(standardization.mean, mean)
+
+
+def test_probes_are_fitted_on_training_sequences_only() -> None:
+    """If all labels of the test sequences are turned, they are wrong as often as they were right before."""
+    dataset = make_dataset()
+    turned = dataclasses.replace(dataset.test, given_labels=1 - dataset.test.labels)
+    task = SequenceClassifier(SequenceEncoder(ENCODER), TRAINING, 2).eval()
+    before, after = evaluate(task, dataset), evaluate(task, dataclasses.replace(dataset, test=turned))
+    for name in ("nearest_neighbour", "linear_probe"):
+        assert before[name] + after[name] == pytest.approx(1.0)
 
 
 def test_nothing_is_held_out_if_the_share_is_zero(tmp_path: Path) -> None:
