@@ -23,6 +23,8 @@ class TrainConfig:
         head_norm: then normalise each of these numbers over the batch (BatchNorm); what is served is unchanged.
         noise: added to every number; see `model.tasks.task.Augmentation`.
         offset: added throughout a sequence; see `model.tasks.task.Augmentation`.
+        neighbours: of self-supervision: sequences of a batch belong together, as two views of one do, if each is among
+            this many most similar ones of the other. 0 for none.
         validation_share: held out of training to stop it early; of each class, if there are classes. 0 holds out
             nothing, for sets too small to spare any: the epoch that is best on the training sequences is kept.
         patience: epochs without a better validation metric before training stops.
@@ -43,6 +45,7 @@ class TrainConfig:
     head_norm: bool = False
     noise: float = 0.0
     offset: float = 0.0
+    neighbours: int = 0
     validation_share: float = 0.1
     patience: int = 30
     precision: Precision = "32-true"
@@ -55,6 +58,8 @@ class TrainConfig:
             value = getattr(self, name)
             if not (isinstance(value, int) and value >= 1):
                 raise ValueError(f"training {name} is {value!r}: it must be an integer of at least 1")
+        if self.neighbours < 0:
+            raise ValueError(f"training neighbours is {self.neighbours}: it must be at least 0")
         if not 0.0 <= self.validation_share < 1.0:
             raise ValueError(f"training validation_share is {self.validation_share}: it must be in [0, 1)")
         if not 0.0 <= self.label_smoothing <= 1.0:

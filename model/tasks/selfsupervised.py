@@ -1,9 +1,10 @@
 """Self-supervised training: sequences without labels teach an encoder by what two views of each have in common.
 
 The method is SimCLR (Chen et al., 2020) on sub-sequences. Each sequence of a batch is seen twice, as two random crops
-of it, changed at random; the encoder learns to tell which views belong together. Nothing in it depends on what a step
-is, so that numbers and token ids, any encoder and any pooling learn alike. `docs/decisions/training.md` has what else
-was tried.
+of it, changed at random; the encoder learns to tell which views belong together. If the recipe asks for neighbours,
+the views of sequences that the encoder finds alike belong together, too (after NNCLR, Dwibedi et al., 2021). Nothing in
+it depends on what a step is, so that numbers and token ids, any encoder and any pooling learn alike.
+`docs/decisions/training.md` has what else was tried.
 """
 
 import torch
@@ -42,18 +43,41 @@ def crop(sequences: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     return sequences[rows, places], kept
 
 
-def contrast(first: Tensor, second: Tensor) -> Tensor:
-    """Return SimCLR's NT-Xent loss: cross-entropy of finding a view's other half among all other views.
+def contrast(first: Tensor, second: Tensor, near: Tensor) -> Tensor:
+    """Return SimCLR's NT-Xent loss: cross-entropy of finding what belongs to a view among all other views.
 
     Args:
         first: `(n, P)`, one view of each sequence, n >= 1.
         second: `(n, P)`, the other.
+        near: `(n, n)`, bool, symmetric: the other sequences whose views belong to a sequence's, as its other half does.
 
     Returns:
-        The mean over all 2n views, a scalar: at chance log(2n - 1), and 0 for a single sequence.
+        The mean over all 2n views, of each over what belongs to it, a scalar: without neighbours at chance
+        log(2n - 1), and 0 for a single sequence.
     """
-    similarity = _compare(first, second) / TEMPERATURE
-    return nn.functional.cross_entropy(similarity, _other_halves(len(first), first.device))
+    chances = (_compare(first, second) / TEMPERATURE).log_softmax(dim=1)
+    belongs = near.repeat(2, 2)
+    belongs[torch.arange(len(belongs)), _other_halves(len(first), first.device)] = True
+    return -(chances.masked_fill(~belongs, 0.0).sum(dim=1) / belongs.sum(dim=1)).mean()
+
+
+def find_neighbours(embeddings: Tensor, count: int) -> Tensor:
+    """Find the pairs of sequences of which each is among the `count` most similar ones of the other.
+
+    Embeddings are compared by cosine, relative to their mean.
+
+    Args:
+        embeddings: `(n, D)`, n >= 1.
+        count: at least 0.
+
+    Returns:
+        `(n, n)`, bool, symmetric; a sequence is not a neighbour of itself.
+    """
+    directions = nn.functional.normalize(embeddings - embeddings.mean(dim=0), dim=1)
+    likeness = (directions @ directions.T).fill_diagonal_(-torch.inf)
+    found = likeness.topk(min(count, len(embeddings) - 1), dim=1).indices
+    is_found = torch.zeros_like(likeness, dtype=torch.bool).scatter_(1, found, value=True)
+    return is_found & is_found.T
 
 
 class SelfSupervised(Task):
@@ -67,14 +91,20 @@ class SelfSupervised(Task):
         dim = encoder.config.dim
         self.head = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, VIEW_SIZE))
         self._group = training.batch_size
+        self._neighbours = training.neighbours
 
     def forward(self, sequences: Tensor, lengths: Tensor) -> Tensor:
         """Look at a padded batch and its lengths `(B,)` twice: `(B, 2, VIEW_SIZE)`, each time other views."""
         return torch.stack([self._view(sequences, lengths) for _ in range(2)], dim=1)
 
     def training_loss(self, batch: Batch) -> Tensor:
-        """Return the NT-Xent loss over the batch's sequences."""
-        return contrast(*self(batch.sequences, batch.lengths).unbind(dim=1))
+        """Return the NT-Xent loss over the batch's sequences; their neighbours are those by the embeddings as served."""
+        was_training = self.encoder.training
+        self.encoder.eval()
+        with torch.no_grad():
+            near = find_neighbours(self.encoder(batch.sequences, batch.lengths).float(), self._neighbours)
+        self.encoder.train(was_training)
+        return contrast(*self(batch.sequences, batch.lengths).unbind(dim=1), near)
 
     def augment(self, sequences: Tensor) -> Tensor:
         """Change numbers as the recipe says; replace tokens `(B, T)` at random by padding's, which says nothing."""
@@ -92,12 +122,15 @@ class SelfSupervised(Task):
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(MEASURING_SEED)
             views = run_batches(self, self, data).float()
+        embeddings = run_batches(self, self.encoder, data).float()
         order = torch.tensor(data.lengths).argsort(stable=True)
         loss = matched = 0.0
         for rows in in_order(len(data), self._group):
-            first, second = views[order[rows].to(device)].unbind(dim=1)
+            places = order[rows].to(device)
+            first, second = views[places].unbind(dim=1)
+            near = find_neighbours(embeddings[places], self._neighbours)
             found = _compare(first, second).argmax(dim=1) == _other_halves(len(rows), device)
-            loss += float(contrast(first, second)) * len(rows) / len(data)
+            loss += float(contrast(first, second, near)) * len(rows) / len(data)
             matched += float(found.double().mean()) * len(rows) / len(data)
         return {"loss": loss, "matched": matched}
 

@@ -17,7 +17,15 @@ from model.encoder.encoder import SequenceEncoder
 from model.encoder.pooling import Pooling
 from model.tasks.catalogue import TASKS
 from model.tasks.config import TrainConfig
-from model.tasks.selfsupervised import HIDDEN_SHARE, SHORTEST_CROP, TEMPERATURE, SelfSupervised, contrast, crop
+from model.tasks.selfsupervised import (
+    HIDDEN_SHARE,
+    SHORTEST_CROP,
+    TEMPERATURE,
+    SelfSupervised,
+    contrast,
+    crop,
+    find_neighbours,
+)
 from model.training.evaluate import main as evaluate_main
 from model.training.fit import train
 from model.training.recipe import Recipe
@@ -55,25 +63,61 @@ def test_the_loss_is_the_published_one() -> None:
     """Of two sequences whose views agree at right angles to each other's, NT-Xent is log(e^(1/t) + 2) - 1/t."""
     first, second = torch.tensor([[1.0, 0.0], [0.0, 3.0]]), torch.tensor([[2.0, 0.0], [0.0, 1.0]])
     expected = math.log(math.exp(1 / TEMPERATURE) + 2) - 1 / TEMPERATURE
-    assert contrast(first, second).item() == pytest.approx(expected, rel=1e-6)  # float32
+    assert contrast(first, second, torch.zeros(2, 2, dtype=torch.bool)).item() == pytest.approx(expected, rel=1e-6)  # float32
 
 
-def test_the_loss_equals_the_sum_written_out() -> None:
-    """Over random views it is the mean, over all 2n of them, of -log(e^(s_ij/t) / sum over k != i of e^(s_ik/t))."""
+@pytest.mark.parametrize("neighbours", [set(), {(1, 3)}])
+def test_the_loss_equals_the_sum_written_out(neighbours: set[tuple[int, int]]) -> None:
+    """It is the mean over all 2n views i, and over all j that belong to i, of -log(e^(s_ij/t) / sum_k!=i e^(s_ik/t))."""
     draw = np.random.default_rng(0)
     first, second = draw.standard_normal((2, 5, 3))
     views = [view / np.linalg.norm(view) for view in [*first, *second]]
+    near = torch.zeros(5, 5, dtype=torch.bool)
+    for one, other in neighbours:
+        near[one, other] = near[other, one] = True
     terms = []
     for i, view in enumerate(views):
         weights = [math.exp(float(view @ other) / TEMPERATURE) if k != i else 0.0 for k, other in enumerate(views)]
-        terms.append(-math.log(weights[(i + 5) % 10] / sum(weights)))
-    found = contrast(torch.from_numpy(first), torch.from_numpy(second)).item()
+        own = [j for j in range(10) if (j != i and j % 5 == i % 5) or near[i % 5, j % 5]]
+        assert len(own) == (3 if neighbours and i % 5 in (1, 3) else 1)
+        terms.append(np.mean([-math.log(weights[j] / sum(weights)) for j in own]))
+    found = contrast(torch.from_numpy(first), torch.from_numpy(second), near).item()
     assert found == pytest.approx(np.mean(terms), rel=1e-6)  # views are compared in float32
 
 
-def test_a_lone_sequence_teaches_nothing() -> None:
+def test_neighbours_are_found_by_both() -> None:
+    """On a line the two ends of a gap are not neighbours: each has a nearer one, and counts only if it is found back."""
+    angles = torch.tensor([0.0, 0.1, 0.3, 1.5, 1.6])
+    embeddings = torch.stack([angles.cos(), angles.sin()], dim=1)
+    embeddings = torch.cat([embeddings, -embeddings])  # their mean is zero
+    pairs = {1: [(0, 1), (3, 4)], 2: [(0, 1), (0, 2), (1, 2), (3, 4)]}
+    for count, expected in pairs.items():
+        found = find_neighbours(embeddings + 7.0, count)[:5, :5]  # where their mean lies does not matter
+        assert torch.equal(found, found.T)
+        assert [tuple(pair) for pair in found.triu().nonzero().tolist()] == expected
+    assert not find_neighbours(embeddings, 0).any()
+    assert find_neighbours(embeddings[:2], 5).tolist() == [[False, True], [True, False]]
+
+
+def test_neighbours_are_those_of_the_encoder_as_served() -> None:
+    """Dropout, which makes two copies of a sequence differ in training, hides no neighbour, and goes on after that."""
+    sequences = draw_sequences([4, 7, 5, 6])
+    batch = SequenceSet(unlabelled([sequences[0], *sequences[:3]]))[[0, 1, 2, 3]]
+    task = make_task(TrainConfig(neighbours=1), dropout=0.9)
+    near = find_neighbours(task.eval().encoder(batch.sequences, batch.lengths), 1)
+    assert near[0, 1]
+    task.train()
+    torch.manual_seed(0)
+    expected = contrast(*task(batch.sequences, batch.lengths).unbind(dim=1), near)
+    torch.manual_seed(0)
+    assert task.training_loss(batch) == expected
+    assert task.encoder.training
+
+
+@pytest.mark.parametrize("neighbours", [0, 2])
+def test_a_lone_sequence_teaches_nothing(neighbours: int) -> None:
     """With no other sequence to be confused with, the loss is 0 and every gradient too, never NaN."""
-    task = make_task()
+    task = make_task(TrainConfig(neighbours=neighbours))
     loss = task.training_loss(SequenceSet(unlabelled(draw_sequences([4])))[[0]])
     torch.autograd.backward(loss)
     assert loss.item() == 0.0
