@@ -98,12 +98,8 @@ class SelfSupervised(Task):
         return torch.stack([self._view(sequences, lengths) for _ in range(2)], dim=1)
 
     def training_loss(self, batch: Batch) -> Tensor:
-        """Return the NT-Xent loss over the batch's sequences; their neighbours are those by the embeddings as served."""
-        was_training = self.encoder.training
-        self.encoder.eval()
-        with torch.no_grad():
-            near = find_neighbours(self.encoder(batch.sequences, batch.lengths).float(), self._neighbours)
-        self.encoder.train(was_training)
+        """Return the NT-Xent loss over the batch's sequences and their neighbours."""
+        near = self._find_neighbours(batch)
         return contrast(*self(batch.sequences, batch.lengths).unbind(dim=1), near)
 
     def augment(self, sequences: Tensor) -> Tensor:
@@ -133,6 +129,17 @@ class SelfSupervised(Task):
             loss += float(contrast(first, second, near)) * len(rows) / len(data)
             matched += float(found.double().mean()) * len(rows) / len(data)
         return {"loss": loss, "matched": matched}
+
+    def _find_neighbours(self, batch: Batch) -> Tensor:
+        """Find the neighbours `(B, B)` in a batch by its embeddings as they would be served now."""
+        if not self._neighbours:
+            return torch.zeros(len(batch.lengths), len(batch.lengths), dtype=torch.bool, device=batch.lengths.device)
+        was_training = self.encoder.training
+        self.encoder.eval()
+        with torch.no_grad():
+            embeddings = self.encoder(batch.sequences, batch.lengths).float()
+        self.encoder.train(was_training)
+        return find_neighbours(embeddings, self._neighbours)
 
     def _view(self, sequences: Tensor, lengths: Tensor) -> Tensor:
         """Encode one random view of each sequence for comparison: `(B, VIEW_SIZE)`.

@@ -63,12 +63,14 @@ def test_the_loss_is_the_published_one() -> None:
     """Of two sequences whose views agree at right angles to each other's, NT-Xent is log(e^(1/t) + 2) - 1/t."""
     first, second = torch.tensor([[1.0, 0.0], [0.0, 3.0]]), torch.tensor([[2.0, 0.0], [0.0, 1.0]])
     expected = math.log(math.exp(1 / TEMPERATURE) + 2) - 1 / TEMPERATURE
-    assert contrast(first, second, torch.zeros(2, 2, dtype=torch.bool)).item() == pytest.approx(expected, rel=1e-6)  # float32
+    assert contrast(first, second, torch.zeros(2, 2, dtype=torch.bool)).item() == pytest.approx(
+        expected, rel=1e-6
+    )  # float32
 
 
 @pytest.mark.parametrize("neighbours", [set(), {(1, 3)}])
 def test_the_loss_equals_the_sum_written_out(neighbours: set[tuple[int, int]]) -> None:
-    """It is the mean over all 2n views i, and over all j that belong to i, of -log(e^(s_ij/t) / sum_k!=i e^(s_ik/t))."""
+    """The mean over views i and the j that belong to i is that of -log(e^(s_ij/t) / sum over k != i of e^(s_ik/t))."""
     draw = np.random.default_rng(0)
     first, second = draw.standard_normal((2, 5, 3))
     views = [view / np.linalg.norm(view) for view in [*first, *second]]
@@ -86,13 +88,13 @@ def test_the_loss_equals_the_sum_written_out(neighbours: set[tuple[int, int]]) -
 
 
 def test_neighbours_are_found_by_both() -> None:
-    """On a line the two ends of a gap are not neighbours: each has a nearer one, and counts only if it is found back."""
+    """Two embeddings are neighbours if each is among the nearest of the other, wherever their mean lies."""
     angles = torch.tensor([0.0, 0.1, 0.3, 1.5, 1.6])
     embeddings = torch.stack([angles.cos(), angles.sin()], dim=1)
-    embeddings = torch.cat([embeddings, -embeddings])  # their mean is zero
+    embeddings = torch.cat([embeddings, -embeddings])  # so that their mean is zero
     pairs = {1: [(0, 1), (3, 4)], 2: [(0, 1), (0, 2), (1, 2), (3, 4)]}
     for count, expected in pairs.items():
-        found = find_neighbours(embeddings + 7.0, count)[:5, :5]  # where their mean lies does not matter
+        found = find_neighbours(embeddings + 7.0, count)[:5, :5]
         assert torch.equal(found, found.T)
         assert [tuple(pair) for pair in found.triu().nonzero().tolist()] == expected
     assert not find_neighbours(embeddings, 0).any()

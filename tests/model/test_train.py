@@ -569,6 +569,7 @@ def test_a_bad_file_ends_training_in_one_sentence(tmp_path: Path) -> None:
         ("learning_rate", 0.0),
         ("epochs", 2.5),
         ("precision", "64"),
+        ("neighbours", -1),
     ],
 )
 def test_trainings_that_cannot_be_are_refused(field: str, value: Any) -> None:
