@@ -100,7 +100,8 @@ class SelfSupervised(Task):
     def training_loss(self, batch: Batch) -> Tensor:
         """Return the NT-Xent loss over the batch's sequences and their neighbours."""
         near = self._find_neighbours(batch)
-        return contrast(*self(batch.sequences, batch.lengths).unbind(dim=1), near)
+        first, second = self(batch.sequences, batch.lengths).unbind(dim=1)
+        return contrast(first, second, near)
 
     def augment(self, sequences: Tensor) -> Tensor:
         """Change numbers as the recipe says; replace tokens `(B, T)` at random by padding's, which says nothing."""

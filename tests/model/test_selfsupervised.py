@@ -110,7 +110,8 @@ def test_neighbours_are_those_of_the_encoder_as_served() -> None:
     assert near[0, 1]
     task.train()
     torch.manual_seed(0)
-    expected = contrast(*task(batch.sequences, batch.lengths).unbind(dim=1), near)
+    first, second = task(batch.sequences, batch.lengths).unbind(dim=1)
+    expected = contrast(first, second, near)
     torch.manual_seed(0)
     assert task.training_loss(batch) == expected
     assert task.encoder.training
