@@ -54,12 +54,11 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Refuse what no training can do."""
-        for name in ("epochs", "batch_size", "pool_batches", "patience"):
+        least = {"epochs": 1, "batch_size": 1, "pool_batches": 1, "patience": 1, "neighbours": 0}
+        for name, fewest in least.items():
             value = getattr(self, name)
-            if not (isinstance(value, int) and value >= 1):
-                raise ValueError(f"training {name} is {value!r}: it must be an integer of at least 1")
-        if self.neighbours < 0:
-            raise ValueError(f"training neighbours is {self.neighbours}: it must be at least 0")
+            if not (isinstance(value, int) and value >= fewest):
+                raise ValueError(f"training {name} is {value!r}: it must be an integer of at least {fewest}")
         if not 0.0 <= self.validation_share < 1.0:
             raise ValueError(f"training validation_share is {self.validation_share}: it must be in [0, 1)")
         if not 0.0 <= self.label_smoothing <= 1.0:
