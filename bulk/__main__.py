@@ -9,16 +9,17 @@ import os
 import signal
 import sys
 import threading
+from bisect import bisect_left
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from bulk.encoder import Encoder, Encodes
+from bulk.encoder import Encoder, Encodes, settle_threads
 from bulk.mistakes import BulkError
 from bulk.planning import describe, make_plan, make_settings
 from bulk.progress import Meter
 from bulk.run import Bounds, Stages, run
-from bulk.sinks import finish, open_sink
+from bulk.sinks.files import finish, open_sink
 from bulk.stores import open_place
 from service.errors import StartupError
 from service.settings import SHIPPED_MODEL, Settings
@@ -66,6 +67,7 @@ def read_arguments(arguments: list[str]) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> None:
     """Encode; exit with one sentence if that cannot be."""
     options = read_arguments(sys.argv[1:] if arguments is None else arguments)
+    settle_threads()
     try:
         sys.exit(encode(options))
     except (BulkError, StartupError) as error:
@@ -81,26 +83,20 @@ def encode(options: argparse.Namespace) -> int:
     encoder = open_encoder(options, settings)
     try:
         plan, wanted = make_plan(options, encoder, settings)
-        if options.dry_run:
-            describe(plan, wanted, encoder)
-            return 0
         folder = open_place(options.out)
-        plan.save(folder)
         sink = open_sink(folder, plan, encoder.dim, encoder.name)
         count = len(plan.shards)
         if options.limit is not None:
-            count = sum(plan.first_row(number) < options.limit for number in range(count))
+            count = bisect_left(plan.starts, options.limit, hi=count)
         done = sink.find_done()
-        mine = [number for number in range(count) if number % programs == place and number not in done]
+        mine = [number for number in range(count) if number * programs // count == place and number not in done]
+        if options.dry_run:
+            describe(plan, mine, wanted, encoder)
+            return 0
+        plan.save(folder)
+        sink.prepare()
         bounds = Bounds(options.max_errors, threading.Event())
-        caught: list[int] = []
-
-        def stop(number: int, _: object) -> None:
-            caught.append(number)
-            bounds.stop.set()
-
-        for name in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(name, stop)
+        caught = catch_signals(bounds.stop)
         rows = sum(plan.shards[number].rows for number in mine)
         with Meter(rows, quiet=options.quiet) as meter:
             if options.engine == "ray":
@@ -119,6 +115,27 @@ def encode(options: argparse.Namespace) -> int:
         return SIGNALLED + (caught or [signal.SIGTERM])[0] if encoded < len(mine) else 0
     finally:
         encoder.close()
+
+
+def catch_signals(stop: threading.Event) -> list[int]:
+    """Have SIGTERM and Ctrl-C end the program after the shard in hand, and the second of a kind at once.
+
+    Args:
+        stop: is set by the first.
+
+    Returns:
+        Those that came, in turn, now and later.
+    """
+    caught: list[int] = []
+
+    def take_in(number: int, _: object) -> None:
+        caught.append(number)
+        signal.signal(number, signal.SIG_DFL)
+        stop.set()
+
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, take_in)
+    return caught
 
 
 def open_encoder(options: argparse.Namespace, settings: Settings) -> Encodes:

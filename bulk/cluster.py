@@ -20,18 +20,18 @@ try:
 except ImportError:
     ray = None
 
-from bulk.encoder import Encoder
+from bulk.encoder import Encoder, settle_threads
 from bulk.mistakes import BulkError, TooManyErrors
 from bulk.plan import Plan
 from bulk.planning import make_settings, make_wanted
 from bulk.progress import Done, Meter
 from bulk.run import Bounds, Stages, run
-from bulk.sinks import open_sink
+from bulk.sinks.files import open_sink
 from bulk.stores import open_place
+from bulk.stretches import Stretch, Stretches
 from service.encoder.session import find_artifact
 from service.settings import SHIPPED_MODEL
 
-SHARDS_AT_ONCE = 4  # for an actor, which reads the next while it encodes one
 MOST_LOSSES = 5  # of the same shards: then it is not the nodes that fail
 LOOK_SECONDS = 1.0  # between two looks for CPUs that came or went
 
@@ -43,6 +43,7 @@ class Worker:
     """An actor: an encoder with as many runs at a time as it has CPUs."""
 
     def __init__(self, options: argparse.Namespace, plan: Plan, folder: str, name: str, artifact: bytes) -> None:
+        settle_threads()
         self._plan = plan
         os.chdir(folder)  # the driver's, from which paths are given
         with tempfile.TemporaryDirectory() as made:
@@ -71,13 +72,14 @@ class Worker:
 class Actors:
     """As many workers as the cluster has CPUs for, each with some shards in hand."""
 
-    def __init__(self, options: argparse.Namespace, plan: Plan) -> None:
+    def __init__(self, options: argparse.Namespace, plan: Plan, numbers: list[int]) -> None:
         model = find_artifact(Path(options.model or SHIPPED_MODEL))
         self._cpus = options.actor_cpus
         self._given = [ray.put(one) for one in (options, plan, str(Path.cwd()), model.name, model.read_bytes())]
         settings = {"num_cpus": self._cpus, "scheduling_strategy": "SPREAD"}
         self._kind = ray.remote(Worker).options(**settings)
-        self._busy: dict[Any, tuple[Any, list[int]]] = {}
+        self._stretches = Stretches(numbers)
+        self._busy: dict[Any, tuple[Any, Stretch, list[int]]] = {}
         self._losses: Counter[int] = Counter()
 
     @property
@@ -85,17 +87,22 @@ class Actors:
         """How many have shards in hand."""
         return len(self._busy)
 
-    def fill(self, parts: deque[list[int]]) -> None:
+    @property
+    def left(self) -> int:
+        """How many shards nobody has in hand yet."""
+        return self._stretches.left
+
+    def fill(self) -> None:
         """Start workers for the CPUs that have none."""
         most = max(1, int(ray.cluster_resources().get("CPU", 0)) // self._cpus)
-        while parts and self.busy < most:
-            self._hand(self._kind.remote(*self._given), parts)
+        while self.left and self.busy < most:
+            self._hand(self._kind.remote(*self._given), deque())
 
-    def _hand(self, worker: Any, parts: deque[list[int]]) -> None:
-        numbers = parts.popleft()
-        self._busy[worker.encode.remote(numbers)] = worker, numbers
+    def _hand(self, worker: Any, stretch: Stretch) -> None:
+        stretch, numbers = self._stretches.take(stretch)
+        self._busy[worker.encode.remote(numbers)] = worker, stretch, numbers
 
-    def take(self, parts: deque[list[int]], *, is_ending: bool) -> tuple[list[int], Done] | None:
+    def take(self, *, is_ending: bool) -> tuple[list[int], Done] | None:
         """Wait for a worker and hand it more; one that was lost gives back what it had in hand.
 
         Returns:
@@ -107,19 +114,22 @@ class Actors:
         ended, _ = ray.wait([*self._busy], timeout=LOOK_SECONDS)
         if not ended:
             return None
-        worker, numbers = self._busy.pop(ended[0])
+        worker, stretch, numbers = self._busy.pop(ended[0])
         try:
             done: Done = ray.get(ended[0])
         except RayActorError as error:
-            parts.appendleft(numbers)
+            stretch.extendleft(reversed(numbers))
+            self._stretches.leave(stretch)
             self._losses[numbers[0]] += 1
             if self._losses[numbers[0]] == MOST_LOSSES:
                 raise BulkError(f"{MOST_LOSSES} actors were lost with the same shards; the last: {error}") from error
             return None
         except RayTaskError as error:
             raise BulkError(str(error.cause)) from error
-        if parts and not is_ending:
-            self._hand(worker, parts)
+        if self.left and not is_ending:
+            self._hand(worker, stretch)
+        else:
+            self._stretches.leave(stretch)
         return numbers, done
 
 
@@ -149,13 +159,12 @@ def run_on_ray(options: argparse.Namespace, plan: Plan, numbers: list[int], mete
     for number, handler in handlers.items():
         signal.signal(number, handler)  # Ray puts its own in their place
     try:
-        actors = Actors(options, plan)
-        parts = deque(numbers[first : first + SHARDS_AT_ONCE] for first in range(0, len(numbers), SHARDS_AT_ONCE))
+        actors = Actors(options, plan, numbers)
         encoded = 0
-        while actors.busy or (parts and not bounds.stop.is_set()):
+        while actors.busy or (actors.left and not bounds.stop.is_set()):
             if not bounds.stop.is_set():
-                actors.fill(parts)
-            if ended := actors.take(parts, is_ending=bounds.stop.is_set()):
+                actors.fill()
+            if ended := actors.take(is_ending=bounds.stop.is_set()):
                 done = ended[1]
                 encoded += len(ended[0])
                 meter.add(done.rows, done.steps, done.padded_steps, done.errors)

@@ -1,5 +1,6 @@
 """A shard encoded on all CPUs: sorted by length, cut by the service's costs, each row back in its place."""
 
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,9 +12,18 @@ import numpy.typing as npt
 
 from service.batching.cutting import cut_sorted
 from service.costs.calibrate import load
+from service.costs.memory import share_heap
 from service.encoder.sequences import Embeddings, InputSpec, Output, State, Steps, pad_batch
 from service.encoder.tokenizer import describe_input
 from service.settings import Settings
+
+SWITCH_SECONDS = 0.00005  # that a thread waits for one that has the interpreter; 5 ms, the default, is many runs long
+
+
+def settle_threads() -> None:
+    """Set what all threads of the process share, before there are any: the interpreter and the heap."""
+    sys.setswitchinterval(SWITCH_SECONDS)
+    share_heap()
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +32,14 @@ class Encoded:
 
     Attributes:
         embeddings: `(n, D)`.
+        lengths: `(n,)`, of the sequences.
         steps: n arrays `(t, W)`; empty if they were not asked for.
         state: of `(n, layers, directions, H)`; empty if it was not asked for.
         padded_steps: steps computed, padding included.
     """
 
     embeddings: Embeddings
+    lengths: npt.NDArray[np.int64]
     steps: list[npt.NDArray[np.float32]]
     state: State
     padded_steps: int
@@ -146,4 +158,4 @@ class Encoder:
 
         lengths = np.fromiter(map(len, sequences), np.int64, count)
         padded = self._pool.map(run, [places for places, _ in self.cut(lengths)])
-        return lambda: Encoded(embeddings, steps, state, sum(padded))
+        return lambda: Encoded(embeddings, lengths, steps, state, sum(padded))

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import accumulate
 from typing import Any
 
 from bulk.mistakes import BulkError
@@ -16,6 +17,7 @@ from bulk.stores import Place
 
 FORMAT = 1
 NAME = "plan.json"
+TOLD = 10  # changes, when there are many: each of ten thousand files may have been copied
 PART = re.compile(r"part-\d+\..+")
 
 
@@ -81,9 +83,10 @@ class Plan:
         """SHA-256 of all that decides the output; the parts name it."""
         return hashlib.sha256(self._write().encode()).hexdigest()
 
-    def first_row(self, number: int) -> int:
-        """Return how many rows all shards before shard `number` have."""
-        return sum(shard.rows for shard in self.shards[:number])
+    @property
+    def starts(self) -> list[int]:
+        """For each shard, how many rows all shards before it have; and at the end, how many there are."""
+        return [*accumulate((shard.rows for shard in self.shards), initial=0)]
 
     def save(self, folder: Place) -> None:
         """Write the plan; several programs that do so at once write the same one."""
@@ -131,5 +134,6 @@ def require_same(plan: Plan, model: str, options: dict[str, Any], inputs: Sequen
     if not changes and list(before) != list(now):
         changes.append("the inputs are in another order")
     if changes:
-        said = f"{folder} holds the output of another plan: {'; '.join(changes)}"
+        more = [f"and {len(changes) - TOLD} more"] if len(changes) > TOLD else []
+        said = f"{folder} holds the output of another plan: {'; '.join(changes[:TOLD] + more)}"
         raise BulkError(f"{said}. Encode into another folder, or remove it.")

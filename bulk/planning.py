@@ -14,8 +14,10 @@ from bulk.plan import PART, Plan, read_plan, require_same
 from bulk.sources.files import find_inputs, make_shards, open_source
 from bulk.sources.lines import LineSource, infer_types
 from bulk.sources.wanted import Wanted
-from bulk.stores import open_place
+from bulk.stores import Place, open_place
 from service.settings import Settings
+
+JUDGED = 5  # shards that a dry run reads
 
 
 def make_plan(options: argparse.Namespace, encoder: Encodes, settings: Settings) -> tuple[Plan, Wanted]:
@@ -34,6 +36,7 @@ def make_plan(options: argparse.Namespace, encoder: Encodes, settings: Settings)
     folder = open_place(options.out)
     if options.format == "npy" and not folder.is_local:
         raise BulkError(f"--format npy is one array that grows in place, and {folder} is in a store: --format parquet")
+    refuse_inside(options.inputs, folder)
     wanted = make_wanted(options, encoder, settings)
     inputs = find_inputs(options.inputs)
     first = open_source(inputs[0], wanted)
@@ -59,6 +62,19 @@ def make_plan(options: argparse.Namespace, encoder: Encodes, settings: Settings)
     if is_begun:
         raise BulkError(f"{folder} holds parts, and no plan.json says of what: encode into another folder")
     return Plan(encoder.sha256, said, inputs, make_shards(inputs, wanted)), wanted
+
+
+def refuse_inside(names: list[str], folder: Place) -> None:
+    """Refuse an output folder whose parts would be inputs the next time.
+
+    Raises:
+        BulkError: it is one of the inputs, or lies in one.
+    """
+    for name in names:
+        if open_place(name).holds(folder):
+            raise BulkError(
+                f"{folder} lies in the input {name}, to which its parts would be added: choose another --out"
+            )
 
 
 def make_wanted(
@@ -97,18 +113,44 @@ def make_settings(options: argparse.Namespace, model: Path, runners: int = 0) ->
     )
 
 
-def describe(plan: Plan, wanted: Wanted, encoder: Encodes) -> None:
-    """Say what there is to do; the time is that of the first shard, for as many rows as there are."""
-    sys.stdout.write(f"{plan.rows:,} rows of {len(plan.inputs)} files in {len(plan.shards)} shards\n")
-    if not plan.shards:
-        return
-    shard = plan.shards[0]
-    rows = open_source(plan.inputs[0], wanted).read(shard)
-    seconds = encoder.predict(np.fromiter(map(len, rows.sequences), np.int64, len(rows.sequences)))
-    times = plan.rows / max(1, shard.rows)
-    time = "" if seconds is None else f"{seconds * times:,.1f} s, "
+def describe(plan: Plan, numbers: list[int], wanted: Wanted, encoder: Encodes) -> None:
+    """Say what there is to do; steps and time are judged by a few of the shards.
+
+    Args:
+        plan: of all shards.
+        numbers: of those to encode, ascending.
+        wanted: says what is read of each row.
+        encoder: predicts the time.
+    """
+    files, rows = len(plan.inputs), sum(plan.shards[number].rows for number in numbers)
     sys.stdout.write(
-        f"about {rows.steps * times:,.0f} steps, {time}"
-        f"{plan.rows * encoder.dim * 4 / 2**20:,.1f} MiB of embeddings; judged by the first shard, in which "
-        f"{len(rows.errors)} of {shard.rows:,} rows cannot be encoded\n"
+        f"{plan.rows:,} rows of {files:,} {'file' if files == 1 else 'files'} in {len(plan.shards):,} shards; "
+        f"{rows:,} rows in {len(numbers):,} of them are to be encoded\n"
     )
+    if not numbers:
+        return
+    seconds: list[float | None] = []
+    read = steps = errors = 0
+    judged = pick(plan, numbers)
+    for number in judged:
+        shard = plan.shards[number]
+        found = open_source(plan.inputs[shard.input], wanted).read(shard)
+        lengths = np.fromiter(map(len, found.sequences), np.int64, len(found.sequences))
+        seconds.append(encoder.predict(lengths))
+        read, steps, errors = read + shard.rows, steps + found.steps, errors + len(found.errors)
+    times = rows / max(1, read)
+    known = [one for one in seconds if one is not None]
+    time = f"{sum(known) * times:,.1f} s, " if known else ""
+    sys.stdout.write(
+        f"about {steps * times:,.0f} steps, {time}{rows * encoder.dim * 4 / 2**20:,.1f} MiB of embeddings; "
+        f"judged by {len(judged)} {'shard' if len(judged) == 1 else 'shards'}, in which "
+        f"{errors:,} of {read:,} rows cannot be encoded\n"
+    )
+
+
+def pick(plan: Plan, numbers: list[int]) -> list[int]:
+    """Pick a few shards, from the first to the last, that can be read without what lies before them."""
+    places = [(shard.input, shard.first) for shard in plan.shards]
+    begun = [number for number in numbers if not number or places[number] != places[number - 1]] or numbers[:1]
+    count = min(JUDGED, len(begun))
+    return [begun[place * (len(begun) - 1) // max(1, count - 1)] for place in range(count)]

@@ -113,6 +113,7 @@ class RemoteEncoder:
     def begin(self, sequences: list[Steps], outputs: tuple[Output, ...] = ("embedding",)) -> Callable[[], Encoded]:
         """Begin to have n sequences encoded, as `Encoder.begin` does."""
         count, given = len(sequences), self._shapes
+        lengths = np.fromiter(map(len, sequences), np.int64, count)
         embeddings = np.zeros((count, self.dim), np.float32)
         steps: list[npt.NDArray[np.float32]] = []
         state: State = {}
@@ -138,7 +139,7 @@ class RemoteEncoder:
                 total = sum(one.result() for one in asked)
             except client.LengthwiseError as error:
                 raise BulkError(str(error)) from error
-            return Encoded(embeddings, steps, state, total)
+            return Encoded(embeddings, lengths, steps, state, total)
 
         return wait
 

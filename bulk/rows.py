@@ -58,7 +58,11 @@ def empty(spec: InputSpec) -> Steps:
 
 
 def check(
-    found: Sequence[Steps | LengthwiseError], spec: InputSpec, limits: Limits, columns: Any = None, whole: Any = None
+    found: Sequence[Steps | LengthwiseError],
+    spec: InputSpec,
+    limits: Limits,
+    columns: Any = None,
+    wholes: Sequence[npt.NDArray[Any]] | None = None,
 ) -> Rows:
     """Check each sequence of a shard.
 
@@ -67,13 +71,13 @@ def check(
         spec: what the model reads.
         limits: what one sequence may be.
         columns: what else the rows hold.
-        whole: an array that holds the steps of all, if there is one, and none is missing: checked at once, it mostly
-            spares checking each.
+        wholes: arrays that hold the steps of all, if there are such, and none is missing: checked at once, they mostly
+            spare checking each.
     """
     errors: dict[int, LengthwiseError] = {}
     sequences = [empty(spec) if isinstance(one, LengthwiseError) else one for one in found]
     doubtful: Iterable[int] = range(len(found))
-    if whole is not None and _is_plain(whole, spec):
+    if wholes is not None and all(_is_plain(whole, spec) for whole in wholes):
         lengths = np.fromiter(map(len, sequences), np.int64, len(sequences))
         is_empty = lengths == 0
         doubtful = np.flatnonzero((lengths > limits.max_sequence_steps) | (is_empty & (not limits.empty_allowed)))

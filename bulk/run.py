@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from bulk.encoder import Encoded, Encodes
@@ -13,11 +13,13 @@ from bulk.mistakes import BadRow, TooManyErrors
 from bulk.plan import Plan
 from bulk.progress import Meter
 from bulk.rows import Rows
-from bulk.sinks import Sink
+from bulk.sinks.sink import Sink
 from bulk.sources.files import open_source
 from bulk.sources.wanted import Source, Wanted
 from service.api.problems import describe
 from service.errors import LengthwiseError
+
+WRITTEN_AT_ONCE = 2
 
 Begun: TypeAlias = tuple[int, Rows, Callable[[], Encoded]]  # a shard's number, its rows, and what waits for their end
 
@@ -30,11 +32,13 @@ class Stages:
         wanted: says what is read of each row.
         encoder: encodes.
         sink: writes.
+        sources: the input in hand, by its place among the inputs; what is read next may lie where it stopped.
     """
 
     wanted: Wanted
     encoder: Encodes
     sink: Sink
+    sources: dict[int, Source] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +55,16 @@ class Bounds:
 
 
 class Endings:
-    """Waits for shards that were begun, and has them written, one while the next is encoded."""
+    """Waits for shards that were begun, and has them written while the next ones are encoded."""
 
     def __init__(self, plan: Plan, stages: Stages, meter: Meter, bounds: Bounds) -> None:
         self.count = 0
         self._plan, self._stages, self._meter, self._bounds = plan, stages, meter, bounds
-        self._writer = ThreadPoolExecutor(1, "writer")
-        self._written: Future[None] | None = None
+        self._writers = ThreadPoolExecutor(WRITTEN_AT_ONCE, "writer")
+        self._written: deque[Future[None]] = deque()
 
     def end(self, number: int, rows: Rows, wait: Callable[[], Encoded]) -> None:
-        """End a shard, once the one before is written.
+        """End a shard: have it written, once few others are.
 
         Raises:
             BulkError: too much is wrong with its rows.
@@ -70,29 +74,32 @@ class Endings:
             first = problems[0]
             raise BadRow(first["file"], first["row"], first["problem"]["detail"])
         encoded = wait()
-        self.wait()
-        self._written = self._writer.submit(self._stages.sink.write, number, rows, encoded, problems)
-        self._meter.add(self._plan.shards[number].rows, rows.steps, encoded.padded_steps, len(rows.errors))
+        rows.sequences.clear()  # what is written needs no more of them than their lengths
+        self.wait(WRITTEN_AT_ONCE - 1)
+        self._written.append(self._writers.submit(self._stages.sink.write, number, rows, encoded, problems))
+        self._meter.add(
+            self._plan.shards[number].rows, int(encoded.lengths.sum()), encoded.padded_steps, len(rows.errors)
+        )
         self.count += 1
         if self._bounds.max_errors is not None and self._meter.done.errors > self._bounds.max_errors:
             self.wait()
             raise TooManyErrors(self._meter.done.errors, self._bounds.max_errors)
 
-    def wait(self) -> None:
-        """Wait until what was ended is written."""
-        if self._written:
-            self._written.result()
+    def wait(self, most: int = 0) -> None:
+        """Wait until no more than so many shards that were ended are not written."""
+        while len(self._written) > most:
+            self._written.popleft().result()
 
     def close(self) -> None:
-        """End the thread that writes, after the last shard."""
-        self._writer.shutdown()
+        """End the threads that write, after the last shard."""
+        self._writers.shutdown()
 
 
 def run(plan: Plan, numbers: list[int], stages: Stages, meter: Meter, bounds: Bounds) -> int:
     """Encode shards that are not done.
 
-    While one is encoded, the next is read and the one before is written, so three are in memory at most. The next is
-    begun as soon as it is read, so that no CPU waits for the last batches of the one before.
+    Two are encoded, so that no CPU waits for the last batches of the first. Meanwhile the next is read, and up to two
+    that were before are written. So at most five are in memory.
 
     Args:
         plan: of all shards.
@@ -107,7 +114,7 @@ def run(plan: Plan, numbers: list[int], stages: Stages, meter: Meter, bounds: Bo
     Raises:
         BulkError: an input cannot be read, or too much is wrong with its rows.
     """
-    sources: dict[int, Source] = {}
+    sources = stages.sources
 
     def read(number: int) -> Rows:
         shard = plan.shards[number]
@@ -117,16 +124,17 @@ def run(plan: Plan, numbers: list[int], stages: Stages, meter: Meter, bounds: Bo
         return sources[shard.input].read(shard)
 
     begun: deque[Begun] = deque()
+    upcoming: deque[Future[Rows]] = deque()
     with closing(Endings(plan, stages, meter, bounds)) as endings, ThreadPoolExecutor(1, "reader") as reader:
-        upcoming = [reader.submit(read, number) for number in numbers[:1]]
+        upcoming.extend(reader.submit(read, number) for number in numbers[:1])
         for place, number in enumerate(numbers, 1):
-            rows = upcoming.pop().result()
+            rows = upcoming.popleft().result()
+            upcoming.extend(reader.submit(read, number) for number in numbers[place : place + 1])
             begun.append((number, rows, stages.encoder.begin(rows.sequences, tuple(plan.options["outputs"]))))
             if len(begun) > 1:
                 endings.end(*begun.popleft())
             if bounds.stop.is_set():
                 break
-            upcoming = [reader.submit(read, number) for number in numbers[place : place + 1]]
         while begun:
             endings.end(*begun.popleft())
         endings.wait()

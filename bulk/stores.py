@@ -9,10 +9,12 @@ import os
 import re
 import secrets
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
+from tempfile import SpooledTemporaryFile, gettempdir
 from typing import Any, Self
 
 import pyarrow as pa
@@ -22,6 +24,7 @@ from bulk.mistakes import BadInput, BulkError
 
 ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+)://([^/?]*)(/?[^?]*)(\?.*)?")
 SHOWN_WHOLE = (fs.S3FileSystem, fs.GcsFileSystem)  # an object, once its upload is complete
+HELD_BYTES, PIECE_BYTES = 2**26, 2**20  # of an object: in memory until it is uploaded, and sent at once
 SECOND = 10**9  # in nanoseconds: what stores keep of when an object was written
 SECRET = re.compile(r"[?&][^=&]*(secret|password|token|key|sig)[^=&]*=", re.IGNORECASE)
 ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")  # of what speaks S3's protocol and is not Amazon's
@@ -63,6 +66,13 @@ class Place:
     def is_local(self) -> bool:
         """Whether it is of this machine."""
         return isinstance(self.files, fs.LocalFileSystem)
+
+    def holds(self, other: "Place") -> bool:
+        """Whether another place is this folder, or lies in it."""
+        if self.files != other.files:
+            return False
+        own, its = (Path(one.path).resolve() if one.is_local else PurePosixPath(one.path) for one in (self, other))
+        return its.is_relative_to(own)
 
     @property
     def exists(self) -> bool:
@@ -126,27 +136,53 @@ class Place:
                 raise BulkError(f"{self} cannot be made: {error}") from error
 
     def put(self, content: Iterable[Any]) -> None:
-        """Write the file, of pieces of bytes; whatever ends the program meanwhile, it is not there by half.
+        """Write the file, of pieces of bytes, as `create` does.
 
         Raises:
             BulkError: it cannot be written.
         """
+        with self.create() as stream:
+            for piece in content:
+                stream.write(piece)
+
+    @contextmanager
+    def create(self) -> Iterator[Any]:
+        """Yield a stream to write the file to; whatever ends the program meanwhile, it is not there by half.
+
+        Raises:
+            BulkError: it cannot be written.
+        """
+        write = self._upload if isinstance(self.files, SHOWN_WHOLE) else self._replace
         try:
-            if isinstance(self.files, SHOWN_WHOLE):
-                self._write(self.path, [*content])  # before it is opened: whatever closes the stream shows the object
-                return
-            folder, _, name = self.path.rpartition("/")
-            draft = f"{folder}/.{name}.{secrets.token_hex(4)}"
-            self._write(draft, content)
-            try:
-                if self.is_local:
-                    _sync(Path(draft))
-                self.files.move(draft, self.path)
-            except FileNotFoundError:
-                if not self.exists:  # another program wrote it too, ended all shards and cleared up
-                    raise
+            with write() as stream:
+                yield stream
         except OSError as error:
             raise BulkError(f"{self} cannot be written: {error}") from error
+
+    @contextmanager
+    def _upload(self) -> Iterator[Any]:
+        """Upload what was written once all is at hand, since whatever closes a store's stream shows the object."""
+        with SpooledTemporaryFile(HELD_BYTES if _has_disk() else 0) as held:
+            yield held
+            held.seek(0)
+            with self.files.open_output_stream(self.path, compression=None) as stream:
+                while piece := held.read(PIECE_BYTES):
+                    stream.write(piece)
+
+    @contextmanager
+    def _replace(self) -> Iterator[Any]:
+        """Write under a draft's name, and rename it."""
+        folder, _, name = self.path.rpartition("/")
+        draft = f"{folder}/.{name}.{secrets.token_hex(4)}"
+        with self.files.open_output_stream(draft, compression=None) as stream:
+            yield stream
+        try:
+            if self.is_local:
+                _sync(Path(draft))
+            self.files.move(draft, self.path)
+        except FileNotFoundError:
+            if not self.exists:  # another program wrote it too, ended all shards and cleared up
+                raise
 
     def remove(self) -> None:
         """Remove the file; another program may have done so."""
@@ -154,11 +190,6 @@ class Place:
             self.files.delete_file(self.path)
         except FileNotFoundError:
             return
-
-    def _write(self, path: str, content: Iterable[Any]) -> None:
-        with self.files.open_output_stream(path, compression=None) as stream:
-            for piece in content:
-                stream.write(piece)
 
     def _select(self, *, recursive: bool) -> Iterator[tuple[str, Any]]:
         """Yield what is in the folder, with its name there."""
@@ -234,3 +265,11 @@ def _sync(path: Path) -> None:
     """See that what was written outlives the machine's power."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
+
+
+def _has_disk() -> bool:
+    """Whether there is a folder for temporary files."""
+    try:
+        return bool(gettempdir())
+    except FileNotFoundError:
+        return False

@@ -2,7 +2,7 @@
 
 For each model, files of sequences of log-normal length are encoded by programs of their own, in turn. Prints, for each
 round, sequences a second as a share of what ONNX Runtime alone gave in that round, the same by CPU seconds (which say
-more on a busy machine), and the most memory that the program held. Ends with one JSON line.
+more on a busy machine) without those of its start, and the most memory that it held. Ends with one JSON line.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from service.costs.cpus import available_cpus
 
 PIECE = 10_000  # sequences that are drawn at once, and that a row group holds
 WATCH_SECONDS = 0.02  # between two looks at a program's memory
-SHORT_STEPS, SHORT_TIMES = 20, 100  # of the check of memory: the most steps, and how many times as many sequences
+SHORT_STEPS, SHORT_TIMES = 19, (1, 10, 100)  # of the check of memory: the most steps, and times as many sequences
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +44,9 @@ class Spent:
         sequences: how many it encoded.
         seconds: to do so, without its start.
         whole_seconds: from its start to its end.
-        cpu_seconds: of all CPUs, without what its start took if it says so.
+        cpu_seconds: of all CPUs, without what its start took if that is known.
         peak_mb: the most memory it held, in 10^6 bytes.
+        own_mb: the most of its own that it was seen to hold, without pages of files, such as libraries.
     """
 
     sequences: int
@@ -53,6 +54,7 @@ class Spent:
     whole_seconds: float
     cpu_seconds: float
     peak_mb: float
+    own_mb: float
 
     @property
     def rate(self) -> float:
@@ -101,10 +103,11 @@ def start(command: list[str], sequences: int) -> Spent:
     began = time.perf_counter()
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen([sys.executable, "-m", *command], stdout=said, stderr=said)
-        peak_mb, ended = 0.0, 0
+        peak_mb, own_mb, ended = 0.0, 0.0, 0
         while not ended:
             time.sleep(WATCH_SECONDS)
-            peak_mb = max(peak_mb, read_peak_mb(process.pid))
+            peak_mb = max(peak_mb, read_mb(process.pid, "VmHWM"))
+            own_mb = max(own_mb, read_mb(process.pid, "RssAnon"))
             ended, status, usage = os.wait4(process.pid, os.WNOHANG)
         process.returncode = os.waitstatus_to_exitcode(status)
         whole = time.perf_counter() - began
@@ -119,13 +122,18 @@ def start(command: list[str], sequences: int) -> Spent:
         told = {"seconds": float(found[1].replace(",", "")), "cpu_seconds": cpu}
     else:
         told = json.loads(last)
-    return Spent(told.get("sequences", sequences), told["seconds"], whole, told["cpu_seconds"], peak_mb)
+    return Spent(told.get("sequences", sequences), told["seconds"], whole, told["cpu_seconds"], peak_mb, own_mb)
 
 
-def read_peak_mb(pid: int) -> float:
-    """Return the most memory that a process has held, 0 if it has ended; `ru_maxrss` would count its parent's, too."""
+def read_mb(pid: int, field: str) -> float:
+    """Return what the kernel says of a process's memory, 0 if it has ended; `ru_maxrss` would count its parent's, too.
+
+    Args:
+        pid: of the process.
+        field: `VmHWM` for the most that it has held, `RssAnon` for what it holds now without pages of files.
+    """
     try:
-        found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(encoding="ascii"))
+        found = re.search(rf"{field}:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(encoding="ascii"))
     except OSError:
         return 0.0
     return int(found[1]) * 1024 / 1e6 if found else 0.0
@@ -150,8 +158,15 @@ def list_programs(folder: Path, model: Path, url: str) -> dict[str, list[str]]:
     return programs
 
 
-def measure(model: Path, features: int, sequences: int, rounds: int) -> dict[str, list[Spent]]:
-    """Run every program in turn, so many times."""
+def start_bulk(command: list[str], sequences: int) -> Spent:
+    """Run bulk as `start` does, and take off the CPU seconds of a run that only plans."""
+    planned = start([*command, "--limit", "0"], 0)
+    whole = start(command, sequences)
+    return replace(whole, cpu_seconds=max(1e-9, whole.cpu_seconds - planned.cpu_seconds))
+
+
+def measure(model: Path, features: int, sequences: int, rounds: int, only: list[str]) -> dict[str, list[Spent]]:
+    """Run every program in turn, or only the raw limit and some, so many times."""
     lengths = draw_lengths(sequences, None, seed=1)
     found: dict[str, list[Spent]] = {}
     with tempfile.TemporaryDirectory() as temporary:
@@ -161,24 +176,28 @@ def measure(model: Path, features: int, sequences: int, rounds: int) -> dict[str
         for number in range(rounds):
             with start_service("--model", str(model)) as (_, url):
                 for name, command in list_programs(folder, model, url).items():
+                    if only and name not in ("raw limit", *only):
+                        continue
+                    run = start_bulk if command[0] == "bulk" else start
                     with tempfile.TemporaryDirectory() as out:
                         filled = [f"{out}/{number}" if part == "OUT" else part for part in command]
-                        found.setdefault(name, []).append(start(filled, sequences))
+                        found.setdefault(name, []).append(run(filled, sequences))
                         sys.stderr.write(f"{model.stem}, {name}: {found[name][-1].rate:,.0f} sequences/s\n")
     return found
 
 
-def compare_memory(model: Path, features: int, sequences: int) -> list[float]:
-    """Return the peak memory, in 10^6 bytes, of bulk over few short sequences and over many times as many."""
-    peaks = []
-    for count in (sequences, sequences * SHORT_TIMES):
+def compare_memory(model: Path, features: int, sequences: int) -> dict[int, dict[str, float]]:
+    """Return the most memory, in 10^6 bytes, of bulk over few short sequences and over many times as many."""
+    found = {}
+    for count in (sequences * times for times in SHORT_TIMES):
         lengths = np.random.default_rng(1).integers(1, SHORT_STEPS, count, endpoint=True).tolist()
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "in.parquet"
             write_parquet(file, lengths, features)
             command = ["bulk", str(file), "-o", f"{folder}/out", "--model", str(model), "--quiet"]
-            peaks.append(start(command, count).peak_mb)
-    return peaks
+            spent = start(command, count)
+            found[count] = {"peak_mb": round(spent.peak_mb, 1), "own_mb": round(spent.own_mb, 1)}
+    return found
 
 
 def describe(name: str, spent: list[Spent], raw: list[Spent]) -> dict[str, float]:
@@ -190,6 +209,7 @@ def describe(name: str, spent: list[Spent], raw: list[Spent]) -> dict[str, float
         "of_raw_by_cpu": round(statistics.median(one.cpu_rate / limit.cpu_rate for one, limit in pairs), 3),
         "whole_seconds": round(statistics.median(one.whole_seconds for one in spent), 2),
         "peak_mb": round(max(one.peak_mb for one in spent), 1),
+        "own_mb": round(max(one.own_mb for one in spent), 1),
     }
     print(f"{name:18}" + "".join(f"{value:15,}" for value in told.values()))
     return told
@@ -202,6 +222,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--sequences", type=int, default=200_000)
     parser.add_argument("--model", choices=[*MODELS], action="append", help="one of those; all by default")
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument(
+        "--program", action="append", default=[], help="one of those, beside the raw limit; all by default"
+    )
     parser.add_argument("--quick", action="store_true", help="a fiftieth of the sequences")
     options = parser.parse_args(arguments)
     sequences = options.sequences // 50 if options.quick else options.sequences
@@ -212,11 +235,13 @@ def main(arguments: list[str] | None = None) -> None:
             make_models(folder)
         for name in options.model or MODELS:
             size = MODELS[name]
-            spent = measure(folder / f"{name}.onnx", size.features, sequences, options.rounds)
-            print(f"{name + f', {sequences:,}':18}{'sequences/s':>15}{'of raw':>15}{'by CPU s':>15}{'s':>15}{'MB':>15}")
+            spent = measure(folder / f"{name}.onnx", size.features, sequences, options.rounds, options.program)
+            heads = ("sequences/s", "of raw", "by CPU s", "s", "MB", "own MB")
+            print(f"{name + f', {sequences:,}':18}" + "".join(f"{head:>15}" for head in heads))
             found[name] = {key: describe(key, some, spent["raw limit"]) for key, some in spent.items()}
-        peaks = compare_memory(folder / "small.onnx", MODELS["small"].features, sequences // 10)
+        memory = compare_memory(folder / "small.onnx", MODELS["small"].features, sequences // 10)
     others = watch.others_share([])
-    print(f"{sequences // 10:,} and {sequences * 10:,} short sequences: {peaks[0]:,.0f} and {peaks[1]:,.0f} MB")
+    for count, held in memory.items():
+        print(f"{count:,} short sequences: {held['peak_mb']:,.0f} MB, of which {held['own_mb']:,.0f} are its own")
     print(f"{available_cpus()} CPUs, others took {others:.0%} of the machine")
-    print(json.dumps({"bench": "bulk", "sequences": sequences, "models": found, "peak_mb": peaks, "others": others}))
+    print(json.dumps({"bench": "bulk", "sequences": sequences, "models": found, "memory": memory, "others": others}))

@@ -91,7 +91,7 @@ class ArraySource:
             raise BadInput(self._path, f"it cannot be read: {error}", f"rows {shard.start} and on") from error
         with np.errstate(over="ignore"):
             whole = np.ascontiguousarray(values, kind)
-        return check([*split(whole, ends - ends[0])], self._wanted.spec, self._wanted.limits, None, whole)
+        return check([*split(whole, ends - ends[0])], self._wanted.spec, self._wanted.limits, None, [whole])
 
 
 def read_npy(path: Place, file: Any) -> tuple[Stored | npt.NDArray[Any], Ends]:

@@ -39,7 +39,7 @@ def find_inputs(names: Sequence[str]) -> list[Input]:
         folder, pattern = split_pattern(name)
         place = open_place(folder)
         found = place.find("" if pattern else ".parquet", recursive=not pattern or "/" in pattern)
-        found = [one for one in found if not pattern or matches(one[0], pattern)]
+        found = [one for one in found if (matches(one[0], pattern) if pattern else is_shown(one[0]))]
         if not found:
             raise BadInput(name, "it matches no file" if pattern else "it is a folder without *.parquet")
         first = read_partitions(found[0][0])
@@ -68,6 +68,11 @@ def matches(name: str, pattern: str) -> bool:
     """Whether a name within a folder is one that a pattern means; `*` is any text without a slash."""
     parts, wanted = name.split("/"), pattern.split("/")
     return len(parts) == len(wanted) and all(map(fnmatchcase, parts, wanted))
+
+
+def is_shown(name: str) -> bool:
+    """Whether a file within a folder is data: others begin with `_` or `.`, or lie in such folders, as Spark has it."""
+    return not any(part.startswith(("_", ".")) for part in name.split("/"))
 
 
 def read_partitions(file: str) -> dict[str, str | None]:

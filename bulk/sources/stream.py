@@ -28,14 +28,20 @@ class Stream:
         return pa.CompressedInputStream(file, self._codec) if self._codec else file
 
     def read(self, first: int, last: int) -> bytes:
-        """Read what lies between two places."""
+        """Read what lies between two places.
+
+        Raises:
+            OSError: the file ends before the first.
+        """
         if self._file is None or self._place > first:
             self._file, self._place = self.open(), 0
         if self._place < first and not self._codec:
             self._file.seek(first)
             self._place = first
         while self._place < first:
-            self._place += len(self._file.read(min(bounds.SHARD_BYTES, first - self._place)))
+            if not (piece := self._file.read(min(bounds.SHARD_BYTES, first - self._place))):
+                raise OSError("it ends too early")
+            self._place += len(piece)
         text: bytes = self._file.read(last - first)
         self._place = last
         return text

@@ -179,7 +179,7 @@ class TableSource:
         sequences: list[Steps | LengthwiseError] = [*split(whole, ends)]
         for row, error in errors.items():
             sequences[row] = error
-        return check(sequences, self._wanted.spec, self._wanted.limits, kept, None if errors else whole)
+        return check(sequences, self._wanted.spec, self._wanted.limits, kept, None if errors else [whole])
 
     def _stack(self, table: Any) -> tuple[npt.NDArray[Any], list[int]]:
         """Return all steps, end to end, and those whose token id is no integer."""

@@ -11,7 +11,7 @@ from service.settings import Limits
 
 TEXT = "text"  # the column of texts, if there is none of the name that was asked for
 SHARD_BYTES = 2**24  # of an input, as it lies in memory
-SHARD_ROWS = 2**13  # of short sequences, whose embeddings take more than they do
+SHARD_ROWS = 2**12  # of short sequences, whose embeddings take more than they do
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from tests.conftest import MADE
 LENGTHS = [5, 1, 9, 2, 2, 7, 3, 30, 1, 4, 6, 8, 2, 5, 3, 3]
 
 
-def write_parquet(path: Path, sequences: list[npt.NDArray[np.float32]], rows: int = 4, **columns: list[Any]) -> Path:
+def write_parquet(path: Path, sequences: list[npt.NDArray[np.float32]], rows: int = 4, **columns: Any) -> Path:
     """Write sequences as lists of lists, so many rows in a group."""
     lists = pa.array([steps.tolist() for steps in sequences], pa.list_(pa.list_(pa.float32())))
     pq.write_table(pa.table({**columns, "sequence": lists}), path, row_group_size=rows)

@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from starlette.testclient import TestClient
 
+from bulk.__main__ import catch_signals
 from bulk.progress import Meter
 from bulk.sources import lines
 from tests.bulk.command import (
@@ -193,9 +195,73 @@ def test_a_dry_run_says_what_there_is_to_do(
     """Rows, steps, time and size, and nothing is written."""
     assert encode(write_parquet(tmp_path / "in.parquet", sequences), "-o", tmp_path / "out", "--dry-run") == 0
     said = capsys.readouterr().out
-    assert said.startswith("16 rows of 1 files in ")
+    shards = int(said.removeprefix("16 rows of 1 file in ").split()[0])
+    assert said.startswith(f"16 rows of 1 file in {shards} shards; 16 rows in {shards} of them are to be encoded\n")
     assert "steps, " in said
+    assert f"judged by {min(5, shards)} shards, in which 0 of " in said
     assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_tells_what_is_left_for_this_program(
+    sequences: list[npt.NDArray[np.float32]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of its share, without what is done and what a limit leaves out; all of that is judged, not its beginning only."""
+    file = write_parquet(tmp_path / "in.parquet", sequences, 1)  # the longest sequences are not in the first shard
+    out = (file, "-o", tmp_path / "out")
+    encode(*out, "--dry-run", "--format", "npy")
+    assert f"about {sum(LENGTHS):,} steps" in capsys.readouterr().out
+    assert not (tmp_path / "out").exists()
+    encode(*out, "--shard", "0/2")
+    done = len([*(tmp_path / "out").glob("part*")])
+    shards = len(json.loads((tmp_path / "out/plan.json").read_text())["shards"])
+    capsys.readouterr()
+    encode(*out, "--dry-run")
+    assert f"in {shards - done} of them are to be encoded" in capsys.readouterr().out
+    encode(*out, "--dry-run", "--limit", 1)
+    assert capsys.readouterr().out.endswith("; 0 rows in 0 of them are to be encoded\n")
+
+
+def test_a_folder_of_the_input_is_refused_for_the_output(
+    sequences: list[npt.NDArray[np.float32]], tmp_path: Path
+) -> None:
+    """Its parts would be inputs the next time; a folder beside it is not refused."""
+    write_parquet(tmp_path / "in.parquet", sequences)
+    for out in (tmp_path, tmp_path / "out/deep"):
+        assert f"{out} lies in the input {tmp_path}" in refuse(tmp_path, "-o", out)
+    encode(tmp_path / "in.parquet", "-o", tmp_path / "out")
+    assert "holds 'embedding'" not in refuse(tmp_path / "out", "-o", tmp_path / "out2", "--sequence", "none")
+
+
+@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+def test_a_column_with_the_name_of_an_output_is_refused(kind: str, tmp_path: Path) -> None:
+    """It would be lost, so somebody chooses what to keep; nothing is written before."""
+    rows = [{"id": 1, "embedding": 2, "sequence": draw_sequences([3])[0].tolist()}]
+    file = write_jsonl(tmp_path / "in.jsonl", rows)
+    said = refuse(file, "-o", tmp_path / "out", "--format", kind)
+    assert "the input holds 'embedding', and so would the output" in said
+    assert not [*(tmp_path / "out").glob("part*")]
+    encode(file, "-o", tmp_path / "id", "--format", kind, "--columns", "id")
+
+
+def test_parts_sort_as_the_rows_do_however_many_there_are(
+    sequences: list[npt.NDArray[np.float32]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Their numbers have as many digits as the last one."""
+    monkeypatch.setattr("bulk.sinks.sink.DIGITS", 1)
+    monkeypatch.setattr("bulk.sources.wanted.SHARD_BYTES", 1)
+    encode(write_parquet(tmp_path / "in.parquet", sequences, 1, id=[*range(16)]), "-o", tmp_path / "out")
+    assert read_parts(tmp_path / "out")["id"].to_pylist() == [*range(16)]
+
+
+def test_an_array_that_has_gone_is_filled_again(tmp_path: Path) -> None:
+    """The marks of its parts are no proof without it."""
+    np.save(tmp_path / "in.npy", np.stack(draw_sequences([4] * 20)))
+    flags = (tmp_path / "in.npy", "-o", tmp_path / "out", "--format", "npy")
+    encode(*flags)
+    before = (tmp_path / "out/embeddings.npy").read_bytes()
+    (tmp_path / "out/embeddings.npy").unlink()
+    encode(*flags)
+    assert (tmp_path / "out/embeddings.npy").read_bytes() == before
 
 
 SIGNALLED = """
@@ -289,6 +355,21 @@ def test_a_signal_ends_after_the_shard_in_hand(many: Path, tmp_path: Path, numbe
     with start(many, tmp_path / "out") as process:
         assert process.wait() == 0
     assert len(read_parts(tmp_path / "out")) == 4000
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_is_not_caught(number: signal.Signals) -> None:
+    """Whoever does not want to wait for the shard in hand sends it twice; that costs what a crash costs."""
+    before = {one: signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        caught = catch_signals(stop := threading.Event())
+        signal.raise_signal(number)
+        assert stop.is_set()
+        assert caught == [number]
+        assert signal.getsignal(number) is signal.SIG_DFL
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
 
 
 @pytest.mark.parametrize(

@@ -2,17 +2,25 @@
 
 import gzip
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from starlette.testclient import TestClient
 
-from bulk.sources.files import find_inputs
+from bulk.plan import Shard
+from bulk.sources import parquet, wanted
+from bulk.sources.files import find_inputs, open_source
+from bulk.sources.stream import Stream
+from bulk.sources.wanted import Wanted
+from bulk.stores import open_place
+from service.encoder.sequences import Features, InputSpec
+from service.settings import Settings
 from tests.bulk.command import encode, hash_folder, read_embeddings, read_parts, refuse, write_parquet
 from tests.conftest import FEATURES, draw_sequences
 from tests.made import take
@@ -32,6 +40,146 @@ def test_a_large_row_group_is_several_shards(sequences: list[npt.NDArray[np.floa
         encode(file, "-o", tmp_path / "shared", "--shard", share)
     assert hash_folder(tmp_path / "shared") == hash_folder(tmp_path / "large")
     assert len(read_embeddings(tmp_path / "shared")) == 16
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The row groups that were decoded from their beginning, in turn."""
+    found: list[int] = []
+    iter_batches = pq.ParquetFile.iter_batches
+
+    def note(
+        self: pq.ParquetFile, size: int, groups: list[int], columns: list[str], **flags: Any
+    ) -> Iterator[pa.RecordBatch]:
+        found.extend(groups)
+        for batch in iter_batches(self, size, groups, columns, **flags):
+            yield batch[:1]  # Arrow may end a batch where it likes
+            yield batch[1:]
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", note)
+    return found
+
+
+def test_parts_of_a_row_group_are_read_on_from_where_the_last_one_ended(
+    opened: list[int], sequences: list[npt.NDArray[np.float32]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Those between are decoded once, whoever encodes them; only what lies before needs a new beginning."""
+    monkeypatch.setattr(wanted, "SHARD_BYTES", 200)
+    file = write_parquet(tmp_path / "in.parquet", sequences, 16)
+    (one,) = find_inputs([str(file)])
+    source = open_source(one, Wanted("sequence", None, InputSpec(Features(FEATURES)), Settings().limits))
+    shards, start = [], 0
+    for rows, first, last in source.survey():
+        shards.append(Shard(0, start, rows, first, last))
+        start += rows
+    assert len(shards) > 3
+    for number in (0, 2, len(shards) - 1, 1):
+        shard = shards[number]
+        found = source.read(shard).sequences
+        for one_found, expected in zip(found, sequences[shard.start : shard.start + shard.rows], strict=True):
+            np.testing.assert_array_equal(one_found, expected)
+    assert opened == [0, 0]
+
+
+def test_how_much_is_decoded_at_once_changes_no_byte(
+    sequences: list[npt.NDArray[np.float32]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A row, or all rows; nor does it change what is kept of other columns."""
+    names = [f"n{row % 3}" for row in range(16)]
+    file = write_parquet(tmp_path / "in.parquet", sequences, 16, name=names, kind=pa.array(names).dictionary_encode())
+    for size in (1, 2**20):
+        monkeypatch.setattr(parquet, "BATCH_BYTES", size)
+        encode(file, "-o", tmp_path / str(size))
+    assert hash_folder(tmp_path / "1") == hash_folder(tmp_path / str(2**20))
+
+
+def test_numbers_of_few_bits_in_the_file_count_as_they_lie_in_memory(tmp_path: Path) -> None:
+    """A file of zeros is small, and cut into as many shards as one of other numbers."""
+    shards = []
+    for name, numbers in (("zeros", np.zeros), ("others", np.random.default_rng(1).random)):
+        file = write_parquet(tmp_path / f"{name}.parquet", [*numbers((64, 9, FEATURES)).astype(np.float32)], 64)
+        source = open_source(
+            find_inputs([str(file)])[0], Wanted("sequence", None, InputSpec(Features(FEATURES)), Settings().limits)
+        )
+        shards.append(len([*source.survey()]))
+    assert shards[0] >= 64 * 9 * FEATURES * 4 // 700
+    assert shards[0] <= shards[1]
+
+
+def test_a_share_is_neighbours(sequences: list[npt.NDArray[np.float32]], tmp_path: Path) -> None:
+    """So a program reads its part of the files, not all of them; together they leave nothing out."""
+    file = write_parquet(tmp_path / "in.parquet", sequences, 1)
+    shares = []
+    for place in range(3):
+        encode(file, "-o", tmp_path / "out", "--shard", f"{place}/3")
+        shares.append(sorted(path.name for path in (tmp_path / "out").glob("part*")))
+    names = shares[-1]
+    assert len(names) == len(json.loads((tmp_path / "out/plan.json").read_text())["shards"])
+    assert 0 < len(shares[0]) < len(shares[1]) < len(names)
+    for share in shares:
+        assert share == names[: len(share)]
+
+
+@pytest.mark.parametrize("kind", [pa.dictionary(pa.int32(), pa.string()), pa.large_string(), pa.string_view()])
+def test_texts_may_be_categories_or_views(kind: pa.DataType, tmp_path: Path) -> None:
+    """As pandas and others write them; the column is kept as it is."""
+    model = take("texts", tmp_path / "texts.onnx")
+    texts = pa.array(["so it goes", "it", "so it goes"])
+    for name, column in (("plain", texts), ("other", texts.cast(kind))):
+        pq.write_table(pa.table({"sequence": column, "text": column}), tmp_path / f"{name}.parquet")
+        encode(tmp_path / f"{name}.parquet", "-o", tmp_path / name, "--model", model)
+    np.testing.assert_array_equal(read_embeddings(tmp_path / "other"), read_embeddings(tmp_path / "plain"))
+    assert read_parts(tmp_path / "other")["text"].type == kind
+
+
+@pytest.mark.parametrize("lists", [pa.list_, pa.large_list])
+@pytest.mark.parametrize("number", [pa.float16(), pa.float64(), pa.int32()])
+@pytest.mark.parametrize("width", [-1, FEATURES])
+def test_lists_of_any_kind_and_numbers_hold_the_same(
+    lists: Any, number: pa.DataType, width: int, tmp_path: Path
+) -> None:
+    """Also lists of one size, and among them rows, steps and numbers that are null."""
+    rows = [[[1, 2, 3], [4, 5, 6]], None, [[7, 8, 9], None], [[7, None, 9]], [], [[7, 8, 9]]]
+    for name, kind in (("in", lists(pa.list_(number, width))), ("plain", pa.list_(pa.list_(pa.float32())))):
+        pq.write_table(pa.table({"sequence": pa.array(rows, kind)}), tmp_path / f"{name}.parquet")
+        encode(tmp_path / f"{name}.parquet", "-o", tmp_path / name)
+    assert read_parts(tmp_path / "in").equals(read_parts(tmp_path / "plain"))
+    told = [json.loads(line) for line in (tmp_path / "in/errors.jsonl").read_text().splitlines()]
+    assert [(one["row"], one["problem"]["path"]) for one in told] == [
+        (1, "sequence[0]"),
+        (2, "sequence[1]"),
+        (3, "sequence[0][0][1]"),
+        (4, "sequence[0]"),
+    ]
+
+
+def test_a_token_id_that_is_null_is_a_bad_row(tmp_path: Path) -> None:
+    """It is told by its place, and nothing warns of a number that is none."""
+    ids = pa.array([[1, 2], [3, None], None, [4]], pa.list_(pa.uint8()))
+    pq.write_table(pa.table({"sequence": ids}), tmp_path / "in.parquet")
+    encode(tmp_path / "in.parquet", "-o", tmp_path / "out", "--model", take("tokens", tmp_path / "tokens.onnx"))
+    told = [json.loads(line) for line in (tmp_path / "out/errors.jsonl").read_text().splitlines()]
+    assert [(one["row"], one["problem"]["path"]) for one in told] == [(1, "sequence[0][1]"), (2, "sequence[0]")]
+    assert "is the token id -1" in told[0]["problem"]["detail"]
+
+
+def test_a_compressed_file_that_ends_too_early_is_told(tmp_path: Path) -> None:
+    """It was cut off since the plan was made, and what should come is not waited for."""
+    (tmp_path / "in.txt.gz").write_bytes(gzip.compress(b"a text"))
+    with pytest.raises(OSError, match="ends too early"):
+        Stream(open_place(tmp_path / "in.txt.gz")).read(10, 20)
+
+
+def test_what_engines_keep_beside_the_data_is_not_read(
+    sequences: list[npt.NDArray[np.float32]], tmp_path: Path
+) -> None:
+    """Names that begin with `_` or `.`, of files or folders: logs, drafts, what an archive adds."""
+    folder = tmp_path / "in"
+    for name in ("_delta_log/1.checkpoint.parquet", "_temporary/0/x.parquet", "._a.parquet", "day=1/.b.parquet"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"something else")
+    write_parquet(folder / "day=1/a.parquet", sequences)
+    assert [one.path for one in find_inputs([str(folder)])] == [str(folder / "day=1/a.parquet")]
 
 
 def write_csv(path: Path, sequences: list[npt.NDArray[np.float32]]) -> Path:

@@ -6,7 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+import tracemalloc
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pytest
+from pyarrow import fs
 
 from bulk import stores
 from bulk.mistakes import BulkError
@@ -163,6 +166,51 @@ def test_what_fails_while_it_is_put_leaves_nothing(bucket: Place) -> None:
     with pytest.raises(BulkError, match="the other rows cannot be read"):
         (bucket / "errors.jsonl").put(send())
     assert bucket.list_files() == []
+
+
+def test_pieces_of_an_object_wait_on_disk_until_all_are_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """So the memory that it takes does not grow with it."""
+    monkeypatch.setattr(stores, "HELD_BYTES", 2**20)
+    monkeypatch.setattr(stores, "SHOWN_WHOLE", fs.LocalFileSystem)
+    place = open_place(tmp_path / "x")
+    tracemalloc.start()
+    place.put(bytes(2**20) for _ in range(32))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (tmp_path / "x").stat().st_size == 32 * 2**20
+    assert peak < 8 * 2**20
+
+
+def test_without_a_disk_pieces_of_an_object_wait_in_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As in a container whose files cannot be written."""
+
+    def find_none() -> str:
+        raise FileNotFoundError("No usable temporary directory")
+
+    monkeypatch.setattr(stores, "HELD_BYTES", 1)
+    monkeypatch.setattr(stores, "SHOWN_WHOLE", fs.LocalFileSystem)
+    for module in (stores, tempfile):
+        monkeypatch.setattr(module, "gettempdir", find_none)
+    open_place(tmp_path / "x").put([b"one", b"two"])
+    assert (tmp_path / "x").read_bytes() == b"onetwo"
+
+
+def test_parts_that_only_their_names_tell_are_listed_and_not_asked_for(
+    sequences: list[npt.NDArray[np.float32]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Each question takes a while in a store, and the list has answered it."""
+    flags = (write_parquet(tmp_path / "in.parquet", sequences), "-o", tmp_path / "out", "--format", "jsonl")
+    encode(*flags)
+    asked: list[str] = []
+    exists = vars(Place)["exists"].fget
+
+    def ask(self: Place) -> bool:
+        asked.append(self.name)
+        return bool(exists(self))
+
+    monkeypatch.setattr(Place, "exists", property(ask))
+    encode(*flags)
+    assert not [name for name in asked if name.startswith("part-")]
 
 
 def test_a_draft_that_another_program_cleared_up_is_not_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,49 @@
+"""One array of numpy, mapped into memory while it fills."""
+
+import secrets
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bulk.encoder import Encoded
+from bulk.plan import Plan
+from bulk.rows import Rows
+from bulk.sinks.sink import Sink
+from bulk.stores import Place
+
+
+class NumpySink(Sink):
+    """One array `(rows, D)` in `embeddings.npy`, mapped into memory; a row without an embedding is NaN."""
+
+    suffix = ".done"
+
+    def __init__(self, folder: Place, plan: Plan, dim: int, model: str) -> None:
+        super().__init__(folder, plan, dim, model)
+        self._file = Path((folder / "embeddings.npy").path)
+
+    def prepare(self) -> None:
+        """Make the array, its size that of all rows."""
+        if not self._file.exists():
+            draft = self._file.with_name(f".embeddings.{secrets.token_hex(4)}.npy")
+            np.lib.format.open_memmap(draft, "w+", np.float32, (self.plan.rows, self.dim))
+            try:
+                self._file.hardlink_to(draft)  # of several that start at once, one makes it
+            except FileExistsError:
+                pass
+            finally:
+                draft.unlink(missing_ok=True)
+
+    def select_done(self, parts: list[int]) -> list[int]:
+        """Return the parts that are done, of those with a mark: none if the array has gone."""
+        return parts if self._file.exists() else []
+
+    def make(self, _stream: Any, number: int, rows: Rows, encoded: Encoded) -> None:
+        """Write rows of the array; the mark that they are there is empty."""
+        found = encoded.embeddings.copy()
+        found[[*rows.errors]] = np.nan
+        if len(found):
+            array = np.lib.format.open_memmap(self._file, "r+")
+            start = self.starts[number]
+            array[start : start + len(found)] = found
+            array.flush()
