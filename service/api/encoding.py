@@ -90,7 +90,7 @@ async def answer(request: Request, parse: Parse, named: ServedModel | None = Non
         f"run;dur={1000 * stages.run:.3f}, encode;dur={1000 * stages.encode:.3f}"
     )
     more = (b"x-model-sha", model.session.sha256.encode()), (b"server-timing", timing.encode())
-    return (PartedResponse if is_large else WrittenResponse)(content, [*more, *headers])
+    return respond(content, [*more, *headers], PartedResponse if is_large else Response)
 
 
 def admit(request: Request, arrived: float, models: Iterable[ServedModel] | None) -> float:
@@ -242,17 +242,14 @@ async def _while_wanted(service: Service, exchange: Exchange, work: Awaitable[Fo
         raise
 
 
-class WrittenResponse(Response):
-    """An answer whose headers are written already; starlette's own would write each of them anew."""
-
-    def __init__(self, content: bytes, headers: Headers = ()) -> None:
-        """Make an answer of status 200."""
-        self.status_code, self.background = 200, None
-        self.body = content
-        self.raw_headers = [*headers, (b"content-length", b"%d" % len(content))]
+def respond(content: bytes, headers: Headers, kind: type[Response] = Response) -> Response:
+    """Make an answer of status 200 with headers that are written already; starlette would write each of them anew."""
+    response = kind(content)
+    response.raw_headers[:0] = headers
+    return response
 
 
-class PartedResponse(WrittenResponse):
+class PartedResponse(Response):
     """A large answer, sent a part at a time: others are answered in between, and a slow reader is waited for."""
 
     async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:

@@ -13,7 +13,7 @@ _STEPS_OF, _DUE_OF, _SECONDS_OF = attrgetter("steps"), attrgetter("due"), attrge
 
 
 @dataclass(slots=True, eq=False)
-class Cut:
+class _Cut:
     """A batch that waits: its least `due`, the seconds it should take, and its entries, shortest first.
 
     It never changes.
@@ -48,7 +48,7 @@ class Lane:
         self._max_batch_steps = max_batch_steps
         self._policy = policy
         self._arrived: list[tuple[float, int, Job]] = []  # a heap by urgency, then arrival, of those not wholly cut yet
-        self._cuts: list[Cut] = []  # the most urgent last
+        self._cuts: list[_Cut] = []  # the most urgent last
         self._in_cuts = 0
 
     def add(self, job: Job) -> None:
@@ -76,9 +76,10 @@ class Lane:
         return self._cuts[-1].due
 
     @property
-    def top(self) -> Cut:
-        """The batch on top; `prepare` must have been called."""
-        return self._cuts[-1]
+    def top(self) -> tuple[list[Entry], float]:
+        """The batch on top, shortest first, and the seconds it should take; `prepare` must have been called."""
+        cut = self._cuts[-1]
+        return cut.entries, cut.seconds
 
     def take(self, seconds: float) -> None:
         """Remove the batch on top, whose sequences were expected to take one runner so long."""
@@ -107,10 +108,10 @@ class Lane:
         if len(window) > 1:
             self._cuts, self.is_shared = self._cut_window(window, idle)
         else:
-            self._cuts = [Cut(entry.due, self._costs.of_batches(entry.steps)[0][1], window) for entry in window]
+            self._cuts = [_Cut(entry.due, self._costs.of_batches(entry.steps)[0][1], window) for entry in window]
             self.is_shared = False
 
-    def _cut_window(self, window: list[Entry], idle: int) -> tuple[list[Cut], bool]:
+    def _cut_window(self, window: list[Entry], idle: int) -> tuple[list[_Cut], bool]:
         """Cut several sequences; return the batches, and whether they are smaller than they would be for one runner."""
         window.sort(key=_STEPS_OF)
         longest = self._costs.of_batches(window[-1].steps)[0][1]
@@ -131,7 +132,7 @@ class Lane:
             return True
         return bool(self._arrived) and self._arrived[0][0] < self._cuts[-1].due
 
-    def _balance(self, window: list[Entry], cuts: list[Cut], idle: int, most: float) -> list[Cut]:
+    def _balance(self, window: list[Entry], cuts: list[_Cut], idle: int, most: float) -> list[_Cut]:
         """Cut smaller if that keeps all idle runners at work and the whole is done earlier."""
         fair = sum(cut.seconds for cut in cuts) / idle
         if all(cut.seconds <= fair for cut in cuts):
@@ -139,16 +140,16 @@ class Lane:
         ways = [cuts, *(self._divide(window, min(slack * fair, most)) for slack in self._policy.slacks)]
         return min(ways, key=lambda way: _finish_together(way, idle))
 
-    def _divide(self, window: list[Entry], max_seconds: float) -> list[Cut]:
+    def _divide(self, window: list[Entry], max_seconds: float) -> list[_Cut]:
         steps = [entry.steps for entry in window]
         places = cut_sorted(steps, self._costs, self._max_batch_steps, max_seconds)
         return [
-            Cut(min(entry.due for entry in window[start:stop]), seconds, window[start:stop])
+            _Cut(min(entry.due for entry in window[start:stop]), seconds, window[start:stop])
             for start, stop, seconds in places
         ]
 
 
-def _finish_together(cuts: list[Cut], runners: int) -> float:
+def _finish_together(cuts: list[_Cut], runners: int) -> float:
     """Return the seconds until all is done when the longest batches start first."""
     loads = [0.0] * runners
     for seconds in sorted((cut.seconds for cut in cuts), reverse=True):

@@ -145,7 +145,7 @@ class Queue:
         lane = self._small
         while lane.waiting:
             lane.prepare(1)
-            if self.costs.factors[True] * lane.top.seconds > self._policy.little_seconds:
+            if self.costs.factors[True] * lane.top[1] > self._policy.little_seconds:
                 return None
             if run := self._try_start(lane, 1, now, is_loaded=True, is_aside=True):
                 return run
@@ -201,8 +201,8 @@ class Queue:
 
         If others wait, a job that the batch would finish too late counts as late: the run would be for nobody.
         """
-        cut = lane.top
-        entries, measured = cut.entries, cut.seconds - HANDOFF_SECONDS
+        entries, seconds = lane.top
+        measured = seconds - HANDOFF_SECONDS
         expected = self.costs.factors[is_loaded] * measured
         in_time = now + expected if self.waiting > len(entries) else now
         is_whole = True

@@ -155,5 +155,5 @@ def test_data_without_unknown_tokens_is_left_alone(tmp_path: Path) -> None:
     own.save(str(tmp_path / "own.json"))
     write_texts(tmp_path / "a.csv", ["ab", "ba"] * 10)
     assert describe(tmp_path / "a.csv", tokenizer=str(tmp_path / "own.json")) is None
-    (tmp_path / "ids.jsonl").write_text('{"sequence": [1, 1], "label": "a"}\n' * 5)
+    (tmp_path / "ids.jsonl").write_text('{"sequence": [1, 1], "label": "a"}\n{"sequence": [1, 2], "label": "b"}\n' * 5)
     assert describe(tmp_path / "ids.jsonl") is None
