@@ -6,6 +6,7 @@ import logging
 import socket
 import struct
 import threading
+import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -53,6 +54,13 @@ class Told:
         await send({"type": "http.response.start", "status": self._status, "headers": self._headers})
         for number, part in enumerate(self._parts, 1):
             await send({"type": "http.response.body", "body": part, "more_body": number < len(self._parts)})
+
+
+def test_an_older_uvicorn_is_not_installed() -> None:
+    """Under 0.53 a request that ends its connection does not, and under 0.45 none is answered."""
+    asked = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
+    (oldest,) = (one.partition(">=")[2] for one in asked if one.startswith("uvicorn"))
+    assert [*map(int, oldest.split("."))] >= [0, 53]
 
 
 @pytest.mark.parametrize("method", [b"GET", b"HEAD"])
