@@ -6,9 +6,9 @@ No value of a setting is shown, since some are keys.
 import argparse
 import os
 import platform
-import socket
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from service import __version__
 from service.costs.cpus import available_cpus, name_cpu, read_cpu_quota
 from service.costs.memory import available_bytes
+from service.server.port import bind_port
 from service.settings import ROOT, SHIPPED_MODEL, Settings, tell_faults, unknown_variables
 
 SERVING = ("onnxruntime", "onnxruntime-gpu", "numpy", "fastapi", "uvicorn", "pydantic", "orjson")
@@ -110,13 +111,11 @@ def describe_memory() -> str:
 
 
 def try_port(host: str, port: int) -> str:
-    """Say why a port cannot be listened on; nothing if it can."""
-    try:
-        family, kind, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind) as listener:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(address)
-            listener.listen(1)
-    except OSError as error:
-        return f"cannot be listened on: {error.strerror}"
+    """Say why a port cannot be listened on as the service does; nothing if it can."""
+    with ExitStack() as opened:
+        try:
+            for listener in [opened.enter_context(one) for one in bind_port(host, port)]:
+                listener.listen(1)
+        except OSError as error:
+            return f"cannot be listened on: {error.strerror}"
     return ""

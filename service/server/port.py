@@ -95,7 +95,8 @@ def bind_port(host: str, port: int) -> list[socket.socket]:
     with ExitStack() as opened:
         bound: list[socket.socket] = []
         lacking: OSError | None = None
-        for family, kind, *_, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        # An address may be found twice, as in a file of hosts with two lines for one name.
+        for family, kind, *_, address in dict.fromkeys(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)):
             try:
                 bound.append(opened.enter_context(_bind(family, kind, (address[0], port, *address[2:]))))
             except OSError as error:

@@ -59,6 +59,14 @@ def test_doctor_says_what_keeps_the_service_from_starting(
     assert capsys.readouterr().out.count("<- the service cannot start") == 2
 
 
+def test_doctor_finds_a_port_free_if_the_service_would(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a host's addresses, one of IPv6 that this machine lacks is passed over."""
+    found = [(socket.AF_INET6, ("2001:db8::1", 0, 0, 0)), (socket.AF_INET, ("127.0.0.1", 0))]
+    infos = [(family, socket.SOCK_STREAM, 0, "", address) for family, address in found]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: infos)
+    assert examine(monkeypatch)["port"] == ("127.0.0.1:0 is free", True)
+
+
 def test_doctor_says_what_a_user_without_a_home_or_rights_gets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Neither keeps it from telling all else: a container's user has no home, and its folders may be another's."""
     monkeypatch.delenv("XDG_CACHE_HOME")

@@ -1,4 +1,4 @@
-"""The port that several workers share."""
+"""The port of the service, which several workers share."""
 
 import errno
 import os
@@ -60,3 +60,14 @@ def test_a_machine_without_ipv6_serves_by_its_other_addresses(fault: int, monkey
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: lacking)
     with pytest.raises(StartupError, match=os.strerror(fault)):
         Port(Settings(port=0))
+
+
+def test_an_address_that_is_found_twice_is_listened_on_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of hosts may have two lines for one name; the second listener would find the port taken."""
+    found = (socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", 0))
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [found, found])
+    listeners = Port(Settings(port=0)).take()
+    with ExitStack() as opened:
+        for one in listeners:
+            opened.enter_context(one)
+        assert len(listeners) == 1
