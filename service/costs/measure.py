@@ -109,7 +109,8 @@ def time_runs(session: EncoderSession, shape: Shape, runners: int, repeats: int)
         except RuntimeError:  # the system allows no more threads
             started.abort()
             raise
-        for one in running:
+        # If some failed, one has the reason; the others say only that they waited for it.
+        for one in sorted(running, key=lambda one: isinstance(one.exception(), threading.BrokenBarrierError)):
             one.result()
     return times
 

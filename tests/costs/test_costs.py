@@ -265,7 +265,7 @@ def test_a_measurement_that_fails_does_not_hang(artifact: Path, place: str, monk
 
     session.run = fail_second  # type: ignore[method-assign,assignment]
     monkeypatch.setattr(threading.Thread, "start", start_first)
-    with pytest.raises(RuntimeError):
+    with pytest.raises(RuntimeError, match={"run": "no memory", "start": "can't start new thread"}[place]):
         measure.time_runs(session, (2, 5), runners=3, repeats=2)
 
 
