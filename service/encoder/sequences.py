@@ -1,7 +1,7 @@
 """Ragged sequences and padded batches: the two shapes that data take between the wire and the session."""
 
 from collections.abc import Callable, Sequence
-from contextvars import copy_context
+from contextvars import Context
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Any, ClassVar, Literal, TypeAlias
@@ -195,7 +195,7 @@ def _shorten(sequences: Sequences, padded: list[Steps], lengths: list[int]) -> S
     return Sequences(values, np.array(lengths, dtype=np.int64), field=sequences.field)
 
 
-_QUIET = copy_context()  # in which NumPy does not warn; to make one for each request would take as long as rounding
+_QUIET = Context()  # in which NumPy does not warn; to make one for each request would take as long as rounding
 _QUIET.run(np.seterr, over="ignore")
 
 
