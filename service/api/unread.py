@@ -20,7 +20,7 @@ KERNEL_BYTES = 2**14  # that the kernel holds of a stream that is kept close; Li
 
 
 class Way(Protocol):
-    """The way to one reader; `GatheringTransport` is one."""
+    """The way to one reader; `CountingTransport` is one."""
 
     @property
     def taken(self) -> int:
