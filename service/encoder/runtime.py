@@ -38,8 +38,8 @@ class Runtime(Protocol):
     """What runs a graph.
 
     Attributes:
-        run: given the wanted outputs and the inputs of a batch, returns these outputs. It may be called from several
-            threads at once.
+        run: given the wanted outputs and the inputs of a batch, returns these outputs, in memory that no later run
+            writes to: answers are views of it. It may be called from several threads at once.
         keeps_deadlines: whether runs may wait for others', and take an input `DEADLINES` more: when each row is of no
             use any more. What such a row gets is not defined.
         provider: what the graph runs on.

@@ -16,7 +16,7 @@ from service.server.writing import CountingTransport, WritingProtocol
 
 
 class GatheringProtocol(WritingProtocol):
-    """uvicorn's HTTP/1.1 with gathered writes, and with an end to what nobody waits for, or waits for in vain.
+    """uvicorn's HTTP/1.1, with an end to what nobody waits for, or waits for in vain.
 
     A request whose client hangs up is cancelled: uvicorn tells of it only who asks for another message, which would
     take a task more in every request. What a client can be slow with before a request is known is looked at now and
