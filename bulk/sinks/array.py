@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from bulk.encoder import Encoded
-from bulk.plan import Plan
+from bulk.plan import PART, Plan
 from bulk.rows import Rows
 from bulk.sinks.sink import Sink
 from bulk.stores import Place
@@ -23,8 +23,13 @@ class NumpySink(Sink):
         self._file = Path((folder / "embeddings.npy").path)
 
     def prepare(self) -> None:
-        """Make the array, its size that of all rows."""
+        """Make the array, its size that of all rows; marks of parts that were in another one are removed."""
+        marks = [
+            file for file in self.folder.list_files() if PART.fullmatch(file.name) and file.name.endswith(self.suffix)
+        ]
         if not self._file.exists():
+            for mark in marks:
+                mark.remove()
             draft = self._file.with_name(f".embeddings.{secrets.token_hex(4)}.npy")
             np.lib.format.open_memmap(draft, "w+", np.float32, (self.plan.rows, self.dim))
             try:

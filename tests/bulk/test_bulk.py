@@ -264,6 +264,22 @@ def test_an_array_that_has_gone_is_filled_again(tmp_path: Path) -> None:
     assert (tmp_path / "out/embeddings.npy").read_bytes() == before
 
 
+def test_an_array_that_has_gone_is_filled_again_however_often_that_is_stopped(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Once there is a new array, marks of the one before tell nothing of it, to a later program either."""
+    monkeypatch.setattr("bulk.sources.wanted.SHARD_BYTES", 100)
+    np.save(tmp_path / "in.npy", np.stack(draw_sequences([4] * 20)))
+    flags = (tmp_path / "in.npy", "-o", tmp_path / "out", "--format", "npy")
+    encode(*flags)
+    before = (tmp_path / "out/embeddings.npy").read_bytes()
+    (tmp_path / "out/embeddings.npy").unlink()
+    encode(*flags, "--limit", 1)
+    assert (tmp_path / "out/embeddings.npy").read_bytes() != before
+    encode(*flags)
+    assert (tmp_path / "out/embeddings.npy").read_bytes() == before
+
+
 SIGNALLED = """
 import os, sys
 
