@@ -5,6 +5,7 @@ its training file did; else they are all others but `label`.
 """
 
 import csv
+from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -60,6 +61,9 @@ class TableSource:
             raise BadInput(
                 self._path, f"there is no column {missing[0]!r}: it has {held}; --{role}-column names another"
             )
+        counts = Counter(self._names)
+        if twice := [name for name in (*needed, *(() if self._text else self._features)) if counts[name] > 1]:
+            raise BadInput(self._path, f"{counts[twice[0]]} columns have the name {twice[0]!r}: give each its own")
         if missing := [name for name in kept if name not in (*others, self._text)]:
             raise BadInput(self._path, f"there is no column {missing[0]!r} to keep: it has {held}")
         absent = [name for name in self._wanted.features if name not in self._names]

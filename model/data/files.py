@@ -110,8 +110,7 @@ def read_dataset(source: FileSource, labels: LabelKind) -> Dataset:
         BadFile: a file or a row of it cannot be learned from; names it and says why.
     """
     rows = _collect(source, source.path, labels)
-    alike = replace(source, features=rows.columns or None)  # in whatever order the file to test on has its columns
-    held_out = _collect(alike, source.test, labels, expected=rows.items[0]) if source.test else None
+    held_out = _collect_test(source, rows, labels)
     classes = _name_classes(rows.labels) if labels == "classes" else ()
     whole = _label(source.path, rows, labels, classes)
     if len(classes) == len(whole.items) > FEWEST:
@@ -180,6 +179,15 @@ def _collect(source: FileSource, path: str, labels: LabelKind, expected: Item | 
     if not rows.items:
         raise BadFile(path, "", "it holds no sequences")
     return rows
+
+
+def _collect_test(source: FileSource, train: Rows, labels: LabelKind) -> Rows | None:
+    """Read the file to test on, if there is one: a table by the names of the first one's columns, in any order."""
+    if not source.test:
+        return None
+    is_alike = Path(source.test).suffix.lower() == Path(source.path).suffix.lower()
+    named = replace(source, features=train.columns or None) if is_alike else source
+    return _collect(named, source.test, labels, expected=train.items[0])
 
 
 def _read_tokenizer(source: FileSource, train: Part) -> str:

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 from array import array
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -201,14 +202,9 @@ def _read_lines(path: Path, reader: Any, header: list[str], source: FileSource, 
             remedy = "columns are separated by commas"
         raise BadFile(path, "", f"{reason}; {remedy}")
     names = source.features or tuple(name for name in header if name not in {*special, source.label})
-    check_columns(path, [*special, *names], header, source)
+    _check_names(path, header, special, names, source)
     id_place, order_place = header.index(source.id), header.index(source.order)
     features = [header.index(name) for name in names]
-    if not features:
-        raise BadFile(path, "", "there is no column besides id, order and label")
-    if nameless := [place for place in features if not header[place].strip()]:
-        reason = "has no name: pandas writes its index so, which is not a feature; write with index=False"
-        raise BadFile(path, "", f"column {nameless[0] + 1} {reason}")
     is_tokens = names == ("token",)
     lines = _Lines({}, array("q"), array("d"), array("q" if is_tokens else "f"), names)
     numbers: dict[str, int] = {}
@@ -224,6 +220,19 @@ def _read_lines(path: Path, reader: Any, header: list[str], source: FileSource, 
                 raise BadFile(path, place, f"'token' is {cells[feature]!r}, which is not an integer below 2**53")
             lines.values.append(int(number) if is_tokens else number)  # type: ignore[arg-type]
     return lines
+
+
+def _check_names(path: Path, header: list[str], special: list[str], names: tuple[str, ...], source: FileSource) -> None:
+    """Refuse a header that lacks a column, or that does not tell which column is meant."""
+    check_columns(path, [*special, *names], header, source)
+    if not names:
+        raise BadFile(path, "", "there is no column besides id, order and label")
+    if nameless := [name for name in names if not name.strip()]:
+        reason = "has no name: pandas writes its index so, which is not a feature; write with index=False"
+        raise BadFile(path, "", f"column {header.index(nameless[0]) + 1} {reason}")
+    counts = Counter(header)
+    if twice := [name for name in (*special, *names) if counts[name] > 1]:
+        raise BadFile(path, "", f"{counts[twice[0]]} columns have the name {twice[0]!r}: give each its own")
 
 
 def _read_order(path: Path, place: str, column: str, text: str) -> float:

@@ -31,7 +31,7 @@ from model.training.run_directory import BrokenRun, read_config, read_tokenizer
 RECIPES = Path(__file__).parents[1] / "recipes"
 # The arguments that say how a user's file is read.
 OF_FILES = ["test", "test_share", "sequence_column", "label_column", "partner_column", "id_column", "order_column"]
-OF_FILES += ["vocabulary", "tokenizer", "source", "licence"]
+OF_FILES += ["feature_columns", "vocabulary", "tokenizer", "source", "licence"]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -134,15 +134,19 @@ def _go_on(recipe: Recipe, dataset: Dataset, start: str) -> Recipe:
 
     Raises:
         BrokenRun: there is no such run.
-        ValueError: its encoder does not read such sequences.
+        ValueError: its encoder does not read such sequences, or reads their features in another order.
     """
-    encoder = read_config(Path(start)).encoder
+    config = read_config(Path(start))
+    encoder, columns = config.encoder, config.data.columns
     if (encoder.features, encoder.vocabulary) != (dataset.features, dataset.vocabulary):
         own, other = (
             f"{reads.features} features" if reads.vocabulary is None else f"{reads.vocabulary} token ids"
             for reads in (encoder, recipe.encoder)
         )
         raise ValueError(f"the encoder of {start} reads {own}, and {dataset.name} holds {other}")
+    if columns != [*dataset.columns] and {*columns} == {*dataset.columns}:
+        order = ",".join(columns)
+        raise ValueError(f"the encoder of {start} reads these columns in another order: --feature-columns {order}")
     return dataclasses.replace(recipe, encoder=encoder, start=start)
 
 

@@ -95,6 +95,7 @@ def test_lists_of_a_row_that_differ_in_length_are_told(kind: str, named: Path, t
         ("id,order,a,b,c\na,0,1,2,3\n", "there is no column 'x', which the model reads: it has 'id', 'order', 'a'"),
         ("user,order,x,y,z\na,0,1,2,3\n", "there is no column 'id': it has 'user', .*; --id-column names another"),
         ("id,at,x,y,z\na,0,1,2,3\n", "there is no column 'order': it has 'id', .*; --order-column names another"),
+        ("id,order,x,x,y,z\na,0,1,9,2,3\n", "2 columns have the name 'x': give each its own"),
     ],
 )
 def test_columns_that_are_missing_are_named(text: str, said: str, named: Path, tmp_path: Path) -> None:

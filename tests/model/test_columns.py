@@ -45,6 +45,16 @@ def test_the_file_to_test_on_is_read_by_the_names_of_its_columns(tmp_path: Path)
         read(tmp_path / "train.csv", test=str(tmp_path / "bad.csv"))
 
 
+def test_a_file_to_test_on_may_be_of_another_kind(tmp_path: Path) -> None:
+    """Lists of steps have no names, so that those of the table that is trained on are not looked for there."""
+    (tmp_path / "train.csv").write_text("id,order,label,x,y\na,1,u,1,2\nb,1,v,3,4\n")
+    (tmp_path / "test.jsonl").write_text('{"sequence": [[1, 2]], "label": "u"}\n')
+    np.savez(tmp_path / "test.npz", values=[[1.0, 2.0]], lengths=[1], labels=["u"])
+    for extension in ("jsonl", "npz"):
+        dataset = read(tmp_path / "train.csv", test=str(tmp_path / f"test.{extension}"))
+        assert dataset.test.sequences[0].tolist() == [[1.0, 2.0]]
+
+
 def test_steps_may_be_ordered_by_times(tmp_path: Path) -> None:
     """Times in ISO 8601 order steps, across zones, and without a zone they are of UTC."""
     times = ["2026-03-01T00:30:00Z", "2026-03-01T00:30:00.5+01:00", "2026-02-28 23:59:59"]
@@ -121,6 +131,8 @@ def test_features_are_not_named_of_files_without_columns(tmp_path: Path) -> None
         ("id;order;x;label\na;1;2;u\n", {}, "it holds 'id;order;x;label'; columns are separated by commas"),
         ("id,at,x,label\na,1,2,u\n", {}, "there is no 'order': it holds .*; --order-column names another"),
         ("id,order,x,class\na,1,2,u\n", {}, "there is no 'label': it holds .*; --label-column names another"),
+        ("id,order,x,x,label\na,1,2,3,u\n", {}, "2 columns have the name 'x': give each its own"),
+        ("id,order,x,order,label\na,1,2,3,u\n", {}, "2 columns have the name 'order': give each its own"),
         ("id,order,x,label\na,1,buy,u\n", {}, "line 2: 'x' is 'buy', .*; --feature-columns names the columns that"),
         ("id,order,x,label\na,1,,u\n", {}, "line 2: 'x' is '', .*: fill the gap, or leave the line out"),
         ("id,order,x,label\na,1,NaN,u\n", {}, "line 2: 'x' is 'NaN', .*: fill the gap, or leave the line out"),
@@ -210,7 +222,7 @@ def test_what_was_read_is_told(tmp_path: Path) -> None:
 
 
 def test_the_command_reads_the_columns_that_it_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Flags name the columns, the run remembers them, and a run that was broken off is resumed with them."""
+    """Flags name the columns, and the run remembers them, for whatever goes on with it."""
     lines = [f"u{row},2026-01-0{day},buy,{row % 2},{day},{row % 2}\n" for row in range(12) for day in (2, 1)]
     (tmp_path / "a.csv").write_text(EVENTS + "".join(lines))
     command = ["--data", str(tmp_path / "a.csv"), "--id-column", "user", "--order-column", "at", "--epochs", "1"]
@@ -222,6 +234,9 @@ def test_the_command_reads_the_columns_that_it_is_told(tmp_path: Path, capsys: p
     assert config.data.file is not None
     assert config.data.file.features == ("amount", "seconds")
     train_main([*command, "--resume"])
+    again = [*command, "--feature-columns", "seconds,amount", "--from", str(tmp_path / "run")]
+    with pytest.raises(SystemExit, match="reads these columns in another order: --feature-columns amount,seconds"):
+        train_main(again)
     with pytest.raises(SystemExit):
         train_main([*command, "--feature-columns", "amount,amount"])
     assert "--feature-columns: invalid names value: 'amount,amount'" in capsys.readouterr().err

@@ -591,6 +591,7 @@ def test_the_test_share_is_a_share(capsys: pytest.CaptureFixture[str]) -> None:
         (["--dataset", "sum", "--test", "a.csv"], "--test is for --data, and --dataset is given"),
         (["--dataset", "sum", "--test-share", "0.5"], "--test-share is for --data, and --dataset is given"),
         (["--dataset", "sts-b", "--tokenizer", "a.json"], "--tokenizer is for --data, and --dataset is given"),
+        (["--dataset", "sum", "--feature-columns", "x,y"], "--feature-columns is for --data, and --dataset is given"),
         (
             ["--data", "a.csv", "--from", "run", "--tokenizer", "a.json"],
             "--tokenizer is the run's own that --from names",
