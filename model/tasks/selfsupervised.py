@@ -113,13 +113,13 @@ class SelfSupervised(Task):
     def measure(self, data: LabelledSequences) -> dict[str, float]:
         """Return `loss`, and `matched`, the share of views whose other half is the most similar of all others.
 
-        Both are over groups of `batch_size` sequences alike in length, as in training, and always the same views.
+        Both are over groups of `batch_size` sequences alike in length, and always the same views.
         """
         device = next(self.parameters()).device
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(MEASURING_SEED)
             views = run_batches(self, self, data).float()
-        embeddings = run_batches(self, self.encoder, data).float()
+        embeddings = run_batches(self, self.encoder, data).float() if self._neighbours else views[:, 0]
         order = torch.tensor(data.lengths).argsort(stable=True)
         loss = matched = 0.0
         for rows in in_order(len(data), self._group):

@@ -217,6 +217,24 @@ def test_measuring_is_repeatable_and_disturbs_nothing() -> None:
     assert task.training
 
 
+@pytest.mark.parametrize(("neighbours", "expected"), [(0, 2), (2, 3)])
+def test_measuring_encodes_no_more_than_it_needs(
+    neighbours: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two views, and whole sequences only if neighbours are looked for among them."""
+    task = make_task(TrainConfig(neighbours=neighbours))
+    calls: list[int] = []
+    forward = task.encoder.forward
+
+    def count(sequences: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        calls.append(len(lengths))
+        return forward(sequences, lengths)
+
+    monkeypatch.setattr(task.encoder, "forward", count)
+    task.measure(unlabelled(draw_sequences([3, 5, 4])))
+    assert calls == [3] * expected
+
+
 def test_sequences_without_any_likeness_are_all_matched() -> None:
     """`matched` is 1 where views of a sequence are alike and those of others are not, and the loss is below chance."""
     task = make_task(TrainConfig(batch_size=3))
