@@ -30,7 +30,7 @@ class Unit:
 
     @classmethod
     def of(cls, task: Task | None) -> Self:
-        """Return the unit of a task's predictions; of none, if there is no task."""
+        """Return the unit of a task's predictions; one that changes nothing if nothing is predicted."""
         head = None if task is None else task.fold_head()
         if head is None:
             return cls(np.zeros(1), np.ones(1))
