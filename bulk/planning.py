@@ -11,7 +11,7 @@ import numpy as np
 from bulk.encoder import Encodes
 from bulk.mistakes import BulkError
 from bulk.plan import PART, Plan, read_plan, require_same
-from bulk.sources.files import find_inputs, make_shards, open_source
+from bulk.sources.files import find_inputs, is_shown, make_shards, open_source
 from bulk.sources.lines import LineSource, infer_types
 from bulk.sources.wanted import Wanted
 from bulk.stores import Place, open_place
@@ -36,7 +36,8 @@ def make_plan(options: argparse.Namespace, encoder: Encodes, settings: Settings)
     folder = open_place(options.out)
     if options.format == "npy" and not folder.is_local:
         raise BulkError(f"--format npy is one array that grows in place, and {folder} is in a store: --format parquet")
-    refuse_inside(options.inputs, folder)
+    if options.format == "parquet":  # of a folder, nothing else is read
+        refuse_inside(options.inputs, folder)
     wanted = make_wanted(options, encoder, settings)
     inputs = find_inputs(options.inputs)
     first = open_source(inputs[0], wanted)
@@ -68,10 +69,11 @@ def refuse_inside(names: list[str], folder: Place) -> None:
     """Refuse an output folder whose parts would be inputs the next time.
 
     Raises:
-        BulkError: it is one of the inputs, or lies in one.
+        BulkError: it is one of the inputs, or lies in one where it would be read.
     """
     for name in names:
-        if open_place(name).holds(folder):
+        inner = open_place(name).locate(folder)
+        if inner is not None and is_shown(inner):
             raise BulkError(
                 f"{folder} lies in the input {name}, to which its parts would be added: choose another --out"
             )

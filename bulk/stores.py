@@ -67,12 +67,12 @@ class Place:
         """Whether it is of this machine."""
         return isinstance(self.files, fs.LocalFileSystem)
 
-    def holds(self, other: "Place") -> bool:
-        """Whether another place is this folder, or lies in it."""
+    def locate(self, other: "Place") -> str | None:
+        """Return the name of another place within this folder, empty if it is this one; None if it is elsewhere."""
         if self.files != other.files:
-            return False
+            return None
         own, its = (Path(one.path).resolve() if one.is_local else PurePosixPath(one.path) for one in (self, other))
-        return its.is_relative_to(own)
+        return "/".join(its.relative_to(own).parts) if its.is_relative_to(own) else None
 
     @property
     def exists(self) -> bool:

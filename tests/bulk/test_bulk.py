@@ -224,10 +224,13 @@ def test_a_dry_run_tells_what_is_left_for_this_program(
 def test_a_folder_of_the_input_is_refused_for_the_output(
     sequences: list[npt.NDArray[np.float32]], tmp_path: Path
 ) -> None:
-    """Its parts would be inputs the next time; a folder beside it is not refused."""
+    """Its parts would be inputs the next time; not so beside it, in a folder that is not read, or as JSON lines."""
     write_parquet(tmp_path / "in.parquet", sequences)
     for out in (tmp_path, tmp_path / "out/deep"):
         assert f"{out} lies in the input {tmp_path}" in refuse(tmp_path, "-o", out)
+    for name, kind in (("_out", "parquet"), ("lines", "jsonl")):
+        for _ in range(2):  # the second time with parts in the folder
+            encode(tmp_path, "-o", tmp_path / name, "--format", kind)
     encode(tmp_path / "in.parquet", "-o", tmp_path / "out")
     assert "holds 'embedding'" not in refuse(tmp_path / "out", "-o", tmp_path / "out2", "--sequence", "none")
 
