@@ -24,7 +24,7 @@ class TrainConfig:
         noise: added to every number; see `model.tasks.task.Augmentation`.
         offset: added throughout a sequence; see `model.tasks.task.Augmentation`.
         neighbours: of self-supervision: sequences of a batch belong together, as two views of one do, if each is among
-            this many most similar ones of the other. 0 for none.
+            this many most similar ones of the other. 0 for none; at most half of a small batch.
         validation_share: held out of training to stop it early; of each class, if there are classes. 0 holds out
             nothing, for sets too small to spare any: the epoch that is best on the training sequences is kept.
         patience: epochs without a better validation metric before training stops.

@@ -64,7 +64,8 @@ def contrast(first: Tensor, second: Tensor, near: Tensor) -> Tensor:
 def find_neighbours(embeddings: Tensor, count: int) -> Tensor:
     """Find the pairs of sequences of which each is among the `count` most similar ones of the other.
 
-    Embeddings are compared by cosine, relative to their mean.
+    Embeddings are compared by cosine, relative to their mean. At most half of the other sequences count as most
+    similar: in a small batch, such as the last one of an epoch, all would be neighbours, and none told apart.
 
     Args:
         embeddings: `(n, D)`, n >= 1.
@@ -75,7 +76,7 @@ def find_neighbours(embeddings: Tensor, count: int) -> Tensor:
     """
     directions = nn.functional.normalize(embeddings - embeddings.mean(dim=0), dim=1)
     likeness = (directions @ directions.T).fill_diagonal_(-torch.inf)
-    found = likeness.topk(min(count, len(embeddings) - 1), dim=1).indices
+    found = likeness.topk(min(count, (len(embeddings) - 1) // 2), dim=1).indices
     is_found = torch.zeros_like(likeness, dtype=torch.bool).scatter_(1, found, value=True)
     return is_found & is_found.T
 
