@@ -50,7 +50,7 @@ def test_a_node_lost_twice_changes_no_byte(cluster: Any, tmp_path: Path) -> None
     draw = np.random.default_rng(1)
     rows = [
         {"id": row, "sequence": draw.standard_normal((row % 40, FEATURES)).astype(np.float32).tolist()}
-        for row in range(500)
+        for row in range(800)
     ]
     file = write_jsonl(tmp_path / "in.jsonl", rows)
     encode(file, "-o", tmp_path / "alone")
@@ -63,8 +63,8 @@ def test_a_node_lost_twice_changes_no_byte(cluster: Any, tmp_path: Path) -> None
             until = count_parts(tmp_path / "out") + more
             while count_parts(tmp_path / "out") < until and process.poll() is None:
                 time.sleep(0.005)
+            lost.append(count_parts(tmp_path / "out"))  # when that begins, since it takes a while
             cluster.remove_node(nodes.pop(), allow_graceful=False)
-            lost.append(count_parts(tmp_path / "out"))
             nodes.insert(0, cluster.add_node(num_cpus=1))
         assert process.wait() == 0
     assert lost[0] < lost[1] < len(json.loads((tmp_path / "alone/plan.json").read_text())["shards"])
