@@ -89,7 +89,7 @@ class Actors:
 
     @property
     def left(self) -> int:
-        """How many shards nobody has in hand yet."""
+        """How many shards no actor has taken yet."""
         return self._stretches.left
 
     def fill(self) -> None:

@@ -69,7 +69,7 @@ def refuse_inside(names: list[str], folder: Place) -> None:
     """Refuse an output folder whose parts would be inputs the next time.
 
     Raises:
-        BulkError: it is one of the inputs, or lies in one where it would be read.
+        BulkError: it is an input, or is inside one and would be read as part of it.
     """
     for name in names:
         inner = open_place(name).locate(folder)

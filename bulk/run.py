@@ -32,7 +32,7 @@ class Stages:
         wanted: says what is read of each row.
         encoder: encodes.
         sink: writes.
-        sources: the input in hand, by its place among the inputs; what is read next may lie where it stopped.
+        sources: the open input, by its number; the next shard may begin where reading it stopped.
     """
 
     wanted: Wanted

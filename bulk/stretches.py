@@ -1,4 +1,4 @@
-"""Shards that nobody has in hand yet, in stretches of neighbours, so that a reader mostly goes on where it stopped."""
+"""Shares out shards in stretches of neighbours, so that a reader mostly goes on where it stopped."""
 
 from collections import deque
 from collections.abc import Iterable

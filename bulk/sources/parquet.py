@@ -124,7 +124,7 @@ class ParquetSource:
         return table
 
     def _take(self, rows: int) -> Iterator[pa.RecordBatch]:
-        """Yield the next so many rows of the row group in hand; Arrow's batches end where it likes."""
+        """Yield the next rows of the open row group, as many as are asked for; a batch of Arrow may hold fewer."""
         while rows:
             batch = self._rest or next(self._batches, None)
             if batch is None:

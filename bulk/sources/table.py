@@ -206,7 +206,7 @@ class TableSource:
 
 
 def read_order(text: str) -> float:
-    """Return where a step stands: a number, or a time, in UTC unless it says otherwise, in seconds since 1970.
+    """Return what steps are ordered by: a number, or a time in seconds since 1970. A time without a zone is UTC.
 
     Raises:
         ValueError: it is neither.

@@ -236,7 +236,7 @@ def _check_names(path: Path, header: list[str], special: list[str], names: tuple
 
 
 def _read_order(path: Path, place: str, column: str, text: str) -> float:
-    """Read where a step stands: a number, or a time, in UTC unless it says otherwise, in seconds since 1970."""
+    """Read what steps are ordered by: a number, or a time in seconds since 1970. A time without a zone is UTC."""
     try:
         number = float(text)
     except ValueError:

@@ -124,7 +124,7 @@ def _describe(run: Path) -> tuple[object, ...]:
 
 
 def count(text: str) -> int:
-    """Read a number of labels, at least 1.
+    """Read a number of labels or of runs, at least 1.
 
     Raises:
         ValueError: it is not one.

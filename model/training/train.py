@@ -23,6 +23,7 @@ from model.data.texts import describe_unknown
 from model.tasks.catalogue import TASKS
 from model.training.baselines import describe_baselines
 from model.training.cross_validate import Folds, cross_validate
+from model.training.evaluate import count
 from model.training.fit import train
 from model.training.recipe import Hardware, Recipe, describe_trap, read_recipe, read_task
 from model.training.report import print_predictions, write_report
@@ -195,7 +196,7 @@ def _make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--out", type=Path, help="run directory; runs/NAME by default")
     parser.add_argument("--seed", type=int, help="of weights, batches and validation split")
-    parser.add_argument("--seeds", type=several, help="train this many runs, OUT/seed-0, OUT/seed-1, ...")
+    parser.add_argument("--seeds", type=count, help="train this many runs, OUT/seed-0, OUT/seed-1, ...")
     parser.add_argument(
         "--cross-validate",
         type=int,
@@ -248,18 +249,6 @@ def names(text: str) -> tuple[str, ...]:
     if not all(found) or len({*found}) < len(found):
         raise ValueError(text)
     return found
-
-
-def several(text: str) -> int:
-    """Read a number of runs, at least 1.
-
-    Raises:
-        ValueError: it is not one.
-    """
-    number = int(text)
-    if number < 1:
-        raise ValueError(text)
-    return number
 
 
 def share(text: str) -> float:

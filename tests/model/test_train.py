@@ -597,7 +597,7 @@ def test_the_test_share_is_a_share(capsys: pytest.CaptureFixture[str]) -> None:
             "--tokenizer is the run's own that --from names",
         ),
         (["--data", "a.csv", "--learn-from-one"], "--learn-from-one is for --cross-validate, which is not given"),
-        (["--data", "a.csv", "--seeds", "0"], "argument --seeds: invalid several value: '0'"),
+        (["--data", "a.csv", "--seeds", "0"], "argument --seeds: invalid count value: '0'"),
     ],
 )
 def test_what_would_change_nothing_is_refused(
