@@ -9,7 +9,7 @@ from socket import socket
 import uvicorn
 from starlette.types import ASGIApp
 
-from service.server.transport import GatheringProtocol
+from service.server.transport import WatchingProtocol
 
 
 class _Server(uvicorn.Server):
@@ -26,7 +26,7 @@ class _Server(uvicorn.Server):
 
 @contextmanager
 def listen(
-    app: ASGIApp, http: Callable[..., asyncio.Protocol] = GatheringProtocol, keep_alive_seconds: int = 5
+    app: ASGIApp, http: Callable[..., asyncio.Protocol] = WatchingProtocol, keep_alive_seconds: int = 5
 ) -> Iterator[str]:
     """Serve an app on a free port, by the service's own protocol or another.
 

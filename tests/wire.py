@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from service.server.transport import GatheringProtocol
+from service.server.transport import WatchingProtocol
 
 TURNS = 20  # of the event loop, in which the apps of these tests have long answered
 
@@ -86,7 +86,7 @@ class Echo:
         await send({"type": "http.response.body", "body": answer})
 
 
-def converse(app: ASGIApp, *parts: bytes, protocol: type[HttpToolsProtocol] = GatheringProtocol) -> Wire:
+def converse(app: ASGIApp, *parts: bytes, protocol: type[HttpToolsProtocol] = WatchingProtocol) -> Wire:
     """Let an app answer what comes in these parts, each in a read of its own, as long as it reads.
 
     Args:

@@ -17,7 +17,7 @@ SPARE = 32  # connections beyond the limit, on which health is answered and othe
 
 
 class Guest(Protocol):
-    """A connection; `GatheringProtocol` is one."""
+    """A connection; `WatchingProtocol` is one."""
 
     @property
     def is_busy(self) -> bool:

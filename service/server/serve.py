@@ -36,7 +36,7 @@ from service.server.greeting import write_greeting
 from service.server.owner.keeping import Keeper, start_owners
 from service.server.port import Port
 from service.server.rpc.reserving import reserve_port
-from service.server.transport import GatheringProtocol
+from service.server.transport import WatchingProtocol
 from service.server.workers import HANDLED, STOPPING, supervise
 from service.settings import MISUSED, Settings, find_log_format, tell_faults, unknown_variables, variable_of
 
@@ -128,7 +128,7 @@ class DrainingServer(uvicorn.Server):
 
     async def _adopt(self, connection: socket.socket) -> None:
         """Serve a connection that was accepted elsewhere."""
-        protocol = cast("type[GatheringProtocol]", self.config.http_protocol_class)
+        protocol = cast("type[WatchingProtocol]", self.config.http_protocol_class)
         make = partial(protocol, self.config, self.server_state, self.lifespan.state)
         with suppress(OSError):  # it hung up, or speaks no TLS
             await asyncio.get_running_loop().connect_accepted_socket(
@@ -272,7 +272,7 @@ def serve(
     service = app.state.service
     config = uvicorn.Config(
         app,
-        http=partial(GatheringProtocol, crowd=service.crowd, unread=service.unread),  # type: ignore[arg-type]
+        http=partial(WatchingProtocol, crowd=service.crowd, unread=service.unread),  # type: ignore[arg-type]
         host=settings.host,
         port=settings.port,
         log_config=None,  # it is configured

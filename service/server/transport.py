@@ -15,7 +15,7 @@ from service.errors import TooManyConnections
 from service.server.writing import CountingTransport, WritingProtocol
 
 
-class GatheringProtocol(WritingProtocol):
+class WatchingProtocol(WritingProtocol):
     """uvicorn's HTTP/1.1, with an end to what nobody waits for, or waits for in vain.
 
     A request whose client hangs up is cancelled: uvicorn tells of it only who asks for another message, which would

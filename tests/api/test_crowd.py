@@ -18,7 +18,7 @@ from bench.load.launch import start_service
 from service.api.crowd import SPARE, Crowd, allow_files
 from service.api.front import Front
 from service.app import create_app
-from service.server.transport import GatheringProtocol
+from service.server.transport import WatchingProtocol
 from service.settings import Settings
 from tests.api.test_encode import PAIR
 from tests.api.test_security import connect
@@ -143,7 +143,7 @@ def test_idle_connections_keep_nobody_out(artifact: Path, processes: str, sent: 
 def listen_to(app: Front) -> Iterator[str]:
     """Serve an app as `python -m service` does."""
     service = app.state.service
-    with listen(app, http=partial(GatheringProtocol, crowd=service.crowd, unread=service.unread)) as address:
+    with listen(app, http=partial(WatchingProtocol, crowd=service.crowd, unread=service.unread)) as address:
         yield address
 
 

@@ -24,7 +24,7 @@ from service.__main__ import main
 from service.api.routing import read_body
 from service.app import create_app
 from service.errors import BodyTooSlow
-from service.server.transport import GatheringProtocol
+from service.server.transport import WatchingProtocol
 from service.settings import Settings
 from tests.api.test_encode import PAIR, Serve
 from tests.api.test_keys import FIRST, bearing
@@ -124,7 +124,7 @@ def read_to_end(connection: socket.socket) -> bytes:
     return b"".join(iter(lambda: connection.recv(65536), b""))
 
 
-class Impatient(GatheringProtocol):
+class Impatient(WatchingProtocol):
     """Looks at its connections often, and takes small heads only."""
 
     look_seconds = 0.05
@@ -179,7 +179,7 @@ async def _answer_at_length(_request: Request) -> PlainTextResponse:
 ANSWER_BYTES = 40 * 2**20  # more than the kernel holds for a reader
 
 
-class Sparing(GatheringProtocol):
+class Sparing(WatchingProtocol):
     """Looks at its connections, and tells when one has ended."""
 
     look_seconds = 0.5

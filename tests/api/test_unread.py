@@ -27,7 +27,7 @@ from service.app import create_app
 from service.codecs.binary import arrow
 from service.codecs.json import ndjson
 from service.errors import AnswersUnread, AnswerTooLarge
-from service.server.transport import GatheringProtocol
+from service.server.transport import WatchingProtocol
 from service.settings import Settings
 from tests.api.test_crowd import read_metric
 from tests.api.test_security import read_to_end
@@ -117,7 +117,7 @@ def test_an_answer_over_all_that_may_be_unread_never_has_room() -> None:
     assert unread.held == 0
 
 
-class Choked(GatheringProtocol):
+class Choked(WatchingProtocol):
     """Has the kernel hold little of what is not read."""
 
     def connection_made(self, transport: Any) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from service.app import create_app
 from service.server.framing import MOST_IN_LINE
-from service.server.transport import GatheringProtocol
+from service.server.transport import WatchingProtocol
 from service.settings import Settings
 from tests.api.test_encode import PAIR
 from tests.listening import listen
@@ -141,14 +141,14 @@ def test_trailers_are_no_headers() -> None:
 def test_trailers_that_do_not_end_are_cut_off(part: bytes, path: bytes) -> None:
     """As heads are, whether or not the request was answered before."""
     head = b"POST /" + path + b" HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nx: "
-    assert not converse(Echo(), head, *[part] * (GatheringProtocol.head_bytes // len(part) + 1)).is_kept
+    assert not converse(Echo(), head, *[part] * (WatchingProtocol.head_bytes // len(part) + 1)).is_kept
 
 
 def test_a_large_body_in_small_chunks_is_taken() -> None:
     """What frames it may be more than a head may have."""
     app = Echo()
     chunks = [b"1;name=value\r\na\r\n" * 100] * 100
-    assert 100 * len(chunks[0]) > GatheringProtocol.head_bytes
+    assert 100 * len(chunks[0]) > WatchingProtocol.head_bytes
     converse(app, offering(b"", b"Transfer-Encoding: chunked\r\n\r\n"), *chunks, b"0\r\n\r\n")
     assert [len(body) for _, _, body in app.asked] == [100 * 100]
 

@@ -21,7 +21,7 @@ from uvicorn.server import ServerState
 
 from service.app import create_app
 from service.encoder.sequences import Batch, Embeddings
-from service.server.transport import GatheringProtocol
+from service.server.transport import WatchingProtocol
 from service.server.writing import CountingTransport
 from service.settings import Settings
 from tests.conftest import draw_sequences
@@ -123,7 +123,7 @@ class Clockwork:
 
     def call_later(self, seconds: float, callback: Callable[[], None]) -> asyncio.Handle:
         """Keep a timer, unless it is for another purpose."""
-        if seconds < GatheringProtocol.look_seconds:
+        if seconds < WatchingProtocol.look_seconds:
             self.due[self.now + seconds] = callback
         return asyncio.Handle(callback, [], self._loop)
 
@@ -140,7 +140,7 @@ class Clockwork:
 def test_a_connection_has_one_timer_and_is_closed_when_idle() -> None:
     """However many requests it brings; one that comes in pieces at the end of that time is waited for."""
 
-    async def ask(protocol: GatheringProtocol, *parts: bytes) -> None:
+    async def ask(protocol: WatchingProtocol, *parts: bytes) -> None:
         for part in parts:
             protocol.data_received(part)
         for _ in range(TURNS):
@@ -149,7 +149,7 @@ def test_a_connection_has_one_timer_and_is_closed_when_idle() -> None:
     async def run() -> None:
         loop, wire = Clockwork(), Wire()
         config = uvicorn.Config(Echo(), log_config=None, access_log=False, timeout_keep_alive=5)
-        protocol = GatheringProtocol(config, ServerState(), {}, loop)
+        protocol = WatchingProtocol(config, ServerState(), {}, loop)
         protocol.connection_made(wire)
         await ask(protocol, GET % b"a", GET % b"b")
         loop.turn(3.0)
