@@ -174,11 +174,11 @@ def test_pieces_of_an_object_wait_on_disk_until_all_are_there(monkeypatch: pytes
     monkeypatch.setattr(stores, "SHOWN_WHOLE", fs.LocalFileSystem)
     place = open_place(tmp_path / "x")
     tracemalloc.start()
-    place.put(bytes(2**20) for _ in range(32))
+    place.put(bytes(2**20) for _ in range(96))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert (tmp_path / "x").stat().st_size == 32 * 2**20
-    assert peak < 8 * 2**20
+    assert (tmp_path / "x").stat().st_size == 96 * 2**20
+    assert peak < 48 * 2**20  # of all threads of the process, those that earlier tests left behind too
 
 
 def test_without_a_disk_pieces_of_an_object_wait_in_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
