@@ -1,12 +1,11 @@
 """`python -m bench cost`: how far predicted run times are from measured ones, over shapes the model has not seen.
 
-The encoder is calibrated as at a first start, without a cache file. Then random shapes are timed, as many runs at a
-time as there are runners, and compared with the prediction. Prints a table and ends with one JSON line.
+The encoder is calibrated as at a first start, without a cache file. Then random shapes are measured in the same way,
+and compared with the prediction. Prints a table and ends with one JSON line.
 """
 
 import argparse
 import json
-import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -14,15 +13,13 @@ from pathlib import Path
 import numpy as np
 
 from service.costs.calibrate import load
-from service.costs.measure import time_runs
 from service.settings import SHIPPED_MODEL, Settings
 
-REPEATS = 7
 MAX_PREDICTED_SECONDS = 0.15  # shapes beyond it are drawn anew, to keep the measurement short
 
 
 def measure_errors(model: Path, shapes: int) -> dict[str, float]:
-    """Compare predictions with the median of several runs.
+    """Compare predictions with measurements.
 
     Args:
         model: the artifact.
@@ -35,14 +32,14 @@ def measure_errors(model: Path, shapes: int) -> dict[str, float]:
         began = time.perf_counter()
         calibrator = load(Settings(model=model, cache_dir=Path(empty)))
         seconds = time.perf_counter() - began
-    costs, runners = calibrator.costs, calibrator.arrangements[0].runners
+    costs = calibrator.costs
     draw = np.random.default_rng(1)
     errors: list[float] = []
     while len(errors) < shapes:
         rows, steps = (int(np.exp(draw.uniform(np.log(low), np.log(high)))) for low, high in ((1, 33), (2, 400)))
         if (rows, steps) in costs.measured or costs.predict(rows, steps) > MAX_PREDICTED_SECONDS:
             continue
-        actual = statistics.median(time_runs(calibrator.session, (rows, steps), runners, REPEATS))
+        actual = calibrator.measure((rows, steps))
         errors.append(abs(costs.predict(rows, steps) - actual) / actual)
     return {
         "median_error": float(np.median(errors)),

@@ -31,6 +31,7 @@ STEPS, BODIES = 200, 64
 DEADLINE_MS, QUEUE_SECONDS = 2000, 1.0
 CLOSED_CONNECTIONS, OPEN_CONNECTIONS = 32, 900  # more than wait for answers at a time, fewer than a worker takes
 RECOVERY_SECONDS = 10.0  # watched for it
+REST_SECONDS = 1.0  # before each load: all workers take connections by then, and those of the load before have ended
 RETRY, QUEUED = re.compile(rb"retry-after-ms: *(\d+)", re.IGNORECASE), re.compile(rb"queue;dur=([\d.]+)")
 
 
@@ -84,10 +85,13 @@ def measure_overload(server: Server, model: Path, seconds: float, times: float) 
     os.environ["LENGTHWISE_MAX_QUEUE_SECONDS"] = str(QUEUE_SECONDS)
     watch, witness = Watch(), Witness()
     with start(server, Path(sys.executable), model, plain[0], model.with_suffix(".log")) as running:
+        time.sleep(REST_SECONDS)
         run_closed(running.port, plain, CLOSED_CONNECTIONS, 2.0)
+        time.sleep(REST_SECONDS)
         capacity = run_closed(running.port, plain, CLOSED_CONNECTIONS, min(10.0, seconds)).rate
         normal = run_number(running.port, plain, 1, 20).quantile(0.5)
         rate = times * capacity
+        time.sleep(REST_SECONDS)
         load = run_open(running.port, urgent, rate, seconds, OPEN_CONNECTIONS, witness.note)
         recovery = measure_recovery(running.port, plain, 2 * normal)
         others = watch.others_share(find_family(running.process.pid))

@@ -37,7 +37,7 @@ FINE_STEPS, FINE_RUN_SECONDS = (1, 12, 96, 512, 1024), 0.1
 # If another process runs the batches of all: one is under way, one waits to be next, and one is left to small work.
 AFAR_RUNNERS = 3
 
-LAYOUT = 4  # raised if something is measured or chosen in another way, so that older files are not used
+LAYOUT = 5  # raised if something is measured or chosen in another way, so that older files are not used
 
 Positive: TypeAlias = Annotated[int, Field(ge=1)]
 Seconds: TypeAlias = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -105,8 +105,8 @@ class Calibrator:
         return Calibration(arrangements=self.arrangements, runs=runs)
 
     def measure(self, shape: Shape) -> float:
-        """Return the seconds of a run over `shape` while all runners do the same."""
-        seconds = measure_run(self.session, shape, self.arrangements[0].runners)
+        """Return the seconds of a run over `shape` while all runners do the same; see `measure_run`."""
+        seconds = measure_run(self.session, shape, self.arrangements[0])
         self.session.release_memory()
         trim_heap()
         return seconds

@@ -7,6 +7,7 @@ import os
 import platform
 import sys
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from model import threads
 from service.costs import calibrate, cpus, measure
 from service.costs.calibrate import Calibrator, main
+from service.costs.measure import Arrangement, Timed
 from service.costs.model import HANDOFF_SECONDS, MAX_FACTOR, CostModel, choose_sizes
 from service.encoder.sequences import Batch
 from service.encoder.session import EncoderSession, open_session
@@ -95,7 +97,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """Measurements on paper: a run over B x T takes 1 us a padded step; returns the shapes that were measured."""
     shapes: list[tuple[int, int]] = []
 
-    def take(_session: EncoderSession, shape: tuple[int, int], _runners: int) -> float:
+    def take(_session: EncoderSession, shape: tuple[int, int], _arrangement: Arrangement) -> float:
         shapes.append(shape)
         return 1e-6 * shape[0] * shape[1]
 
@@ -162,7 +164,7 @@ def test_warm_up_leaves_long_runs_to_idle_time(artifact: Path, tmp_path: Path, m
     """No run but that of one sequence is expected over the limit at warm-up; the rest is offered until it is known."""
     shapes: list[tuple[int, int]] = []
 
-    def take(_session: EncoderSession, shape: tuple[int, int], _runners: int) -> float:
+    def take(_session: EncoderSession, shape: tuple[int, int], _arrangement: Arrangement) -> float:
         shapes.append(shape)
         return 1e-5 * shape[0] * shape[1]
 
@@ -188,8 +190,8 @@ def test_the_fastest_arrangement_is_chosen(artifact: Path, monkeypatch: pytest.M
         opened.append(threads)
         return session
 
-    def take(_session: EncoderSession, _shape: object, runners: int, _repeats: int) -> list[float]:
-        return [runners * (1e-3 if runners == 5 else 1e-3 / gain)]
+    def take(_session: EncoderSession, _shape: object, runners: int, _repeats: int) -> list[Timed]:
+        return [Timed(runners * (1e-3 if runners == 5 else 1e-3 / gain), 1e-3)]
 
     monkeypatch.setattr(measure, "time_runs", take)
 
@@ -214,7 +216,7 @@ def test_a_chosen_number_of_threads_is_what_is_served(
     artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: list[tuple[int, int]]
 ) -> None:
     """Where more threads won, the session is opened anew with them, cached or not."""
-    best = measure.Arrangement(runners=1, threads=2, sequences_per_second=9.0)
+    best = Arrangement(runners=1, threads=2, sequences_per_second=9.0)
     monkeypatch.setattr(calibrate, "arrange", lambda *_: [best])
     opened: list[int] = []
 
@@ -241,9 +243,53 @@ def test_runs_are_timed_beside_each_other(artifact: Path) -> None:
     session.run = count  # type: ignore[method-assign,assignment]
     times = measure.time_runs(session, (2, 5), runners=3, repeats=2)
     assert len(times) == 6
-    assert min(times) > 0
+    assert min(run.seconds for run in times) > 0
     assert shapes == [(2, 5, 3)] * 9
-    assert measure.measure_run(session, (1, 1), 1) > 0
+    assert measure.measure_run(session, (1, 1), Arrangement(runners=1, threads=1)) > 0
+
+
+@dataclass
+class Clocks:
+    """A run moves both clocks; it takes a real one no time."""
+
+    run_seconds: float
+    run_cpu_seconds: float
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+
+    def perf_counter(self) -> float:
+        """Return the time."""
+        return self.seconds
+
+    def thread_time(self) -> float:
+        """Return how long the thread had a CPU."""
+        return self.cpu_seconds
+
+    def run(self, _batch: Batch) -> None:
+        """Let the time of a run pass."""
+        self.seconds += self.run_seconds
+        self.cpu_seconds += self.run_cpu_seconds
+
+
+@pytest.mark.parametrize(
+    ("threads", "provider", "cpu_seconds", "counted"),
+    [
+        (1, "cpu", 1.0, 1.0),
+        (2, "cpu", 1.0, 3.0),  # the other thread's time is not in it
+        (1, "cuda", 1.0, 3.0),  # nor is the GPU's
+        (1, "cpu", 0.0, 3.0),  # as on Windows, whose clock moves every 16 ms
+        (1, "cpu", 16.0, 3.0),
+    ],
+)
+def test_what_a_run_waits_for_a_cpu_is_not_measured(
+    threads: int, provider: str, cpu_seconds: float, counted: float, artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that others keep from its CPU for two thirds of the time counts a third, if its own thread does it all."""
+    session, clocks = open_session(artifact), Clocks(3.0, cpu_seconds)
+    session.run = clocks.run  # type: ignore[method-assign,assignment]
+    session.provider = provider  # type: ignore[assignment]
+    monkeypatch.setattr(measure, "time", clocks)
+    assert measure.measure_run(session, (2, 5), Arrangement(runners=1, threads=threads)) == counted
 
 
 @pytest.mark.parametrize("place", ["run", "start"])
