@@ -90,7 +90,8 @@ def measure_run(session: EncoderSession, shape: Shape, arrangement: Arrangement)
     disturbs one only ever adds time.
     """
     timed = time_runs(session, shape, arrangement.runners, REPEATS)
-    seconds, cpu_seconds = (sorted(times)[len(timed) // 4] for times in zip(*timed, strict=True))
+    seconds = sorted([run.seconds for run in timed])[len(timed) // 4]
+    cpu_seconds = sorted([run.cpu_seconds for run in timed])[len(timed) // 4]
     if arrangement.threads > 1 or session.provider != "cpu" or not cpu_seconds:  # some clocks of threads are coarse
         return seconds
     return min(seconds, cpu_seconds)
