@@ -167,10 +167,10 @@ def _collect(source: FileSource, path: str, labels: LabelKind, expected: Item | 
             expected = item if expected is None else expected
             if row.partner is not None:
                 rows.partners.append(check_item(path, f"{row.place}, {source.partner!r}", row.partner, expected))
-            if labels not in UNREAD and (row.label in (None, "") or row.label != row.label):  # NaN is not itself
+            if labels not in UNREAD and (row.label in (None, "", b"") or row.label != row.label):  # NaN is not itself
                 raise BadFile(path, row.place, "the label is missing: leave such rows out")
             rows.items.append(item)
-            rows.labels.append(row.label)
+            rows.labels.append(row.label.decode() if isinstance(row.label, bytes) else row.label)
             rows.places.append(row.place)
     except OSError as error:
         raise BadFile(path, "", error.strerror or str(error)) from error

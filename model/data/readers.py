@@ -1,10 +1,9 @@
 """JSONL and NPZ, read row by row, and what all readers share; what is read is checked in `model.data.files`."""
 
 import json
-import zipfile
-import zlib
 from collections.abc import Collection, Container, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -69,7 +68,7 @@ def join_features(path: Path, place: str, names: Sequence[str], lists: Sequence[
 
 def read_jsonl(path: Path, source: FileSource, labels: LabelKind) -> Iterator[FoundSequence]:
     """Read one JSON object a line; empty lines are skipped."""
-    with path.open(encoding="utf-8") as lines:
+    with path.open(encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
@@ -82,15 +81,21 @@ def read_jsonl(path: Path, source: FileSource, labels: LabelKind) -> Iterator[Fo
                 raise BadFile(path, place, "it is not a JSON object")
             names = name_steps(source, content)
             check_columns(path, [*names, *name_labels(source, labels)], content, source, place)
-            parts = [_read_nested(path, place, content[name]) for name in names]
+            read = partial(_read_nested, path, place, may_be_boolean="true" in line or "false" in line)
+            parts = [read(content[name]) for name in names]
             steps = join_features(path, place, names, parts) if source.features else parts[0]
-            partner = _read_nested(path, place, content[source.partner]) if labels == "pairs" else None
+            partner = read(content[source.partner]) if labels == "pairs" else None
             yield FoundSequence(place, steps, content.get(source.label), partner, source.features or ())
 
 
-def _read_nested(path: Path, place: str, steps: Any) -> Item:
-    """Turn nested lists into an array; if they are ragged or hold something else, say at which step."""
+def _read_nested(path: Path, place: str, steps: Any, *, may_be_boolean: bool) -> Item:
+    """Turn nested lists into an array; if they are ragged or hold something else, say at which step.
+
+    NumPy takes true among numbers for 1, so such lines are looked at number by number.
+    """
     if isinstance(steps, str):
+        if not steps.isascii() and any("\ud800" <= sign <= "\udfff" for sign in steps):
+            raise BadFile(path, place, f"the text {steps!a:.40} holds half a character")
         return steps
     if not isinstance(steps, list):
         raise BadFile(path, place, f"the sequence is {steps!r:.40}, which is neither a list nor a text")
@@ -98,9 +103,13 @@ def _read_nested(path: Path, place: str, steps: Any) -> Item:
         array = np.array(steps)
     except ValueError:  # ragged
         raise BadFile(path, place, _describe_fault(steps)) from None
-    if array.size and array.dtype.kind not in "iuf":
+    if array.size and (array.dtype.kind not in "iuf" or (may_be_boolean and _holds_boolean(steps))):
         raise BadFile(path, place, _describe_fault(steps))
     return array
+
+
+def _holds_boolean(steps: list[Any]) -> bool:
+    return any(type(found) is bool for step in steps for found in (step if isinstance(step, list) else [step]))
 
 
 def _describe_fault(steps: list[Any]) -> str:
@@ -124,7 +133,9 @@ def read_npz(path: Path, source: FileSource, labels: LabelKind) -> Iterator[Foun
             check_columns(path, [values_name, "lengths", *([labels_name] if labelled else [])], list(arrays))
             values, lengths = np.asarray(arrays[values_name]), np.asarray(arrays["lengths"])
             found_labels = np.asarray(arrays[labels_name]) if labelled else np.full(lengths.shape, None)
-    except (EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+    except (BadFile, OSError):
+        raise
+    except Exception as error:  # zipfile, zlib and NumPy raise many kinds if bytes are damaged
         raise BadFile(path, "", f"it is not an NPZ file without pickles: {error}") from error
     if lengths.ndim != 1 or lengths.dtype.kind not in "iu" or (lengths < 0).any() or values.ndim not in (1, 2):
         raise BadFile(path, "", "lengths must be (n,) integers from 0, and values (sum of lengths, F) or (sum,)")

@@ -44,6 +44,7 @@ def read_parquet(path: Path, source: FileSource, labels: LabelKind) -> Iterator[
         with path.open("rb") as content, pq.ParquetFile(content) as file:
             names, others = name_steps(source, file.schema_arrow.names), name_labels(source, labels)
             check_columns(path, [*names, *others], file.schema_arrow.names, source)
+            check_once(path, [*names, *others], file.schema_arrow.names)
             start = 0
             for batch in file.iter_batches(ROWS_AT_ONCE, columns=[*names, *others]):
                 nothing = [None] * len(batch)
@@ -69,7 +70,9 @@ def _split_column(path: Path, start: int, column: Any) -> Sequence[Item]:
     """
     from pyarrow import types  # noqa: PLC0415
 
-    if types.is_string(column.type) or types.is_large_string(column.type):
+    if types.is_dictionary(column.type):  # as pandas writes categories
+        column = column.dictionary_decode()
+    if types.is_string(column.type) or types.is_large_string(column.type) or types.is_string_view(column.type):
         return [text or "" for text in column.to_pylist()]
     ends, steps = _flatten(path, column)
     widths = None
@@ -230,8 +233,13 @@ def _check_names(path: Path, header: list[str], special: list[str], names: tuple
     if nameless := [name for name in names if not name.strip()]:
         reason = "has no name: pandas writes its index so, which is not a feature; write with index=False"
         raise BadFile(path, "", f"column {header.index(nameless[0]) + 1} {reason}")
-    counts = Counter(header)
-    if twice := [name for name in (*special, *names) if counts[name] > 1]:
+    check_once(path, [*special, *names], header)
+
+
+def check_once(path: Path, needed: Sequence[str], found: Sequence[str]) -> None:
+    """Refuse a file of which several columns have the name of one that is read."""
+    counts = Counter(found)
+    if twice := [name for name in needed if counts[name] > 1]:
         raise BadFile(path, "", f"{counts[twice[0]]} columns have the name {twice[0]!r}: give each its own")
 
 

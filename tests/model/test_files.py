@@ -208,6 +208,9 @@ def test_a_fault_names_file_row_and_step(
         ('{"sequence": [[1.0], ["3.0"]], "label": 1}', "step 1 holds '3.0', which is not a number"),
         ('{"sequence": [[1.0], [null]], "label": 1}', "step 1 holds None, which is not a number"),
         ('{"sequence": [[true]], "label": 1}', "step 0 holds True, which is not a number"),
+        ('{"sequence": [[0.5], [true]], "label": 1}', "step 1 holds True, which is not a number"),
+        ('{"sequence": [2, false], "label": 1}', "step 1 holds False, which is not a number"),
+        ('{"text": "a \\ud800", "label": 1}', r"the text 'a \\ud800' holds half a character"),
         ('{"sequence": [[1e999]], "label": 1}', "number 0 of step 0 is inf"),
         ('{"sequence": [[1%s]], "label": 1}' % ("0" * 30), "it holds an integer beyond 64 bits"),
         ('{"sequence": [[]], "label": 1}', "steps have no numbers"),
@@ -308,11 +311,12 @@ def test_a_bad_npz_is_refused(arrays: dict[str, Any], reason: str, tmp_path: Pat
         ({"sequence": [[[1.0]], [[1.0], [None]]], "label": ["a", "b"]}, "row 1: number 0 of step 1 is nan"),
         ({"sequence": [[[1.0]], [[]]], "label": ["a", "b"]}, "row 1: steps have 0 numbers, and 1 in the first"),
         ({"sequence": [[[[1.0]]]], "label": ["a"]}, "the steps hold values of the type list"),
+        ({"sequence": [[1]], "label": ["a"], "label ": ["b"]}, "2 columns have the name 'label'"),
     ],
 )
 def test_a_bad_parquet_is_refused(columns: dict[str, Any], reason: str, tmp_path: Path) -> None:
-    """Columns of other types, and nulls, are named."""
-    pq.write_table(pa.table(columns), tmp_path / "bad.parquet")
+    """Columns of other types, nulls, and two columns of one name are named."""
+    pq.write_table(pa.table([*columns.values()], [*map(str.strip, columns)]), tmp_path / "bad.parquet")
     with pytest.raises(BadFile, match=rf"bad\.parquet(, |: ).*{reason}"):
         read(tmp_path / "bad.parquet")
 
@@ -413,6 +417,44 @@ def test_a_csv_of_texts_is_what_jsonl_of_them_is(column: str, tmp_path: Path) ->
         assert one.labels.tolist() == other.labels.tolist()
     unlabelled = read(tmp_path / "a.csv", "none", **named)
     assert len(unlabelled.train) + len(unlabelled.test) == len(texts)
+
+
+@pytest.mark.parametrize("kind", [pa.dictionary(pa.int32(), pa.string()), pa.string_view()])
+def test_texts_in_parquet_may_be_categories_or_views(kind: pa.DataType, tmp_path: Path) -> None:
+    """As pandas and others write them."""
+    write_parquet(tmp_path / "plain.parquet", TEXTS, LABELS)
+    table = pq.read_table(tmp_path / "plain.parquet")
+    columns = {name: table[name].cast(kind) if name == "sequence" else table[name] for name in table.column_names}
+    pq.write_table(pa.table(columns), tmp_path / "other.parquet")
+    found, expected = read(tmp_path / "other.parquet"), read(tmp_path / "plain.parquet")
+    assert found.train.texts == expected.train.texts
+    assert found.tokenizer == expected.tokenizer
+
+
+def test_labels_that_are_bytes_are_texts(tmp_path: Path) -> None:
+    """NumPy and Parquet may hold them, and a class is not named `b'cat'`."""
+    labels = [b"cat", b"dog"] * 3
+    np.savez(tmp_path / "a.npz", values=np.ones((6, 1)), lengths=[1] * 6, labels=np.array(labels))
+    pq.write_table(pa.table({"sequence": [[[1.0]]] * 6, "label": labels}), tmp_path / "a.parquet")
+    for name in ("a.npz", "a.parquet"):
+        assert read(tmp_path / name).classes == ("cat", "dog")
+
+
+def test_the_mark_that_a_file_begins_with_is_not_part_of_it(tmp_path: Path) -> None:
+    """Windows writes a byte order mark, in JSONL as in CSV."""
+    write_jsonl(tmp_path / "a.jsonl", TEXTS, LABELS)
+    (tmp_path / "b.jsonl").write_bytes(b"\xef\xbb\xbf" + (tmp_path / "a.jsonl").read_bytes())
+    assert read(tmp_path / "b.jsonl").train.texts == read(tmp_path / "a.jsonl").train.texts
+
+
+def test_an_npz_that_is_damaged_is_refused(tmp_path: Path) -> None:
+    """Whatever the libraries that read it raise."""
+    np.savez(tmp_path / "bad.npz", values=np.ones((6, 1)), lengths=[1] * 6, labels=["a", "b"] * 3)
+    content = (tmp_path / "bad.npz").read_bytes()
+    place = content.index(b"PK\1\2") + 8  # flags in the directory: as if it were of patches
+    (tmp_path / "bad.npz").write_bytes(content[:place] + b"\x20" + content[place + 1 :])
+    with pytest.raises(BadFile, match=r"bad\.npz: it is not an NPZ file without pickles"):
+        read(tmp_path / "bad.npz")
 
 
 def test_words_are_those_of_what_is_trained_on(tmp_path: Path) -> None:
