@@ -158,7 +158,7 @@ def read_share(text: str | None) -> tuple[int, int]:
     if text is None:
         return 0, 1
     place, _, programs = text.partition("/")
-    if not (place.isdigit() and programs.isdigit() and int(place) < int(programs)):
+    if not (place.isdecimal() and programs.isdecimal() and int(place) < int(programs)):
         raise BulkError(f"--shard is {text!r}, and must be I/N with 0 <= I < N, as 0/4")
     return int(place), int(programs)
 

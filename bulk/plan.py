@@ -131,8 +131,8 @@ def require_same(plan: Plan, model: str, options: dict[str, Any], inputs: Sequen
     changes += [f"{path} has gone" for path in before if path not in now]
     changes += [f"{path} has come" for path in now if path not in before]
     changes += [f"{path} was written anew" for path in now if path in before and now[path] != before[path]]
-    if not changes and list(before) != list(now):
-        changes.append("the inputs are in another order")
+    if not changes and [one.path for one in plan.inputs] != [one.path for one in inputs]:
+        changes.append("the inputs are in another order, or one is named more or less often")
     if changes:
         more = [f"and {len(changes) - TOLD} more"] if len(changes) > TOLD else []
         said = f"{folder} holds the output of another plan: {'; '.join(changes[:TOLD] + more)}"

@@ -11,8 +11,8 @@ import numpy as np
 from bulk.encoder import Encodes
 from bulk.mistakes import BulkError
 from bulk.plan import PART, Plan, read_plan, require_same
-from bulk.sources.files import find_inputs, is_shown, make_shards, open_source
-from bulk.sources.lines import LineSource, infer_types
+from bulk.sources.files import JSON_LINES, find_inputs, find_kind, is_shown, make_shards, open_source
+from bulk.sources.lines import infer_types
 from bulk.sources.wanted import Wanted
 from bulk.stores import Place, open_place
 from service.settings import Settings
@@ -40,9 +40,8 @@ def make_plan(options: argparse.Namespace, encoder: Encodes, settings: Settings)
         refuse_inside(options.inputs, folder)
     wanted = make_wanted(options, encoder, settings)
     inputs = find_inputs(options.inputs)
-    first = open_source(inputs[0], wanted)
-    is_typed = options.format == "parquet" and isinstance(first, LineSource) and not first.is_text
-    types = infer_types(open_place(inputs[0].path), wanted) if is_typed else None
+    typed = [one for one in inputs if find_kind(one) in JSON_LINES] if options.format == "parquet" else []
+    types = infer_types(open_place(typed[0].path), wanted) if typed else None
     wanted = replace(wanted, types=types)
     said: dict[str, Any] = {
         "format": options.format,
@@ -83,11 +82,11 @@ def make_wanted(
     options: argparse.Namespace, encoder: Encodes, settings: Settings, types: dict[str, str] | None = None
 ) -> Wanted:
     """Return what is read of each row; `types` are those of the plan."""
-    columns = None if options.columns is None else tuple(name for name in options.columns.split(",") if name)
+    named = None if options.columns is None else dict.fromkeys(filter(None, options.columns.split(",")))
     is_batch = options.format == "openai"
     return Wanted(
         options.sequence,
-        columns,
+        None if named is None else tuple(named),
         encoder.spec,
         settings.limits,
         types,

@@ -14,7 +14,7 @@ from bulk.plan import Plan
 from bulk.progress import Meter
 from bulk.rows import Rows
 from bulk.sinks.sink import Sink
-from bulk.sources.files import open_source
+from bulk.sources.files import open_source, require_same
 from bulk.sources.wanted import Source, Wanted
 from service.api.problems import describe
 from service.errors import LengthwiseError
@@ -118,10 +118,13 @@ def run(plan: Plan, numbers: list[int], stages: Stages, meter: Meter, bounds: Bo
 
     def read(number: int) -> Rows:
         shard = plan.shards[number]
+        one = plan.inputs[shard.input]
         if shard.input not in sources:
             sources.clear()  # inputs are read one after the other
-            sources[shard.input] = open_source(plan.inputs[shard.input], stages.wanted)
-        return sources[shard.input].read(shard)
+            sources[shard.input] = open_source(one, stages.wanted)
+        rows = sources[shard.input].read(shard)
+        require_same(one)
+        return rows
 
     begun: deque[Begun] = deque()
     upcoming: deque[Future[Rows]] = deque()

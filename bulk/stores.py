@@ -71,7 +71,8 @@ class Place:
         """Return the name of another place within this folder, empty if it is this one; None if it is elsewhere."""
         if self.files != other.files:
             return None
-        own, its = (Path(one.path).resolve() if one.is_local else PurePosixPath(one.path) for one in (self, other))
+        real = (os.path.realpath(one.path) if one.is_local else one.path for one in (self, other))
+        own, its = map(PurePosixPath, real)
         return "/".join(its.relative_to(own).parts) if its.is_relative_to(own) else None
 
     @property
@@ -96,7 +97,7 @@ class Place:
         """List the files in the folder; none if it is not there."""
         try:
             return [self / name for name, one in self._select(recursive=False) if one.type == fs.FileType.File]
-        except OSError as error:
+        except (OSError, UnicodeDecodeError) as error:
             raise BulkError(f"{self} cannot be looked at: {error}") from error
 
     def find(self, ending: str, *, recursive: bool = True) -> list[tuple[str, int, int]]:
@@ -116,6 +117,8 @@ class Place:
             own = self.files.get_file_info(self.path)
             if own.type == fs.FileType.NotFound:
                 raise BadInput(self, "No such file or directory")
+            if own.type == fs.FileType.Unknown:
+                raise BadInput(self, "it is neither a file nor a folder")
             if own.type == fs.FileType.File:
                 return [("", own.size, self._read_time(own))]
             found = [
@@ -123,7 +126,7 @@ class Place:
                 for name, one in self._select(recursive=recursive)
                 if one.type == fs.FileType.File and name.endswith(ending)
             ]
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
             raise BadInput(self, str(error)) from error
         return sorted(found, key=lambda one: one[0].split("/"))
 
@@ -195,7 +198,7 @@ class Place:
         """Yield what is in the folder, with its name there."""
         folder, found = self.path.strip("/"), fs.FileSelector(self.path, allow_not_found=True, recursive=recursive)
         if recursive and self.is_local:  # pyarrow follows links to folders, round and round
-            found = [f"{inner}/{name}" for inner, _, names in os.walk(self.path) for name in names]
+            found = [require_text(f"{inner}/{name}") for inner, _, names in os.walk(self.path) for name in names]
         for one in self.files.get_file_info(found):
             yield one.path.strip("/").removeprefix(folder).lstrip("/"), one
 
@@ -212,6 +215,19 @@ class Place:
         return int(time.timestamp()) * SECOND if isinstance(time, datetime) else 0
 
 
+def require_text(path: str) -> str:
+    """Return a path, unless its bytes are not a text: pyarrow opens no such file.
+
+    Raises:
+        BadInput: they are not.
+    """
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise BadInput(ascii(path), "its name is not UTF-8") from None
+    return path
+
+
 def open_place(name: str | Path) -> Place:
     """Return the place of this name.
 
@@ -219,7 +235,7 @@ def open_place(name: str | Path) -> Place:
         BulkError: it is in a store that nothing here can open.
     """
     if not (found := ADDRESS.fullmatch(str(name))):
-        path = str(Path(name))
+        path = require_text(str(Path(name)))
         return Place(path, path, _open_store("file", "", "")[0])
     scheme, host, path, query = (part or "" for part in found.groups())
     if ":" in host.rpartition("@")[0] or SECRET.search(query):

@@ -1,5 +1,6 @@
 """One array of numpy, mapped into memory while it fills."""
 
+import os
 import secrets
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from bulk.encoder import Encoded
+from bulk.mistakes import BulkError
 from bulk.plan import PART, Plan
 from bulk.rows import Rows
 from bulk.sinks.sink import Sink
@@ -31,11 +33,16 @@ class NumpySink(Sink):
             for mark in marks:
                 mark.remove()
             draft = self._file.with_name(f".embeddings.{secrets.token_hex(4)}.npy")
-            np.lib.format.open_memmap(draft, "w+", np.float32, (self.plan.rows, self.dim))
             try:
+                array = np.lib.format.open_memmap(draft, "w+", np.float32, (self.plan.rows, self.dim))
+                if hasattr(os, "posix_fallocate"):  # or a disk that is full later would end the program without a word
+                    with draft.open("r+b") as file:
+                        os.posix_fallocate(file.fileno(), 0, array.offset + array.nbytes)
                 self._file.hardlink_to(draft)  # of several that start at once, one makes it
             except FileExistsError:
                 pass
+            except OSError as error:
+                raise BulkError(f"{self._file} cannot be made: {error}") from error
             finally:
                 draft.unlink(missing_ok=True)
 

@@ -5,8 +5,10 @@ from http import HTTPStatus
 from typing import Any
 
 import orjson
+import pyarrow as pa
 
 from bulk.encoder import Encoded
+from bulk.mistakes import BulkError
 from bulk.rows import Rows
 from bulk.sinks.sink import Sink, refuse_twice
 from service.api.problems import OPENAI, describe
@@ -21,9 +23,21 @@ class JsonSink(Sink):
     suffix = ".jsonl"
 
     def make(self, stream: Any, number: int, rows: Rows, encoded: Encoded) -> None:
-        """Write an object a row."""
+        """Write an object a row.
+
+        Raises:
+            BulkError: a column holds what JSON cannot.
+        """
+        try:
+            self._write(stream, number, rows, encoded)
+        except (TypeError, ValueError) as error:
+            name = find_unwritable(rows.columns)
+            reason = f"{name!r} holds {rows.columns[name].type}, which JSON lines cannot hold ({error})"
+            raise BulkError(f"{reason}: leave it out with --columns, or choose --format parquet") from error
+
+    def _write(self, stream: Any, number: int, rows: Rows, encoded: Encoded) -> None:
         columns = [{}] * len(encoded.embeddings) if rows.columns is None else rows.columns
-        columns = columns if isinstance(columns, list) else columns.to_pylist()
+        columns = columns if isinstance(columns, list) else shorten_times(columns).to_pylist()
         start = self.starts[number]
         for row, kept in enumerate(columns):
             if row not in rows.errors or self.plan.options["on_error"] != "drop":
@@ -40,6 +54,33 @@ class JsonSink(Sink):
         if encoded.state:
             told["state"] = {name: part[row] for name, part in encoded.state.items()}
         return told
+
+
+def shorten_times(columns: pa.Table) -> pa.Table:
+    """Return a table whose times are in microseconds, as Python's are; pandas writes nanoseconds.
+
+    Raises:
+        ArrowInvalid: a time is not a whole number of them.
+    """
+    for place, column in enumerate(columns.schema):
+        if pa.types.is_timestamp(column.type) and column.type.unit == "ns":
+            shorter = columns.column(place).cast(pa.timestamp("us", column.type.tz))
+            columns = columns.set_column(place, column.name, shorter)
+    return columns
+
+
+def find_unwritable(columns: Any) -> str:
+    """Return the first of a table's columns that JSON cannot hold."""
+
+    def is_unwritable(name: str) -> bool:
+        try:
+            orjson.dumps(shorten_times(columns.select([name]))[name].to_pylist())
+        except (TypeError, ValueError):
+            return True
+        return False
+
+    name: str = next(filter(is_unwritable, columns.column_names))
+    return name
 
 
 class BatchSink(Sink):

@@ -8,9 +8,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
-from bulk.mistakes import BadInput
+from bulk.mistakes import BadInput, BulkError
 from bulk.plan import Shard
 from bulk.rows import Rows, check, split
 from bulk.sources import wanted as bounds
@@ -56,11 +55,15 @@ class ArraySource:
 
     def __init__(self, path: Place, wanted: Wanted) -> None:
         self._wanted = wanted
+        if wanted.columns:
+            raise BadInput(path, f"there is no column {wanted.columns[0]!r} to keep: arrays hold sequences only")
         kind = path.suffixes[-1]
         try:
             with path.open() as file:
                 self._values, self._ends = read_npy(path, file) if kind == ".npy" else read_npz(path, file)
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile, pa.ArrowException) as error:
+        except BulkError:
+            raise
+        except Exception as error:  # zipfile, zlib and NumPy raise many kinds if bytes are damaged
             raise BadInput(path, f"it cannot be read as {kind}: {error}") from error
         features, shape, dtype = wanted.spec.kind.features, self._values.shape, self._values.dtype
         kinds = "iu" if features is None else "iuf"
@@ -84,6 +87,8 @@ class ArraySource:
     def read(self, shard: Shard) -> Rows:
         """Read rows."""
         ends = self._ends[shard.first : shard.last + 1]
+        if len(ends) <= shard.rows:
+            raise BadInput(self._path, "it cannot be read: it ends too early", f"rows {shard.start} and on")
         kind = np.int64 if self._wanted.spec.kind.features is None else np.float32
         try:
             values = self._values[int(ends[0]) : int(ends[-1])]
@@ -125,9 +130,13 @@ def read_npz(path: Place, file: Any) -> tuple[Stored | npt.NDArray[Any], Ends]:
     values, shape = found[0], found[1].shape
     if not values.shape or len(shape) != 1:
         raise BadInput(path, f"the shape of values is {values.shape}, of lengths {shape}: (S, ...) and (n,) are read")
+    if found[1].dtype.kind not in "iu":
+        raise BadInput(path, f"the lengths are {found[1].dtype}, and must be integers")
     lengths = np.asarray(found[1][0 : shape[0]])
     ends = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-    if (lengths < 0).any() or ends[-1] != values.shape[0]:
+    if ((lengths < 0) | (lengths > values.shape[0])).any():  # which also keeps the sum far from overflow
+        raise BadInput(path, f"a length is below 0 or over {values.shape[0]}, the steps there are")
+    if ends[-1] != values.shape[0]:
         raise BadInput(path, f"the lengths sum to {ends[-1]}, and there are {values.shape[0]} steps")
     return values, ends
 
@@ -146,6 +155,8 @@ def _read_array(path: Place, file: Any, offset: int) -> Stored | npt.NDArray[Any
     shape, is_fortran, dtype = HEADERS[version](file)
     if dtype.hasobject:
         raise ValueError("it holds objects")
+    if min(shape, default=0) < 0:
+        raise ValueError(f"its shape is {shape}")
     stored = Stored(path, file.tell(), shape, dtype)
     if stored.offset + math.prod(shape) * dtype.itemsize > file.size():
         raise ValueError("it ends too early")

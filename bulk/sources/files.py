@@ -25,6 +25,7 @@ from bulk.sources.table import TableSource
 from bulk.sources.wanted import Source, Wanted
 from bulk.stores import open_place
 
+JSON_LINES = ".jsonl", ".ndjson"
 NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 
 
@@ -81,6 +82,12 @@ def read_partitions(file: str) -> dict[str, str | None]:
     return {unquote(name): None if value == NO_VALUE else unquote(value) for name, value in pairs}
 
 
+def find_kind(one: Input) -> str:
+    """Return the suffix that says what a file holds, compressed or not; empty if it has none."""
+    suffixes = [suffix for suffix in open_place(one.path).suffixes if suffix not in COMPRESSED]
+    return suffixes[-1] if suffixes else ""
+
+
 def open_source(one: Input, wanted: Wanted) -> Source:
     """Return what reads a file, by its name.
 
@@ -88,22 +95,32 @@ def open_source(one: Input, wanted: Wanted) -> Source:
         BadInput: its name says nothing that is known.
     """
     name = open_place(one.path)
-    suffixes = [suffix for suffix in name.suffixes if suffix not in COMPRESSED]
-    match suffixes[-1:]:
-        case [".jsonl" | ".ndjson"]:
+    match find_kind(one):
+        case kind if kind in JSON_LINES:
             return BatchSource(name, wanted) if wanted.is_batch else LineSource(name, wanted, is_text=False)
         case _ if wanted.is_batch:
             raise BadInput(name, "--format openai reads requests, which are .jsonl (also .gz or .zst)")
-        case [".parquet"]:
+        case ".parquet":
             return ParquetSource(name, wanted, one.partitions)
-        case [".csv"]:
+        case ".csv":
             return TableSource(name, wanted)
-        case [".txt"]:
+        case ".txt":
             return LineSource(name, wanted, is_text=True)
-        case [".npz" | ".npy"]:
+        case ".npz" | ".npy":
             return ArraySource(name, wanted)
     lines = ".jsonl, .ndjson, .csv, .txt (all four also .gz or .zst)"
     raise BadInput(name, f"it is none of .parquet, {lines}, .npz and .npy")
+
+
+def require_same(one: Input) -> None:
+    """Refuse a file of this machine that was written anew since the plan was made: its shards are of the old one.
+
+    Raises:
+        BadInput: it was, or it has gone.
+    """
+    place = open_place(one.path)
+    if place.is_local and place.find("") != [("", one.bytes, one.modified_ns)]:
+        raise BadInput(place, "it was written anew since the plan was made: encode into another folder")
 
 
 def make_shards(inputs: Sequence[Input], wanted: Wanted) -> list[Shard]:

@@ -1,5 +1,6 @@
 """JSON lines and texts; a shard is whole lines."""
 
+import codecs
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,14 +11,15 @@ from bulk.mistakes import BadInput
 from bulk.plan import Shard
 from bulk.rows import Rows
 from bulk.sources import wanted as bounds
-from bulk.sources.parsing import finish, read_texts, take_sequence
+from bulk.sources.parsing import decode, finish, read_texts, take_sequence
 from bulk.sources.stream import Stream
-from bulk.sources.wanted import Wanted
+from bulk.sources.wanted import TEXT, Wanted
 from bulk.stores import Place
 from service.encoder.sequences import Steps
 from service.errors import InvalidField, LengthwiseError
 
 TYPES = {int: "int64", float: "double", bool: "bool", str: "string"}
+EXACT = 2**53  # up to here a double holds every integer
 TYPED_LINES = 1000  # of JSON lines, from which the types of their columns are told
 
 
@@ -29,6 +31,8 @@ class LineSource:
         self._wanted = wanted
         self.is_text = is_text
         self._stream = Stream(path)
+        if is_text and (others := [name for name in wanted.columns or () if name != TEXT]):
+            raise BadInput(path, f"there is no column {others[0]!r} to keep: it has {TEXT!r}")
 
     def survey(self) -> Iterator[tuple[int, int, int]]:
         """Yield shards that end with the line in which some 16 MB are full."""
@@ -55,15 +59,17 @@ class LineSource:
             text = self._stream.read(shard.first, shard.last)
         except (OSError, pa.ArrowException) as error:
             raise BadInput(self._path, f"it cannot be read: {error}", f"line {shard.start + 1}") from error
+        text = text if shard.first else text.removeprefix(codecs.BOM_UTF8)
         return text.removesuffix(b"\n").split(b"\n")
 
     def read(self, shard: Shard) -> Rows:
         """Read the sequences of lines."""
         lines = self.read_lines(shard)
         if self.is_text:
-            texts = [line.decode("utf-8", "replace").removesuffix("\r") for line in lines]
-            kept = pa.table({"text": texts}) if self._wanted.columns in (None, ("text",)) else None
-            return read_texts(texts, self._wanted.spec, self._wanted.limits, kept)
+            lines = [line.removesuffix(b"\r") for line in lines]
+            shown = pa.array([line.decode("utf-8", "replace") for line in lines], pa.string())
+            kept = pa.table({TEXT: shown}) if self._wanted.columns != () else None
+            return read_texts([*map(decode, lines)], self._wanted.spec, self._wanted.limits, kept)
         return self._parse(lines)
 
     def _parse(self, lines: list[bytes]) -> Rows:
@@ -81,8 +87,8 @@ class LineSource:
                 found.append(InvalidField("The line", "no object with this field", f"an object with {wanted.column!r}"))
                 others.append({})
                 continue
-            sequence = take_sequence(row, wanted)
             kept = row if wanted.columns is None else {name: row.get(name) for name in wanted.columns}
+            sequence = take_sequence(row, wanted)  # out of what is kept, unless that was chosen
             fault = None if wanted.types is None else find_misfit(kept, wanted.types)
             found.append(fault or sequence)
             others.append({} if fault else kept)
@@ -91,11 +97,14 @@ class LineSource:
     def begin(self, count: int) -> Iterator[dict[str, Any]]:
         """Yield the first so many objects; what is none is left out."""
         text, lines = b"", 0
-        with self._stream.open() as stream:
-            while lines < count and (piece := stream.read(2**20)):
-                text += piece
-                lines += piece.count(b"\n")
-        for line in text.split(b"\n")[:count]:
+        try:
+            with self._stream.open() as stream:
+                while lines < count and (piece := stream.read(2**20)):
+                    text += piece
+                    lines += piece.count(b"\n")
+        except (OSError, pa.ArrowException) as error:
+            raise BadInput(self._path, f"it cannot be read: {error}") from error
+        for line in text.removeprefix(codecs.BOM_UTF8).split(b"\n")[:count]:
             try:
                 row = orjson.loads(line)
             except orjson.JSONDecodeError:
@@ -112,15 +121,24 @@ def infer_types(path: Place, wanted: Wanted) -> dict[str, str]:
     """
     source = LineSource(path, wanted, is_text=False)
     types: dict[str, str] = {} if wanted.columns is None else dict.fromkeys(wanted.columns, "")
+    large: set[str] = set()  # that hold an integer which a double may not
     for row in source.begin(TYPED_LINES):
-        taken = wanted.find(row)
+        taken = wanted.find(row) if wanted.columns is None else ()
         for name, value in row.items():
             if name in taken or (wanted.columns is not None and name not in types) or value is None:
                 continue
-            kind = TYPES.get(type(value), "json")
+            kind = name_type(value)
             known = types.get(name) or kind
             types[name] = known if known == kind else "double" if {known, kind} == {"int64", "double"} else "json"
-    return {name: kind or "json" for name, kind in types.items()}
+            if type(value) is int and abs(value) > EXACT:
+                large.add(name)
+    return {name: "json" if kind == "double" and name in large else kind or "json" for name, kind in types.items()}
+
+
+def name_type(value: object) -> str:
+    """Return the type of a column that may hold a value; `json` if it takes an object, a list or a larger integer."""
+    kind = TYPES.get(type(value), "json")
+    return kind if type(value) is not int or -(2**63) <= value < 2**63 else "json"
 
 
 def find_misfit(row: dict[str, Any], types: dict[str, str]) -> LengthwiseError | None:
@@ -132,8 +150,8 @@ def find_misfit(row: dict[str, Any], types: dict[str, str]) -> LengthwiseError |
             return InvalidField(name, "a field of later lines", expected)
         if value is None or kind == "json":
             continue
-        if type(value) is int and kind in ("int64", "double") and abs(value) < 2**63:
+        if type(value) is int and kind == "double" and abs(value) <= EXACT:
             continue
-        if TYPES.get(type(value)) != kind:
+        if name_type(value) != kind:
             return InvalidField(name, repr(value)[:40], f"{kind}, as in the first {TYPED_LINES} lines")
     return None

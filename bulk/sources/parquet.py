@@ -19,7 +19,7 @@ from bulk.mistakes import BadInput
 from bulk.plan import Shard
 from bulk.rows import PLACE, Rows, check, split
 from bulk.sources import wanted as bounds
-from bulk.sources.parsing import read_texts
+from bulk.sources.parsing import decode, read_texts
 from bulk.sources.wanted import Wanted
 from bulk.stores import Place
 from service.encoder.sequences import Steps
@@ -53,6 +53,8 @@ class ParquetSource:
         for name in (*self._steps, *kept):
             if name not in (own if name in self._steps else names):
                 raise BadInput(path, f"there is no column {name!r}: it has {', '.join(map(repr, names))}")
+            if (count := own.count(name)) > 1:
+                raise BadInput(path, f"{count} columns have the name {name!r}: give each its own, or choose --columns")
         self._kept = kept
         self._partitions = {name: value for name, value in partitions.items() if name in kept}
         self._columns = [name for name in kept if name not in partitions]
@@ -139,7 +141,7 @@ class ParquetSource:
         if pa.types.is_dictionary(kind):
             column, kind = column.cast(kind.value_type), kind.value_type
         if kind in TEXTS:
-            return read_texts(column.to_pylist(), spec, limits, columns)
+            return read_texts(list_texts(column), spec, limits, columns)
         depth, leaf = 0, kind
         while isinstance(leaf, LISTS):
             depth, leaf = depth + 1, leaf.value_type
@@ -159,7 +161,7 @@ class ParquetSource:
             some, whole = split_ids(lists) if features is None else split_steps(lists, features)
             found += some
             wholes = None if wholes is None or whole is None else [*wholes, whole]
-        return check(found, spec, limits, columns, wholes)
+        return check(found, spec, limits, columns, None if mark_null(column, found) else wholes)
 
     def _join(self, table: pa.Table, columns: pa.Table) -> Rows:
         """Put the lists of several columns, one a feature, side by side."""
@@ -174,17 +176,36 @@ class ParquetSource:
                 raise BadInput(self._path, f"{name!r} holds {lists.type}, not lists of one feature's numbers")
             parts.append((ends, to_numpy(values, pa.float32(), math.nan)))
         lengths = np.array([np.diff(ends) for ends, _ in parts])
-        if (lengths == lengths[0]).all():
-            whole = np.stack([values for _, values in parts], axis=1)
-            return check([*split(whole, parts[0][0])], spec, limits, columns, [whole])
         found: list[Steps | LengthwiseError] = []
-        for row, (first, *others) in enumerate(lengths.T.tolist()):
-            if wrong := [place for place, length in enumerate(others, 1) if length != first]:
-                expected = f"as many as {self._steps[0]!r} holds, {first}"
-                found.append(InvalidField(self._steps[wrong[0]], f"{lengths[wrong[0], row]} numbers", expected))
-            else:
-                found.append(np.stack([values[ends[row] : ends[row + 1]] for ends, values in parts], axis=1))
-        return check(found, spec, limits, columns)
+        wholes = None
+        if (lengths == lengths[0]).all():
+            wholes = [np.stack([values for _, values in parts], axis=1)]
+            found += split(wholes[0], parts[0][0])
+        else:
+            for row, (first, *others) in enumerate(lengths.T.tolist()):
+                if wrong := [place for place, length in enumerate(others, 1) if length != first]:
+                    expected = f"as many as {self._steps[0]!r} holds, {first}"
+                    found.append(InvalidField(self._steps[wrong[0]], f"{lengths[wrong[0], row]} numbers", expected))
+                else:
+                    found.append(np.stack([values[ends[row] : ends[row + 1]] for ends, values in parts], axis=1))
+        nulls = sum([mark_null(table.column(name), found, name) for name in reversed(self._steps)])
+        return check(found, spec, limits, columns, None if nulls else wholes)
+
+
+def list_texts(column: pa.ChunkedArray) -> list[str | LengthwiseError | None]:
+    """Return texts; Parquet may hold bytes that are none, which Arrow does not look at."""
+    try:
+        return [*column.to_pylist()]
+    except UnicodeDecodeError:
+        return [*map(decode, column.cast(pa.large_binary()).to_pylist())]
+
+
+def mark_null(column: pa.ChunkedArray, found: list[Steps | LengthwiseError], name: str = PLACE) -> int:
+    """Put what is wrong in place of each row that is null, since an empty sequence may be right; return how many."""
+    rows = np.flatnonzero(column.is_null().to_numpy()) if column.null_count else ()
+    for row in rows:
+        found[row] = InvalidField(name, "null", "a list")
+    return len(rows)
 
 
 def cut_group(rows: int, size: int) -> int:

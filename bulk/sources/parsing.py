@@ -8,6 +8,7 @@ import numpy as np
 from bulk.mistakes import BadInput
 from bulk.rows import PLACE, Rows, check, empty
 from bulk.sources.wanted import Wanted
+from service.codecs.json.exact import describe
 from service.encoder.sequences import InputSpec, Steps
 from service.errors import FeatureMismatch, InvalidField, LengthwiseError, NotOffered, TextTooLong
 from service.settings import Limits
@@ -18,7 +19,7 @@ def read_sequence(found: Any, spec: InputSpec) -> Steps | str | LengthwiseError:
     if isinstance(found, str):
         return found if spec.tokenize else NotOffered(PLACE, "is a text, and the model reads none")
     if not isinstance(found, list):
-        return InvalidField(PLACE, type(found).__name__, "a list")
+        return InvalidField(PLACE, describe(found), "a list")
     if spec.kind.features is None:
         if all(type(one) is int and abs(one) < 2**63 for one in found):
             return np.array(found, np.int64)
@@ -52,11 +53,21 @@ def take_sequence(row: dict[str, Any], wanted: Wanted) -> Steps | str | Lengthwi
     return read_sequence([*map(list, zip(*found, strict=True))], wanted.spec)
 
 
-def read_texts(texts: Sequence[str | None], spec: InputSpec, limits: Limits, columns: Any) -> Rows:
-    """Tokenise texts; null is an empty one."""
+def decode(text: bytes | None) -> str | LengthwiseError:
+    """Return a text, or what is wrong with its bytes."""
+    if text is None:
+        return InvalidField(PLACE, describe(None), "a text")
+    try:
+        return text.decode()
+    except UnicodeDecodeError as error:
+        return InvalidField(PLACE, f"not UTF-8 from its byte {error.start} on", "a text")
+
+
+def read_texts(texts: Sequence[str | LengthwiseError | None], spec: InputSpec, limits: Limits, columns: Any) -> Rows:
+    """Tokenise texts; what is null, or could not be decoded, is a bad row."""
     if spec.tokenize is None:
         raise BadInput("the input", "it holds texts, and the model reads none")
-    return finish([text or "" for text in texts], spec, limits, columns)
+    return finish([decode(None) if text is None else text for text in texts], spec, limits, columns)
 
 
 def finish(found: Sequence[Steps | str | LengthwiseError], spec: InputSpec, limits: Limits, columns: Any) -> Rows:

@@ -31,7 +31,7 @@ class Stream:
         """Read what lies between two places.
 
         Raises:
-            OSError: the file ends before the first.
+            OSError: the file ends before the second.
         """
         if self._file is None or self._place > first:
             self._file, self._place = self.open(), 0
@@ -43,5 +43,7 @@ class Stream:
                 raise OSError("it ends too early")
             self._place += len(piece)
         text: bytes = self._file.read(last - first)
-        self._place = last
+        self._place = first + len(text)
+        if len(text) < last - first:
+            raise OSError("it ends too early")
         return text

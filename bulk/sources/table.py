@@ -40,10 +40,10 @@ class TableSource:
         try:
             with self._stream.open() as file:
                 line, _, _ = file.read(2**20).partition(b"\n")
-        except (OSError, pa.ArrowException) as error:
+            self._begins = len(line) + 1
+            self._names: list[str] = next(csv.reader([line.decode("utf-8-sig", "replace").strip()]), [])
+        except (OSError, pa.ArrowException, csv.Error) as error:
             raise BadInput(path, f"it cannot be read: {error}") from error
-        self._begins = len(line) + 1
-        self._names: list[str] = next(csv.reader([line.decode("utf-8-sig", "replace").strip()]), [])
         texts = [name for name in (wanted.column, bounds.TEXT) if name in self._names]
         self._text = texts[0] if texts and wanted.order not in self._names else None
         special = {wanted.id, wanted.order, LABEL}
@@ -62,10 +62,14 @@ class TableSource:
                 self._path, f"there is no column {missing[0]!r}: it has {held}; --{role}-column names another"
             )
         counts = Counter(self._names)
-        if twice := [name for name in (*needed, *(() if self._text else self._features)) if counts[name] > 1]:
+        read = (*needed, *(() if self._text else self._features), *kept)
+        if twice := [name for name in read if counts[name] > 1]:
             raise BadInput(self._path, f"{counts[twice[0]]} columns have the name {twice[0]!r}: give each its own")
         if missing := [name for name in kept if name not in (*others, self._text)]:
             raise BadInput(self._path, f"there is no column {missing[0]!r} to keep: it has {held}")
+        if self._text is None and (nameless := [name for name in self._features if not name.strip()]):
+            reason = "has no name: pandas writes its index so, which is not a feature; write with index=False"
+            raise BadInput(self._path, f"column {self._names.index(nameless[0]) + 1} {reason}")
         absent = [name for name in self._wanted.features if name not in self._names]
         if self._text is None and absent:
             raise BadInput(self._path, f"there is no column {absent[0]!r}, which the model reads: it has {held}")

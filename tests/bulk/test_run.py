@@ -10,15 +10,15 @@ from typing import Any, cast
 import numpy as np
 
 from bulk.encoder import Encoded
-from bulk.plan import Input, Plan, Shard
+from bulk.plan import Plan, Shard
 from bulk.progress import Meter
 from bulk.rows import Rows
 from bulk.run import Bounds, Stages, run
+from bulk.sources.files import find_inputs
 from service.encoder.sequences import Steps
 
-PLAN = Plan(
-    "", {"outputs": ["embedding"], "on_error": "null"}, [Input("in", 0, 0)], [Shard(0, n, 1, n, n) for n in range(5)]
-)
+OPTIONS = {"outputs": ["embedding"], "on_error": "null"}
+PLAN = Plan("", OPTIONS, find_inputs([__file__]), [Shard(0, n, 1, n, n) for n in range(5)])
 PATIENCE_SECONDS = 20.0  # of a step that waits for another, if that never comes
 
 

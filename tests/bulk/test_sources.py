@@ -146,7 +146,7 @@ def test_lists_of_any_kind_and_numbers_hold_the_same(
     assert read_parts(tmp_path / "in").equals(read_parts(tmp_path / "plain"))
     told = [json.loads(line) for line in (tmp_path / "in/errors.jsonl").read_text().splitlines()]
     assert [(one["row"], one["problem"]["path"]) for one in told] == [
-        (1, "sequence[0]"),
+        (1, "sequence"),
         (2, "sequence[1]"),
         (3, "sequence[0][0][1]"),
         (4, "sequence[0]"),
@@ -159,7 +159,7 @@ def test_a_token_id_that_is_null_is_a_bad_row(tmp_path: Path) -> None:
     pq.write_table(pa.table({"sequence": ids}), tmp_path / "in.parquet")
     encode(tmp_path / "in.parquet", "-o", tmp_path / "out", "--model", take("tokens", tmp_path / "tokens.onnx"))
     told = [json.loads(line) for line in (tmp_path / "out/errors.jsonl").read_text().splitlines()]
-    assert [(one["row"], one["problem"]["path"]) for one in told] == [(1, "sequence[0][1]"), (2, "sequence[0]")]
+    assert [(one["row"], one["problem"]["path"]) for one in told] == [(1, "sequence[0][1]"), (2, "sequence")]
     assert "is the token id -1" in told[0]["problem"]["detail"]
 
 
