@@ -29,7 +29,7 @@ class NumpySink(Sink):
         marks = [
             file for file in self.folder.list_files() if PART.fullmatch(file.name) and file.name.endswith(self.suffix)
         ]
-        if not self._file.exists():
+        if not self._has_array():
             for mark in marks:
                 mark.remove()
             draft = self._file.with_name(f".embeddings.{secrets.token_hex(4)}.npy")
@@ -48,7 +48,25 @@ class NumpySink(Sink):
 
     def select_done(self, parts: list[int]) -> list[int]:
         """Return the parts that are done, of those with a mark: none if the array has gone."""
-        return parts if self._file.exists() else []
+        return parts if self._has_array() else []
+
+    def _has_array(self) -> bool:
+        """Whether the array is there.
+
+        Raises:
+            BulkError: another one is.
+        """
+        if not self._file.exists():
+            return False
+        try:
+            found = np.lib.format.open_memmap(self._file, "r")
+        except (OSError, ValueError) as error:
+            raise BulkError(f"{self._file} cannot be read: {error}") from error
+        wanted = (self.plan.rows, self.dim)
+        if found.shape != wanted or found.dtype != np.float32:
+            reason = f"holds {found.shape} {found.dtype}, and the output is {wanted} float32"
+            raise BulkError(f"{self._file} {reason}: encode into another folder, or remove it")
+        return True
 
     def make(self, _stream: Any, number: int, rows: Rows, encoded: Encoded) -> None:
         """Write rows of the array; the mark that they are there is empty."""

@@ -248,6 +248,19 @@ def test_a_disk_too_small_for_the_array_is_told_before_it_fills(
     encode(*flags)
 
 
+def test_an_array_of_something_else_is_not_written_into(tmp_path: Path) -> None:
+    """Somebody's own, or one that was cut: rows that nobody encoded would be left in it."""
+    np.save(tmp_path / "in.npy", np.zeros((2, 2, 3)))
+    flags = (tmp_path / "in.npy", "-o", tmp_path / "out", "--format", "npy")
+    (tmp_path / "out").mkdir()
+    np.save(tmp_path / "out/embeddings.npy", np.zeros((5, 16), np.float32))
+    assert "holds (5, 16) float32, and the output is (2, 16) float32" in refuse(*flags)
+    (tmp_path / "out/embeddings.npy").unlink()
+    encode(*flags)
+    (tmp_path / "out/embeddings.npy").write_bytes((tmp_path / "out/embeddings.npy").read_bytes()[:-4])
+    assert "embeddings.npy cannot be read: mmap length" in refuse(*flags)
+
+
 def test_a_column_without_a_name_is_not_a_feature(tmp_path: Path) -> None:
     """Pandas writes its index so, and a model whose features have no names would read it as one."""
     (tmp_path / "in.csv").write_text(",id,order,f0,f1\n0,a,0,1,2\n1,a,1,4,5\n")
