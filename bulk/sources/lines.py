@@ -60,7 +60,7 @@ class LineSource:
         except (OSError, pa.ArrowException) as error:
             raise BadInput(self._path, f"it cannot be read: {error}", f"line {shard.start + 1}") from error
         text = text if shard.first else text.removeprefix(codecs.BOM_UTF8)
-        return text.removesuffix(b"\n").split(b"\n")
+        return text.removesuffix(b"\n").split(b"\n") if shard.rows else []
 
     def read(self, shard: Shard) -> Rows:
         """Read the sequences of lines."""
@@ -88,7 +88,7 @@ class LineSource:
                 others.append({})
                 continue
             kept = row if wanted.columns is None else {name: row.get(name) for name in wanted.columns}
-            sequence = take_sequence(row, wanted)  # out of what is kept, unless that was chosen
+            sequence = take_sequence(row, wanted)
             fault = None if wanted.types is None else find_misfit(kept, wanted.types)
             found.append(fault or sequence)
             others.append({} if fault else kept)
@@ -123,9 +123,9 @@ def infer_types(path: Place, wanted: Wanted) -> dict[str, str]:
     types: dict[str, str] = {} if wanted.columns is None else dict.fromkeys(wanted.columns, "")
     large: set[str] = set()  # that hold an integer which a double may not
     for row in source.begin(TYPED_LINES):
-        taken = wanted.find(row) if wanted.columns is None else ()
+        taken = wanted.find(row)
         for name, value in row.items():
-            if name in taken or (wanted.columns is not None and name not in types) or value is None:
+            if value is None or (name in taken if wanted.columns is None else name not in types):
                 continue
             kind = name_type(value)
             known = types.get(name) or kind
