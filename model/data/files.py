@@ -30,6 +30,7 @@ from model.data.texts import build_word_tokenizer, retokenize, tokenize_all, voc
 READERS = {".parquet": read_parquet, ".jsonl": read_jsonl, ".npz": read_npz, ".csv": read_csv}
 PAIRS = (".parquet", ".jsonl")  # the formats that hold two sequences in a row
 UNREAD = ("none", "vectors")  # labels that no file holds
+MOST_IDS = 2**24  # unless more are asked for: each has weights, whether it occurs or not
 FEWEST = 3  # sequences to learn from, to choose an epoch by and to test on
 TEST_SEED = 0  # of the share held out to test on: the same rows for every training seed
 
@@ -132,7 +133,8 @@ def read_dataset(source: FileSource, labels: LabelKind) -> Dataset:
     train, test = (_make_sequences(source, part, tokenizer) for part in parts)
     vocabulary = None if tokenizer is None else vocabulary_size(tokenizer)
     if tokenizer is None and train.sequences[0].ndim == 1:
-        vocabulary = source.vocabulary or 1 + max(int(np.max(ids)) for ids in [*rows.items, *rows.partners])
+        largest = max(int(np.max(ids)) for ids in [*rows.items, *rows.partners])
+        vocabulary = source.vocabulary or min(1 + largest, MOST_IDS)
         _check_vocabulary(source.path, rows, vocabulary)
         if held_out is not None:
             _check_vocabulary(source.test or "", held_out, vocabulary)
@@ -227,7 +229,9 @@ def _check_vocabulary(path: str, rows: Rows, vocabulary: int) -> None:
         steps = np.asarray(item)
         if steps.max() >= vocabulary:
             step = int(steps.argmax())
-            raise BadFile(path, place, f"token {steps[step]} at step {step} is beyond the vocabulary of {vocabulary}")
+            remedy = "number the tokens from 1, or say with --vocabulary how many ids there are"
+            reason = f"token {steps[step]} at step {step} is beyond the vocabulary of {vocabulary}: {remedy}"
+            raise BadFile(path, place, reason)
 
 
 def _name_classes(labels: list[object]) -> tuple[str, ...]:

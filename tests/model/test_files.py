@@ -457,6 +457,16 @@ def test_an_npz_that_is_damaged_is_refused(tmp_path: Path) -> None:
         read(tmp_path / "bad.npz")
 
 
+def test_ids_that_are_hashes_are_refused_before_memory_is(tmp_path: Path) -> None:
+    """Each id up to the largest would have weights; whoever has so many says so."""
+    write_jsonl(tmp_path / "a.jsonl", [[2**30, 5], [7], [8]] * 2, ["a", "b", "a"] * 2)
+    with pytest.raises(
+        BadFile, match=r"line 1: token 1073741824 at step 0 is beyond the vocabulary of 16777216: number"
+    ):
+        read(tmp_path / "a.jsonl")
+    assert read(tmp_path / "a.jsonl", vocabulary=2**30 + 1).vocabulary == 2**30 + 1
+
+
 def test_words_are_those_of_what_is_trained_on(tmp_path: Path) -> None:
     """No word is known for occurring in the share that is held out."""
     write_jsonl(tmp_path / "a.jsonl", [f"w{row} w{row} common" for row in range(20)], ["a", "b"] * 10)
