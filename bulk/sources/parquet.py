@@ -43,7 +43,9 @@ class ParquetSource:
         self._wanted = wanted
         try:
             size = BUFFER_BYTES if path.is_local else STORE_BUFFER_BYTES
-            self._file = pq.ParquetFile(path.open(), buffer_size=size, pre_buffer=False)
+            self._file = pq.ParquetFile(
+                path.open(), buffer_size=size, pre_buffer=False, page_checksum_verification=True
+            )
         except (pa.ArrowException, OSError) as error:
             raise BadInput(path, f"it cannot be read as Parquet: {error}") from error
         own = self._file.schema_arrow.names

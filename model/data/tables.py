@@ -41,7 +41,7 @@ def read_parquet(path: Path, source: FileSource, labels: LabelKind) -> Iterator[
             path, "", "Parquet is read with pyarrow, which is not installed: pip install '.[train]'"
         ) from None
     try:
-        with path.open("rb") as content, pq.ParquetFile(content) as file:
+        with path.open("rb") as content, pq.ParquetFile(content, page_checksum_verification=True) as file:
             names, others = name_steps(source, file.schema_arrow.names), name_labels(source, labels)
             check_columns(path, [*names, *others], file.schema_arrow.names, source)
             check_once(path, [*names, *others], file.schema_arrow.names)

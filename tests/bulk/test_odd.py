@@ -157,6 +157,18 @@ def test_a_compressed_array_that_is_damaged_is_named(tmp_path: Path) -> None:
         assert "it cannot be read as .npz" in refuse(tmp_path / "bad.npz", "-o", tmp_path / "out")
 
 
+def test_parquet_whose_checksums_do_not_fit_is_refused(tmp_path: Path) -> None:
+    """Many engines write them, so a number that was damaged is not encoded as another one."""
+    column = {"sequence": pa.array([[[0.5, 1234.5, 0.25]]], LISTS)}
+    flags: dict[str, Any] = {"compression": "none", "use_dictionary": False, "write_page_checksum": True}
+    pq.write_table(pa.table(column), tmp_path / "in.parquet", write_statistics=False, **flags)
+    content = (tmp_path / "in.parquet").read_bytes()
+    number = np.float32(1234.5).tobytes()
+    assert content.count(number) == 1
+    (tmp_path / "in.parquet").write_bytes(content.replace(number, np.float32(1235.5).tobytes()))
+    assert "CRC checksum verification failed" in refuse(tmp_path / "in.parquet", "-o", tmp_path / "out")
+
+
 def test_columns_that_a_file_cannot_have_are_refused(tmp_path: Path) -> None:
     """A line of a text is its text alone, and arrays hold sequences alone."""
     (tmp_path / "in.txt").write_text("so it goes\n")

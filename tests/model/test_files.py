@@ -457,6 +457,18 @@ def test_an_npz_that_is_damaged_is_refused(tmp_path: Path) -> None:
         read(tmp_path / "bad.npz")
 
 
+def test_parquet_whose_checksums_do_not_fit_is_refused(tmp_path: Path) -> None:
+    """Many engines write them, so a number that was damaged is not learned as another one."""
+    path = tmp_path / "a.parquet"
+    table = pa.table({"sequence": [[[1234.5]]] * 6, "label": ["a", "b"] * 3})
+    flags: dict[str, Any] = {"compression": "none", "use_dictionary": False, "write_statistics": False}
+    pq.write_table(table, path, write_page_checksum=True, **flags)
+    content = path.read_bytes()
+    path.write_bytes(content.replace(np.float64(1234.5).tobytes(), np.float64(1235.5).tobytes(), 1))
+    with pytest.raises(BadFile, match=r"a\.parquet: .*CRC checksum verification failed"):
+        read(path)
+
+
 def test_ids_that_are_hashes_are_refused_before_memory_is(tmp_path: Path) -> None:
     """Each id up to the largest would have weights; whoever has so many says so."""
     write_jsonl(tmp_path / "a.jsonl", [[2**30, 5], [7], [8]] * 2, ["a", "b", "a"] * 2)
