@@ -75,9 +75,10 @@ class WritingProtocol(FramingProtocol):
             parts = [head, size, body, b"\r\n" if body else b"", b"0\r\n\r\n" if is_last else b""]
         else:
             body = b"" if cycle.scope["method"] == "HEAD" else body
-            cycle.expected_content_length -= len(body)
-            if cycle.expected_content_length < 0 or (is_last and cycle.expected_content_length):
-                raise RuntimeError("The answer is not as long as its content-length says.")
+            if cycle.chunked_encoding is None:
+                cycle.expected_content_length -= len(body)
+                if cycle.expected_content_length < 0 or (is_last and cycle.expected_content_length):
+                    raise RuntimeError("The answer is not as long as its content-length says.")
             parts = [head, body]
         self.transport.write(b"".join(parts))
         if is_last:
@@ -99,11 +100,13 @@ class WritingProtocol(FramingProtocol):
             raise RuntimeError("A header of the answer has a line break.")
         known, ending = dict(headers), b"\r\n\r\n"
         if cycle.scope["method"] != "HEAD" and status not in BODILESS:
-            if (length := known.get(b"content-length")) is None:
+            if (length := known.get(b"content-length")) is not None:
+                cycle.expected_content_length = int(length)
+            elif cycle.scope["http_version"] == "1.1":
                 cycle.chunked_encoding = True
                 ending = b"\r\ntransfer-encoding: chunked\r\n\r\n"
-            else:
-                cycle.expected_content_length = int(length)
+            else:  # HTTP/1.0 has no chunks: such a body ends with its connection
+                cycle.chunked_encoding = cycle.keep_alive = False
         if known.get(b"connection", b"").lower() == b"close":
             cycle.keep_alive = False
         elif not cycle.keep_alive:

@@ -9,6 +9,7 @@ import threading
 import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -63,18 +64,20 @@ def test_an_older_uvicorn_is_not_installed() -> None:
     assert [*map(int, oldest.split("."))] >= [0, 53]
 
 
+PARTS = Told(200, {}, b"some", b"", b"more", b"")
+ENDINGS = (b"1.1", b"1.0", b"1.1\r\nConnection: close")
+WHOLE = (
+    Told(200, {"content-length": "5", "x-more": "1"}, b"whole"),
+    Told(200, {"content-length": "5"}, b"in ", b"2."),
+    Told(404, {"connection": "close", "content-length": "0"}, b""),
+    Told(204, {}, b""),
+    Told(304, {"etag": "x"}, b""),
+)
+
+
 @pytest.mark.parametrize("method", [b"GET", b"HEAD"])
-@pytest.mark.parametrize("ending", [b"1.1", b"1.0", b"1.1\r\nConnection: close"])
 @pytest.mark.parametrize(
-    "told",
-    [
-        Told(200, {"content-length": "5", "x-more": "1"}, b"whole"),
-        Told(200, {"content-length": "5"}, b"in ", b"2."),
-        Told(200, {}, b"some", b"", b"more", b""),
-        Told(404, {"connection": "close", "content-length": "0"}, b""),
-        Told(204, {}, b""),
-        Told(304, {"etag": "x"}, b""),
-    ],
+    ("told", "ending"), [*product(WHOLE, ENDINGS), *((PARTS, ending) for ending in ENDINGS if ending != b"1.0")]
 )
 def test_answers_are_written_as_uvicorn_does(told: Told, ending: bytes, method: bytes) -> None:
     """Byte for byte, whatever the method, the version of HTTP and the way the body is framed."""
@@ -82,6 +85,36 @@ def test_answers_are_written_as_uvicorn_does(told: Told, ending: bytes, method: 
     ours, theirs = converse(told, sent), converse(told, sent, protocol=HttpToolsProtocol)
     assert b"".join(ours.writes) == b"".join(theirs.writes)
     assert ours.is_kept == theirs.is_kept
+
+
+@pytest.mark.parametrize("asked", [b"", b"Connection: keep-alive\r\n"], ids=["alone", "kept"])
+def test_http_1_0_gets_no_chunks(asked: bytes) -> None:
+    """It does not know them: a body of no known length ends with its connection, which is closed and not kept."""
+    wire = converse(PARTS, b"GET / HTTP/1.0\r\n" + asked + b"Host: x\r\n\r\n")
+    head, _, body = b"".join(wire.writes).partition(b"\r\n\r\n")
+    assert head.split(b"\r\n")[1:] == [b"connection: close"]
+    assert body == b"somemore"
+    assert not wire.is_kept
+    wire = converse(PARTS, b"HEAD / HTTP/1.0\r\n" + asked + b"Host: x\r\n\r\n")
+    assert b"".join(wire.writes).endswith(b"\r\n\r\n")
+    assert not wire.is_kept
+
+
+def test_http_1_0_reads_a_stream_to_its_end(artifact: Path) -> None:
+    """Over a socket, each line is answered by a line of the bits that a plain request gets, and by nothing else."""
+    sequences = draw_sequences([3, 1, 2])
+    lines = b"".join(json.dumps(steps.tolist()).encode() + b"\n" for steps in sequences)
+    with listen(create_app(Settings(model=artifact))) as address:
+        body = {"sequences": [steps.tolist() for steps in sequences]}
+        expected = httpx.post(f"http://{address}/encode", json=body).json()["embeddings"]
+        host, port = address.split(":")
+        with closing(socket.create_connection((host, int(port)), timeout=30)) as connection:
+            head = b"POST /encode HTTP/1.0\r\nContent-Type: application/x-ndjson\r\nContent-Length: %d\r\n\r\n"
+            connection.sendall(head % len(lines) + lines)
+            answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+    told = [json.loads(line) for line in answer.partition(b"\r\n\r\n")[2].splitlines()]
+    assert told == [{"index": index, "embedding": one} for index, one in enumerate(expected)]
 
 
 def test_a_header_that_would_be_two_is_not_sent() -> None:
