@@ -30,6 +30,7 @@ def several(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("models")
     for kind in ("triples", "tokens", "texts"):
         take(kind, folder / f"{kind}.onnx", name=kind)
+    take("triples", folder / "named.onnx", name="named", columns=["x", "y", "z"])
     with listen(create_app(Settings(models=folder, default_model="triples", log_requests=False))) as address:
         yield f"http://{address}/"
 
@@ -186,6 +187,39 @@ def test_files_of_every_kind_give_the_same_sequences(browser: Any, shipped: str,
             await_count(page, 3)
             rows = save(page, tmp_path)
             assert same_bits([row["embedding"] for row in rows], np.array(answer["embeddings"], np.float32)), name
+
+
+def test_columns_are_found_by_the_names_that_the_model_has(browser: Any, several: str, tmp_path: Path) -> None:
+    """In any order and beside others; without names or without a header they are taken by place, and that is said."""
+    rows = [("a", 1, 2, 3), ("b", 4, 5, 6), ("c", 7, 8, 9)]
+    answer = httpx.post(f"{several}encode", json={"model": "named", "sequences": [[row[1:]] for row in rows]}).json()
+    expected = np.array(answer["embeddings"], np.float32)
+    other = "".join(f"{name},{z},0.5,{y},{x}\n" for name, x, y, z in rows)
+    bare = "\n\n".join(",".join(map(str, row[1:])) for row in rows)
+    by_place = "Columns were taken by their place: "
+    with visit(browser, several) as page:
+        rows_of(page).first.wait_for()
+        for model, content, told in (
+            ("named", f'id,"z",more,y,x\n{other}', None),
+            ("triples", f"x,y,z\n{bare}", f"{by_place}the model has no names for them."),
+            ("named", bare, f"{by_place}the file has no header."),
+        ):
+            page.get_by_label("Model").select_option(model)
+            rows_of(page).filter(has_text="golden 1").first.wait_for()
+            open_file(page, "mine.csv", content)
+            await_count(page, 3)
+            said = page.locator("p.told").inner_text()
+            assert (by_place in said) == (told is not None)
+            assert told is None or said.endswith(told)
+            found = [row["embedding"] for row in save(page, tmp_path)]
+            assert same_bits(found, expected)
+        for header, told in (
+            ("x,y,w", 'mine.csv, line 1: there is no column "z", which the model reads.'),
+            ("x,y,z,y", 'mine.csv, line 1: 2 columns have the name "y".'),
+            ("a,b,c", 'there is no column "x", which the model reads.'),
+        ):
+            open_file(page, "mine.csv", f"{header}\n1,2,3,4\n")
+            page.get_by_role("alert").filter(has_text=told).wait_for()
 
 
 WRONG = [

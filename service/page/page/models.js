@@ -3,6 +3,8 @@
 import { useStore } from "./store.js";
 import { bytes, count, Head, html, small } from "./view.js";
 
+const SHOWN = 12; // names of classes or columns
+
 export function Models() {
   const { models, info } = useStore();
   if (!info) return null;
@@ -43,7 +45,7 @@ function describe(model) {
   const { manifest } = model, encoder = manifest?.encoder ?? {};
   const cell = [encoder.bidirectional ? "bidirectional" : "", encoder.cell?.toUpperCase() ?? ""].filter(Boolean).join(" ");
   return [
-    ["reads", { features: `${model.features} numbers a step`, tokens: `token ids below ${model.vocabulary}`, text: "texts, or their token ids" }[model.kind]],
+    ["reads", { features: `${model.features} numbers a step${model.columns.length ? `: ${some(model.columns)}` : ""}`, tokens: `token ids below ${model.vocabulary}`, text: "texts, or their token ids" }[model.kind]],
     ["gives", `${model.dim} numbers${model.outputs.length > 1 ? `; on request ${model.outputs.slice(1).join(" and ")}` : ""}`],
     ["encoder", cell && `${cell}, ${encoder.layers} ${encoder.layers === 1 ? "layer" : "layers"} of ${encoder.hidden}`],
     ["pooling", manifest?.pooling],
@@ -60,7 +62,11 @@ function describe(model) {
 
 function learned(task, manifest) {
   const metrics = Object.entries(task.metrics).map(([name, value]) => [name.replaceAll("_", " "), small(value)]);
-  return [["task", `${task.name} on ${task.dataset}`], ["classes", task.classes.length ? `${count(task.classes.length)}: ${task.classes.slice(0, 12).join(", ")}${task.classes.length > 12 ? ", …" : ""}` : null], ...metrics];
+  return [["task", `${task.name} on ${task.dataset}`], ["classes", task.classes.length ? `${count(task.classes.length)}: ${some(task.classes)}` : null], ...metrics];
+}
+
+function some(names) {
+  return `${names.slice(0, SHOWN).join(", ")}${names.length > SHOWN ? ", …" : ""}`;
 }
 
 export function costs(cost) {

@@ -120,11 +120,13 @@ function limit(list, name) {
 }
 
 // CSV is as training reads it: a step a line, with the columns id and order if there are several sequences. Without an
-// id, an empty line ends a sequence. Without a header, all columns are features.
+// id, an empty line ends a sequence. Features are found by the names that the model has for them; if it has none, or the
+// file has no header, all columns are features by their place.
 export function readCsv(text, name, model, separator = ",") {
   const lines = text.split(/\r?\n/);
-  const first = lines[0].split(separator).map((cell) => cell.trim().replace(/^"|"$/g, ""));
-  const hasHeader = first.some((cell) => cell && !Number.isFinite(Number(cell)));
+  const first = splitCsv(lines[0], separator).map((cell) => cell.trim());
+  const isNamed = model.columns.some((column) => first.includes(column));
+  const hasHeader = isNamed || first.some((cell) => cell && !Number.isFinite(Number(cell)));
   const header = hasHeader ? first.map((cell) => cell.toLowerCase()) : first.map((_, index) => `column ${index + 1}`);
   const start = hasHeader ? 1 : 0;
   const textColumn = header.findIndex((cell) => cell === "text" || cell === "sequence");
@@ -133,7 +135,9 @@ export function readCsv(text, name, model, separator = ",") {
     return limit(texts, name).map(asText);
   }
   const id = header.indexOf("id"), order = header.indexOf("order");
-  const columns = header.map((_, index) => index).filter((index) => !NOT_FEATURES.has(header[index]));
+  const isByName = hasHeader && model.columns.length > 0;
+  const columns = isByName ? findNamed(model.columns, first, name) : header.map((_, index) => index).filter((index) => !NOT_FEATURES.has(header[index]));
+  const note = isByName || model.kind !== "features" ? "" : ` Columns were taken by their place: ${model.columns.length ? "the file has no header" : "the model has no names for them"}.`;
   const width = model.kind === "features" ? model.features : 1;
   if (columns.length !== width) throw new Fault(`${name}, line 1: ${columns.length} columns hold numbers (${columns.map((c) => header[c]).slice(0, 6).join(", ")}${columns.length > 6 ? ", …" : ""}): ${model.kind === "features" ? tellWidth(model) : "the model reads token ids, one column."}`);
   const groups = new Map();
@@ -159,7 +163,16 @@ export function readCsv(text, name, model, separator = ",") {
         values[t * width + f] = model.kind === "features" ? readNumber(cells[column], place) : readId(cells[column], place, model);
       });
     });
-    return { name: key, length: steps.length, values };
+    return { name: key, length: steps.length, values, note };
+  });
+}
+
+function findNamed(wanted, found, name) {
+  return wanted.map((column) => {
+    const places = found.flatMap((cell, at) => (cell === column ? [at] : []));
+    if (!places.length) throw new Fault(`${name}, line 1: there is no column ${JSON.stringify(column)}, which the model reads.`);
+    if (places.length > 1) throw new Fault(`${name}, line 1: ${places.length} columns have the name ${JSON.stringify(column)}.`);
+    return places[0];
   });
 }
 

@@ -99,7 +99,7 @@ async function enter() {
 function describe(model) {
   const kind = model.reads.includes("texts") ? "text" : model.features === null ? "tokens" : "features";
   const name = model.names.includes(model.name) ? model.name : model.names[0];
-  return { ...model, kind, name, full: `${model.name}@${model.version}`, predicts: model.outputs.includes("prediction") && model.manifest.prediction.kind, isExact: !model.manifest?.quantization && model.provider === "cpu" };
+  return { ...model, kind, name, columns: model.manifest?.input.columns ?? [], full: `${model.name}@${model.version}`, predicts: model.outputs.includes("prediction") && model.manifest.prediction.kind, isExact: !model.manifest?.quantization && model.provider === "cpu" };
 }
 
 export async function chooseModel(name) {
@@ -127,7 +127,7 @@ function readExample(one, given, model) {
 }
 
 // Puts sequences beside those that are there, or in their place, and has all that are new encoded.
-export async function put(items, { isNew = false } = {}) {
+export async function put(items, { isNew = false, note = "" } = {}) {
   const { model } = state, before = isNew ? [] : state.items, all = [...before, ...items];
   const base = isNew ? items.length : state.base;
   change({ busy: true, fault: "", told: `Encoding ${items.length} ${items.length === 1 ? "sequence" : "sequences"}…` });
@@ -147,7 +147,7 @@ export async function put(items, { isNew = false } = {}) {
     change({
       items: all, base, busy: false, found: { ...found, embeddings, predictions, timing: encoded.timing },
       selected: isNew ? 0 : before.length,
-      told: `${items.length} ${items.length === 1 ? "sequence" : "sequences"}, ${steps.toLocaleString("en")} ${model.kind === "text" ? "words" : "steps"}, encoded in ${encoded.milliseconds.toFixed(0)} ms.`,
+      told: `${items.length} ${items.length === 1 ? "sequence" : "sequences"}, ${steps.toLocaleString("en")} ${model.kind === "text" ? "words" : "steps"}, encoded in ${encoded.milliseconds.toFixed(0)} ms.${note}`,
     });
   } catch (error) {
     fail(error);
@@ -161,7 +161,7 @@ export async function take(source, group) {
     const items = await work("read", { ...source, model: plain(model) });
     items.forEach((item) => Object.assign(item, { name: item.text ?? (items.length === 1 ? source.name : `${source.name} ${item.name}`), group }));
     const isNew = items.length >= 3; // enough to span a map of their own
-    await put(items, { isNew });
+    await put(items, { isNew, note: items[0]?.note });
   } catch (error) {
     fail(error);
   }
@@ -203,8 +203,8 @@ function pick(item, width, from, length = item.length) {
   return { length, values };
 }
 
-function plain({ name, full, kind, features, vocabulary, dim, predicts }) {
-  return { name: full ?? name, kind, features, vocabulary, dim, predicts };
+function plain({ name, full, kind, features, columns, vocabulary, dim, predicts }) {
+  return { name: full ?? name, kind, features, columns, vocabulary, dim, predicts };
 }
 
 export function fail(error) {
