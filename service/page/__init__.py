@@ -4,5 +4,6 @@
 - `vendor`: fetches other projects' files from npm, checks them, and keeps their licences.
 
 `page/` holds the page at `/`, and `docs/` the reader of the OpenAPI document. Both are plain modules of JavaScript
-that a browser runs as they stand. `page/vendor/` holds what others wrote, with their licences.
+that a browser runs as they stand; the page takes its colours and icon from `docs/`, which is always there.
+`page/vendor/` holds what others wrote, with their licences.
 """
