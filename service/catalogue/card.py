@@ -14,6 +14,8 @@ from service.encoder.sequences import Features
 from service.encoder.session import EncoderSession, find_artifact
 from service.errors import ArtifactError
 
+MOST_NAMED = 12  # columns beside what is taken; more have the last line
+
 
 def main(arguments: list[str]) -> None:
     """Print the card of a file, and exit with 1 if it cannot be served.
@@ -62,13 +64,17 @@ def describe(session: EncoderSession, proven: Proven) -> Iterator[tuple[str, str
     yield from describe_proof(manifest, proven)
     yield "source", manifest.source
     yield "licence", manifest.licence
+    if len(manifest.input.columns) > MOST_NAMED:
+        yield "columns", ", ".join(manifest.input.columns)
 
 
 def describe_input(session: EncoderSession) -> str:
     """Say what a sequence is, and how long those of the training were."""
     manifest, kind = session.manifest, session.kind
     if isinstance(kind, Features):
-        named = f" ({', '.join(manifest.input.columns)})" if manifest and manifest.input.columns else ""
+        columns = manifest.input.columns if manifest else []
+        names = ", ".join(columns) if len(columns) <= MOST_NAMED else "named in the last line"
+        named = f" ({names})" if columns else ""
         taken = f"sequences of any length, {kind.features} numbers a step{named}"
     else:
         texts = "texts, or " if manifest and manifest.input.kind == "text" else ""

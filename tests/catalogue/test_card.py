@@ -49,6 +49,16 @@ def test_card_names_the_numbers_in_a_step(tmp_path: Path, capsys: pytest.Capture
     assert takes.startswith("sequences of any length, 3 numbers a step (x, y, z)")
 
 
+def test_card_names_many_columns_in_its_last_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of them, in their order: a request needs it, and hundreds of names would hide the rest of the card."""
+    monkeypatch.setattr(card, "MOST_NAMED", 2)
+    said = show(take("triples", tmp_path / "named.onnx", columns=["x", "y", "z"]), capsys)
+    assert said["takes"][0].startswith("sequences of any length, 3 numbers a step (named in the last line)")
+    assert [*said.items()][-1] == ("columns", ["x, y, z"])
+
+
 def test_card_names_further_outputs(capsys: pytest.CaptureFixture[str]) -> None:
     """The steps' outputs and the state are there if the graph gives them."""
     (gives,) = show(ARTIFACTS / "triples-steps.onnx", capsys)["gives"]
