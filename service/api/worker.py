@@ -90,7 +90,6 @@ class Worker:
 
     Attributes:
         number: from 0.
-        staff: all of them.
         channel: to the first process. Connections come by it, and how many there are goes back.
         shared: what all of them share.
         board: its own view of the board.
@@ -98,7 +97,6 @@ class Worker:
     """
 
     number: int
-    staff: Staff
     channel: socket.socket
     shared: Shared
     board: Board
@@ -107,7 +105,7 @@ class Worker:
     @property
     def others(self) -> list[int]:
         """The numbers of the others."""
-        return [number for number in range(self.staff.number) if number != self.number]
+        return [number for number in range(len(self.shared.ledgers)) if number != self.number]
 
     def keep(self, told: bytes) -> None:
         """Keep what this worker told of its counts, for the one that takes its place."""

@@ -154,7 +154,7 @@ class _Supervisor:
             self._selector.close()
             channel.setblocking(False)
             inherited = self.shared.recall(number)
-            self.serve(Worker(number, self.staff, channel, self.shared, self.shared.board.view(number), inherited))
+            self.serve(Worker(number, channel, self.shared, self.shared.board.view(number), inherited))
             code = 0
         except SystemExit as exit_:
             code = exit_.code if isinstance(exit_.code, int) else 1

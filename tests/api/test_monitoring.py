@@ -395,11 +395,8 @@ def test_a_question_between_processes_closes_its_socket(
         async with app.fallback.router.lifespan_context(app.fallback):
             service = app.state.service
             with closing(socket.socket()) as unused:
-                staff = Staff(2)
-                shared = Shared.among(staff, has_rates=False)
-                service.worker, other = (
-                    Worker(number, staff, unused, shared, shared.board.view(number)) for number in (0, 1)
-                )
+                shared = Shared.among(Staff(2), has_rates=False)
+                service.worker, other = (Worker(number, unused, shared, shared.board.view(number)) for number in (0, 1))
                 if answers:
                     telling = asyncio.create_task(whole.tell_others(service, other))
                     await asyncio.sleep(0)
