@@ -21,7 +21,7 @@ import numpy.typing as npt
 from model.data.catalogue import DATASETS
 from model.data.checks import check_item
 from model.data.datasets import Dataset, FileSource, LabelKind, LabelledSequences, Labels, Steps
-from model.data.readers import BadFile, Item, read_jsonl, read_npz
+from model.data.readers import UNREAD, BadFile, Item, read_jsonl, read_npz
 from model.data.splits import draw_rows, shuffle_dataset
 from model.data.tables import FLOAT32_MAX, read_csv, read_parquet
 from model.data.teachers import teach
@@ -29,7 +29,6 @@ from model.data.texts import build_word_tokenizer, retokenize, tokenize_all, voc
 
 READERS = {".parquet": read_parquet, ".jsonl": read_jsonl, ".npz": read_npz, ".csv": read_csv}
 PAIRS = (".parquet", ".jsonl")  # the formats that hold two sequences in a row
-UNREAD = ("none", "vectors")  # labels that no file holds
 MOST_IDS = 2**24  # unless more are asked for: each has weights, whether it occurs or not
 FEWEST = 3  # sequences to learn from, to choose an epoch by and to test on
 TEST_SEED = 0  # of the share held out to test on: the same rows for every training seed

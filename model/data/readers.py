@@ -14,6 +14,7 @@ from model.data.datasets import FileSource, LabelKind
 
 Item: TypeAlias = npt.NDArray[Any] | str  # what a file holds of a sequence: its steps, or a text
 TEXT_COLUMN = "text"  # if there is no column of the name that was asked for
+UNREAD: tuple[LabelKind, ...] = ("none", "vectors")  # labels that no file holds
 ROLES = ("label", "partner", "id", "order")  # of columns, each with a flag
 
 
@@ -52,8 +53,8 @@ def name_steps(source: FileSource, found: Container[str]) -> list[str]:
 
 def name_labels(source: FileSource, labels: LabelKind) -> list[str]:
     """Return what is read of each row besides: its label if any, and its partner if any."""
-    needed = {"none": 0, "vectors": 0, "classes": 1, "numbers": 1, "pairs": 2}[labels]
-    return [source.label, source.partner][:needed]
+    partner = [source.partner] if labels == "pairs" else []
+    return [] if labels in UNREAD else [source.label, *partner]
 
 
 def join_features(path: Path, place: str, names: Sequence[str], lists: Sequence[Item]) -> Item:
@@ -125,7 +126,7 @@ def _describe_fault(steps: list[Any]) -> str:
 
 def read_npz(path: Path, source: FileSource, labels: LabelKind) -> Iterator[FoundSequence]:
     """Read arrays of ragged values: `values`, `lengths` and, if there are labels, `labels`."""
-    labelled = bool(name_labels(source, labels))
+    labelled = labels not in UNREAD
     try:
         with path.open("rb") as file, np.lib.npyio.NpzFile(file) as arrays:  # np.load reads other files, too
             values_name = source.sequence if source.sequence in arrays else "values"

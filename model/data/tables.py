@@ -17,6 +17,7 @@ import numpy.typing as npt
 from model.data.datasets import FileSource, LabelKind
 from model.data.readers import (
     TEXT_COLUMN,
+    UNREAD,
     BadFile,
     FoundSequence,
     Item,
@@ -127,7 +128,7 @@ class _Lines:
 
 def read_csv(path: Path, source: FileSource, labels: LabelKind) -> Iterator[FoundSequence]:
     """Read a text a line, or one step a line; then the lines of a sequence need not stand together."""
-    labelled = bool(name_labels(source, labels))
+    labelled = labels not in UNREAD
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file)
