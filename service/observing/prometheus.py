@@ -1,7 +1,8 @@
 """Writes the service's figures as Prometheus reads them: in base units, those of a model labelled with it."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
+from typing import Any, NamedTuple
 
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -80,123 +81,111 @@ class Snapshot(Collector):
         yield _count(
             "requests",
             "Requests that ended; the code is 499 if nobody was left to answer.",
+            "model route code",
             [((model, route, str(code)), count) for (model, route, code), count in seen.requests.items()],
-            ["route", "code"],
         )
         yield _count(
             "rejected",
             "Requests answered with a problem, by its kind.",
+            "model reason",
             [((name, reason), count) for name, counts in models for reason, count in counts.rejected.items()],
-            ["reason"],
         )
         yield _count(
             "cancelled",
             "Requests whose client hung up: while the body was read, in the queue, during a run, or during the answer.",
+            "model where",
             [((name, where), count) for name, counts in models for where, count in counts.cancelled.items()],
-            ["where"],
         )
         yield _count(
             "artifacts",
             "Artifacts that were loaded, refused or unloaded.",
+            "model change",
             [((name, change), count) for name, counts in served for change, count in counts.changes.items()],
-            ["change"],
         )
         yield _count(
             "steps",
             "Steps in batches: valid ones, and all that were computed, padding included.",
-            [
-                ((name, kind), count)
-                for name, counts in served
-                for kind, count in (("valid", counts.valid_steps), ("padded", counts.padded_steps))
-            ],
-            ["kind"],
+            "model kind",
+            [((name, kind), getattr(one, f"{kind}_steps")) for name, one in served for kind in ("valid", "padded")],
         )
-        yield _count(
-            "run_seconds",
-            "Seconds that runners were at work on batches.",
-            [((name,), counts.run_seconds) for name, counts in served],
-        )
-        yield _count(
-            "nonfinite",
-            "Sequences whose embedding was not finite.",
-            [((name,), counts.nonfinite) for name, counts in served],
-        )
+        for field, text in (
+            ("run_seconds", "Seconds that runners were at work on batches."),
+            ("nonfinite", "Sequences whose embedding was not finite."),
+        ):
+            yield _count(field, text, "model", [((name,), getattr(counts, field)) for name, counts in served])
         yield _count(
             "text_tokens",
             "Tokens of texts, by whether the tokenizer knows them.",
-            [
-                ((name, kind), count)
-                for name, counts in served
-                for kind, count in (("known", counts.known_tokens), ("unknown", counts.unknown_tokens))
-            ],
-            ["kind"],
+            "model kind",
+            [((name, kind), getattr(one, f"{kind}_tokens")) for name, one in served for kind in ("known", "unknown")],
         )
         yield _distribute(
             "request_duration_seconds",
             "Seconds from a request's arrival to the end of its answer, of requests that were encoded.",
+            "model",
             [((name,), counts.request_seconds) for name, counts in served],
         )
         yield _distribute(
             "stage_duration_seconds",
             "Seconds that each stage of these requests took: reading the body, waiting for the first run, running, and "
             "writing the answer.",
+            "model stage",
             [((name, stage), seconds) for name, counts in served for stage, seconds in counts.stage_seconds.items()],
-            ["stage"],
         )
-        yield _distribute(
-            "batch_sequences", "Sequences in a batch.", [((name,), counts.batch_sequences) for name, counts in served]
-        )
-        yield _distribute(
-            "batch_steps", "Padded steps in a batch.", [((name,), counts.batch_steps) for name, counts in served]
-        )
+        for field, text in (
+            ("batch_sequences", "Sequences in a batch."),
+            ("batch_steps", "Padded steps in a batch."),
+        ):
+            yield _distribute(field, text, "model", [((name,), getattr(counts, field)) for name, counts in served])
         for field, text in (
             ("queue_sequences", "Sequences that wait in the queue."),
             ("queue_steps", "Steps of the sequences that wait in the queue."),
             ("queue_drain_seconds", "Predicted seconds until all sequences that wait have a runner."),
             ("cost_error_ratio", "How far a run's time usually is from its prediction, as a share of the prediction."),
         ):
-            yield _show(field, text, [((name,), getattr(gauges, field)) for name, gauges in self._gauges])
-        info = InfoMetricFamily(
-            "lengthwise_build", "The versions of what serves, and the model that is served.", labels=["model"]
+            yield _show(field, text, "model", [((name,), getattr(gauges, field)) for name, gauges in self._gauges])
+        yield _make(
+            InfoMetricFamily,
+            "build",
+            "The versions of what serves, and the model that is served.",
+            "model",
+            [((name,), dict(gauges.build)) for name, gauges in self._gauges],
         )
-        for name, gauges in self._gauges:
-            info.add_metric([name], dict(gauges.build))
-        yield info
         yield _distribute(
             "event_loop_lag_seconds",
             "Seconds that the event loop was late for a timer, measured once a second.",
+            "",
             [((), seen.loop_lag)],
         )
         yield _show(
             "inflight_requests",
             "Requests under way, except the one for these metrics.",
+            "",
             [((), seen.inflight - self._own_requests)],
         )
-        closed = CounterMetricFamily(
-            "lengthwise_closed_connections",
+        yield _count(
+            "closed_connections",
             "Connections closed to make room: idle ones if there were too many, and those of the slowest readers.",
-            labels=["why"],
+            "why",
+            [((why,), count) for why, count in seen.closed.items()],
         )
-        for why, count in seen.closed.items():
-            closed.add_metric([why], count)
-        yield closed
-        yield _show("connections", "Open connections.", [((), self._holdings.connections)])
+        yield _show("connections", "Open connections.", "", [((), self._holdings.connections)])
         yield _show(
             "unread_bytes",
             "Bytes of large answers that are under way, and of all answers that wait for their readers.",
+            "",
             [((), self._holdings.unread_bytes)],
         )
-        runners = GaugeMetricFamily(
-            "lengthwise_runners",
+        yield _show(
+            "runners",
             "Runners by what they do; one that hung and was not replaced is lost. Little runs need none of them.",
-            labels=["state"],
+            "state",
+            [((state,), number) for state, number in self._holdings.runners.items()],
         )
-        for state, number in self._holdings.runners.items():
-            runners.add_metric([state], number)
-        yield runners
         yield _show(
             "runner_last_progress_seconds",
             "Seconds since a run last began or ended; 0 if no run is under way.",
+            "",
             [((), self._seconds_since_progress)],
         )
 
@@ -289,30 +278,17 @@ def write(families: Iterable[Metric], accept: str) -> tuple[bytes, str]:
     return encode(registry), media_type
 
 
-Values: TypeAlias = Sequence[str]  # of the labels; the first is the model, if there are labels
-
-
-def _count(name: str, text: str, counts: Sequence[tuple[Values, float]], labels: Sequence[str] = ()) -> Metric:
-    family = CounterMetricFamily(f"lengthwise_{name}", text, labels=["model", *labels])
-    for values, count in counts:
-        family.add_metric(values, count)
+def _make(kind: Any, name: str, text: str, labels: str, samples: Iterable[tuple[Any, ...]]) -> Metric:
+    """Return a family of one kind; each sample is the values of its labels, and what such a family takes of it."""
+    family: Metric = kind(f"lengthwise_{name}", text, labels=labels.split())
+    for sample in samples:
+        family.add_metric(*sample)  # type: ignore[attr-defined]  # of each kind, with other parameters
     return family
 
 
-def _distribute(name: str, text: str, seen: Sequence[tuple[Values, Histogram]], labels: Sequence[str] = ()) -> Metric:
-    family = HistogramMetricFamily(f"lengthwise_{name}", text, labels=_label(seen, labels))
-    for values, histogram in seen:
-        family.add_metric(values, histogram.buckets(), histogram.sum)
-    return family
+_count, _show = partial(_make, CounterMetricFamily), partial(_make, GaugeMetricFamily)
 
 
-def _show(name: str, text: str, seen: Sequence[tuple[Values, float]]) -> Metric:
-    family = GaugeMetricFamily(f"lengthwise_{name}", text, labels=_label(seen, ()))
-    for values, value in seen:
-        family.add_metric(values, value)
-    return family
-
-
-def _label(seen: Sequence[tuple[Values, object]], labels: Sequence[str]) -> list[str]:
-    """Return the names of the labels; a figure of the whole process has none."""
-    return [] if any(not values for values, _ in seen) else ["model", *labels]
+def _distribute(name: str, text: str, labels: str, seen: Iterable[tuple[tuple[str, ...], Histogram]]) -> Metric:
+    samples = [(values, histogram.buckets(), histogram.sum) for values, histogram in seen]
+    return _make(HistogramMetricFamily, name, text, labels, samples)
