@@ -12,8 +12,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
 from docs.tables import describe_type, table
-from service.api.problems import REFUSALS, TYPE_PREFIX, rpc_code_of
+from service.api.problems import REFUSALS, TYPE_PREFIX
 from service.app import create_app
+from service.server.rpc.failing import code_of
 from service.settings import Settings
 
 SENT = "application/problem+json"
@@ -104,7 +105,7 @@ def write_problems() -> str:
     for name, kind in sorted(kinds.items(), key=lambda one: (min(one[1].native or one[1].others, default="9"), one[0])):
         meaning = "" if kind.meaning == f"{kind.title}." else kind.meaning
         statuses = [" or ".join(sorted(some)) for some in (kind.native, kind.others)]
-        code = rpc_code_of(TYPE_PREFIX + name, 0)
+        code = code_of(TYPE_PREFIX + name, 0).name
         rows.append((f"`{name}`", *statuses, code, f"**{kind.title}.** {meaning}"))
     return table(["`urn:lengthwise:problem:`...", "status", "in other dialects", "gRPC", "what it says"], rows)
 

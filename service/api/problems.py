@@ -127,28 +127,6 @@ class Refusal:
     is_overload: bool = False
     closes: bool = False
 
-    @property
-    def rpc_code(self) -> str:
-        """The status of gRPC."""
-        return "RESOURCE_EXHAUSTED" if self.is_overload else RPC_CODES[self.status]
-
-
-# The statuses of gRPC by those of HTTP; a queue that is full is a resource that is exhausted.
-RPC_CODES = {
-    400: "INVALID_ARGUMENT",
-    401: "UNAUTHENTICATED",
-    404: "NOT_FOUND",
-    406: "INVALID_ARGUMENT",
-    408: "DEADLINE_EXCEEDED",
-    412: "FAILED_PRECONDITION",
-    413: "INVALID_ARGUMENT",
-    415: "INVALID_ARGUMENT",
-    422: "INVALID_ARGUMENT",
-    429: "RESOURCE_EXHAUSTED",
-    500: "INTERNAL",
-    503: "UNAVAILABLE",
-    504: "DEADLINE_EXCEEDED",
-}
 
 REFUSALS: dict[type[LengthwiseError], Refusal] = {
     errors.MalformedJson: Refusal("malformed-json", 422, "The body is not JSON"),
@@ -258,13 +236,6 @@ def answer_status(
 def name_problem(kind: type[LengthwiseError]) -> str:
     """Return the name a kind of error goes by, as `empty-sequence`."""
     return REFUSALS[kind].name
-
-
-def rpc_code_of(problem_type: str, status: int) -> str:
-    """Return the status of gRPC of a problem, by its type and its status of HTTP."""
-    name = problem_type.removeprefix(TYPE_PREFIX)
-    found = next((refusal for refusal in REFUSALS.values() if refusal.name == name), None)
-    return found.rpc_code if found else RPC_CODES.get(status, "UNKNOWN")
 
 
 def document(*kinds: type[LengthwiseError], dialect: Dialect = NATIVE) -> dict[int | str, dict[str, Any]]:

@@ -9,13 +9,31 @@ from google.rpc.code_pb2 import Code
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
-from service.api.problems import TYPE_PREFIX, rpc_code_of
+from service.api.problems import REFUSALS, TYPE_PREFIX
 from service.server.rpc.carrying import Reply
 
 DETAILS = "grpc-status-details-bin"
 DOMAIN = "lengthwise"
 LASTING = frozenset({"INVALID_KEY", "DRAINING"})  # they meet all that follows in a stream, too
 PASSING = frozenset({"QUEUE_FULL", "RATE_EXCEEDED", "ANSWERS_UNREAD"})  # a stream waits until they are over
+
+
+# By the status of HTTP.
+CODES = {
+    400: grpc.StatusCode.INVALID_ARGUMENT,
+    401: grpc.StatusCode.UNAUTHENTICATED,
+    404: grpc.StatusCode.NOT_FOUND,
+    406: grpc.StatusCode.INVALID_ARGUMENT,
+    408: grpc.StatusCode.DEADLINE_EXCEEDED,
+    412: grpc.StatusCode.FAILED_PRECONDITION,
+    413: grpc.StatusCode.INVALID_ARGUMENT,
+    415: grpc.StatusCode.INVALID_ARGUMENT,
+    422: grpc.StatusCode.INVALID_ARGUMENT,
+    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    500: grpc.StatusCode.INTERNAL,
+    503: grpc.StatusCode.UNAVAILABLE,
+    504: grpc.StatusCode.DEADLINE_EXCEEDED,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +55,22 @@ class Failure:
     retry_seconds: float | None
 
 
+def code_of(problem_type: str, status: int) -> grpc.StatusCode:
+    """Return the code of a problem, by its type and its status of HTTP; a queue that is full is exhausted."""
+    name = problem_type.removeprefix(TYPE_PREFIX)
+    found = next((refusal for refusal in REFUSALS.values() if refusal.name == name), None)
+    if found and found.is_overload:
+        return grpc.StatusCode.RESOURCE_EXHAUSTED
+    return CODES.get(found.status if found else status, grpc.StatusCode.UNKNOWN)
+
+
 def read_failure(reply: Reply) -> Failure:
     """Read what the app answered in place of a message; nothing if none came."""
     if not reply.body:
         return Failure(grpc.StatusCode.CANCELLED, "", "The call ended before its message.", tuple(reply.metadata), None)
     problem = orjson.loads(reply.body)
     kind, sentence = str(problem["type"]), str(problem["detail"])
-    code = grpc.StatusCode[rpc_code_of(kind, reply.status)]
+    code = code_of(kind, reply.status)
     reason = kind.removeprefix(TYPE_PREFIX).replace("-", "_").upper()
     status = Status(code=Code.Value(code.name), message=sentence)
     told = {name: str(problem[name]) for name in ("path", "limit", "setting") if problem.get(name) is not None}
