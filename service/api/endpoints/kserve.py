@@ -93,12 +93,7 @@ async def list_models(request: Request) -> Response:
 
 async def describe_model(request: Request) -> Response:
     """Describe the encoder's tensors as its graph has them; `lengths` may be left out, and so may initial states."""
-    model = _find_model(request)
-    described = inference.describe_tensors(model.session, model.spec)
-    tensors = {kind: [tensor.model_dump() for tensor in found] for kind, found in described.items()}
-    versions = [one.version for one in service_of(request).models if one.name == model.name]
-    head = {"name": model.name, "versions": versions, "platform": PLATFORM}
-    return _json({**head, **tensors})
+    return _json(describe(request, _find_model(request)))
 
 
 async def is_model_ready(request: Request) -> Response:
@@ -113,15 +108,21 @@ async def infer(request: Request) -> Response:
     """Encode the sequences in the request's tensors, as `/encode` does."""
     encoding.require_media_type(request, "application/json", "application/octet-stream")
     model = _find_model(request)
-    signature = inference.Signature(
-        spec=model.spec,
-        outputs=inference.name_outputs(model.session),
-        name=model.name,
-        version=model.version,
-        limits=service_of(request).settings.limits,
-    )
-    parse = partial(inference.parse, header_length=_read_header_length(request), signature=signature)
+    parse = partial(inference.parse, header_length=_read_header_length(request), signature=sign(request, model))
     return await encoding.answer(request, parse, model)
+
+
+def describe(request: Request, model: ServedModel) -> dict[str, Any]:
+    """Return a model's name, its versions and its tensors, as the protocol has them over HTTP and gRPC."""
+    versions = [one.version for one in service_of(request).models if one.name == model.name]
+    head = {"name": model.name, "versions": versions, "platform": PLATFORM}
+    return head | inference.describe_tensors(model.session, model.spec)
+
+
+def sign(request: Request, model: ServedModel) -> inference.Signature:
+    """Return what requests to a model are held to."""
+    outputs, limits = inference.name_outputs(model.session), service_of(request).settings.limits
+    return inference.Signature(model.spec, outputs, model.name, model.version, limits)
 
 
 def _find_model(request: Request) -> ServedModel:

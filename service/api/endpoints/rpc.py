@@ -12,11 +12,11 @@ from starlette.responses import Response
 
 from service import __version__, errors
 from service.api import encoding
-from service.api.endpoints.kserve import PLATFORM
+from service.api.endpoints import kserve
 from service.api.endpoints.repository import MAX_BODY_BYTES, list_artifacts, load_in_all, unload_in_all
 from service.api.routing import Access, Endpoint, Route, read_body, service_of
 from service.catalogue.models import ServedModel
-from service.codecs.kserve import inference, messages
+from service.codecs.kserve import messages
 from service.codecs.question import Question
 
 LIMITS = ("max_request_steps", "max_queue_steps", "max_body_bytes")  # what a client cuts its requests by
@@ -43,13 +43,9 @@ async def describe_model(request: Request) -> Response:
     """Describe the encoder's tensors as its graph has them."""
     asked = await _read("ModelMetadataRequest", request)
     model = _find_model(request, asked.name, asked.version)
-    described = inference.describe_tensors(model.session, model.spec)
-    tensors = {kind: [tensor.model_dump() for tensor in found] for kind, found in described.items()}
-    versions = [one.version for one in service_of(request).models if one.name == model.name]
     settings = service_of(request).settings
     properties = {name: str(getattr(settings, name)) for name in LIMITS} | {"sha256": model.session.sha256}
-    head = {"name": model.name, "versions": versions, "platform": PLATFORM, "properties": properties}
-    return _answer("ModelMetadataResponse", **head, **tensors)
+    return _answer("ModelMetadataResponse", **kserve.describe(request, model), properties=properties)
 
 
 async def is_model_ready(request: Request) -> Response:
@@ -63,15 +59,11 @@ async def is_model_ready(request: Request) -> Response:
 
 async def infer(request: Request) -> Response:
     """Encode the sequences in the request's tensors, as `/encode` does."""
-    limits = service_of(request).settings.limits
 
     def parse(body: bytes) -> Question:
-        asked = messages.decode("ModelInferRequest", body, limits.max_request_steps)
+        asked = messages.decode("ModelInferRequest", body, service_of(request).settings.max_request_steps)
         model = _find_model(request, asked.model_name, asked.model_version)
-        signature = inference.Signature(
-            model.spec, inference.name_outputs(model.session), model.name, model.version, limits
-        )
-        return replace(messages.parse(asked, signature), model=model.full_name)
+        return replace(messages.parse(asked, kserve.sign(request, model)), model=model.full_name)
 
     return await encoding.answer(request, parse)
 

@@ -15,9 +15,9 @@ from service.codecs.binary.arrays import read_lengths
 from service.codecs.json import exact
 from service.codecs.json.plain import Bounds, require_bounds
 from service.codecs.kserve import tensors
-from service.codecs.kserve.schemas import InferHeader, TensorMetadata
+from service.codecs.kserve.schemas import InferHeader
 from service.codecs.kserve.tensor_json import Array
-from service.codecs.kserve.tensors import HEADER_LENGTH, Tensor
+from service.codecs.kserve.tensors import Tensor
 from service.codecs.question import NUMBER_BYTES, RAW_BYTES, Question, Written
 from service.encoder.sequences import (
     Answer,
@@ -36,7 +36,6 @@ from service.encoder.tokenizer import Texts
 from service.errors import FeatureMismatch, InvalidField, InvalidLengths, NonFiniteValue, NotOffered, RequestTooLong
 from service.settings import Limits
 
-HEADERS = ((b"content-type", b"application/json"),)
 MAX_OTHER_LISTS = 100  # in the JSON of a request: of inputs, outputs and shapes
 # Writes tensors, each with whether it is wanted raw, beside what else an answer says.
 WriteTensors: TypeAlias = Callable[[dict[str, Any], list[tuple[Tensor, bool]]], Written]
@@ -70,29 +69,26 @@ def name_outputs(session: EncoderSession) -> dict[str, Output]:
     return plain | dict.fromkeys(states, "state") | logits
 
 
-def describe_tensors(session: EncoderSession, spec: InputSpec) -> dict[str, list[TensorMetadata]]:
-    """Describe the tensors that a session reads and gives."""
-    states = list(session.state_shape or ())
-    kind = spec.kind
-    sequences = TensorMetadata(name="sequences", datatype=DATATYPES[kind.dtype], shape=[-1, -1, *kind.shape])
-    inputs = [sequences, TensorMetadata(name="lengths", datatype="INT64", shape=[-1])]
-    if spec.tokenize is not None:
-        inputs.append(TensorMetadata(name="texts", datatype="BYTES", shape=[-1]))
-    inputs += [
-        TensorMetadata(name=f"initial_{name}", datatype="FP32", shape=[-1, *states]) for name in spec.state_names
-    ]
-    scores = 0 if session.predictor is None else session.predictor.size
+def name_inputs(spec: InputSpec) -> dict[str, tuple[str, list[int]]]:
+    """Return the tensors that a model reads: each one's datatype, and its shape, -1 for a size that varies."""
+    inputs = {"sequences": (DATATYPES[spec.kind.dtype], [-1, -1, *spec.kind.shape]), "lengths": ("INT64", [-1])}
+    inputs |= {} if spec.tokenize is None else {"texts": ("BYTES", [-1])}
+    return inputs | {f"initial_{name}": ("FP32", [-1, *spec.state_shape]) for name in spec.state_names}
+
+
+def describe_tensors(session: EncoderSession, spec: InputSpec) -> dict[str, list[dict[str, Any]]]:
+    """Describe the tensors that a session reads and gives, each as `schemas.TensorMetadata` has it."""
     shapes = {
         "embedding": [-1, session.dim],
         "steps": [-1, -1, session.width or 0],
-        "state": [-1, *states],
-        "prediction": [-1, scores],
+        "state": [-1, *(session.state_shape or ())],
+        "prediction": [-1, session.predictor.size if session.predictor else 0],
     }
-    outputs = [
-        TensorMetadata(name=name, datatype="FP32", shape=shapes[output])
-        for name, output in name_outputs(session).items()
-    ]
-    return {"inputs": inputs, "outputs": outputs}
+    outputs = {name: ("FP32", shapes[output]) for name, output in name_outputs(session).items()}
+    return {
+        kind: [{"name": name, "datatype": datatype, "shape": shape} for name, (datatype, shape) in tensors.items()]
+        for kind, tensors in (("inputs", name_inputs(spec)), ("outputs", outputs))
+    }
 
 
 def parse(body: bytes, header_length: int | None, signature: Signature) -> Question:
@@ -110,7 +106,7 @@ def parse(body: bytes, header_length: int | None, signature: Signature) -> Quest
     # Nested data have a list a step and a sequence at most, and so many more a sequence in each state.
     require_bounds(text, limits, bounds, (3 + bounds.state_lists) * limits.max_request_steps + MAX_OTHER_LISTS)
     header, found = tensors.read(body, header_length, limits.max_request_steps)
-    return ask(header, found, signature, _write)
+    return ask(header, found, signature, tensors.write)
 
 
 def ask(header: InferHeader, found: list[Tensor], signature: Signature, write_tensors: WriteTensors) -> Question:
@@ -167,14 +163,6 @@ def ask(header: InferHeader, found: list[Tensor], signature: Signature, write_te
     )
 
 
-def _write(content: dict[str, Any], outputs: list[tuple[Tensor, bool]]) -> Written:
-    """Write an answer as JSON, with raw data behind it if they are wanted."""
-    written, length = tensors.write(content, outputs)
-    if length is None:
-        return written, HEADERS
-    return written, ((b"content-type", b"application/octet-stream"), (HEADER_LENGTH.lower().encode(), b"%d" % length))
-
-
 def _read(found: list[Tensor], limits: Limits, spec: InputSpec, *, is_ragged: bool) -> Sequences | Texts:
     """Read the sequences, or texts, of a request, and what they start from."""
     inputs = _name_inputs(found, spec)
@@ -193,12 +181,7 @@ def _find_padding(found: list[Tensor]) -> int | None:
 
 def _name_inputs(found: list[Tensor], spec: InputSpec) -> dict[str, Tensor]:
     """Return the inputs by name, each of its right datatype."""
-    known = {
-        "sequences": DATATYPES[spec.kind.dtype],
-        "lengths": "INT64",
-        **{f"initial_{name}": "FP32" for name in spec.state_names},
-    }
-    known |= {} if spec.tokenize is None else {"texts": "BYTES"}
+    known = name_inputs(spec)
     inputs: dict[str, Tensor] = {}
     for tensor in found:
         if tensor.name not in known:
@@ -207,9 +190,9 @@ def _name_inputs(found: list[Tensor], spec: InputSpec) -> dict[str, Tensor]:
             raise InvalidField(f"{tensor.path}.name", repr(tensor.name[:40]), f"one of {', '.join(known)}")
         if tensor.name in inputs:
             raise InvalidField(f"{tensor.path}.name", f"{tensor.name} again", "each input once")
-        datatype = DATATYPES[tensor.array.dtype]
-        if datatype != known[tensor.name]:
-            raise InvalidField(f"{tensor.path}.datatype", datatype, f"{known[tensor.name]}, for {tensor.name}")
+        datatype, (expected, _) = DATATYPES[tensor.array.dtype], known[tensor.name]
+        if datatype != expected:
+            raise InvalidField(f"{tensor.path}.datatype", datatype, f"{expected}, for {tensor.name}")
         inputs[tensor.name] = tensor
     return inputs
 

@@ -10,9 +10,11 @@ import orjson
 
 from service.codecs.kserve.schemas import InferHeader, TensorHeader
 from service.codecs.kserve.tensor_json import Array, count_elements, kind_of, read_exact, read_plain
+from service.codecs.question import Written
 from service.errors import InvalidField, MalformedBody, RequestTooLong
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
+HEADERS = ((b"content-type", b"application/json"),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,15 +76,12 @@ def read(body: bytes, header_length: int | None, max_texts: int) -> tuple[InferH
     return header, tensors
 
 
-def write(content: dict[str, Any], outputs: Sequence[tuple[Tensor, bool]]) -> tuple[bytes, int | None]:
-    """Write an answer.
+def write(content: dict[str, Any], outputs: Sequence[tuple[Tensor, bool]]) -> Written:
+    """Write an answer as JSON, with raw data behind it if they are wanted.
 
     Args:
         content: what the JSON holds beside the outputs.
         outputs: float32 tensors, each with whether it goes raw behind the JSON.
-
-    Returns:
-        The body, and the bytes of its JSON if something follows that.
     """
     described: list[dict[str, Any]] = []
     raw: list[bytes] = []
@@ -95,7 +94,10 @@ def write(content: dict[str, Any], outputs: Sequence[tuple[Tensor, bool]]) -> tu
             description["data"] = np.ascontiguousarray(tensor.array).reshape(-1)
         described.append(description)
     text = orjson.dumps({**content, "outputs": described}, option=orjson.OPT_SERIALIZE_NUMPY)
-    return b"".join([text, *raw]), len(text) if raw else None
+    if not raw:
+        return text, HEADERS
+    length = (HEADER_LENGTH.lower().encode(), b"%d" % len(text))
+    return b"".join([text, *raw]), ((b"content-type", b"application/octet-stream"), length)
 
 
 def read_raw(raw: memoryview, tensor: TensorHeader, path: str, place: str) -> Array:
