@@ -1,7 +1,6 @@
 """Ragged sequences and padded batches: the two shapes that data take between the wire and the session."""
 
 from collections.abc import Callable, Sequence
-from contextvars import Context
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Any, ClassVar, Literal, TypeAlias
@@ -193,15 +192,6 @@ def _shorten(sequences: Sequences, padded: list[Steps], lengths: list[int]) -> S
     parts = [steps[:length] for steps, length in zip(padded, lengths, strict=True)]
     values: Steps = np.concatenate([sequences.values[:0], *parts])
     return Sequences(values, np.array(lengths, dtype=np.int64), field=sequences.field)
-
-
-_QUIET = Context()  # in which NumPy does not warn; to make one for each request would take as long as rounding
-_QUIET.run(np.seterr, over="ignore")
-
-
-def to_float32(numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
-    """Round to float32; what overflows becomes infinite, and is refused as such with its place."""
-    return _QUIET.copy().run(numbers.astype, np.float32)
 
 
 @frozen

@@ -2,8 +2,10 @@
 
 import base64
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import module_from_spec, spec_from_file_location
 from typing import Any
 
 import numpy as np
@@ -421,3 +423,15 @@ def test_steps_and_state_are_written_row_by_row() -> None:
     options = EncodeOptions(outputs=["steps"], encoding_format="base64")
     written = orjson.loads(ragged.write(answer, options)[0])
     assert base64.b64decode(written["steps"][0]) == np.ones(6, "<f4").tobytes()
+
+
+def test_rounding_is_the_same_whoever_imported_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither what overflows nor what underflows is an error, whatever NumPy was told to do where it was imported."""
+    spec = spec_from_file_location("anew", plain.__file__)
+    assert spec
+    assert spec.loader
+    anew = module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "anew", anew)
+    with np.errstate(all="raise"):
+        spec.loader.exec_module(anew)
+    np.testing.assert_array_equal(anew.to_float32(np.array([1e300, 1e-300])), [np.inf, 0.0])

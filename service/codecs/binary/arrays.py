@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from service.encoder.sequences import Features, InputSpec, Lengths, Sequences, Steps, to_float32
+from service.codecs.json.plain import to_float32
+from service.encoder.sequences import Features, InputSpec, Lengths, Sequences, Steps
 from service.errors import FeatureMismatch, InvalidField, InvalidLengths
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import simdjson
 
+from service.codecs.json.plain import to_float32
 from service.encoder.sequences import (
     Features,
     InputSpec,
@@ -18,7 +19,6 @@ from service.encoder.sequences import (
     Steps,
     drop_padding,
     join,
-    to_float32,
 )
 from service.encoder.tokenizer import Texts
 from service.errors import (

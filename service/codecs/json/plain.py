@@ -6,16 +6,18 @@ Whatever it takes, `exact` reads the same; at any doubt it takes nothing. What a
 import codecs
 import re
 from collections.abc import Callable, Iterable
+from contextvars import Context
 from dataclasses import dataclass
 from functools import partial
 from math import inf, prod
 from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import simdjson
 
 from service.codecs import large
-from service.encoder.sequences import Features, InputSpec, Kind, Sequences, to_float32
+from service.encoder.sequences import Features, InputSpec, Kind, Sequences
 from service.errors import RequestTooLong
 from service.settings import Limits
 
@@ -23,6 +25,9 @@ OTHER_VALUES = 1000  # in a request: its options, and the fields around them
 MAX_FIELDS = 64  # of an object: simdjson looks at each to find one
 COUNTED_BYTES = 2**13  # up to which bytes.count is the faster way to count
 OPENING = re.compile(rb"\s*:\s*\[")
+
+_QUIET = Context()  # in which NumPy does not warn; to make one for each request would take as long as rounding
+_QUIET.run(np.seterr, over="ignore")
 
 Fields: TypeAlias = dict[str, Any]
 ReadPlain: TypeAlias = Callable[[Kind], Sequences | None]  # reads what is plain; None at any doubt
@@ -222,3 +227,8 @@ def is_alone(nested: Any, kind: Kind) -> bool:
     if isinstance(kind, Features):
         return isinstance(first, lists) and not isinstance(first[0], lists)
     return first is not None and not isinstance(first, lists)
+
+
+def to_float32(numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+    """Round to float32; what overflows becomes infinite, and is refused as such with its place."""
+    return _QUIET.copy().run(numbers.astype, np.float32)

@@ -14,10 +14,9 @@ import numpy.typing as npt
 import simdjson
 
 from service.codecs.json import exact
-from service.codecs.json.plain import MAX_FIELDS, count_lists
+from service.codecs.json.plain import MAX_FIELDS, count_lists, to_float32
 from service.codecs.kserve.schemas import InferHeader, TensorHeader
 from service.codecs.options import validate
-from service.encoder.sequences import to_float32
 from service.errors import InvalidField, NotANumber
 
 MAX_AXES, MAX_ELEMENTS = 8, 2**31  # what a shape may say; numpy cannot make arrays of any shape, not even empty ones
