@@ -4,6 +4,6 @@
 - `chaos`, `faulty`: the service broken on purpose, and the encoder that fails on marked sequences.
 - `interrupted`: bulk killed and shared.
 - `fuzz`, `fuzz_artifacts`: damaged bodies, and damaged artifacts.
-- `damage`: the ways to damage an artifact.
+- `damage`: the ways to damage them.
 - `multiplied`: small bodies that ask for much work.
 """

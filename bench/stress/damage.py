@@ -1,4 +1,7 @@
-"""Ways to damage an artifact: its bytes, its protobuf, its graph, its manifest. Each file is drawn from its number."""
+"""Ways to damage bodies and artifacts: bytes of any kind, and an artifact's protobuf, graph and manifest.
+
+Each file is drawn from its number.
+"""
 
 import json
 import random
@@ -8,7 +11,6 @@ from typing import Any, TypeAlias
 import onnx
 from google.protobuf.descriptor import FieldDescriptor
 
-from bench.stress.fuzz import mutate
 from service.encoder.manifest import METADATA_KEY
 
 INTEGERS = (0, 1, -1, 2, 7, 8, 11, 16, 99, 2**20, 2**31 - 1)
@@ -29,6 +31,14 @@ JSON_VALUES: tuple[Any, ...] = (
     json.loads("[" * 150 + "]" * 150),
 )
 
+# What breaks parsers: ends of ranges, other kinds, unfinished and unexpected pieces, in text and in raw numbers.
+PIECES: tuple[bytes, ...] = (
+    *(b"null true false NaN Infinity -0 1e400 1e-400 9223372036854775808 18446744073709551616 0.5 1 50 -1".split()),
+    *(b'[ ] [] [[ ]] { } {} , : " \\ "texts" "sequences" "lengths" "state" "inputs" "shape" "data" \\ud800'.split()),
+    *(b"\x00", b"\xff", b"\n", b"\xef\xbb\xbf", b"\xed\xa0\x80", b"\x00\x00\xc0\x7f", b"\xff" * 4, b"\xff" * 8),
+    *(value.to_bytes(8, "little") for value in (1, 2**31, 2**32 - 1, 2**62, 2**63, 2**64 - 1)),
+)
+
 Seeds: TypeAlias = list[bytes]
 Draw: TypeAlias = random.Random
 
@@ -44,6 +54,31 @@ def flip(content: bytes, _seeds: Seeds, draw: Draw) -> bytes:
     for _ in range(draw.choice((1, 1, 1, 4, 64))):
         damaged[draw.randrange(len(damaged))] ^= 1 << draw.randrange(8)
     return bytes(damaged)
+
+
+def mutate(body: bytes, others: Seeds, draw: Draw) -> bytes:
+    """Damage a body in one to four places."""
+    for _ in range(draw.choice((1, 1, 2, 4))):
+        start = draw.randrange(len(body) + 1)
+        stop = min(len(body), start + draw.choice((1, 1, 2, 4, 8, 30)))
+        match draw.randrange(8):
+            case 0:
+                body = body[:start] + body[stop:]
+            case 1:
+                body = body[:stop] + body[start:stop] * draw.choice((1, 2, 300)) + body[stop:]
+            case 2:
+                body = body[:start] + draw.choice(PIECES) + body[start:]
+            case 3 | 4:
+                word = draw.choice(PIECES)
+                body = body[:start] + word + body[start + len(word) :]
+            case 5:
+                other = draw.choice(others)
+                body = body[:start] + other[draw.randrange(len(other) + 1) :]
+            case 6:
+                body = body[:start] + draw.choice((b"[", b'{"a":', b"]", b"0")) * draw.choice((50, 2000)) + body[start:]
+            case _ if start < len(body):
+                body = body[:start] + bytes([body[start] ^ 1 << draw.randrange(8)]) + body[start + 1 :]
+    return body
 
 
 def edit_fields(content: bytes, _seeds: Seeds, draw: Draw) -> bytes:

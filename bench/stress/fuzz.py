@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from bench.stress.damage import mutate
 from service.codecs.binary import arrow, npy, npz
 from service.codecs.compression import decompress
 from service.codecs.json import ndjson, openai, ragged
@@ -38,14 +39,6 @@ SPECS = (FLOATS, TOKENS)
 LIMITS = Limits(max_sequence_steps=1000, max_request_steps=5000, empty_allowed=True)
 BODY_BYTES = 2**20
 SLOW_SECONDS = 1.0  # for a body of at most some hundred kB
-
-# What breaks parsers: ends of ranges, other kinds, unfinished and unexpected pieces, in text and in raw numbers.
-WORDS: tuple[bytes, ...] = (
-    *(b"null true false NaN Infinity -0 1e400 1e-400 9223372036854775808 18446744073709551616 0.5 1 50 -1".split()),
-    *(b'[ ] [] [[ ]] { } {} , : " \\ "texts" "sequences" "lengths" "state" "inputs" "shape" "data" \\ud800'.split()),
-    *(b"\x00", b"\xff", b"\n", b"\xef\xbb\xbf", b"\xed\xa0\x80", b"\x00\x00\xc0\x7f", b"\xff" * 4, b"\xff" * 8),
-    *(value.to_bytes(8, "little") for value in (1, 2**31, 2**32 - 1, 2**62, 2**63, 2**64 - 1)),
-)
 
 Decode = Callable[[bytes, InputSpec], list[Sequences]]
 
@@ -210,31 +203,6 @@ def make_targets() -> dict[str, Target]:
             lambda _: [b"model=m&outputs=embedding,steps&normalize=true&encoding_format=base64"], _read_query
         ),
     }
-
-
-def mutate(body: bytes, others: list[bytes], draw: random.Random) -> bytes:
-    """Damage a body in one to four places."""
-    for _ in range(draw.choice((1, 1, 2, 4))):
-        start = draw.randrange(len(body) + 1)
-        stop = min(len(body), start + draw.choice((1, 1, 2, 4, 8, 30)))
-        match draw.randrange(8):
-            case 0:
-                body = body[:start] + body[stop:]
-            case 1:
-                body = body[:stop] + body[start:stop] * draw.choice((1, 2, 300)) + body[stop:]
-            case 2:
-                body = body[:start] + draw.choice(WORDS) + body[start:]
-            case 3 | 4:
-                word = draw.choice(WORDS)
-                body = body[:start] + word + body[start + len(word) :]
-            case 5:
-                other = draw.choice(others)
-                body = body[:start] + other[draw.randrange(len(other) + 1) :]
-            case 6:
-                body = body[:start] + draw.choice((b"[", b'{"a":', b"]", b"0")) * draw.choice((50, 2000)) + body[start:]
-            case _ if start < len(body):
-                body = body[:start] + bytes([body[start] ^ 1 << draw.randrange(8)]) + body[start + 1 :]
-    return body
 
 
 def draw_case(target: Target, number: int) -> tuple[bytes, InputSpec]:
