@@ -1,6 +1,5 @@
 """Every setting of the service: a command-line flag and an environment variable each, from this one class."""
 
-import argparse
 import os
 import re
 from dataclasses import dataclass
@@ -20,27 +19,11 @@ MISUSED = 2  # the exit code for wrong settings, which is argparse's for wrong f
 ROUTE = r"^/[!-z|~]*$"  # a path without braces, which would be parameters
 NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,99}"  # what a model may be called
 MOST_PROCESSES = 256  # more than any machine has use for; a slip of the finger would take all of its memory
-UNREAD_BYTES = 256 * 2**20  # of a process
 ROOT = Path(__file__).resolve().parents[1]  # the folder that holds the application
 # Named in full unless the program was started there: an installed one may be started anywhere.
 SHIPPED_MODEL = (Path() if Path.cwd() == ROOT else ROOT) / "artifacts/japanese-vowels.onnx"
 # What Vertex AI tells a container, by the settings that follow it.
 VERTEX = {"port": "AIP_HTTP_PORT", "health_route": "AIP_HEALTH_ROUTE", "predict_route": "AIP_PREDICT_ROUTE"}
-# What a GPU takes in place of the defaults: a step costs it the same for one row as for hundreds.
-OWNED = {"max_batch_sequences": 512, "max_batch_steps": 131_072}
-
-
-@dataclass(frozen=True, slots=True)
-class CudaOptions:
-    """What the CUDA provider is started with.
-
-    Attributes:
-        device: number of the GPU.
-        memory_bytes: of its memory, what ONNX Runtime's arena may take; 0 for all of it.
-    """
-
-    device: int = 0
-    memory_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,21 +63,6 @@ def tell_faults(error: ValidationError) -> str:
         asked = re.sub(r"^(?:Input|String|Value error,) ", "", fault["msg"])
         faults.setdefault(str(next(iter(fault["loc"]), "")), []).append(asked)
     return "; ".join(f"{name} {', or '.join(asked)}".strip() for name, asked in faults.items())
-
-
-def find_log_format(flags: list[str]) -> Form:
-    """Return the form of log lines that the flags or the environment name, whatever is wrong with other settings."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--log-format", "--log_format", default=os.environ.get("LENGTHWISE_LOG_FORMAT"))
-    named = parser.parse_known_args(flags)[0].log_format
-    return named if named in ("json", "human") else "auto"
-
-
-def traces_are_wanted() -> bool:
-    """Whether OpenTelemetry's own variables name a place for traces."""
-    endpoint = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
-    is_off = os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
-    return bool(endpoint) and not is_off and os.environ.get("OTEL_TRACES_EXPORTER", "otlp") != "none"
 
 
 class Settings(BaseSettings):
@@ -151,6 +119,7 @@ class Settings(BaseSettings):
     provider: Provider = Field("auto", description="Where the encoder runs; auto takes CUDA if it works.")
     cuda_device: str = Field(
         "0",
+        coerce_numbers_to_str=True,
         pattern=r"^\d+(,\d+)*$",
         description="Number of the GPU that CUDA runs it on; several, separated by commas, share the work.",
     )
@@ -261,23 +230,12 @@ class Settings(BaseSettings):
         is_link = isinstance(port, str) and port.startswith("tcp://")
         return cls.model_fields["port"].default if is_link else port
 
-    @field_validator("cuda_device", mode="before")
-    @classmethod
-    def _write_number(cls, device: object) -> object:
-        """Take a number as well as a list of them."""
-        return str(device) if isinstance(device, int) else device
-
     @model_validator(mode="before")
     @classmethod
-    def _follow_xdg(cls, values: dict[str, Any]) -> dict[str, Any]:
+    def _follow_others(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Take from the variables of XDG and of Vertex AI what is not set otherwise."""
         if base := os.environ.get("XDG_CACHE_HOME"):
             values.setdefault("cache_dir", Path(base) / "lengthwise")
-        return values
-
-    @model_validator(mode="before")
-    @classmethod
-    def _follow_vertex(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Take from Vertex AI's own variables what is not set otherwise."""
         for name, variable in VERTEX.items():
             if found := os.environ.get(variable):
                 values.setdefault(name, found)
@@ -322,22 +280,12 @@ class Settings(BaseSettings):
     @property
     def unread_bytes(self) -> int:
         """Bytes of unread answers that this worker may have."""
-        return -(-self.max_unread_bytes // self.workers) or UNREAD_BYTES
-
-    @property
-    def cuda(self) -> CudaOptions:
-        """What the CUDA provider is started with."""
-        return CudaOptions(self.cuda_devices[0], self.cuda_memory_bytes)
+        return -(-self.max_unread_bytes // self.workers) or 256 * 2**20
 
     @property
     def cuda_devices(self) -> tuple[int, ...]:
         """The GPUs that CUDA runs it on."""
         return tuple(dict.fromkeys(map(int, self.cuda_device.split(","))))
-
-    def fit_owner(self) -> Self:
-        """Return settings for a service whose runs a GPU's owner does: batches are larger unless they are set."""
-        unset = {name: value for name, value in OWNED.items() if name not in self.model_fields_set}
-        return self.model_copy(update=unset)
 
     @cached_property
     def limits(self) -> Limits:

@@ -5,6 +5,7 @@ Artifacts are watched, idle time is used to measure, memory is given back.
 
 import asyncio
 import logging
+import os
 import signal
 import threading
 import time
@@ -20,7 +21,6 @@ from service.batching.engine import Engine, Observer
 from service.batching.refining import IDLE_SECONDS, refine
 from service.catalogue.loading import Loader
 from service.costs.memory import trim_heap
-from service.settings import traces_are_wanted
 
 logger = logging.getLogger("lengthwise")
 
@@ -73,6 +73,13 @@ async def _trace(service: Service) -> AsyncIterator[list[Observer]]:
     telemetry.witnesses.remove(tracing.end)
     service.tracing = None
     await asyncio.to_thread(tracing.close)
+
+
+def traces_are_wanted() -> bool:
+    """Whether OpenTelemetry's own variables name a place for traces."""
+    endpoint = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
+    is_off = os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
+    return bool(endpoint) and not is_off and os.environ.get("OTEL_TRACES_EXPORTER", "otlp") != "none"
 
 
 async def watch(service: Service) -> None:

@@ -15,6 +15,7 @@ from service.catalogue.repository import list_artifacts
 from service.catalogue.vetting.examiner import Examiner
 from service.catalogue.vetting.files import read_file
 from service.costs.memory import resident_bytes, trim_heap
+from service.encoder.providers import CudaOptions
 from service.encoder.runtime import LocalRuntime
 from service.encoder.session import find_artifact
 from service.errors import LengthwiseError
@@ -73,6 +74,6 @@ def _load(path: Path, settings: Settings, examiner: Examiner | None) -> tuple[by
     content = read_file(path)
     taken = examiner.examine(content, str(path)).memory_bytes if examiner else None
     before = resident_bytes()
-    runtime = LocalRuntime(content, str(path), "cpu", 1, settings.cuda)
+    runtime = LocalRuntime(content, str(path), "cpu", 1, CudaOptions.of(settings))
     grown = max(0, resident_bytes() - before)
     return hash_file(content), Loaded(runtime, grown if taken is None else taken)

@@ -15,6 +15,7 @@ from service.costs.cpus import available_cpus
 from service.costs.measure import count_runners
 from service.costs.memory import resident_bytes
 from service.encoder.manifest import Manifest
+from service.encoder.providers import CudaOptions
 from service.encoder.remote import Owners
 from service.encoder.session import EncoderSession, find_artifact
 from service.encoder.tokenizer import describe_input
@@ -71,7 +72,8 @@ class Loader:
 
         def reopen(threads: int) -> EncoderSession:
             runtime = self._owners.open(content, str(path)) if self._owners else ahead.runtime if ahead else None
-            return EncoderSession(content, str(path), settings.provider, threads, settings.cuda, runtime=runtime)
+            cuda = CudaOptions.of(settings)
+            return EncoderSession(content, str(path), settings.provider, threads, cuda, runtime=runtime)
 
         session = reopen(settings.threads or 1)
         difference = session.replay_golden()

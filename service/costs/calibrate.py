@@ -22,6 +22,7 @@ from service.costs.cpus import available_cpus, name_cpu
 from service.costs.measure import Arrangement, OpenSession, arrange, measure_run
 from service.costs.memory import trim_heap
 from service.costs.model import CostModel, Shape
+from service.encoder.providers import CudaOptions
 from service.encoder.session import EncoderSession, open_session
 from service.errors import StartupError
 from service.settings import MISUSED, Settings, tell_faults, variable_of
@@ -204,7 +205,7 @@ def load(settings: Settings) -> Calibrator:
     """
 
     def reopen(threads: int) -> EncoderSession:
-        return open_session(settings.model, settings.provider, threads, settings.cuda)
+        return open_session(settings.model, settings.provider, threads, CudaOptions.of(settings))
 
     return Calibrator(settings, reopen(settings.threads or 1), reopen)
 

@@ -1,12 +1,32 @@
 """Where an encoder runs: ONNX Runtime's execution providers, and the options each is started with."""
 
+from dataclasses import dataclass
+
 import onnxruntime
 
 from service.errors import ProviderUnavailable
-from service.settings import CudaOptions, Provider
+from service.settings import Provider, Settings
 
 CUDA_PROVIDER = "CUDAExecutionProvider"
 CPU_PROVIDER = "CPUExecutionProvider"
+
+
+@dataclass(frozen=True, slots=True)
+class CudaOptions:
+    """What the CUDA provider is started with.
+
+    Attributes:
+        device: number of the GPU.
+        memory_bytes: of its memory, what ONNX Runtime's arena may take; 0 for all of it.
+    """
+
+    device: int = 0
+    memory_bytes: int = 0
+
+    @classmethod
+    def of(cls, settings: Settings) -> "CudaOptions":
+        """Return those that the settings ask for."""
+        return cls(settings.cuda_devices[0], settings.cuda_memory_bytes)
 
 
 def choose_providers(provider: Provider, cuda: CudaOptions) -> list[str | tuple[str, dict[str, str]]]:

@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from service.encoder.providers import CUDA_PROVIDER, choose_providers
+from service.encoder.providers import CUDA_PROVIDER, CudaOptions, choose_providers
 from service.errors import ArtifactError, ProviderUnavailable
-from service.settings import CudaOptions, Provider
+from service.settings import Provider
 
 CUDA_DEFAULTS = CudaOptions()
 SOURCE_FOLDERS = re.compile(r"/[\w./+-]*/(?=[\w-]+\.(?:cc|cpp|cu|h)\b)")

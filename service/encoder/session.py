@@ -7,10 +7,11 @@ import numpy as np
 
 from service.encoder.manifest import Manifest, read_manifest
 from service.encoder.prediction import read_predictor
+from service.encoder.providers import CudaOptions
 from service.encoder.runtime import CUDA_DEFAULTS, DEADLINES, Feed, LocalRuntime, Runtime, first_line
 from service.encoder.sequences import Batch, Embeddings, Features, Output, Result, State, Tokens, make_zeros, pad_batch
 from service.errors import ArtifactError, GoldenMismatch
-from service.settings import CudaOptions, Provider
+from service.settings import Provider
 
 SUFFIX = ".onnx"
 STATE_INPUTS = {"initial_h", "initial_c"}

@@ -4,7 +4,9 @@ All lines go through the standard library's loggers to structlog, except those o
 written directly, several at once, in the same form.
 """
 
+import argparse
 import logging
+import os
 import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -76,6 +78,14 @@ class RequestLog:
 def is_json(form: Form) -> bool:
     """Whether lines are JSON; `auto` decides by whether a person reads them."""
     return form == "json" or (form == "auto" and not sys.stderr.isatty())
+
+
+def find_log_format(flags: list[str]) -> Form:
+    """Return the form of log lines that the flags or the environment name, whatever is wrong with other settings."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--log-format", "--log_format", default=os.environ.get("LENGTHWISE_LOG_FORMAT"))
+    named = parser.parse_known_args(flags)[0].log_format
+    return named if named in ("json", "human") else "auto"
 
 
 def write_ending(sentence: str, form: Form) -> str:

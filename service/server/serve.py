@@ -38,7 +38,7 @@ from service.server.port import Port
 from service.server.rpc.reserving import reserve_port
 from service.server.transport import WatchingProtocol
 from service.server.workers import HANDLED, STOPPING, supervise
-from service.settings import MISUSED, Settings, find_log_format, tell_faults, unknown_variables, variable_of
+from service.settings import MISUSED, Settings, tell_faults, unknown_variables, variable_of
 
 if TYPE_CHECKING:  # it needs the extra `grpc`
     from service.server.rpc.listening import Listener
@@ -180,7 +180,7 @@ def main(arguments: list[str]) -> None:
         share_heap()
         _require_grpc(settings)
         keeper = start_owners(settings)
-        settings = settings.fit_owner() if keeper else settings
+        settings = keeper.settings if keeper else settings
         staff = choose_staff(settings)
         settings = settings.model_copy(update={"processes": staff.number})
         logging.getLogger("lengthwise").info("Workers: %d, since %s", staff.number, staff.why)
@@ -201,7 +201,7 @@ def main(arguments: list[str]) -> None:
     except StartupError as error:
         sys.exit(logs.write_ending(error.tell(variable_of), settings.log_format))
     except ValidationError as error:
-        sys.stderr.write(logs.write_ending(tell_faults(error), find_log_format(arguments)) + "\n")
+        sys.stderr.write(logs.write_ending(tell_faults(error), logs.find_log_format(arguments)) + "\n")
         sys.exit(MISUSED)
     except Exception:
         logging.getLogger("lengthwise").exception("The service ended by what nobody foresaw")

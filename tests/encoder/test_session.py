@@ -12,12 +12,11 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from service.encoder.manifest import METADATA_KEY, Input, Manifest, ParityCheck
-from service.encoder.providers import CPU_PROVIDER, CUDA_PROVIDER, choose_providers
+from service.encoder.providers import CPU_PROVIDER, CUDA_PROVIDER, CudaOptions, choose_providers
 from service.encoder.runtime import LocalRuntime
 from service.encoder.sequences import Batch, Features, pad_batch
 from service.encoder.session import EncoderSession, open_session
 from service.errors import ArtifactError, GoldenMismatch, ProviderUnavailable
-from service.settings import CudaOptions
 from tests.conftest import FEATURES, draw_sequences
 
 

@@ -16,7 +16,7 @@ from starlette.testclient import TestClient
 
 from service.observing import tracing
 from service.observing.tracing import Tracing
-from service.settings import traces_are_wanted
+from service.upkeep import traces_are_wanted
 from tests.api.test_encode import PAIR
 from tests.conftest import draw_sequences
 from tests.server.test_grpc import ask, call, make, typed

@@ -330,9 +330,9 @@ def test_a_gpu_that_cannot_be_used_is_refused_or_passed_over(
 
 def test_batches_are_larger_on_a_gpu_unless_they_are_set() -> None:
     """Defaults are of the device; what somebody set stays."""
-    fitted = Settings(max_batch_sequences=7).fit_owner()
+    fitted = keeping.fit(Settings(max_batch_sequences=7))
     assert (fitted.max_batch_sequences, fitted.max_batch_steps) == (7, 131_072)
-    assert Settings().fit_owner().max_batch_sequences == 512
+    assert keeping.fit(Settings()).max_batch_sequences == 512
 
 
 BEHIND = """

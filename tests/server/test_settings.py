@@ -14,7 +14,8 @@ from pydantic_settings import CliApp
 
 from service.__main__ import main
 from service.costs import calibrate
-from service.settings import SHIPPED_MODEL, Settings, find_log_format, unknown_variables
+from service.observing.logs import find_log_format
+from service.settings import SHIPPED_MODEL, Settings, unknown_variables
 
 PAGE = Path("docs/reference/settings.md").read_text(encoding="utf-8")
 

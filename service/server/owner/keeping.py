@@ -35,6 +35,8 @@ BACKLOG = 4096
 START_SECONDS = 60.0  # for an owner to start CUDA
 SOON_SECONDS = 5.0  # one that ends so soon is started again only after a while
 WAIT_SECONDS = 1.0
+# What a GPU takes in place of the defaults: a step costs it the same for one row as for hundreds.
+LARGER = {"max_batch_sequences": 512, "max_batch_steps": 131_072}
 
 Watch: TypeAlias = Callable[[socket.socket, Callable[[], None]], object]
 
@@ -69,6 +71,7 @@ class Keeper:
     """Keeps an owner for each place.
 
     Attributes:
+        settings: the service's settings, fitted to what owners run.
         owners: how others find them.
     """
 
@@ -78,6 +81,7 @@ class Keeper:
         Raises:
             ProviderUnavailable: one cannot use its device.
         """
+        self.settings = settings = fit(settings)
         board = Region.of(8 * len(places))
         self._board = read_board(board, len(places))
         name = secrets.token_hex(8)
@@ -176,12 +180,19 @@ def start_owners(settings: Settings) -> Keeper | None:
     if not places:
         return None
     try:
-        return Keeper(settings.fit_owner(), places)
+        return Keeper(settings, places)
     except ProviderUnavailable as error:
         if settings.provider != "auto":
             raise
         logger.warning("The CPU is used: %s", error)
         return None
+
+
+def fit(settings: Settings) -> Settings:
+    """Return settings for a service whose runs a GPU's owner does: batches are larger unless they are set."""
+    return settings.model_copy(
+        update={name: value for name, value in LARGER.items() if name not in settings.model_fields_set}
+    )
 
 
 def find_places(settings: Settings) -> list[Place]:

@@ -22,6 +22,7 @@ from logging.config import dictConfig
 from typing import Any
 
 from service.encoder.channel import is_own
+from service.encoder.providers import CudaOptions
 from service.encoder.region import ASKED, MESSAGE_BYTES, Region
 from service.encoder.runtime import Device, LocalRuntime
 from service.errors import LengthwiseError
@@ -30,7 +31,7 @@ from service.server.owner.blocks import Block, Channel
 from service.server.owner.choosing import PATIENCE_SECONDS
 from service.server.owner.graphs import Graph
 from service.server.owner.merging import Merger
-from service.settings import CudaOptions, Form
+from service.settings import Form
 
 logger = logging.getLogger("lengthwise")
 
