@@ -90,7 +90,7 @@ async def answer(request: Request, parse: Parse, named: ServedModel | None = Non
         f"run;dur={1000 * stages.run:.3f}, encode;dur={1000 * stages.encode:.3f}"
     )
     more = (b"x-model-sha", model.session.sha256.encode()), (b"server-timing", timing.encode())
-    return respond(content, [*more, *headers], PartedResponse if is_large else Response)
+    return (PartedResponse if is_large else WrittenResponse)(content, [*more, *headers])
 
 
 def admit(request: Request, arrived: float, models: Iterable[ServedModel] | None) -> float:
@@ -242,14 +242,15 @@ async def _while_wanted(service: Service, exchange: Exchange, work: Awaitable[Fo
         raise
 
 
-def respond(content: bytes, headers: Headers, kind: type[Response] = Response) -> Response:
-    """Make an answer of status 200 with headers that are written already; starlette would write each of them anew."""
-    response = kind(content)
-    response.raw_headers[:0] = headers
-    return response
+class WrittenResponse(Response):
+    """An answer of status 200 whose headers are written already: starlette would write each of them anew."""
+
+    def __init__(self, content: bytes, headers: Headers = ()) -> None:
+        self.status_code, self.body, self.background = 200, content, None
+        self.raw_headers = [*headers, (b"content-length", b"%d" % len(content))]
 
 
-class PartedResponse(Response):
+class PartedResponse(WrittenResponse):
     """A large answer, sent a part at a time: others are answered in between, and a slow reader is waited for."""
 
     async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:

@@ -123,7 +123,8 @@ class Delivery:
         self.started: float | None = None
         self.padded_steps = 0
         self.answer: Answer
-        self.queue_seconds = self.run_seconds = 0.0
+        self.queue_seconds: float
+        self.run_seconds: float
         self._field = sequences.field
         self._left = rows = len(self.steps)
         self._embeddings: Embeddings
@@ -167,11 +168,10 @@ class Delivery:
         if not self.done.done():
             self.done.set_exception(error)
 
-    def complete(self, now: float) -> None:
-        """Put the rows together, and set how long they took."""
+    def complete(self, lengths: Sequence[int], now: float) -> None:
+        """Put the rows of sequences of these lengths together, and set how long they took."""
         started = self.started or now
         self.queue_seconds, self.run_seconds = started - self.arrived, now - started
-        lengths = [len(steps) for steps in self.steps]
         # If only embeddings were wanted, there may be no whole rows.
         rows, padded = self._rows if len(self._rows) == len(lengths) else {}, self.padded_steps
         steps, state, logits = _join_rows(rows) if rows else ((), {}, None)

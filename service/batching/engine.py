@@ -127,7 +127,7 @@ class Engine:
                 self.queues.withdraw(target.queue, job)
             job.delivery = None  # the job may be remembered for longer than its arrays should be
             del self._deliveries[delivery]
-        delivery.complete(time.perf_counter())
+        delivery.complete(job.lengths, time.perf_counter())
         return delivery
 
     @property

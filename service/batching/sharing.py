@@ -111,7 +111,6 @@ class Queues:
         Raises:
             QueueFull: none of the queues has room, even for a single step.
         """
-        self._look_around(now)
         full: QueueFull | None = None
         for queue in queues:
             if not (queue.waiting_steps or self._company):
@@ -256,10 +255,12 @@ class Queues:
         if waiting_steps + steps > bounds.max_queue_steps:
             seconds = max(self.forecast(queue, now).seconds, seconds_there / self._most)
             raise QueueFull(waiting_steps, bounds.max_queue_steps, "steps", seconds)
-        before = self._sum_before(queue, own_seconds) if own_seconds else 0.0
-        if before > bounds.max_queue_seconds * self._runners:
-            waiting = before / self._runners
-            raise QueueFull(waiting, bounds.max_queue_seconds, "seconds", self._predict(before, now))
+        most = bounds.max_queue_seconds * self._runners
+        if own_seconds * (1 + len(self._busy)) > most:  # or it need not be added up: each model goes before as long
+            before = self._sum_before(queue, own_seconds)
+            if before > most:
+                waiting = before / self._runners
+                raise QueueFull(waiting, bounds.max_queue_seconds, "seconds", self._predict(before, now))
 
     def _refuse_late(self, queue: Queue, job: Job, steps: int, now: float) -> None:
         """Refuse a job that would be late because of the work before it."""

@@ -96,7 +96,7 @@ async def _read(kind: str, request: Request) -> Any:
 
 
 def _answer(kind: str, /, **fields: Any) -> Response:
-    return encoding.respond(messages.message(kind, **fields).SerializeToString(), messages.HEADERS)
+    return encoding.WrittenResponse(messages.message(kind, **fields).SerializeToString(), messages.HEADERS)
 
 
 def _find_model(request: Request, name: str, version: str) -> ServedModel:
