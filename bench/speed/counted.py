@@ -8,7 +8,6 @@ is a microsecond after the one before, so that a run is always short. Telemetry 
 because a while has passed, and nothing is measured or given back beside the requests.
 """
 
-import gc
 import itertools
 import os
 import shutil
@@ -71,6 +70,7 @@ async def count_layers(model: Path, number: int) -> None:
     from service.codecs.json import ragged  # noqa: PLC0415
     from service.codecs.json.plain import Bounds  # noqa: PLC0415
     from service.codecs.options import AnswerOptions  # noqa: PLC0415
+    from service.costs.memory import spare_collector  # noqa: PLC0415
     from service.encoder.sequences import Answer, InputSpec, join, pad_batch  # noqa: PLC0415
     from service.settings import Settings  # noqa: PLC0415
 
@@ -95,8 +95,7 @@ async def count_layers(model: Path, number: int) -> None:
             if message["type"] == "http.response.start":
                 statuses.append(message["status"])
 
-        gc.collect()
-        gc.freeze()  # as the service does once it is loaded
+        spare_collector()  # as the service does once it is loaded
         tell_callgrind(os.getpid(), "instrumentation", "on")
         await count("run", lambda: served.session.run(batch))
         await count("engine", lambda: service.engine.encode(served, sequences))

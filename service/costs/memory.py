@@ -1,6 +1,7 @@
 """The memory this process holds, how to give back what is free of it, and how much more there is."""
 
 import ctypes
+import gc
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -11,6 +12,7 @@ ARENA_MAX = "MALLOC_ARENA_MAX"  # the variable of glibc
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # of its malloc.h
 KEPT_BYTES = 2**26  # free at the end of the heap, before they are given back: each run would take its pages anew
 LARGEST_BYTES = 2**25  # that is taken from the heap, the most that glibc allows; larger pieces are taken anew, too
+NEW_OBJECTS = 10_000  # that Python makes before its collector looks for cycles among them; 700 if nobody says
 UNBOUNDED_BYTES = 2**60  # what version 1 says of a group without a limit is more
 
 
@@ -32,6 +34,17 @@ def share_heap() -> None:
             choose(M_ARENA_MAX, 1)
             choose(M_TRIM_THRESHOLD, KEPT_BYTES)
             choose(M_MMAP_THRESHOLD, LARGEST_BYTES)
+
+
+def spare_collector() -> None:
+    """Have Python's collector look no more at what is there now, and seldom at what is new.
+
+    Requests leave no cycles, so that it has nothing to free of them. Sixteen that are under way have more objects than
+    it lets be made by itself: it would look through them again and again.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(NEW_OBJECTS)
 
 
 def trim_heap() -> None:

@@ -1,7 +1,6 @@
 """Reads the settings, loads the encoder, and serves until a signal says stop."""
 
 import asyncio
-import gc
 import logging
 import os
 import signal
@@ -27,7 +26,7 @@ from service.api.worker import Staff, Worker
 from service.app import create_app
 from service.catalogue.ahead import NOTHING, Ahead, load_ahead
 from service.codecs.question import can_import
-from service.costs.memory import share_heap
+from service.costs.memory import share_heap, spare_collector
 from service.errors import LengthwiseError, StartupError
 from service.observing import logs
 from service.server import check
@@ -193,8 +192,7 @@ def main(arguments: list[str]) -> None:
                 settings = settings.model_copy(update={"grpc_port": port})
             _mind_signals()
             ahead = NOTHING if keeper else load_ahead(settings)
-            gc.collect()
-            gc.freeze()  # what is there stays shared
+            spare_collector()  # what is there stays shared, too
             supervise(settings, staff, lambda worker: serve(settings, staff, keeper, worker, ahead), keeper)
         else:
             serve(settings, staff, keeper)
@@ -292,6 +290,5 @@ def serve(
     if config.ssl:
         # Some builds of Python leave older ones on; OpenSSL's configuration may ask for newer ones only.
         config.ssl.minimum_version = max(ssl.TLSVersion.TLSv1_2, config.ssl.minimum_version)
-    gc.collect()
-    gc.freeze()  # what is there now stays, and need not be looked through again
+    spare_collector()
     DrainingServer(config, app, keeper, worker).run([] if worker else Port(settings).take())

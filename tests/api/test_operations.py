@@ -1,18 +1,23 @@
 """Health, information, and an OpenAPI document that tells the truth."""
 
+import asyncio
 import gc
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import onnx
 import onnxruntime
 import pytest
 from openapi_spec_validator import validate
 from starlette.testclient import TestClient
+from starlette.types import Receive, Scope
 from tokenizers import Tokenizer
 
 from service.api import problems
+from service.api.routing import DirectRequest
 from service.app import create_app
 from service.codecs.json import exact
 from service.costs.calibrate import COARSE_STEPS
@@ -64,6 +69,36 @@ def test_what_a_refused_request_held_is_let_go_at_once(serve: Serve, monkeypatch
     finally:
         gc.enable()
     assert left == []
+
+
+def test_what_an_answered_request_held_is_let_go_at_once(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No cycle holds it: the collector, which the service calls seldom, is never needed for requests."""
+    made: list[weakref.ref[DirectRequest]] = []
+
+    class Watched(DirectRequest):
+        """A request that is known to the test."""
+
+        def __init__(self, scope: Scope, receive: Receive) -> None:
+            super().__init__(scope, receive)
+            made.append(weakref.ref(self))
+
+    async def ask() -> list[object]:
+        app = create_app(Settings(model=artifact))
+        transport = httpx.ASGITransport(app)
+        async with (
+            app.fallback.router.lifespan_context(app.fallback),
+            httpx.AsyncClient(transport=transport, base_url="http://t") as http,
+        ):
+            response = await http.post("/encode", json={"sequences": PAIR})
+            assert response.status_code == 200
+            return [request() for request in made]
+
+    monkeypatch.setattr("service.api.front.DirectRequest", Watched)
+    gc.disable()
+    try:
+        assert asyncio.run(ask()) == [None]
+    finally:
+        gc.enable()
 
 
 def test_an_app_whose_golden_vectors_differ_does_not_exist(artifact: Path, tmp_path: Path) -> None:

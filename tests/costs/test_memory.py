@@ -1,11 +1,14 @@
 """The memory that threads take, and where they take it from."""
 
+import gc
 import os
 import platform
 import subprocess
 import sys
 
 import pytest
+
+from service.costs.memory import spare_collector
 
 # Threads that all hold something at once; each has a heap of its own unless they share one.
 COUNT_HEAPS = """
@@ -50,3 +53,21 @@ def test_threads_share_one_heap_unless_somebody_chose_otherwise() -> None:
     assert count_heaps("apart") > 1
     assert count_heaps("shared") == 1
     assert count_heaps("shared", MALLOC_ARENA_MAX="4") > 1
+
+
+def test_the_objects_of_many_requests_do_not_start_the_collector() -> None:
+    """Sixty-four requests under way have some 3,000 objects: more than Python lets be made by itself."""
+    before, started = gc.get_threshold(), []
+
+    def see(_phase: str, generations: dict[str, int]) -> None:
+        started.append(generations)
+
+    try:
+        spare_collector()
+        gc.callbacks.append(see)
+        held = [[number] for number in range(3000)]
+    finally:
+        gc.callbacks.remove(see)
+        gc.set_threshold(*before)
+        gc.unfreeze()
+    assert (len(held), started) == (3000, [])
