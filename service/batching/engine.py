@@ -164,7 +164,17 @@ class Engine:
         """Dispatch in the next turn of the loop, so that requests read in this turn share batches."""
         if not self._is_dispatching:
             self._is_dispatching = True
+            self._loop.call_soon(self._wait_for_company, self.requests)
+
+    def _wait_for_company(self, first: int) -> None:
+        """Dispatch; if others followed the first request at once, so that more may have, not before these are read.
+
+        They wait for no runner then, but for the loop, and larger batches take less of its time.
+        """
+        if self.requests > first and self.queues.are_little:
             self._loop.call_soon(self._dispatch)
+        else:
+            self._dispatch()
 
     def _dispatch(self) -> None:
         """Start all runs that may start: here if they are little, else on idle runners."""

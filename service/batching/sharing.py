@@ -149,6 +149,11 @@ class Queues:
             return False
         return run.is_aside or run.expected_seconds + self._sum_small() <= self._policy.little_seconds
 
+    @property
+    def are_little(self) -> bool:
+        """Whether all that waits is so little that no runner is woken for it."""
+        return sum([queue.waiting_seconds for queue in self._busy]) <= self._policy.little_seconds
+
     def update(self, run: Run, seconds: float | None) -> None:
         """Count a run as ended, so that its runner is idle.
 

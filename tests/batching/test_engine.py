@@ -142,6 +142,34 @@ def test_waiting_requests_share_a_run(artifact: Path) -> None:
     assert sizes == [4, 4]
 
 
+@pytest.mark.parametrize(
+    ("number", "run_seconds", "expected"),
+    [(2, 1e-5, [3]), (1, 1e-5, [1, 1]), (2, 1.0, [2, 1])],
+    ids=["little work of several", "a lone request", "work for a runner"],
+)
+def test_what_follows_several_requests_shares_their_run(
+    artifact: Path, number: int, run_seconds: float, expected: list[int]
+) -> None:
+    """If work is little, and several requests came at once, those that come a turn later join it; none else waits."""
+    sizes: list[int] = []
+
+    def count(run: Run, batch: Batch) -> Embeddings:
+        sizes.append(len(batch.lengths))
+        return run(batch)
+
+    async def scenario() -> None:
+        engine = make_engine(make_session(artifact, count), runners=1, run_seconds=run_seconds)
+        sequences = join(draw_sequences([5]), Features(3))
+        asked = [asyncio.create_task(engine.encode(sequences)) for _ in range(number)]
+        await asyncio.sleep(0)
+        asked.append(asyncio.create_task(engine.encode(sequences)))
+        await asyncio.gather(*asked)
+        engine.close()
+
+    asyncio.run(scenario())
+    assert sizes == expected
+
+
 @pytest.mark.parametrize(("mark", "reason"), [(666, "failed with RuntimeError"), (999, "not finite")])
 def test_only_the_culprit_fails(artifact: Path, mark: float, reason: str) -> None:
     """Batch mates of a sequence the model fails on are answered; its own request names it."""
