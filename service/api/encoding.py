@@ -7,12 +7,12 @@ model takes them, submit them, write what came of them.
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from math import inf, prod
 from typing import TypeAlias, TypeVar, cast
 
 from starlette.requests import Request
-from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import errors
 from service.api.routing import Service, exchange_of, read_body, read_timeout, service_of
@@ -34,7 +34,7 @@ Found = TypeVar("Found")
 ROW_BYTES = 40  # that a row takes beside its numbers, at most
 
 
-async def answer(request: Request, parse: Parse, named: ServedModel | None = None) -> Response:
+async def answer(request: Request, parse: Parse, named: ServedModel | None = None) -> ASGIApp:
     """Encode the sequences of a request, and write what came of them as the request wants it.
 
     Args:
@@ -90,7 +90,7 @@ async def answer(request: Request, parse: Parse, named: ServedModel | None = Non
         f"run;dur={1000 * stages.run:.3f}, encode;dur={1000 * stages.encode:.3f}"
     )
     more = (b"x-model-sha", model.session.sha256.encode()), (b"server-timing", timing.encode())
-    return (PartedResponse if is_large else WrittenResponse)(content, [*more, *headers])
+    return respond(content, [*more, *headers], is_large=is_large)
 
 
 def admit(request: Request, arrived: float, models: Iterable[ServedModel] | None) -> float:
@@ -242,22 +242,23 @@ async def _while_wanted(service: Service, exchange: Exchange, work: Awaitable[Fo
         raise
 
 
-class WrittenResponse(Response):
-    """An answer of status 200 whose headers are written already: starlette would write each of them anew."""
+def respond(content: bytes, headers: Headers, *, is_large: bool = False) -> ASGIApp:
+    """Return what sends an answer of status 200; a response of Starlette's would write each of its headers anew."""
+    written = [*headers, (b"content-length", b"%d" % len(content))]
+    start = {"type": "http.response.start", "status": 200, "headers": written}
+    return partial(_send_parts if is_large else _send_whole, start, content)
 
-    def __init__(self, content: bytes, headers: Headers = ()) -> None:
-        self.status_code, self.body, self.background = 200, content, None
-        self.raw_headers = [*headers, (b"content-length", b"%d" % len(content))]
+
+async def _send_whole(start: Message, content: bytes, _scope: Scope, _receive: Receive, send: Send) -> None:
+    await send(start)
+    await send({"type": "http.response.body", "body": content})
 
 
-class PartedResponse(WrittenResponse):
-    """A large answer, sent a part at a time: others are answered in between, and a slow reader is waited for."""
-
-    async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
-        """Send it."""
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        for start in range(0, len(self.body), large.PIECE_BYTES):
-            part = self.body[start : start + large.PIECE_BYTES]
-            await send({"type": "http.response.body", "body": part, "more_body": True})
-            await asyncio.sleep(0)
-        await send({"type": "http.response.body", "body": b""})
+async def _send_parts(start: Message, content: bytes, _scope: Scope, _receive: Receive, send: Send) -> None:
+    """Send a part at a time: others are answered in between, and a slow reader is waited for."""
+    await send(start)
+    for place in range(0, len(content), large.PIECE_BYTES):
+        part = content[place : place + large.PIECE_BYTES]
+        await send({"type": "http.response.body", "body": part, "more_body": True})
+        await asyncio.sleep(0)
+    await send({"type": "http.response.body", "body": b""})

@@ -18,7 +18,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
-from service.api.encoding import PartedResponse
+from service.api.encoding import respond
 from service.api.endpoints import native
 from service.api.problems import MEDIA_TYPE
 from service.app import create_app
@@ -119,7 +119,7 @@ def test_a_large_answer_is_the_same_in_parts(serve: Serve, monkeypatch: pytest.M
         sent.append(len(message.get("body", b"")))
         asyncio.get_running_loop().call_soon(lambda: turns.append(len(sent)))
 
-    asyncio.run(PartedResponse(b"." * 250)({}, None, send))  # type: ignore[arg-type]
+    asyncio.run(respond(b"." * 250, [], is_large=True)({}, None, send))  # type: ignore[arg-type]
     assert sent == [0, 100, 100, 50, 0]
     assert turns[:4] == [2, 2, 3, 4]  # messages sent by then; the first goes with the first part
 

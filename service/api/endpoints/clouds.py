@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.types import ASGIApp
 
 from service import errors
 from service.api import described, encoding, problems
@@ -21,7 +21,7 @@ MODEL = {"name": "model", "in": "path", "required": True, "schema": {"type": "st
 FAILURES = tuple(kind for kind in described.FAILURES if kind is not errors.InvalidLengths)
 
 
-async def predict(request: Request) -> Response:
+async def predict(request: Request) -> ASGIApp:
     """Return one prediction for each instance: the embedding of a sequence or text, as `/encode` gives it."""
     encoding.require_media_type(request, "application/json")
     service, name = service_of(request), request.path_params.get("model")

@@ -7,6 +7,7 @@ import orjson
 from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import ASGIApp
 
 from service import __version__, errors
 from service.api import described, encoding, problems
@@ -104,7 +105,7 @@ async def is_model_ready(request: Request) -> Response:
     return _json({"name": model.name, "ready": True})
 
 
-async def infer(request: Request) -> Response:
+async def infer(request: Request) -> ASGIApp:
     """Encode the sequences in the request's tensors, as `/encode` does."""
     encoding.require_media_type(request, "application/json", "application/octet-stream")
     model = _find_model(request)

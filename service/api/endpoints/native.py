@@ -7,7 +7,7 @@ from functools import lru_cache, partial
 from typing import Any, cast
 
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.types import ASGIApp
 
 from service.api import described, encoding, problems
 from service.api.endpoints.streams import LineStream
@@ -54,7 +54,7 @@ QUERY: list[dict[str, Any]] = [
 FORMAT_FAILURES = (NotAcceptable, ReaderStalled, ExtraMissing, LineTooLong)
 
 
-async def encode(request: Request) -> Response:
+async def encode(request: Request) -> ASGIApp:
     """Return one embedding for each sequence: the average of the encoder's outputs over its valid steps.
 
     On the CPU, an embedding of a float32 encoder exported by Lengthwise does not depend, by a single bit, on the other

@@ -9,6 +9,7 @@ import orjson
 from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import ASGIApp
 
 from service import errors
 from service.api import described, encoding, problems
@@ -39,7 +40,7 @@ class ModelList(BaseModel):
     models: list[str] = Field(description="Their names, as KServe's first version lists them.")
 
 
-async def create_embeddings(request: Request) -> Response:
+async def create_embeddings(request: Request) -> ASGIApp:
     """Return one embedding for each sequence of the input, as `/encode` does.
 
     Token ids must be of the model's own tokenizer. Some clients make ids of texts by OpenAI's: LangChain does unless it

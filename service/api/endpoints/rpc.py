@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.types import ASGIApp
 
 from service import __version__, errors
 from service.api import encoding
@@ -22,24 +22,24 @@ from service.codecs.question import Question
 LIMITS = ("max_request_steps", "max_queue_steps", "max_body_bytes")  # what a client cuts its requests by
 
 
-async def live(request: Request) -> Response:
+async def live(request: Request) -> ASGIApp:
     """Answer while the event loop turns, and runs end if requests wait."""
     service_of(request).require_progress()
     return _answer("ServerLiveResponse", live=True)
 
 
-async def ready(request: Request) -> Response:
+async def ready(request: Request) -> ASGIApp:
     """Answer until the service drains."""
     service_of(request).require_ready()
     return _answer("ServerReadyResponse", ready=True)
 
 
-async def describe_server(_request: Request) -> Response:
+async def describe_server(_request: Request) -> ASGIApp:
     """Name the service and its extensions of the protocol."""
     return _answer("ServerMetadataResponse", name="lengthwise", version=__version__, extensions=["model_repository"])
 
 
-async def describe_model(request: Request) -> Response:
+async def describe_model(request: Request) -> ASGIApp:
     """Describe the encoder's tensors as its graph has them."""
     asked = await _read("ModelMetadataRequest", request)
     model = _find_model(request, asked.name, asked.version)
@@ -48,7 +48,7 @@ async def describe_model(request: Request) -> Response:
     return _answer("ModelMetadataResponse", **kserve.describe(request, model), properties=properties)
 
 
-async def is_model_ready(request: Request) -> Response:
+async def is_model_ready(request: Request) -> ASGIApp:
     """Answer until the service drains."""
     asked = await _read("ModelReadyRequest", request)
     _find_model(request, asked.name, asked.version)
@@ -57,7 +57,7 @@ async def is_model_ready(request: Request) -> Response:
     return _answer("ModelReadyResponse", ready=True)
 
 
-async def infer(request: Request) -> Response:
+async def infer(request: Request) -> ASGIApp:
     """Encode the sequences in the request's tensors, as `/encode` does."""
 
     def parse(body: bytes) -> Question:
@@ -68,21 +68,21 @@ async def infer(request: Request) -> Response:
     return await encoding.answer(request, parse)
 
 
-async def list_states(request: Request) -> Response:
+async def list_states(request: Request) -> ASGIApp:
     """List every artifact, and why it is not served, if it is not."""
     asked = await _read("RepositoryIndexRequest", request)
     states = await list_artifacts(service_of(request), ready=asked.ready)
     return _answer("RepositoryIndexResponse", models=states)
 
 
-async def load(request: Request) -> Response:
+async def load(request: Request) -> ASGIApp:
     """Answer once all workers serve the model as its file has it."""
     name = _name_artifact(await _read("RepositoryModelLoadRequest", request))
     await load_in_all(service_of(request), name)
     return _answer("RepositoryModelLoadResponse", model_name=name, isLoaded=True)
 
 
-async def unload(request: Request) -> Response:
+async def unload(request: Request) -> ASGIApp:
     """Answer once the model takes no more requests in any worker; those under way are answered by it."""
     name = _name_artifact(await _read("RepositoryModelUnloadRequest", request))
     await unload_in_all(service_of(request), name)
@@ -95,8 +95,8 @@ async def _read(kind: str, request: Request) -> Any:
     return messages.decode(kind, body)
 
 
-def _answer(kind: str, /, **fields: Any) -> Response:
-    return encoding.WrittenResponse(messages.message(kind, **fields).SerializeToString(), messages.HEADERS)
+def _answer(kind: str, /, **fields: Any) -> ASGIApp:
+    return encoding.respond(messages.message(kind, **fields).SerializeToString(), messages.HEADERS)
 
 
 def _find_model(request: Request, name: str, version: str) -> ServedModel:
