@@ -36,6 +36,7 @@ class Encoded:
         steps: n arrays `(t, W)`; empty if they were not asked for.
         state: of `(n, layers, directions, H)`; empty if it was not asked for.
         padded_steps: steps computed, padding included.
+        width: W; 0 if steps were not asked for.
     """
 
     embeddings: Embeddings
@@ -43,6 +44,7 @@ class Encoded:
     steps: list[npt.NDArray[np.float32]]
     state: State
     padded_steps: int
+    width: int = 0
 
 
 class Encodes(Protocol):
@@ -137,8 +139,9 @@ class Encoder:
         embeddings = np.zeros((count, session.dim), np.float32)
         steps: list[npt.NDArray[np.float32]] = []
         state: State = {}
+        width = (session.width or 0) if "steps" in outputs else 0
         if "steps" in outputs:
-            steps = [np.empty((0, session.width or 0), np.float32)] * count
+            steps = [np.empty((0, width), np.float32)] * count
         if "state" in outputs:
             state = {name: np.zeros((count, *(session.state_shape or ())), np.float32) for name in session.state_names}
 
@@ -158,4 +161,4 @@ class Encoder:
 
         lengths = np.fromiter(map(len, sequences), np.int64, count)
         padded = self._pool.map(run, [places for places, _ in self.cut(lengths)])
-        return lambda: Encoded(embeddings, lengths, steps, state, sum(padded))
+        return lambda: Encoded(embeddings, lengths, steps, state, sum(padded), width)

@@ -117,8 +117,9 @@ class RemoteEncoder:
         embeddings = np.zeros((count, self.dim), np.float32)
         steps: list[npt.NDArray[np.float32]] = []
         state: State = {}
+        width = given.steps[0].shape[1] if "steps" in outputs else 0
         if "steps" in outputs:
-            steps = [np.empty((0, given.steps[0].shape[1]), np.float32)] * count
+            steps = [np.empty((0, width), np.float32)] * count
         if "state" in outputs:
             state = {name: np.zeros((count, *part.shape[1:]), np.float32) for name, part in given.state.items()}
 
@@ -139,7 +140,7 @@ class RemoteEncoder:
                 total = sum(one.result() for one in asked)
             except client.LengthwiseError as error:
                 raise BulkError(str(error)) from error
-            return Encoded(embeddings, lengths, steps, state, total)
+            return Encoded(embeddings, lengths, steps, state, total, width)
 
         return wait
 

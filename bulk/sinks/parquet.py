@@ -1,6 +1,7 @@
 """Parquet: the columns that are kept, and the outputs beside them."""
 
 import json
+import math
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -82,11 +83,10 @@ class ParquetSink(Sink):
         arrays = {"embedding": _list_fixed(encoded.embeddings, mask)}
         if "steps" in self.plan.options["outputs"]:
             ends = np.concatenate([[0], np.cumsum([len(one) for one in encoded.steps])])
-            width = encoded.steps[0].shape[1] if count else 0
-            flat = np.concatenate(encoded.steps) if count else np.empty((0, width), np.float32)
+            flat = np.concatenate([np.empty((0, encoded.width), np.float32), *encoded.steps])
             arrays["steps"] = pa.LargeListArray.from_arrays(pa.array(ends, pa.int64()), _list_fixed(flat), mask=mask)
         for name, part in encoded.state.items():
-            arrays[f"state_{name}"] = _list_fixed(part.reshape(count, -1), mask)
+            arrays[f"state_{name}"] = _list_fixed(part.reshape(count, math.prod(part.shape[1:])), mask)
         return arrays
 
 

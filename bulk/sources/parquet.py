@@ -106,11 +106,15 @@ class ParquetSource:
         for name, value in self._partitions.items():
             columns = columns.append_column(name, pa.array([value] * len(table), pa.string()))
         columns = columns.select(self._kept)
+        if not shard.rows:
+            return Rows([], {}, columns)  # the type of the sequences may be anything: pandas writes null
         if self._steps == self._wanted.features:
             return self._join(table, columns)
         return self._split(table.column(self._steps[0]), columns)
 
     def _read_table(self, shard: Shard) -> pa.Table:
+        if not shard.rows:
+            return self._file.schema_arrow.empty_table()
         group, row = self._next
         if group != shard.first or row > shard.start:
             row = self._starts[shard.first]

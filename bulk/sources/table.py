@@ -66,6 +66,8 @@ class TableSource:
         if twice := [name for name in read if counts[name] > 1]:
             raise BadInput(self._path, f"{counts[twice[0]]} columns have the name {twice[0]!r}: give each its own")
         if missing := [name for name in kept if name not in (*others, self._text)]:
+            if missing[0] in self._names:
+                raise BadInput(self._path, f"{missing[0]!r} has a value for each step, and cannot be kept in one row")
             raise BadInput(self._path, f"there is no column {missing[0]!r} to keep: it has {held}")
         if self._text is None and (nameless := [name for name in self._features if not name.strip()]):
             reason = "has no name: pandas writes its index so, which is not a feature; write with index=False"
@@ -126,6 +128,8 @@ class TableSource:
     def read(self, shard: Shard) -> Rows:
         """Read lines; those of a compressed file are best read in their order."""
         try:
+            if not shard.rows:
+                return Rows([], {}, pa.table({name: pa.array([], pa.string()) for name in self._columns}))
             text = self._stream.read(shard.first, shard.last)
             if self._text:
                 table = self._parse(text, [*dict.fromkeys([self._text, *self._columns])], {})

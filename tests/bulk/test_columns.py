@@ -50,6 +50,7 @@ def test_the_columns_of_a_csv_are_found_by_name(
     assert table["event"].to_pylist() == [f"e{len(steps) - 1}" for steps in sequences]  # as in its first line
     encode(*command, "-o", tmp_path / "less", "--columns", "user")
     assert read_parts(tmp_path / "less").column_names == ["user", "embedding"]
+    assert "'x' has a value for each step" in refuse(*command, "-o", tmp_path / "more", "--columns", "user,x")
     assert "order was 'at' and is 'z'" in refuse(*command, "-o", tmp_path / "out", "--order-column", "z")
 
 
@@ -70,6 +71,26 @@ def test_a_column_may_hold_one_feature(
     encode(file, "-o", tmp_path / "out", "--model", named)
     np.testing.assert_array_equal(read_embeddings(tmp_path / "out"), expected)
     assert read_parts(tmp_path / "out").column_names == ["id", "embedding"]
+
+
+@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+def test_what_holds_the_sequence_is_kept_if_it_is_named(kind: str, named: Path, tmp_path: Path) -> None:
+    """Of Parquet and JSON lines, as lists of features or of steps; in Parquet, a list of JSON lines is JSON."""
+    lists = {"x": [1.0, 2.0], "y": [3.0, 4.0], "z": [5.0, 6.0]}
+    steps = [[1.0, 3.0, 5.0], [2.0, 4.0, 6.0]]
+    for row, name in (({"id": 7, **lists}, "x"), ({"id": 7, "sequence": steps}, "sequence")):
+        file = tmp_path / f"{name}.{kind}"
+        if kind == "parquet":
+            pq.write_table(pa.Table.from_pylist([row]), file)
+        else:
+            write_jsonl(file, [row])
+        for written in ("jsonl", "parquet"):
+            out = tmp_path / f"{name}-{written}"
+            encode(file, "-o", out, "--model", named, "--columns", f"id,{name}", "--format", written)
+        (line,) = (tmp_path / f"{name}-jsonl/part-00000.jsonl").read_text().splitlines()
+        assert {key: json.loads(line)[key] for key in ("id", name)} == {"id": 7, name: row[name]}
+        (kept,) = read_parts(tmp_path / f"{name}-parquet")[name].to_pylist()
+        assert (json.loads(kept) if kind == "jsonl" else kept) == row[name]
 
 
 @pytest.mark.parametrize("kind", ["parquet", "jsonl"])
