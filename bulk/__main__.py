@@ -57,7 +57,7 @@ def read_arguments(arguments: list[str]) -> argparse.Namespace:
     add("--shard", metavar="I/N", help="be one of N programs that share the work, the I-th from 0")
     add("--engine", choices=("local", "ray"), default="local", help="what encodes: this machine, or a cluster of Ray")
     add("--address", help="of the cluster; by default Ray starts on this machine")
-    add("--actor-cpus", type=int, default=1, metavar="N", help="CPUs of each of Ray's actors, and its runs at a time")
+    add("--actor-cpus", type=count, default=1, metavar="N", help="CPUs of each of Ray's actors, and its runs at a time")
     add("--dry-run", action="store_true", help="say what there is to do and how long it should take, and do nothing")
     add("--provider", choices=("auto", "cpu", "cuda"), default="auto", help="where the encoder runs")
     add("--quiet", action="store_true", help="show no progress")
@@ -147,6 +147,17 @@ def open_encoder(options: argparse.Namespace, settings: Settings) -> Encodes:
     except ImportError as error:
         raise BulkError(f"--url asks through the client, which needs {error.name}: pip install ./client") from None
     return RemoteEncoder(options.url, options.model, options.key, settings.limits)
+
+
+def count(text: str) -> int:
+    """Read a number of things, of which there must be one.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if (number := int(text)) < 1:
+        raise ValueError(text)
+    return number
 
 
 def read_share(text: str | None) -> tuple[int, int]:

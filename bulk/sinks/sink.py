@@ -8,7 +8,7 @@ import orjson
 
 from bulk.encoder import Encoded
 from bulk.mistakes import BulkError
-from bulk.plan import Plan
+from bulk.plan import PART, Plan
 from bulk.rows import Rows
 from bulk.stores import Place
 
@@ -41,9 +41,18 @@ class Sink(ABC):
         return f"part-{number:0{self._digits}}"
 
     def find_done(self) -> set[int]:
-        """Find the parts that are done."""
+        """Find the parts that are done.
+
+        Raises:
+            BulkError: there is a part that the plan does not have, which readers of the folder would read with its own.
+        """
         there = {file.name for file in self.folder.list_files()}
-        parts = [n for n in range(len(self.plan.shards)) if n not in self._done and self.name(n).name in there]
+        stems = {self._stem(number): number for number in range(len(self.plan.shards))}
+        strays = [name for name in there if PART.fullmatch(name) and name.partition(".")[0] not in stems]
+        if strays:
+            stray = self.folder / min(strays)
+            raise BulkError(f"{stray} is not of the plan beside it: remove it, or encode into another folder")
+        parts = [n for stem, n in stems.items() if n not in self._done and f"{stem}{self.suffix}" in there]
         self._done.update(self.select_done(parts))
         return self._done
 

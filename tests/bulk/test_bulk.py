@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from starlette.testclient import TestClient
 
-from bulk.__main__ import catch_signals
+from bulk.__main__ import catch_signals, main
 from bulk.progress import Meter
 from bulk.sources import lines
 from tests.bulk.command import (
@@ -254,6 +254,25 @@ def test_parts_sort_as_the_rows_do_however_many_there_are(
     monkeypatch.setattr("bulk.sources.wanted.SHARD_BYTES", 1)
     encode(write_parquet(tmp_path / "in.parquet", sequences, 1, id=[*range(16)]), "-o", tmp_path / "out")
     assert read_parts(tmp_path / "out")["id"].to_pylist() == [*range(16)]
+
+
+def test_a_part_that_the_plan_does_not_have_is_refused(
+    sequences: list[npt.NDArray[np.float32]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As those of a program that wrote fewer digits: whoever reads the folder would read their rows twice."""
+    file = write_parquet(tmp_path / "in.parquet", sequences)
+    encode(file, "-o", tmp_path / "out")
+    monkeypatch.setattr("bulk.sinks.sink.DIGITS", 6)
+    expected = f"{tmp_path}/out/part-00000.parquet is not of the plan beside it: remove it"
+    assert expected in refuse(file, "-o", tmp_path / "out")
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "two"])
+def test_an_actor_without_a_cpu_is_refused(number: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By the command line, before anything is read."""
+    with pytest.raises(SystemExit, match="2"):
+        main([str(tmp_path / "in.parquet"), "-o", "out", "--engine", "ray", "--actor-cpus", number])
+    assert f"argument --actor-cpus: invalid count value: '{number}'" in capsys.readouterr().err
 
 
 def test_an_array_that_has_gone_is_filled_again(tmp_path: Path) -> None:
