@@ -14,6 +14,7 @@
 - `cluster`: the same shards, handed to actors of Ray.
 - `stretches`: which of them an actor is handed next.
 - `stores`: files and folders, of this machine or of an object store, by their names.
+- `addresses`: opens stores by their addresses.
 - `mistakes`: what ends the program in a sentence.
 """
 

@@ -1,10 +1,10 @@
 """Files and folders, of this machine or of an object store, by one name each: a path, or an address as `s3://bucket/x`.
 
-pyarrow opens stores by their addresses, fsspec those that pyarrow does not know. What is put somewhere is never found
-there by half: S3 and Google Cloud Storage show an object once it is uploaded to its end, and everywhere else a file is
-written under a draft's name and renamed.
+What is put somewhere is never found there by half: S3 and Google Cloud Storage show an object once it is uploaded to
+its end, and everywhere else, in Azure's stores too, a file is written under a draft's name and renamed.
 """
 
+import ctypes
 import os
 import re
 import secrets
@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from tempfile import SpooledTemporaryFile, gettempdir
 from typing import Any, Self
@@ -20,14 +19,15 @@ from typing import Any, Self
 import pyarrow as pa
 from pyarrow import fs
 
+from bulk.addresses import AZURE, open_store
 from bulk.mistakes import BadInput, BulkError
 
 ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+)://([^/?]*)(/?[^?]*)(\?.*)?")
 SHOWN_WHOLE = (fs.S3FileSystem, fs.GcsFileSystem)  # an object, once its upload is complete
 HELD_BYTES, PIECE_BYTES = 2**26, 2**20  # of an object: in memory until it is uploaded, and sent at once
+FAULTS = OSError, pa.ArrowException, UnicodeDecodeError  # the second of Azure, if there is no key; the third of a name
 SECOND = 10**9  # in nanoseconds: what stores keep of when an object was written
 SECRET = re.compile(r"[?&][^=&]*(secret|password|token|key|sig)[^=&]*=", re.IGNORECASE)
-ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")  # of what speaks S3's protocol and is not Amazon's
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class Place:
         """Whether it is there."""
         try:
             return bool(self.files.get_file_info(self.path).type != fs.FileType.NotFound)
-        except OSError as error:
+        except FAULTS as error:
             raise BulkError(f"{self} cannot be looked at: {error}") from error
 
     def open(self) -> Any:
@@ -97,7 +97,7 @@ class Place:
         """List the files in the folder; none if it is not there."""
         try:
             return [self / name for name, one in self._select(recursive=False) if one.type == fs.FileType.File]
-        except (OSError, UnicodeDecodeError) as error:
+        except FAULTS as error:
             raise BulkError(f"{self} cannot be looked at: {error}") from error
 
     def find(self, ending: str, *, recursive: bool = True) -> list[tuple[str, int, int]]:
@@ -126,7 +126,7 @@ class Place:
                 for name, one in self._select(recursive=recursive)
                 if one.type == fs.FileType.File and name.endswith(ending)
             ]
-        except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        except FAULTS as error:
             raise BadInput(self, str(error)) from error
         return sorted(found, key=lambda one: one[0].split("/"))
 
@@ -135,7 +135,7 @@ class Place:
         if not isinstance(self.files, SHOWN_WHOLE):
             try:
                 self.files.create_dir(self.path, recursive=True)
-            except OSError as error:
+            except FAULTS as error:
                 raise BulkError(f"{self} cannot be made: {error}") from error
 
     def put(self, content: Iterable[Any]) -> None:
@@ -159,7 +159,7 @@ class Place:
         try:
             with write() as stream:
                 yield stream
-        except OSError as error:
+        except FAULTS as error:
             raise BulkError(f"{self} cannot be written: {error}") from error
 
     @contextmanager
@@ -168,9 +168,14 @@ class Place:
         with SpooledTemporaryFile(HELD_BYTES if _has_disk() else 0) as held:
             yield held
             held.seek(0)
-            with self.files.open_output_stream(self.path, compression=None) as stream:
+            stream = self.files.open_output_stream(self.path, compression=None)
+            try:
                 while piece := held.read(PIECE_BYTES):
                     stream.write(piece)
+            except BaseException:
+                _keep_open(stream)
+                raise
+            stream.close()
 
     @contextmanager
     def _replace(self) -> Iterator[Any]:
@@ -182,10 +187,19 @@ class Place:
         try:
             if self.is_local:
                 _sync(Path(draft))
-            self.files.move(draft, self.path)
-        except FileNotFoundError:
-            if not self.exists:  # another program wrote it too, ended all shards and cleared up
+            self._rename(draft)
+        except OSError:
+            is_cleared = self.files.get_file_info(draft).type == fs.FileType.NotFound
+            if not (is_cleared and self.exists):  # by another program, which wrote it too and ended all shards
                 raise
+
+    def _rename(self, draft: str) -> None:
+        """Give a draft its name; an account of Azure without folders copies it, and shows the copy once it is whole."""
+        try:
+            self.files.move(draft, self.path)
+        except NotImplementedError:
+            self.files.copy_file(draft, self.path)
+            self.files.delete_file(draft)
 
     def remove(self) -> None:
         """Remove the file; another program may have done so."""
@@ -236,45 +250,20 @@ def open_place(name: str | Path) -> Place:
     """
     if not (found := ADDRESS.fullmatch(str(name))):
         path = require_text(str(Path(name)))
-        return Place(path, path, _open_store("file", "", "")[0])
+        return Place(path, path, open_store("file", "", "")[0])
     scheme, host, path, query = (part or "" for part in found.groups())
     if ":" in host.rpartition("@")[0] or SECRET.search(query):
         raise BulkError(f"{scheme}://{host.rpartition('@')[2]}{path}: the plan repeats addresses, so leave out the key")
     if scheme == "file":
         return open_place(path)
-    files, root = _open_store(scheme, host, _add_options(query) if scheme == "s3" else query)
-    return Place(str(name), f"{root}{path}".rstrip("/"), files)
+    files, root = open_store(scheme, host, query)
+    path = f"{root}{path}".rstrip("/")
+    return Place(str(name), path.lstrip("/") if scheme in AZURE else path, files)
 
 
-@lru_cache
-def _open_store(scheme: str, host: str, query: str) -> tuple[Any, str]:
-    """Return a file system, and what the paths of a host begin with there."""
-    if scheme == "file":
-        return fs.LocalFileSystem(), ""
-    address = f"{scheme}://{host}"
-    try:
-        files, root = fs.FileSystem.from_uri(address + query)
-        return files, root.rstrip("/")
-    except (pa.ArrowException, OSError, ValueError) as error:
-        if "Unrecognized filesystem type" not in str(error):
-            raise BulkError(f"{address} cannot be opened: {error}") from error
-    try:
-        import fsspec  # noqa: PLC0415 - only stores that pyarrow does not know need it
-
-        files, root = fsspec.core.url_to_fs(address + query, use_listings_cache=False)
-    except (ImportError, OSError, ValueError) as error:
-        raise BulkError(f"{address} cannot be opened, neither by pyarrow nor by fsspec: {error}") from error
-    return fs.PyFileSystem(fs.FSSpecHandler(files)), root.rstrip("/")
-
-
-def _add_options(query: str) -> str:
-    """Return the options of S3 in an address, and those that everybody wants."""
-    query += f"{'&' if query else '?'}allow_delayed_open=true"  # what is small is put by one request in place of three
-    endpoint = next(filter(None, map(os.environ.get, ENDPOINTS)), None)
-    if endpoint and "endpoint_override=" not in query:
-        protocol, _, server = endpoint.rpartition("://")
-        query += f"&scheme={protocol or 'https'}&endpoint_override={server.rstrip('/')}"
-    return query
+def _keep_open(stream: Any) -> None:
+    """Keep a stream from ever being closed, by the end of the program too: that would show half an object as all."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(stream))
 
 
 def _sync(path: Path) -> None:

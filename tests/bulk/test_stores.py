@@ -168,6 +168,31 @@ def test_what_fails_while_it_is_put_leaves_nothing(bucket: Place) -> None:
     assert bucket.list_files() == []
 
 
+@needs_s3
+def test_what_cannot_be_read_back_while_it_is_sent_leaves_nothing(bucket: Place) -> None:
+    """A part of it was sent, and neither the error nor the end of the program shows that part as if it were all."""
+    script = f"""
+import gc
+from bulk import stores
+
+class Broken(stores.SpooledTemporaryFile):
+    def read(self, size):
+        if self.tell():
+            raise OSError("the disk is broken")
+        return super().read(size)
+
+stores.SpooledTemporaryFile, stores.PIECE_BYTES = Broken, 8
+try:
+    stores.open_place("{bucket}/part-00000.jsonl").put([b"one row\\n", b"another\\n"])
+except stores.BulkError as error:
+    print(error)
+gc.collect()
+"""
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert ran.stdout.endswith("part-00000.jsonl cannot be written: the disk is broken\n")
+    assert bucket.list_files() == []
+
+
 def test_pieces_of_an_object_wait_on_disk_until_all_are_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """So the memory that it takes does not grow with it."""
     monkeypatch.setattr(stores, "HELD_BYTES", 2**20)
