@@ -10,7 +10,11 @@ from pyarrow import fs
 from bulk.mistakes import BulkError
 
 AZURE = "abfs", "abfss"
-GOOGLE, RETRY, RETRY_SECONDS = ("gs", "gcs"), "retry_limit_seconds", 60  # a quarter of an hour by default, without keys too
+GOOGLE = "gs", "gcs"
+RETRY, RETRY_SECONDS = (
+    "retry_limit_seconds",
+    60,
+)  # of Google's client, which else tries for 19 minutes, without keys too
 ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")  # of what speaks S3's protocol and is not Amazon's
 AZURE_KEYS = {"account_key": "AZURE_STORAGE_KEY", "sas_token": "AZURE_STORAGE_SAS_TOKEN"}  # as its tools have them
 

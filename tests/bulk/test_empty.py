@@ -20,8 +20,8 @@ def write(file: Path, rows: int) -> Path:
     """Write so many rows of two steps each, in the format that the name says."""
     steps, lengths = np.ones((2 * rows, FEATURES), np.float32), np.full(rows, 2)
     if file.suffix == ".parquet":
-        ids, sequences = pa.array([*range(rows)], pa.int64()), pa.array(steps.reshape(rows, 2, FEATURES).tolist(), STEPS)
-        pq.write_table(pa.table({"id": ids, "sequence": sequences}), file)
+        sequences = pa.array(steps.reshape(rows, 2, FEATURES).tolist(), STEPS)
+        pq.write_table(pa.table({"id": pa.array([*range(rows)], pa.int64()), "sequence": sequences}), file)
     elif file.suffix == ".npz":
         np.savez(file, values=steps, lengths=lengths)
     elif file.suffix == ".npy":
