@@ -3,6 +3,8 @@
 What Azure's emulator, which is not a package of Python, was made to do by hand is in the log of measurements.
 """
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,19 +29,33 @@ from tests.bulk.command import (
 )
 from tests.conftest import FEATURES
 
-needs_google = pytest.mark.skipif(find_spec("gcp_storage_emulator") is None, reason="Google's emulator is an extra")
+needs_google = pytest.mark.skipif(find_spec("gcp_storage_emulator") is None, reason="Google's emulator is not installed")
+
+
+SERVER = """
+import sys
+from gcp_storage_emulator.server import create_server
+
+server = create_server("127.0.0.1", 0, in_memory=True, default_bucket="made")
+server.start()
+print(server._api._httpd.server_port, flush=True)
+sys.stdin.read()
+server.stop()
+"""
 
 
 @pytest.fixture(scope="module")
 def google() -> Iterator[Callable[[str], Place]]:
-    """A server that speaks Google's protocol, with a bucket `made`: what opens a place in it."""
-    from gcp_storage_emulator.server import create_server
+    """A server that speaks Google's protocol, with a bucket `made`: what opens a place in it.
 
-    server = create_server("127.0.0.1", 0, in_memory=True, default_bucket="made")
-    server.start()
-    port = server._api._httpd.server_port
-    yield lambda name: open_place(f"gs://anonymous@made/{name}?scheme=http&endpoint_override=127.0.0.1:{port}")
-    server.stop()
+    It is a process of its own: with it in this one, reads of pyarrow stand still.
+    """
+    command = [sys.executable, "-c", SERVER]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout is not None
+        port = int(process.stdout.readline())
+        yield lambda name: open_place(f"gs://anonymous@made/{name}?scheme=http&endpoint_override=127.0.0.1:{port}")
+        process.communicate()
 
 
 @needs_google
