@@ -100,6 +100,7 @@ class Encoder:
         self.columns = () if manifest is None else tuple(manifest.input.columns)
         self.costs = calibrator.costs
         self.runners = calibrator.arrangements[0].runners
+        self._at_once = min(self.runners, max(1, calibrator.cpus // calibrator.arrangements[0].threads))
         self._most_steps = settings.max_batch_steps
         self._pool = ThreadPoolExecutor(self.runners, "runner")
 
@@ -123,8 +124,8 @@ class Encoder:
         ]
 
     def predict(self, lengths: npt.NDArray[np.int64]) -> float:
-        """Return the seconds that encoding sequences of these lengths should take."""
-        return sum(seconds for _, seconds in self.cut(lengths)) / self.runners
+        """Return the seconds that encoding sequences of these lengths should take, with all CPUs at work."""
+        return sum(seconds for _, seconds in self.cut(lengths)) / self._at_once  # runners beyond the CPUs only wait
 
     def begin(self, sequences: list[Steps], outputs: tuple[Output, ...] = ("embedding",)) -> Callable[[], Encoded]:
         """Begin to encode n sequences, once those of earlier calls are under way.

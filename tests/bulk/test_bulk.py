@@ -16,8 +16,11 @@ import pytest
 from starlette.testclient import TestClient
 
 from bulk.__main__ import catch_signals, main
+from bulk.encoder import Encoder
 from bulk.progress import Meter
 from bulk.sources import lines
+from service.costs.cpus import available_cpus
+from service.settings import Settings
 from tests.bulk.command import (
     LENGTHS,
     encode,
@@ -219,6 +222,16 @@ def test_a_dry_run_tells_what_is_left_for_this_program(
     assert f"in {shards - done} of them are to be encoded" in capsys.readouterr().out
     encode(*out, "--dry-run", "--limit", 1)
     assert capsys.readouterr().out.endswith("; 0 rows in 0 of them are to be encoded\n")
+
+
+def test_a_predicted_time_counts_the_cpus_and_not_the_runners() -> None:
+    """There is a runner more than CPUs, which waits for one of them."""
+    lengths = np.array([5] * 100)
+    cpus = available_cpus()
+    for runners, expected in ((1, 1), (cpus + 1, cpus)):
+        encoder = Encoder(Settings(model=MADE, provider="cpu", runners=runners))
+        assert encoder.predict(lengths) == sum(seconds for _, seconds in encoder.cut(lengths)) / expected
+        encoder.close()
 
 
 def test_a_folder_of_the_input_is_refused_for_the_output(

@@ -29,7 +29,7 @@ from tests.bulk.command import (
 )
 from tests.conftest import FEATURES
 
-needs_google = pytest.mark.skipif(find_spec("gcp_storage_emulator") is None, reason="Google's emulator is not installed")
+needs_google = pytest.mark.skipif(find_spec("gcp_storage_emulator") is None, reason="its emulator is not installed")
 
 
 SERVER = """
