@@ -11,10 +11,8 @@ from bulk.mistakes import BulkError
 
 AZURE = "abfs", "abfss"
 GOOGLE = "gs", "gcs"
-RETRY, RETRY_SECONDS = (
-    "retry_limit_seconds",
-    60,
-)  # of Google's client; it tries for 19 minutes, without keys too
+RETRY = "retry_limit_seconds"
+RETRY_SECONDS = 60  # Google's client tries for 19 minutes by itself, without keys too
 ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")  # of what speaks S3's protocol and is not Amazon's
 AZURE_KEYS = {"account_key": "AZURE_STORAGE_KEY", "sas_token": "AZURE_STORAGE_SAS_TOKEN"}  # as its tools have them
 
