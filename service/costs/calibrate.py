@@ -21,7 +21,7 @@ from pydantic_settings import CliApp, SettingsConfigDict
 from service.costs.cpus import available_cpus, name_cpu
 from service.costs.measure import Arrangement, OpenSession, arrange, measure_run
 from service.costs.memory import trim_heap
-from service.costs.model import CostModel, Shape
+from service.costs.model import CostModel, Shape, choose_sizes
 from service.encoder.providers import CudaOptions
 from service.encoder.session import EncoderSession, open_session
 from service.errors import StartupError
@@ -38,7 +38,7 @@ FINE_STEPS, FINE_RUN_SECONDS = (1, 12, 96, 512, 1024), 0.1
 # If another process runs the batches of all: one is under way, one waits to be next, and one is left to small work.
 AFAR_RUNNERS = 3
 
-LAYOUT = 5  # raised if something is measured or chosen in another way, so that older files are not used
+LAYOUT = 6  # raised if something is measured or chosen in another way, so that older files are not used
 
 Positive: TypeAlias = Annotated[int, Field(ge=1)]
 Seconds: TypeAlias = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -139,21 +139,19 @@ class Calibrator:
     def _measure_coarsely(self) -> dict[Shape, float]:
         """Measure enough for a start, in well under a second."""
         measured: dict[Shape, float] = {}
+        row_seconds = 0.0  # for each row of the batch before; in a larger one a row seldom takes longer
         for rows, steps in self._grid(COARSE_STEPS):
-            half = measured.get((rows // 2, steps), 0.0)
-            if rows == 1 or 0 < 2 * half <= COARSE_RUN_SECONDS:
+            if rows == 1 or rows * row_seconds <= COARSE_RUN_SECONDS:
                 measured[rows, steps] = self.measure((rows, steps))
+                row_seconds = measured[rows, steps] / rows
         return measured
 
     def _grid(self, times: tuple[int, ...]) -> Iterator[Shape]:
-        """Yield the shapes within the settings' bounds, small ones first."""
+        """Yield the shapes within the settings' bounds, of every size that a cut may have, small ones first."""
         for steps in times:
-            rows = 1
-            while rows == 1 or (
-                rows <= self._settings.max_batch_sequences and rows * steps <= self._settings.max_batch_steps
-            ):
-                yield rows, steps
-                rows *= 2
+            for rows in choose_sizes(self._settings.max_batch_sequences):
+                if rows == 1 or rows * steps <= self._settings.max_batch_steps:
+                    yield rows, steps
 
 
 @cache

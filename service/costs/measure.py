@@ -15,7 +15,7 @@ from service.costs.model import Shape
 from service.encoder.sequences import Batch, Steps, Tokens, make_zeros
 from service.encoder.session import EncoderSession
 
-REPEATS = 3  # timed runs of each thread, after one that is not timed
+REPEATS = 2  # timed runs of each thread, after one that is not timed
 TRIAL: Shape = (8, 32)  # the batch that decides between arrangements
 TRIAL_REPEATS = 12
 MARGIN = 1.1  # what several threads in a run must gain over runs of one: those also serve single sequences better

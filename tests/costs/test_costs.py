@@ -172,6 +172,7 @@ def test_warm_up_leaves_long_runs_to_idle_time(artifact: Path, tmp_path: Path, m
     calibrator = open_calibrator(artifact, cache_dir=tmp_path, max_batch_steps=8192)
     assert all(1e-5 * b * t <= calibrate.COARSE_RUN_SECONDS or b == 1 for b, t in shapes)
     assert {t for _, t in shapes} == set(calibrate.COARSE_STEPS)
+    assert [b for b, t in shapes if t == 4] == list(calibrator.costs.sizes)  # what a cut may choose is not guessed
     while shape := calibrator.choose_shape():
         assert shape not in calibrator.costs.measured
         assert shape[0] * shape[1] <= 8192
