@@ -147,7 +147,7 @@ class Encoder:
             state = {name: np.zeros((count, *(session.state_shape or ())), np.float32) for name in session.state_names}
 
         def run(places: npt.NDArray[np.int64]) -> int:
-            batch = pad_batch([sequences[place] for place in places])
+            batch = pad_batch([sequences[place] for place in places.tolist()])
             if len(outputs) == 1:
                 embeddings[places] = session.run(batch)
             else:
@@ -158,8 +158,9 @@ class Encoder:
                         steps[place] = row[:length].copy()
                 for name, part in state.items():
                     part[places] = result.state[name]
-            return int(np.prod(batch.steps.shape[:2]))
+            return len(places) * batch.steps.shape[1]
 
         lengths = np.fromiter(map(len, sequences), np.int64, count)
-        padded = self._pool.map(run, [places for places, _ in self.cut(lengths)])
-        return lambda: Encoded(embeddings, lengths, steps, state, sum(padded), width)
+        left = iter([places for places, _ in self.cut(lengths)])  # whichever runner is free takes the next
+        running = [self._pool.submit(lambda: sum(map(run, left))) for _ in range(self.runners)]
+        return lambda: Encoded(embeddings, lengths, steps, state, sum(one.result() for one in running), width)
