@@ -14,7 +14,7 @@ import onnxruntime
 from bench.load.workloads import Embeddings, Steps, pad
 from service.costs.cpus import available_cpus
 
-BATCH_ROWS = (8, 16, 32)
+BATCH_ROWS = (6, 8, 12, 16, 24, 32)
 
 Feed: TypeAlias = dict[str, npt.NDArray[np.generic]]
 
