@@ -92,7 +92,7 @@ def ray_data(file: Path, model: Path, out: Path) -> None:
             flat = pa.array(found.ravel())
             return pa.table({"embedding": pa.FixedSizeListArray.from_arrays(flat, found.shape[1])})
 
-    ray.init(num_cpus=available_cpus() + 1, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=available_cpus() + 1, include_dashboard=False, log_to_driver=False)
     data = ray.data.read_parquet(str(file))
     options = {"batch_size": ROWS, "batch_format": "pyarrow", "num_cpus": 1, "concurrency": available_cpus()}
     data.map_batches(Encode, **options).write_parquet(str(out))
