@@ -158,7 +158,7 @@ class Encoder:
                         steps[place] = row[:length].copy()
                 for name, part in state.items():
                     part[places] = result.state[name]
-            return len(places) * batch.steps.shape[1]
+            return len(places) * int(batch.steps.shape[1])
 
         lengths = np.fromiter(map(len, sequences), np.int64, count)
         left = iter([places for places, _ in self.cut(lengths)])  # whichever runner is free takes the next
