@@ -1,11 +1,13 @@
 """How far apart two answers are, one found and one expected."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
 
 from export.oracle import Floats, OracleOutput
+from model.encoder.encoder import SequenceEncoder
 from model.tasks.task import Task
 from service.encoder.sequences import Output
 
@@ -13,6 +15,10 @@ from service.encoder.sequences import Output
 # terms, ordered differently, differ in the last bits, and sharp gates carry that on: 1e-6 between torch and ONNX
 # Runtime, 2e-6 between either and float64 were measured. A wrong gate, length or average is off by 1e-2.
 TOLERANCE = 5e-6
+
+# A gate lies in (0, 1), and kernels know it to one bit of 1, however nearly it is closed. What it lets through is as
+# uncertain, so no numbers are held to less than that.
+LEAST_UNIT = float(np.finfo(np.float32).eps) / TOLERANCE
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +28,8 @@ class Unit:
     Attributes:
         bias: `(K,)`, what they are counted from.
         scale: `(K,)`, what the tolerated error of an embedding, in each of its numbers, can become at most through the
-            head; and what float32 loses as the bias is rounded and added, on either side.
+            head, or the head's own unit if that is larger; and what float32 loses as the bias is rounded and added, on
+            either side.
     """
 
     bias: Floats
@@ -35,7 +42,7 @@ class Unit:
         if head is None:
             return cls(np.zeros(1), np.ones(1))
         lost = 2 * np.abs(head.bias) * np.finfo(np.float32).eps / TOLERANCE
-        return cls(head.bias, np.maximum(1.0, np.abs(head.weight).sum(axis=1)) + lost)
+        return cls(head.bias, np.maximum(head.unit, np.abs(head.weight).sum(axis=1)) + lost)
 
     def measure(self, logits: Floats) -> Floats:
         """Return predictions `(K,)` in this unit, float64."""
@@ -43,24 +50,61 @@ class Unit:
         return result
 
 
-def measure_difference(part: Output, found: OracleOutput, expected: OracleOutput, unit: Unit) -> float:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Units:
+    """What the numbers of each part are compared in, unless they are larger: 1, or less if the encoder's are all small.
+
+    They follow the largest output of any step, since steps may cancel out in a mean, which is then less exact than it
+    is large.
+
+    Attributes:
+        steps: the largest output of any step, between `LEAST_UNIT` and 1.
+        embedding: what steps can become at most through the projection; 1 if embeddings have a length of 1.
+        state: of `h`, and of `c`, the largest number, between the same bounds.
+        prediction: of the task's head.
+    """
+
+    steps: float
+    embedding: float
+    state: Mapping[str, float]
+    prediction: Unit
+
+    @classmethod
+    def of(cls, encoder: SequenceEncoder, answers: Sequence[OracleOutput], task: Task | None = None) -> Self:
+        """Return the units of an encoder by what it should answer to n >= 1 sequences."""
+        largest = max(np.max(np.abs(answer.steps), initial=0.0) for answer in answers)
+        reach = 1.0 if encoder.projection is None else float(encoder.projection.weight.detach().abs().sum(dim=1).max())
+        states = {name: max(np.abs(answer.state[name]).max() for answer in answers) for name in answers[0].state}
+        return cls(
+            steps=_bound(largest),
+            embedding=1.0 if encoder.config.normalize else _bound(largest * reach),
+            state={name: _bound(size) for name, size in states.items()},
+            prediction=Unit.of(task),
+        )
+
+
+def measure_difference(part: Output, found: OracleOutput, expected: OracleOutput, units: Units) -> float:
     """Return the largest difference in any element, NaN if one is NaN; infinite if the shapes differ.
 
-    It is relative to elements over 1, such as the cells of an LSTM, since that is how float32 rounds. Predictions are
-    compared in units of their own.
+    It is relative to the element's unit, or to elements over that, such as the cells of an LSTM, since that is how
+    float32 rounds.
     """
     match part:
         case "embedding":
-            pairs = [(found.embedding, expected.embedding)]
+            pairs = [(found.embedding, expected.embedding, units.embedding)]
         case "steps":
-            pairs = [(found.steps, expected.steps)]
+            pairs = [(found.steps, expected.steps, units.steps)]
         case "prediction":
-            pairs = [(unit.measure(found.logits), unit.measure(expected.logits))]
+            unit = units.prediction
+            pairs = [(unit.measure(found.logits), unit.measure(expected.logits), 1.0)]
         case "state":
-            pairs = [(found.state[name], expected.state[name]) for name in found.state]
-    if any(one.shape != other.shape for one, other in pairs):
+            pairs = [(found.state[name], expected.state[name], units.state[name]) for name in found.state]
+    if any(one.shape != other.shape for one, other, _ in pairs):
         return np.inf
     # Python's own max would pass over a NaN that does not come first.
-    return float(
-        np.max([np.max(np.abs(one - other) / np.maximum(1.0, np.abs(other)), initial=0.0) for one, other in pairs])
-    )
+    differences = [np.abs(one - other) / np.maximum(unit, np.abs(other)) for one, other, unit in pairs]
+    return float(np.max([np.max(difference, initial=0.0) for difference in differences]))
+
+
+def _bound(size: float) -> float:
+    return min(1.0, max(LEAST_UNIT, float(size)))

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from export import oracle
-from export.compare import TOLERANCE, Unit, measure_difference
+from export.compare import TOLERANCE, Units, measure_difference
 from export.oracle import Case, OracleOutput
 from model.encoder.encoder import SequenceEncoder
 from model.encoder.recurrent import RecurrentState
@@ -71,7 +71,6 @@ class _Proof:
         task: Task | None,
     ) -> None:
         self._encoder, self._session, self._kind, self._task = encoder, session, kind, task
-        self._unit = Unit.of(task)
         self._same = RNN_TOLERANCE if encoder.config.cell == "rnn" else EXACT
         self._grid = [_with_states(sequences, session, seed) for seed, sequences in enumerate(_draw_grid(samples))]
         self._samples = _with_states(samples, session, len(self._grid))
@@ -86,6 +85,7 @@ class _Proof:
         self._on_samples = _pair([[case] for case in self._samples], expected, self._torch)
         self._on_mixed = _pair(mixed, lambda cases: run_session(session, cases), self._torch)
         self._on_oracle = [(alone[id(case)], oracle.encode(encoder, case, task)) for case in everything]
+        self._units = Units.of(encoder, [answer for _, answer in self._on_oracle], task)
         self._batched = [(found, alone[id(case)]) for (found, _), case in _zip(self._on_mixed, mixed)]
         turned = [cases[::-1] for cases in mixed]
         self._turned = _pair(turned, lambda cases: run_session(session, cases), expected)
@@ -109,7 +109,7 @@ class _Proof:
 
     def _compare(self, part: Output, claim: str, tolerance: float, pairs: Sequence[Pair]) -> ParityCheck:
         """Check a claim case by case; a NaN anywhere makes the difference NaN, which no tolerance admits."""
-        worst = np.array([measure_difference(part, found, expected, self._unit) for found, expected in pairs])
+        worst = np.array([measure_difference(part, found, expected, self._units) for found, expected in pairs])
         subject = "final state" if part == "state" else part
         verb = claim if part != "steps" else claim.replace("is ", "are ", 1).replace("equals", "equal", 1)
         return ParityCheck(

@@ -22,11 +22,14 @@ class FoldedHead:
         predicts: what a row of its result is: the scores of classes, a number, or the scores of the next token.
         weight: `(K, D)`; of the next token `(K, W)`, for the top layer's output at a sequence's last step.
         bias: `(K,)`; what can never be predicted has the least float32.
+        unit: the least that differences of its results are relative to: 1, or the standard deviation of a regressor's
+            targets if that is less.
     """
 
     predicts: Predicted
     weight: Floats
     bias: Floats
+    unit: float = 1.0
 
 
 class LinearHead(nn.Linear):

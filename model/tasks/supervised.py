@@ -101,7 +101,7 @@ class SequenceRegressor(Task):
         """Return what predicts a number; the scaling of the targets is undone in it."""
         weight, bias = self.head.fold()
         mean, std = float(self.target_mean), float(self.target_std)
-        return FoldedHead("number", weight * std, bias * std + mean)
+        return FoldedHead("number", weight * std, bias * std + mean, unit=min(1.0, std))
 
     def prepare(self, data: LabelledSequences) -> None:
         """Fit the standardisation of features and targets."""

@@ -1,12 +1,19 @@
 """How far answers are apart: what no proof may pass over."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 
-from export.compare import Unit, measure_difference
+from export.compare import LEAST_UNIT, TOLERANCE, Unit, Units, measure_difference
 from export.oracle import OracleOutput
+from model.encoder.config import EncoderConfig
+from model.encoder.encoder import SequenceEncoder
+from service.encoder.sequences import Output
 
-UNIT = Unit(np.zeros(1), np.ones(1))
+PLAIN = Unit(np.zeros(1), np.ones(1))
+UNIT = Units(steps=1.0, embedding=1.0, state={"h": 1.0, "c": 1.0}, prediction=PLAIN)
 
 
 def answer(h: float = 0.5, c: float = 0.5, *, length: int = 2) -> OracleOutput:
@@ -35,6 +42,36 @@ def test_answers_of_other_shapes_differ_without_bound() -> None:
 
 def test_predictions_are_counted_from_the_bias() -> None:
     """A difference of one at a weight of two is a half, and it is that ten million from zero, too."""
-    near, far = (Unit(np.array([bias]), np.full(1, 2.0)) for bias in (0.0, 1e7))
+    near, far = (replace(UNIT, prediction=Unit(np.array([bias]), np.full(1, 2.0))) for bias in (0.0, 1e7))
     assert measure_difference("prediction", answer(h=2.0), answer(h=1.0), near) == pytest.approx(0.5)
     assert measure_difference("prediction", answer(h=1e7 + 2), answer(h=1e7 + 1), far) == pytest.approx(0.5)
+
+
+def test_small_numbers_are_compared_with_the_largest_of_them() -> None:
+    """Of steps that reach 0.05, an error of a hundredth is a fifth; cells have a unit of their own."""
+    encoder = SequenceEncoder(EncoderConfig(features=1, hidden=1))
+    units = Units.of(encoder, [answer(h=0.01, c=0.5), answer(h=-0.05, c=0.2)])
+    assert (units.steps, units.embedding) == (0.05, 0.05)
+    assert units.state == {"h": 0.05, "c": 0.5}
+    parts: tuple[Output, ...] = ("steps", "embedding")
+    for part in parts:
+        assert measure_difference(part, answer(h=0.02), answer(h=0.01), units) == pytest.approx(0.2)
+    assert measure_difference("state", answer(h=0.01, c=0.06), answer(h=0.01, c=0.01), units) == pytest.approx(0.1)
+
+
+def test_no_number_is_held_to_more_than_a_gate_is_known_to() -> None:
+    """However small all numbers are, one bit of 1 is tolerated; and what is larger than 1 has no unit above it."""
+    encoder = SequenceEncoder(EncoderConfig(features=1, hidden=1))
+    assert Units.of(encoder, [answer(h=0.0, c=3.0, length=0)]).state == {"h": LEAST_UNIT, "c": 1.0}
+    assert pytest.approx(2.0**-23) == LEAST_UNIT * TOLERANCE
+
+
+def test_a_projection_makes_the_unit_of_embeddings_smaller_or_larger() -> None:
+    """What the largest step can become through it is the unit, but that of embeddings of length 1, which is 1."""
+    for normalize, expected in ((False, 0.05), (True, 1.0)):
+        config = EncoderConfig(features=1, hidden=1, projection=2, normalize=normalize)
+        encoder = SequenceEncoder(config)
+        assert encoder.projection is not None
+        with torch.no_grad():
+            encoder.projection.weight.copy_(torch.tensor([[0.25, -0.25], [0.0, 0.0]]))
+        assert Units.of(encoder, [answer(h=0.1)]).embedding == pytest.approx(expected)

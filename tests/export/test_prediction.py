@@ -111,6 +111,21 @@ def test_a_large_mean_of_targets_hides_no_wrong_head(tmp_path: Path) -> None:
         prove(model.encoder, build_graph(model.encoder, PREDICTION, head), samples, task=model)
 
 
+def test_small_targets_hide_no_wrong_head(tmp_path: Path) -> None:
+    """If targets deviate by a millionth, a right head is proven, and one with the wrong sign is refused."""
+    make_run(tmp_path, EncoderConfig(features=3, hidden=5), "regression", ())
+    model, samples = read_model(tmp_path), read_samples(tmp_path).sequences
+    assert isinstance(model, SequenceRegressor)
+    model.target_mean.fill_(2e-6)
+    model.target_std.fill_(1e-6)
+    head = model.fold_head()
+    assert head is not None
+    assert prove(model.encoder, build_graph(model.encoder, PREDICTION, head), samples, task=model)
+    head.weight[:] *= -1
+    with pytest.raises(ProofFailed, match="prediction equals"):
+        prove(model.encoder, build_graph(model.encoder, PREDICTION, head), samples, task=model)
+
+
 @pytest.mark.parametrize(
     ("task", "config"),
     [

@@ -117,3 +117,46 @@ def test_an_encoder_of_torch_that_is_wrong_alike_fails_by_the_oracle(
 
     monkeypatch.setattr(oracle, "encode", differ)
     assert list_failures(*proven) == ["embedding equals a numpy oracle on each sequence, unpadded"]
+
+
+def make_small(weights: float, leaving: float) -> tuple[SequenceEncoder, EncoderSession]:
+    """Make an encoder of small numbers, and its session.
+
+    Args:
+        weights: what all weights and biases are multiplied by.
+        leaving: what is added to the bias of every output gate.
+    """
+    torch.manual_seed(0)
+    encoder = SequenceEncoder(EncoderConfig(features=2, hidden=3)).eval()
+    with torch.no_grad():
+        for name, part in encoder.layers.named_parameters():
+            part.mul_(weights)
+            if "bias_ih" in name:
+                part[-3:] += leaving
+    graph = build_graph(encoder, GraphOptions(steps=True))
+    return encoder, EncoderSession(graph.SerializeToString(), "a session")
+
+
+SMALL = {"small weights": (3e-6, 0.0), "closed gates": (1.0, -13.0)}
+
+
+@pytest.mark.parametrize("how", SMALL)
+def test_small_numbers_pass_the_proof(how: str) -> None:
+    """An encoder whose numbers are all around a millionth is proven like any other, also if it shuts its gates."""
+    encoder, session = make_small(*SMALL[how])
+    alone = verify.run_session(session, [oracle.Case(draw_sequences([9], 2)[0])])[0].embedding
+    assert 1e-8 < np.abs(alone).max() < 5e-6
+    assert list_failures(encoder, session) == []
+
+
+@pytest.mark.parametrize("how", SMALL)
+def test_small_numbers_hide_no_wrong_graph(how: str) -> None:
+    """Numbers around a millionth that are half as large again are refused, in every way that equality is claimed."""
+    encoder, session = make_small(*SMALL[how])
+
+    def enlarge(_: Batch, result: Any) -> Any:
+        return dataclasses.replace(result, embeddings=1.5 * result.embeddings, steps=1.5 * result.steps)
+
+    failed = list_failures(encoder, Tampered(session, enlarge))
+    assert len(failed) == 8
+    assert all(" equal" in claim for claim in failed)
