@@ -1,5 +1,6 @@
 """The data sets the project trains on: their types, and those with a name, made or read from registry packages."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
@@ -8,6 +9,7 @@ import numpy.typing as npt
 
 Steps: TypeAlias = npt.NDArray[Any]  # (t, F) float32, or (t,) int64 token ids
 Labels: TypeAlias = npt.NDArray[np.int64] | npt.NDArray[np.float32]
+VocabularyBuilder: TypeAlias = Callable[[Sequence[str]], tuple[str, npt.NDArray[np.float32] | None]]
 LabelKind: TypeAlias = Literal["classes", "numbers", "pairs", "vectors", "none"]  # pairs: a number for each
 
 
@@ -125,6 +127,8 @@ class Dataset:
         validation: the official validation split; None if a share of `train` is to be held out.
         tokenizer: what made ids of texts, as the JSON of the `tokenizers` library; None if nothing did.
         vectors: pretrained vectors `(V, E)` of all token ids, float32; None if there are none.
+        build_vocabulary: makes tokenizer and vectors of the texts that are learned from, as those of `train` were made;
+            None if they do not depend on them.
         teacher: what gave its words or texts their vectors, as `model.data.teachers.open_teacher` takes it.
         columns: the names of the F numbers in a step, if a user's file names them.
     """
@@ -141,6 +145,7 @@ class Dataset:
     validation: LabelledSequences | None = None
     tokenizer: str | None = None
     vectors: npt.NDArray[np.float32] | None = None
+    build_vocabulary: VocabularyBuilder | None = None
     teacher: str | None = None
     columns: tuple[str, ...] = ()
 

