@@ -21,6 +21,8 @@ class TrainConfig:
         class_weights: `balanced` weighs a class in the loss by the inverse of its frequency.
         head_dropout: share of an embedding's numbers dropped in training before the head of a classifier or regressor.
         head_norm: then normalise each of these numbers over the batch (BatchNorm); what is served is unchanged.
+        shrink_folds: of a regressor: draw its predictions to the mean of the targets, as far as is best for sequences
+            that are held out of this many more trainings, a part of all of each. 0 for none.
         noise: added to every number; see `model.tasks.task.Augmentation`.
         offset: added throughout a sequence; see `model.tasks.task.Augmentation`.
         neighbours: of self-supervision: sequences of a batch belong together, as two views of one do, if each is among
@@ -43,6 +45,7 @@ class TrainConfig:
     class_weights: Literal["balanced"] | None = None
     head_dropout: float = 0.0
     head_norm: bool = False
+    shrink_folds: int = 0
     noise: float = 0.0
     offset: float = 0.0
     neighbours: int = 0
@@ -59,6 +62,10 @@ class TrainConfig:
             value = getattr(self, name)
             if not (isinstance(value, int) and value >= fewest):
                 raise ValueError(f"training {name} is {value!r}: it must be an integer of at least {fewest}")
+        if not isinstance(self.shrink_folds, int) or self.shrink_folds < 0 or self.shrink_folds == 1:
+            raise ValueError(
+                f"training shrink_folds is {self.shrink_folds!r}: it must be 0, or an integer of 2 or more"
+            )
         if not 0.0 <= self.validation_share < 1.0:
             raise ValueError(f"training validation_share is {self.validation_share}: it must be in [0, 1)")
         if not 0.0 <= self.label_smoothing <= 1.0:

@@ -1,5 +1,7 @@
 """The tasks that learn a label of each sequence: its class, or a number."""
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -7,6 +9,7 @@ from torch import Tensor, nn
 
 from model.data.batches import Batch
 from model.data.datasets import LabelledSequences
+from model.data.splits import cut_folds
 from model.encoder.encoder import EncoderOutput, SequenceEncoder
 from model.tasks.config import TrainConfig
 from model.tasks.head import FoldedHead, LinearHead
@@ -86,6 +89,7 @@ class SequenceRegressor(Task):
     def __init__(self, encoder: SequenceEncoder, training: TrainConfig, _classes: int = 0) -> None:
         super().__init__(encoder, training, _classes)
         self.head = LinearHead(encoder.config.dim, 1, training)
+        self._shrink_folds = training.shrink_folds
         self.register_buffer("target_mean", torch.zeros(()))
         self.register_buffer("target_std", torch.ones(()))
 
@@ -114,6 +118,31 @@ class SequenceRegressor(Task):
         """Return the mean squared error in standardised units."""
         errors: Tensor = self(self.augment(batch.sequences), batch.lengths) - batch.labels
         return nn.functional.mse_loss(errors / self.target_std, torch.zeros_like(errors))
+
+    def calibrate(self, data: LabelledSequences, train_on: Callable[[LabelledSequences], Task]) -> dict[str, float]:
+        """Draw predictions to the mean of the targets, as far as those of held-out sequences are no better than it.
+
+        Each part of the sequences is predicted by a regressor that learns from all others. The factor fits the
+        deviations from the mean that they predict to the true ones, and becomes part of the head's weights.
+
+        Returns:
+            `shrunk_to`, what is left of a predicted deviation, from 0 (the mean is always said) to 1.
+        """
+        if not self._shrink_folds:
+            return {}
+        predicted, true = np.zeros(len(data)), np.zeros(len(data))
+        for fold in filter(len, cut_folds(len(data), data.labels, self._shrink_folds)):
+            held_out = data.subset(fold)
+            other = train_on(data.subset(np.setdiff1d(np.arange(len(data)), fold)))
+            assert isinstance(other, SequenceRegressor)  # noqa: S101 - it is trained as this one was
+            mean = float(other.target_mean)
+            predicted[fold], true[fold] = other.judge(held_out).predicted - mean, held_out.labels - mean
+        power = predicted @ predicted
+        factor = float(np.clip(predicted @ true / power, 0.0, 1.0)) if power else 0.0
+        with torch.no_grad():
+            self.head.weight.mul_(factor)
+            self.head.bias.mul_(factor)
+        return {"shrunk_to": factor}
 
     def measure(self, data: LabelledSequences) -> dict[str, float]:
         """Return `loss` in standardised units, `mse`, `mae`, and `r2`, the share of the variance explained."""

@@ -125,6 +125,18 @@ class Task(nn.Module, ABC):
         """Fit what is not learned by descent, here the standardisation, on the sequences to be trained on."""
         self.encoder.fit_statistics([torch.from_numpy(steps) for steps in data.sequences])
 
+    def calibrate(self, _data: LabelledSequences, _train_on: Callable[[LabelledSequences], "Task"]) -> dict[str, float]:
+        """Adjust the trained head by how tasks like this one do on sequences that they have not seen.
+
+        Args:
+            _data: what this one was trained on.
+            _train_on: trains another one on a part of these.
+
+        Returns:
+            What was chosen, to be recorded; nothing if the task adjusts nothing.
+        """
+        return {}
+
     def augment(self, sequences: Tensor) -> Tensor:
         """Change a padded training batch as the recipe says; token ids stay what they are."""
         if not sequences.is_floating_point():

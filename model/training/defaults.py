@@ -14,8 +14,8 @@ FEWEST_EPOCHS = 10
 BATCHES = 16  # in an epoch of a small set, of at least and at most so many sequences
 SMALLEST_BATCH, LARGEST_BATCH = 8, 32
 EMBEDDING = 64  # numbers at least for a token
-SMALL = 100  # sequences; fewer than so many spare none for validation, or more of them to choose an epoch by
-CHOOSING_SHARE = 0.2  # held out of a small set by a regressor, whose error, unlike a share of right ones, has no bound
+SMALL = 100  # sequences; fewer than so many spare none for validation
+FOLDS = 5  # of a small set, by which a regressor is drawn to the mean: its error, unlike a share, has no bound
 HEADED = ("classification", "regression")  # the tasks whose head reads the pooled vector
 
 
@@ -50,6 +50,6 @@ def choose_training(dataset: Dataset, task: str) -> dict[str, Any]:
         return sized
     is_regression = task == "regression"
     if fitting < SMALL:
-        sized["validation_share"] = CHOOSING_SHARE if is_regression else 0.0
+        sized |= {"validation_share": 0.0} | ({"shrink_folds": FOLDS} if is_regression else {})
     sized["learning_rate"] = 1e-3 if dataset.vocabulary is None else 3e-3
     return sized if is_regression else sized | {"head_dropout": 0.3, "head_norm": True}

@@ -1,6 +1,8 @@
 """One training: any task, from a data set into a run directory."""
 
 import logging
+import tempfile
+from functools import partial
 from pathlib import Path
 
 from lightning_fabric import Fabric
@@ -10,7 +12,7 @@ from model.data.datasets import Dataset, LabelledSequences
 from model.data.splits import shuffle_dataset, split
 from model.tasks.catalogue import TASKS
 from model.tasks.config import Precision
-from model.tasks.task import WrongLabels
+from model.tasks.task import Task, WrongLabels
 from model.threads import limit_threads
 from model.training.loop import TrainingData, fit
 from model.training.probes import evaluate
@@ -61,23 +63,39 @@ def train(
     if validation is None and training.validation_share:
         fitting, validation = split(learned_from, training.validation_share, training.seed)
     config = _describe(dataset, fitting, recipe)
-    task = config.build()
-    if dataset.vectors is not None and recipe.start is None:
-        task.set_token_vectors(dataset.vectors)
-    task.prepare(fitting)
-    if recipe.start is not None:
-        task.encoder.load_state_dict(read_model(Path(recipe.start)).encoder.state_dict())
+    task = _make_task(config, dataset, fitting)
     checkpoint = resume_run(run, config) if resume else None
     if checkpoint is None and fabric.is_global_zero:
         start_run(run, config, dataset.tokenizer)
     fit(fabric, task, training, TrainingData(fitting, fitting if validation is None else validation), run, checkpoint)
+    chosen = task.calibrate(fitting, partial(_train_on, fabric, dataset, recipe))
     if fabric.is_global_zero:
         results = evaluate(task, dataset)
         measured = {} if validation is None else task.measure(validation)
-        results |= {f"validation_{name}": value for name, value in measured.items() if name != "loss"}
+        results |= chosen | {f"validation_{name}": value for name, value in measured.items() if name != "loss"}
         write_result(run, task, dataset.test, results, fitting.lengths)
     fabric.barrier()
     return read_results(run)
+
+
+def _make_task(config: RunConfig, dataset: Dataset, fitting: LabelledSequences) -> Task:
+    """Make a task with fresh weights or those of an earlier run, prepared for the sequences to learn from."""
+    task = config.build()
+    if dataset.vectors is not None and config.start is None:
+        task.set_token_vectors(dataset.vectors)
+    task.prepare(fitting)
+    if config.start is not None:
+        task.encoder.load_state_dict(read_model(Path(config.start)).encoder.state_dict())
+    return task
+
+
+def _train_on(fabric: Fabric, dataset: Dataset, recipe: Recipe, part: LabelledSequences) -> Task:
+    """Train a task on a part of what the recipe's own learns from; nothing is held out of it, and no run is left."""
+    fabric.seed_everything(recipe.training.seed, verbose=False)
+    task = _make_task(_describe(dataset, part, recipe), dataset, part)
+    with tempfile.TemporaryDirectory() as folder:
+        fit(fabric, task, recipe.training, TrainingData(part, part), Path(folder))
+    return task
 
 
 def _launch(hardware: Hardware, precision: Precision) -> Fabric:

@@ -120,6 +120,16 @@ def describe_trap(recipe: Recipe) -> str:
     )
 
 
+def describe_folds(recipe: Recipe) -> str:
+    """Say that a regressor is not trained once alone; empty if it is."""
+    folds = recipe.training.shrink_folds
+    if not folds or recipe.task != "regression":
+        return ""
+    return (
+        f"{folds} more trainings follow, each without a part of the sequences: they say how far predictions are trusted"
+    )
+
+
 def _read_fields(path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}

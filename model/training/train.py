@@ -24,7 +24,7 @@ from model.training.baselines import describe_baselines
 from model.training.cross_validate import Folds, cross_validate
 from model.training.evaluate import count
 from model.training.fit import train
-from model.training.recipe import Hardware, Recipe, describe_trap, read_recipe, read_task
+from model.training.recipe import Hardware, Recipe, describe_folds, describe_trap, read_recipe, read_task
 from model.training.report import print_predictions, write_report
 from model.training.run_directory import BrokenRun, read_config, read_tokenizer
 
@@ -49,6 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
                 describe_odd_labels(dataset),
                 describe_unknown(dataset),
                 describe_trap(recipe),
+                describe_folds(recipe),
             )
         out = options.out or Path("runs") / dataset.name
         hardware = Hardware(accelerator=options.accelerator, devices=options.devices)

@@ -11,7 +11,7 @@ from model.data.datasets import Dataset, LabelledSequences
 from model.encoder.config import EncoderConfig
 from model.training import train as train_module
 from model.training.defaults import choose_embedding, choose_training
-from model.training.recipe import read_recipe
+from model.training.recipe import describe_folds, read_recipe
 from tests.model.test_train import make_dataset
 
 
@@ -45,15 +45,22 @@ def test_defaults_follow_what_is_read() -> None:
     assert read_recipe(None, make_texts(), "selfsupervised").encoder.pooling == "mean"
 
 
-def test_a_regressor_drops_nothing_and_holds_out_more_of_a_small_set() -> None:
-    """Its head is plain, and the epoch that it keeps is chosen on a fifth of fewer than 100 sequences."""
+def test_a_regressor_drops_nothing_and_is_drawn_to_the_mean_of_a_small_set() -> None:
+    """Its head is plain, and five folds of fewer than 100 sequences say how far its predictions are to be trusted."""
     small, classifier = (choose_training(make_dataset(), task) for task in ("regression", "classification"))
     assert "head_dropout" not in small
     assert "head_norm" not in small
-    assert small["validation_share"] == 0.2
+    assert (small["validation_share"], small["shrink_folds"]) == (0.0, 5)
+    assert "shrink_folds" not in classifier
     assert (classifier["head_dropout"], classifier["head_norm"], classifier["validation_share"]) == (0.3, True, 0.0)
     large = replace(make_dataset(), train=LabelledSequences([np.ones((1, 2), np.float32)] * 100, None))
-    assert "validation_share" not in choose_training(large, "regression")
+    assert not {"validation_share", "shrink_folds"} & choose_training(large, "regression").keys()
+
+
+def test_more_trainings_are_announced() -> None:
+    """A regressor of a small set says that it is trained six times; a classifier is not."""
+    assert describe_folds(read_recipe(None, make_dataset(), "regression")).startswith("5 more trainings follow")
+    assert describe_folds(read_recipe(None, make_dataset())) == ""
 
 
 def test_what_is_asked_for_wins_over_defaults() -> None:

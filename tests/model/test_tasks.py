@@ -98,9 +98,14 @@ def test_balanced_weights_make_rare_classes_count_as_much() -> None:
     assert task.training_loss(SequenceSet(data)[list(range(10))]).item() == pytest.approx(expected, rel=1e-5)
 
 
+def make_encoder() -> SequenceEncoder:
+    """Build a small encoder with random weights."""
+    return SequenceEncoder(EncoderConfig(features=1, hidden=2))
+
+
 def make_regressor() -> SequenceRegressor:
     """Build a regressor with a known head: it predicts the training mean plus one standard deviation."""
-    task = SequenceRegressor(SequenceEncoder(EncoderConfig(features=1, hidden=2)), TrainConfig())
+    task = SequenceRegressor(make_encoder(), TrainConfig())
     with torch.no_grad():
         task.head.weight.zero_()
         task.head.bias.fill_(1.0)
@@ -126,6 +131,35 @@ def test_one_target_for_all_is_predicted() -> None:
     metrics = task.measure(data)
     assert metrics["mse"] == 1.0
     assert np.isnan(metrics["r2"])
+
+
+@pytest.mark.parametrize(("slope", "factor"), [(0.5, 0.5), (3.0, 1.0), (-1.0, 0.0)])
+def test_predictions_are_drawn_to_the_mean_as_far_as_they_were_wrong(slope: float, factor: float) -> None:
+    """If true deviations are half of those predicted of held-out sequences, so are predictions; none are enlarged."""
+    torch.manual_seed(0)
+    task, other = (SequenceRegressor(make_encoder(), TrainConfig(shrink_folds=3)).eval() for _ in range(2))
+    other.target_mean.fill_(100.0)
+    sequences = [np.full((length, 1), length, np.float32) for length in range(1, 8)]
+    predicted = other.judge(LabelledSequences(sequences, np.zeros(7, np.float32))).predicted
+    data = LabelledSequences(sequences, (100 + slope * (predicted - 100)).astype(np.float32))
+    before, learned = task.judge(data).predicted, []
+
+    def train_on(part: LabelledSequences) -> SequenceRegressor:
+        learned.append({len(steps) for steps in part.sequences})
+        return other
+
+    assert task.calibrate(data, train_on)["shrunk_to"] == pytest.approx(factor, abs=1e-5)
+    mean = float(task.target_mean)
+    np.testing.assert_allclose(task.judge(data).predicted, mean + factor * (before - mean), atol=1e-5)
+    held_out = [set(range(1, 8)) - lengths for lengths in learned]
+    assert sorted(length for lengths in held_out for length in lengths) == list(range(1, 8))
+    assert len(held_out) == 3
+
+
+def test_a_regressor_without_folds_is_left_as_it_is() -> None:
+    """Nothing else is trained, and nothing is recorded."""
+    data = LabelledSequences([np.zeros((1, 1), np.float32)] * 2, np.array([0.0, 4.0], np.float32))
+    assert make_regressor().calibrate(data, lambda _: pytest.fail("another one was trained")) == {}
 
 
 def test_judgements_are_row_by_row() -> None:

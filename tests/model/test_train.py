@@ -21,7 +21,7 @@ from model.encoder.config import EncoderConfig
 from model.encoder.encoder import SequenceEncoder
 from model.tasks.catalogue import TASKS
 from model.tasks.config import TrainConfig
-from model.tasks.supervised import SequenceClassifier
+from model.tasks.supervised import SequenceClassifier, SequenceRegressor
 from model.tasks.task import WrongLabels
 from model.training import train as train_module
 from model.training.evaluate import main as evaluate_main
@@ -348,6 +348,30 @@ def test_a_regression_is_learned(tmp_path: Path) -> None:
     assert found == {name: results[name] for name in found}
 
 
+def test_a_regressor_of_noise_says_the_mean_again_when_resumed(tmp_path: Path) -> None:
+    """What nothing explains is predicted near the mean, by a factor on record; resumed, the weights are the same."""
+    draw = np.random.default_rng(0)
+    parts = [
+        LabelledSequences([draw.normal(0, 1, (3, 2)).astype(np.float32) for _ in range(12)], labels)
+        for labels in draw.normal(100, 10, (2, 12)).astype(np.float32)
+    ]
+    dataset = Dataset("noise", parts[0], parts[1], (), "made", "Apache-2.0")
+    bare, recipe = (
+        dataclasses.replace(vary(epochs=2, validation_share=0.0, shrink_folds=folds), task="regression")
+        for folds in (0, 3)
+    )
+    results = train(tmp_path / "run", dataset, recipe)
+    assert 0.0 <= results["shrunk_to"] < 1.0
+    assert "shrunk_to" not in train(tmp_path / "plain", dataset, bare)
+    task, other = (read_model(tmp_path / name) for name in ("run", "plain"))
+    assert isinstance(task, SequenceRegressor)
+    assert isinstance(other, SequenceRegressor)
+    torch.testing.assert_close(task.head.weight, results["shrunk_to"] * other.head.weight)
+    weights = (tmp_path / "run" / "weights.safetensors").read_bytes()
+    assert train(tmp_path / "run", dataset, recipe, resume=True) == results
+    assert (tmp_path / "run" / "weights.safetensors").read_bytes() == weights
+
+
 def test_a_task_refuses_labels_it_cannot_learn_from(tmp_path: Path) -> None:
     """Classes are not numbers to regress on, and the sentence says what was found."""
     with pytest.raises(WrongLabels, match="the task regression learns from numbers, and easy is labelled with classes"):
@@ -570,6 +594,7 @@ def test_a_bad_file_ends_training_in_one_sentence(tmp_path: Path) -> None:
         ("epochs", 2.5),
         ("precision", "64"),
         ("neighbours", -1),
+        ("shrink_folds", 1),
     ],
 )
 def test_trainings_that_cannot_be_are_refused(field: str, value: Any) -> None:
