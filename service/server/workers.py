@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from service.errors import StartupError
 from service.server import check
 from service.server.handing import LATE_SECONDS, Process, accept
 from service.server.owner.keeping import Keeper
-from service.server.port import Port
+from service.server.port import WAITING, Port
 from service.settings import Settings
 
 logger = logging.getLogger("lengthwise")
@@ -29,7 +30,6 @@ logger = logging.getLogger("lengthwise")
 HUNG_SECONDS = 30.0  # without a report, before a process is ended: its event loop stands still
 START_SECONDS = 300.0  # before one is ended that takes the place of another and does not come to serve
 AGAIN_SECONDS = 1.0  # before a process is started anew that could not be, or ended while it started
-LAST_SECONDS = 1.0  # for connections that wait, once the service is told to end
 END_SECONDS = 15.0  # after the time to drain, before what is left is ended
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 HANDLED = (*STOPPING, signal.SIGHUP)
@@ -60,6 +60,7 @@ class _Supervisor:
     _checked: check.Listener = field(default_factory=check.Listener)
     _ended_by: signal.Signals | None = None
     _ended_at: float = 0.0
+    _last: Counter[object] = field(default_factory=Counter)  # connections handed on since then, by their listeners
     _told: socket.socket = field(init=False)  # signals, by number
     _telling: socket.socket = field(init=False)  # where the interpreter writes them
 
@@ -213,6 +214,7 @@ class _Supervisor:
 
     def _hand(self, listener: socket.socket) -> None:
         accept(listener, self._processes.values())
+        self._last[listener] += self._ended_by is not None
 
     def _tell(self) -> str:
         """Say whether any process takes requests."""
@@ -236,12 +238,16 @@ class _Supervisor:
     def _lead_out(self, seconds: float, asked: list[object]) -> None:
         """Hand on the connections that wait, then have the processes end.
 
+        No more are handed on than may have waited when this began, so that those that come later cannot put it off, and
+        none once the time to drain is over. How long that takes is no bound: many wait because the machine is busy.
+
         Args:
             seconds: how long ago this began.
             asked: the listeners at which a connection waited just now, among others.
         """
         if self.port.listeners:
-            self.port.close(self._selector, asked if seconds < LAST_SECONDS else ())
+            is_time = seconds < self.settings.drain_seconds
+            self.port.close(self._selector, [one for one in asked if is_time and self._last[one] <= WAITING])
             if not self.port.listeners:
                 self._dismiss()
         if seconds > self.settings.drain_seconds + END_SECONDS:

@@ -32,7 +32,8 @@ from service.encoder.session import open_session
 from service.server import check
 from tests.conftest import draw_sequences
 from tests.server.test_server import same_bits
-from tests.waiting import wait_until
+from tests.several import start_two
+from tests.waiting import list_opened, wait_until
 
 TWO = ("--processes", "2")
 BODY = {"sequences": [steps.tolist() for steps in draw_sequences([3, 1])]}
@@ -78,7 +79,7 @@ def count_requests(url: str) -> dict[str, float]:
 def test_connections_are_shared_out_evenly(artifact: Path) -> None:
     """Of four connections each process has two, whatever is scraped beside them; and each answer has its own bits."""
     alone = [open_session(artifact).run(pad_batch([steps])) for steps in draw_sequences([3, 1])]
-    with start_service("--model", str(artifact), *TWO) as (process, url), ExitStack() as opened:
+    with start_two("--model", str(artifact)) as (process, url), ExitStack() as opened:
         wait_for_both(process, url)
         clients = [opened.enter_context(closing(hold_first(process, url)))]
         clients += [opened.enter_context(httpx.Client(base_url=url)) for _ in range(3)]
@@ -95,15 +96,14 @@ def test_processes_tell_only_each_other(artifact: Path) -> None:
     """Any user of the machine can find the sockets by which they ask, and learns nothing there."""
     with start_service("--model", str(artifact), *TWO) as (process, url):
         wait_for_both(process, url)
-        files = [one for child in children_of(process) for one in Path(f"/proc/{child}/fd").iterdir()]
-        opened = {str(one.readlink()) for one in files if one.is_symlink()}
+        opened = {found for child in children_of(process) for found in list_opened(child)}
         told = Path("/proc/net/unix").read_text()
         there = re.findall(r"(\d+) @(lengthwise-\w+-[01])$", told, re.MULTILINE)  # of all services of the machine
         names = {name for inode, name in there if f"socket:[{inode}]" in opened}
         assert len(names) == 2
         for name in names:
             with closing(socket.socket(socket.AF_UNIX)) as stranger:
-                stranger.settimeout(20)
+                stranger.settimeout(60)
                 stranger.connect(f"\0{name}")
                 stranger.sendall(bytes(32))
                 with suppress(ConnectionResetError):  # it hung up with what we said unread
@@ -115,10 +115,8 @@ def test_a_process_that_is_killed_is_replaced(artifact: Path) -> None:
 
     So it is if whoever started the service ignores the ends of children, and left that to it.
     """
-    ignorant = "import signal; signal.signal(signal.SIGCHLD, signal.SIG_IGN); from service.__main__ import main; main()"
-    program = (sys.executable, "-c", ignorant)
-    started = start_service("--model", str(artifact), *TWO, program=program)
-    with started as (process, url), ExitStack() as opened:
+    ignorant = "import signal; signal.signal(signal.SIGCHLD, signal.SIG_IGN)"
+    with start_two("--model", str(artifact), first=ignorant) as (process, url), ExitStack() as opened:
         wait_for_both(process, url)
         opened.enter_context(closing(hold_first(process, url)))
         host = url.removeprefix("http://")
@@ -251,7 +249,7 @@ def count_under_way(url: str) -> list[str]:
 
 def test_one_that_drains_gets_no_connection(artifact: Path) -> None:
     """It has the fewest of all, and would refuse what comes."""
-    with start_service("--model", str(artifact), *TWO) as (process, url), ExitStack() as opened:
+    with start_two("--model", str(artifact)) as (process, url), ExitStack() as opened:
         wait_for_both(process, url)
         opened.callback(hold_first(process, url).close)
         host = url.removeprefix("http://")
@@ -428,7 +426,6 @@ def miss(settings, worker, *rest):
             pass
     return app
 serve.create_app = miss
-workers.END_SECONDS = -20.0
 workers._Supervisor._signal = lambda _, wanted: wanted == 9 and os._exit(1)  # the time to drain is over
 """
     with start_patched(patch, artifact):
@@ -442,6 +439,30 @@ def test_a_connection_that_waits_when_the_service_is_told_to_end_is_answered(art
         host, port = url.removeprefix("http://").split(":")
         os.kill(process.pid, signal.SIGSTOP)  # so that nothing is accepted
         clients = [opened.enter_context(socket.create_connection((host, int(port)), 60)) for _ in range(400)]
+        for client in clients:
+            client.sendall(ASKED)
+        os.kill(process.pid, signal.SIGTERM)
+        os.kill(process.pid, signal.SIGCONT)
+        assert {client.recv(2**16).split()[1] for client in clients} <= {b"200", b"503"}
+
+
+SLOW_TO_ACCEPT = """
+import time
+from types import SimpleNamespace
+from service.server import workers
+
+accept, accepted = workers.accept, []
+workers.accept = lambda *given: accepted.append(given) or accept(*given)
+workers.time = SimpleNamespace(monotonic=lambda: time.monotonic() + 0.5 * len(accepted))  # on paper
+"""
+
+
+def test_connections_that_wait_are_answered_however_long_it_takes_to_hand_them_on(artifact: Path) -> None:
+    """A machine that is busy hands on two a second, and those that wait are answered all the same."""
+    with start_two("--model", str(artifact), first=SLOW_TO_ACCEPT) as (process, url), ExitStack() as opened:
+        host, port = url.removeprefix("http://").split(":")
+        os.kill(process.pid, signal.SIGSTOP)  # so that nothing is accepted
+        clients = [opened.enter_context(socket.create_connection((host, int(port)), 60)) for _ in range(20)]
         for client in clients:
             client.sendall(ASKED)
         os.kill(process.pid, signal.SIGTERM)
