@@ -26,6 +26,7 @@ from tests.conftest import FEATURES
 from tests.listening import listen
 from tests.server.test_processes import wait_for_both
 from tests.server.test_server import same_bits
+from tests.several import start_two
 from tests.waiting import wait_until
 
 
@@ -43,7 +44,7 @@ def service_of(app: Any) -> Service:
 @contextmanager
 def watching(address: str, key: str | None = None) -> Iterator[HTTPResponse]:
     """Open a stream, and hang up at the end."""
-    connection = HTTPConnection(address, timeout=20)
+    connection = HTTPConnection(address, timeout=60)
     connection.request("GET", "/page/live", headers=bearing(key) if key else {})
     try:
         yield connection.getresponse()
@@ -122,7 +123,7 @@ def test_the_stream_tells_what_was_counted_and_each_batch_once(artifact: Path) -
         assert stream.headers["cache-control"] == "no-store"
         first = read_event(stream)
         assert (first["models"]["made"]["sequences"], first["batches"], first["running"]) == (0, [], 0)
-        asking = HTTPConnection(address, timeout=20)
+        asking = HTTPConnection(address, timeout=60)
         asking.request("POST", "/encode", json.dumps({"sequences": PAIR}))
         assert asking.getresponse().status == 200
         asking.close()
@@ -235,7 +236,7 @@ def test_a_client_that_does_not_read_its_stream_is_cut_off(artifact: Path, monke
             for _ in range(2000):
                 read_event(stream)
                 idle.sendall(b"G")  # a byte of a request that never comes
-        wait_until(lambda: service.watchers == 1, seconds=5)
+        wait_until(lambda: service.watchers == 1)
         assert service.telemetry.closed["unread"] == 1
         read_event(stream)
 
@@ -272,10 +273,10 @@ def test_sigterm_ends_a_process_that_is_watched(artifact: Path) -> None:
 
 def test_the_stream_of_any_worker_speaks_for_the_whole_service(artifact: Path) -> None:
     """Whichever takes a connection has the files and the examples, and tells every batch of all workers, once."""
-    with start_service("--model", str(artifact), "--processes", "2") as (process, url):
+    with start_two("--model", str(artifact)) as (process, url):
         wait_for_both(process, url)
         address = url.removeprefix("http://")
-        connections = [HTTPConnection(address, timeout=20) for _ in range(4)]
+        connections = [HTTPConnection(address, timeout=60) for _ in range(4)]
         for connection in connections:  # all open, so that they are shared out
             for path in ("/", "/page/app.js", "/page/examples"):
                 connection.request("GET", path)

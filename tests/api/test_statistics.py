@@ -12,13 +12,13 @@ from starlette.testclient import TestClient
 from tritonclient import http as triton
 from tritonclient.utils import InferenceServerException
 
-from bench.load.launch import start_service
 from service.app import create_app
 from service.observing.statistics import Statistics, join
 from service.settings import Settings
 from tests.api.test_encode import PAIR
 from tests.listening import listen
 from tests.made import take
+from tests.several import start_two
 
 STAGES = ("success", "queue", "compute_input", "compute_infer", "compute_output")
 
@@ -133,8 +133,8 @@ def test_what_several_processes_counted_is_added_up() -> None:
 def test_statistics_are_of_the_whole_service(artifact: Path) -> None:
     """Whichever of two processes is asked tells what both counted."""
     body = orjson.dumps({"sequences": PAIR})
-    with start_service("--model", str(artifact), "--processes", "2") as (_, url):
-        connections = [HTTPConnection(url.removeprefix("http://"), timeout=20) for _ in range(4)]
+    with start_two("--model", str(artifact)) as (_, url):
+        connections = [HTTPConnection(url.removeprefix("http://"), timeout=60) for _ in range(4)]
         for connection in connections:  # all open, so that they are shared out
             connection.request("POST", "/encode", body)
             assert connection.getresponse().read()

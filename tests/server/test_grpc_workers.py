@@ -14,12 +14,12 @@ from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 from prometheus_client.parser import text_string_to_metric_families
 
-from bench.load.launch import start_service
 from bench.load.servers import find_port
 from service.codecs.kserve import messages
 from service.encoder.session import open_session
 from tests.server.test_grpc import BATCH, typed
-from tests.server.test_processes import TWO, wait_for_both
+from tests.server.test_processes import wait_for_both
+from tests.several import start_two
 from tests.waiting import wait_until
 
 INFER = f"/{messages.SERVICE}/ModelInfer"
@@ -55,18 +55,22 @@ def pair(artifact: Path) -> Iterator[Pair]:
     """Two workers, each with room for one long sequence that waits while another runs."""
     port = find_port()
     flags = ["--model", str(artifact), "--grpc-port", str(port), "--runners", "1", *LIMITS]
-    with start_service(*TWO, *flags) as (process, url), ExitStack() as opened:
+    with start_two(*flags) as (process, url), ExitStack() as opened:
         wait_for_both(process, url)
-        found: dict[str, Any] = {}
+        found: dict[str | None, Any] = {}
 
         def has_both() -> bool:
             before = count(url, "lengthwise_requests_total", route=INFER)
             channel = opened.enter_context(grpc.insecure_channel(f"127.0.0.1:{port}", ALONE))
             asked = channel.unary_unary(INFER)
             asked(typed().SerializeToString(), timeout=60, wait_for_ready=True)
-            after = count(url, "lengthwise_requests_total", route=INFER)
-            (worker,) = (one for one in after if after[one] > before.get(one, 0))
-            found.setdefault(worker, asked)
+
+            def find_worker() -> str | None:
+                after = count(url, "lengthwise_requests_total", route=INFER)
+                return next((one for one in after if after[one] > before.get(one, 0)), None)
+
+            wait_until(find_worker)  # it counts a call once it has answered it
+            found.setdefault(find_worker(), asked)
             return len(found) == 2
 
         wait_until(has_both)
