@@ -3,10 +3,9 @@
 import base64
 import gzip
 import json
-import tracemalloc
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,10 +17,12 @@ from service.api import problems
 from service.encoder.sequences import pad_batch
 from tests.api.test_encode import Serve
 from tests.conftest import draw_sequences
+from tests.memory import run_within
 
 Sequences = list[npt.NDArray[np.float32]]
 
 SEQUENCES = draw_sequences([7, 1, 19, 3], seed=1)
+MIB = 2**20
 
 
 def send(client: TestClient, path: str, body: bytes | dict[str, Any], **headers: str) -> Any:
@@ -158,18 +159,6 @@ def dialect_status(path: str) -> int:
     return DIALECTS[path][0].invalid
 
 
-@contextmanager
-def bounded(mebibytes: int) -> Iterator[None]:
-    """Hold what is allocated, by the client too, to a bound."""
-    tracemalloc.start()
-    try:
-        yield
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert peak < mebibytes * 2**20
-
-
 def refuse(client: TestClient, path: str, content: bytes, method: str = "POST", **headers: str) -> tuple[int, str]:
     """Send what is refused; return the status and the sentence, having checked that the shape is the dialect's."""
     response = client.request(method, path, content=content, headers=headers)
@@ -188,16 +177,16 @@ def test_a_bomb_is_refused_in_bounded_memory(path: str, serve: Serve) -> None:
     """64 MiB in 64 kB, gzip or deflate, are 413 and never held."""
     client = serve(max_body_bytes=2**20)
     for encoding, bomb in (("gzip", gzip.compress(bytes(2**26))), ("deflate", zlib.compress(bytes(2**26)))):
-        with bounded(8):
-            status, sentence = refuse(client, path, bomb, **{"Content-Encoding": encoding})
+        ask = partial(refuse, client, path, bomb, **{"Content-Encoding": encoding})
+        status, sentence = run_within(8 * MIB, ask)
         assert (status, "1048576 bytes" in sentence) == (413, True)
 
 
 @pytest.mark.parametrize("path", DIALECTS)
 def test_a_gigabyte_is_refused_by_its_announcement(path: str, client: TestClient) -> None:
     """A body whose length is over the limit is not read at all."""
-    with bounded(2):
-        status, sentence = refuse(client, path, b"{}", **{"Content-Length": str(2**30)})
+    ask = partial(refuse, client, path, b"{}", **{"Content-Length": str(2**30)})
+    status, sentence = run_within(2 * MIB, ask)
     assert (status, "LENGTHWISE_MAX_BODY_BYTES" in sentence) == (413, True)
 
 
@@ -212,16 +201,15 @@ def test_many_empty_sequences_are_refused_in_bounded_memory(path: str, client: T
         "/invocations": b'{"sequences": [' + b"[]," * 10_000_000 + b"[]]}",
         "/v1/models/made:predict": b'{"instances": [' + b"[]," * 10_000_000 + b"[]]}",
     }
-    with bounded(80):  # the client and the server hold the body once more each
-        assert refuse(client, path, bodies[path])[0] == 413
+    # The client and the server hold the body once more each.
+    assert run_within(80 * MIB, lambda: refuse(client, path, bodies[path]))[0] == 413
 
 
 def test_many_nested_lists_are_refused_in_bounded_memory(client: TestClient) -> None:
     """V2's data may be nested, too; they are counted before they are read."""
     nested = b"[" + b"[1]," * 7_000_000 + b"[1]]"
     body = b'{"inputs": [{"name": "sequences", "shape": [7000001, 1], "datatype": "FP32", "data": ' + nested + b"}]}"
-    with bounded(80):
-        assert refuse(client, "/v2/models/made/infer", body)[0] == 413
+    assert run_within(80 * MIB, lambda: refuse(client, "/v2/models/made/infer", body))[0] == 413
 
 
 # Under /v1, what is no route is OpenAI's, and a model's own path may be asked for whatever its name.

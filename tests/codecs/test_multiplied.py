@@ -1,7 +1,6 @@
 """Bodies that ask for far more work or memory than their bytes: refused before they are parsed, or read in bounds."""
 
 import json
-import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +17,7 @@ from service.codecs.options import AnswerOptions, validate
 from service.encoder.sequences import Features, InputSpec, Sequences, Tokens
 from service.errors import InvalidField, RequestTooLong
 from service.settings import Limits
+from tests.memory import run_within
 
 Serve = Callable[..., TestClient]
 
@@ -73,17 +73,6 @@ def test_a_line_of_many_values_is_refused_unparsed() -> None:
 MANY = 50_000
 
 
-def measure_peak(refuse: Callable[[], object]) -> int:
-    """Return the most bytes that are held while something is refused."""
-    tracemalloc.start()
-    try:
-        with pytest.raises(InvalidField):
-            refuse()
-        return tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-
-
 @pytest.mark.parametrize(
     ("kind", "fields", "path"),
     [
@@ -97,10 +86,13 @@ def measure_peak(refuse: Callable[[], object]) -> int:
 )
 def test_the_first_of_many_faults_is_the_only_one_looked_for(kind: Any, fields: dict[str, Any], path: str) -> None:
     """However many values are wrong, what is told of them takes the memory of one: it took a kilobyte for each."""
-    assert measure_peak(lambda: validate(kind, fields, ["model"])) < 2**18
-    with pytest.raises(InvalidField) as found:
-        validate(kind, fields, ["model"])
-    assert found.value.path == path
+
+    def refuse() -> str | None:
+        with pytest.raises(InvalidField) as found:
+            validate(kind, fields, ["model"])
+        return found.value.path
+
+    assert run_within(2**18, refuse) == path
 
 
 def test_objects_of_many_fields_are_left_to_the_exact_reader() -> None:
@@ -129,10 +121,9 @@ def test_more_raw_texts_than_steps_are_not_read() -> None:
 def test_many_empty_sequences_are_refused_by_their_number() -> None:
     """Their lengths are not even made Python's own."""
     many = Sequences(np.empty((0, 3), np.float32), np.zeros(10**6, np.int64))
-    tracemalloc.start()
-    try:
+
+    def refuse() -> None:
         with pytest.raises(RequestTooLong):
             many.check(LIMITS)
-        assert tracemalloc.get_traced_memory()[1] < 2**16
-    finally:
-        tracemalloc.stop()
+
+    run_within(2**16, refuse)
