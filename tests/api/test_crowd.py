@@ -149,7 +149,7 @@ def listen_to(app: Front) -> Iterator[str]:
 
 def ask(address: str, method: str, path: str) -> tuple[HTTPResponse, Any]:
     """Ask on a new connection, and return the answer and its document."""
-    with closing(HTTPConnection(address, timeout=30)) as connection:
+    with closing(HTTPConnection(address, timeout=60)) as connection:
         connection.request(method, path, BODY if method == "POST" else None, {"X-Request-Id": "mine"})
         response = connection.getresponse()
         body = response.read()
@@ -212,7 +212,7 @@ def test_health_answers_while_all_connections_are_busy(full: tuple[str, list[soc
 def test_an_extra_connection_is_served_once_there_is_room(full: tuple[str, list[socket.socket]]) -> None:
     """A connection that was only good for health gets all answers, without a new one, as soon as another has ended."""
     address, busy = full
-    with closing(HTTPConnection(address, timeout=30)) as extra:
+    with closing(HTTPConnection(address, timeout=60)) as extra:
 
         def get(method: str, path: str) -> tuple[int, bytes]:
             extra.request(method, path, BODY if method == "POST" else None)

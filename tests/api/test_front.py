@@ -63,7 +63,7 @@ def test_head_is_answered_as_get_is(artifact: Path) -> None:
     settings = Settings(model=artifact, api_keys=FIRST, log_requests=False)
     paths = ["/", "/page/app.js", "/docs", "/openapi.json", "/health/ready", "/info", "/v2/models/made"]
     with listen(create_app(settings)) as address:
-        connection = HTTPConnection(address, timeout=20)  # one, so that a body would be taken for the next answer
+        connection = HTTPConnection(address, timeout=60)  # one, so that a body would be taken for the next answer
 
         def ask(method: str, path: str, key: str = FIRST) -> tuple[int, dict[str, str], bytes]:
             connection.request(method, path, headers=bearing(key))

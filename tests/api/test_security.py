@@ -116,7 +116,7 @@ def test_a_body_that_stalls_is_refused() -> None:
 def connect(address: str) -> socket.socket:
     """Open a connection that fails rather than hangs."""
     host, port = address.split(":")
-    return socket.create_connection((host, int(port)), timeout=30)
+    return socket.create_connection((host, int(port)), timeout=60)
 
 
 def read_to_end(connection: socket.socket) -> bytes:
@@ -199,7 +199,7 @@ def test_who_does_not_read_an_answer_keeps_no_connection(reads: bool) -> None:  
     with listen(app, http=Sparing, keep_alive_seconds=1) as address, closing(connect(address)) as connection:
         connection.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
         if not reads:
-            assert Sparing.ended.wait(30)
+            assert Sparing.ended.wait(60)
             return
         size = 0
         while size < ANSWER_BYTES and (part := connection.recv(2**20)):
@@ -231,7 +231,7 @@ def test_a_slow_answer_closes_no_connection() -> None:
     app = Starlette(routes=[Route("/", _wait_long)])
     with listen(app, http=Impatient) as address, httpx.Client(base_url=f"http://{address}") as client:
         for _ in range(2):
-            assert client.get("/", timeout=30).text == "done"
+            assert client.get("/", timeout=60).text == "done"
 
 
 def test_a_head_that_does_not_end_is_cut_off(artifact: Path) -> None:

@@ -28,6 +28,7 @@ from service.api.endpoints.streams import LineStream
 from service.codecs.json import ndjson
 from service.encoder.sequences import Batch
 from tests.conftest import draw_sequences
+from tests.waiting import wait_until
 
 Serve = Callable[..., TestClient]
 
@@ -190,8 +191,8 @@ def test_a_client_that_hangs_up_leaves_nothing_behind(service: Started) -> None:
         stream.send(b"".join(lines[:count]))
         stream.close()
     assert embed(url, lines[:1])
-    while httpx.get(f"{url}/info").json()["models"][0]["performance"]["waiting_sequences"]:
-        pass  # of those that wait the last are withdrawn in a moment, or this test never ends
+    # Of those that wait the last are withdrawn in a moment.
+    wait_until(lambda: not httpx.get(f"{url}/info").json()["models"][0]["performance"]["waiting_sequences"])
 
 
 @pytest.mark.parametrize("is_idle", [True, False])

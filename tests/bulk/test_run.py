@@ -19,7 +19,7 @@ from service.encoder.sequences import Steps
 
 OPTIONS = {"outputs": ["embedding"], "on_error": "null"}
 PLAN = Plan("", OPTIONS, find_inputs([__file__]), [Shard(0, n, 1, n, n) for n in range(5)])
-PATIENCE_SECONDS = 20.0  # of a step that waits for another, if that never comes
+PATIENCE_SECONDS = 60.0  # of a step that waits for another, if that never comes
 
 
 class Stage:

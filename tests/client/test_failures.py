@@ -100,16 +100,16 @@ def test_a_deadline_that_cannot_be_met_is_told_once(serve: Serve) -> None:
     relay = Relay(serve())
     costs = service_in(relay.app.app).models.find(None).calibrator.costs
     for shape in costs.measured:
-        costs.learn(shape, 9.0)
+        costs.learn(shape, 90.0)
     with relay.connect() as client:
-        with pytest.raises(DeadlineExceeded, match=r"within 5 s: The answer should take 90\d\d ms") as caught:
-            client.encode(SEQUENCES, timeout=5.0)
+        with pytest.raises(DeadlineExceeded, match=r"within 50 s: The answer should take 90\d\d\d ms") as caught:
+            client.encode(SEQUENCES, timeout=50.0)
         assert caught.value.problem is not None
         assert caught.value.problem.type == "urn:lengthwise:problem:deadline-unreachable"
         assert isinstance(caught.value, TimeoutError)
         assert client.encode(SEQUENCES, timeout=inf).shape == (2, 16)
     first, second = relay.encoded
-    assert 0 < int(first.headers["x-request-timeout-ms"]) <= 5000
+    assert 0 < int(first.headers["x-request-timeout-ms"]) <= 50_000
     assert "x-request-timeout-ms" not in second.headers
 
 

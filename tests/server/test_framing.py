@@ -199,7 +199,7 @@ def write_request(path: str, headers: bytes) -> bytes:
 def talk(address: str, *parts: bytes) -> bytes:
     """Send parts, each as soon as may be, and read until the service closes."""
     host, port = address.split(":")
-    with closing(socket.create_connection((host, int(port)), timeout=30)) as connection:
+    with closing(socket.create_connection((host, int(port)), timeout=60)) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for part in parts:
             connection.sendall(part)
@@ -310,5 +310,5 @@ def test_no_request_hides_in_a_body_from_a_proxys_rules(tmp_path: Path) -> None:
                     assert answer.json() == ["POST", "/asked", body.decode()]
         finally:
             process.terminate()
-            process.wait(timeout=30)
+            process.wait(timeout=60)
     assert app.asked == [("POST", "/asked", body)] * 2

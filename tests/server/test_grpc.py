@@ -451,7 +451,7 @@ def test_a_cancelled_call_leaves_the_queue(artifact: Path, monkeypatch: pytest.M
         await_that(lambda: service.telemetry.inflight == 1)
         assert service.telemetry.of("made").cancelled["queue"] == 1
         go.set()
-        assert runs.result(30)
+        assert runs.result(60)
 
 
 def test_a_full_queue_is_resource_exhausted_with_a_time(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -471,8 +471,8 @@ def test_a_full_queue_is_resource_exhausted_with_a_time(artifact: Path, monkeypa
         status.details[-1].Unpack(retry)
         assert retry.retry_delay.ToMilliseconds() == int(dict(error.trailing_metadata())["retry-after-ms"]) > 0
         go.set()
-        assert runs.result(30)
-        assert waits.result(30)
+        assert runs.result(60)
+        assert waits.result(60)
 
 
 def test_the_deadline_of_a_call_is_the_requests(artifact: Path) -> None:
@@ -685,7 +685,7 @@ def test_a_second_service_does_not_take_the_port_of_grpc(artifact: Path) -> None
     port = find_port()
     flags = ("--model", str(artifact), "--processes", "2", "--grpc-port", str(port))
     with start_service(*flags), grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-        grpc.channel_ready_future(channel).result(30)
+        grpc.channel_ready_future(channel).result(60)
         with pytest.raises(RuntimeError, match="cannot be listened on for gRPC"), start_service(*flags):
             pass
 

@@ -50,7 +50,8 @@ def test_32_clients_get_what_each_would_alone(artifact: Path) -> None:
         headers = {"X-Request-Timeout-Ms": "60000"} if number % 3 == 0 else {}
         return client.post("/encode", json=body, headers=headers, timeout=60).json()
 
-    with start_service("--model", str(artifact)) as (_, url), httpx.Client(base_url=url) as client:
+    patient = start_service("--model", str(artifact), "--max-queue-seconds", "600")
+    with patient as (_, url), httpx.Client(base_url=url) as client:
         with ThreadPoolExecutor(32) as clients:
             answers = list(clients.map(post, range(len(requests))))
         runs = client.get("/info").json()["models"][0]["performance"]["runs"]
@@ -96,7 +97,8 @@ def read_all(connections: list[HTTPConnection]) -> list[tuple[int, Any]]:
 def test_sigterm_under_load_loses_nothing(slow: Path, flags: tuple[str, ...]) -> None:
     """Requests in flight when the signal comes are all answered in full, then all processes end, by that signal."""
     requests = [draw_sequences([2000] * 3, features=1, seed=n) for n in range(8)]
-    with start_service("--model", str(slow), *flags, "--max-batch-sequences", "1") as (process, url):
+    flags += ("--max-batch-sequences", "1", "--max-queue-seconds", "600", "--drain-seconds", "300")
+    with start_service("--model", str(slow), *flags) as (process, url):
         connections = post_to_all(url, requests)
         process.send_signal(signal.SIGTERM)
         answers = read_all(connections)
