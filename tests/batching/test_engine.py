@@ -534,7 +534,9 @@ def test_what_is_remembered_of_a_request_holds_none_of_its_steps(artifact: Path)
         gate.set()
         await blocker
         del blocker
-        engine.close()  # and the thread that ran it
+        (runner,) = engine._runners._runners
+        engine.close()
+        runner.thread.join()  # it lets go of what it ran once it has told of it
         await asyncio.sleep(0)
         gc.collect()
         return [steps[0]() is None, was_released]
@@ -602,7 +604,7 @@ def test_idle_time_refines_the_costs(artifact: Path, monkeypatch: pytest.MonkeyP
 
         def ask() -> None:
             request = asyncio.run_coroutine_threadsafe(engine.encode(join(draw_sequences([4]), Features(3))), loop)
-            request.result(10)
+            request.result(60)
 
         calibrator.interrupt = ask
         await refine(engine, calibrator, engine.costs)

@@ -136,7 +136,7 @@ def test_a_service_of_another_container_is_left_out(artifact: Path) -> None:
 def test_names_that_are_not_text_hide_no_service() -> None:
     """Other programs may call their sockets any bytes."""
     with socket.socket(socket.AF_UNIX) as other, check.Listener().socket as ours:
-        other.bind(b"\0\xff\xfe")
+        other.bind(b"\0\xff\xfe%d" % os.getpid())
         found = []
         for _, asking in check.find():
             with asking:
@@ -175,7 +175,7 @@ with socket.socket(socket.AF_UNIX) as asking:
         pass  # this process may open no more files
     for _ in range(2):
         listener.answer(lambda: check.READY)
-    asking.settimeout(20)
+    asking.settimeout(60)
     is_waiting = bool(select.select([listener.socket], [], [], 0)[0])
     print(asking.recv(99).decode(), is_waiting)
 """

@@ -35,7 +35,7 @@ from service.server.owner.keeping import Keeper, Place
 from service.settings import Settings
 from tests.conftest import MADE, draw_sequences
 from tests.server.test_processes import is_there
-from tests.waiting import wait_until
+from tests.waiting import list_opened, wait_until
 
 CONTENT = MADE.read_bytes()
 
@@ -92,10 +92,15 @@ def draw_batch(seed: int) -> Batch:
     return pad_batch(draw_sequences(lengths.tolist(), seed=seed))
 
 
-def shared_memory() -> list[str]:
-    """Return the shared memory that this process has open; no other process can see it by a name."""
-    found = (str(one.readlink()) for one in Path("/proc/self/fd").iterdir() if one.is_symlink())
-    return sorted(one for one in found if one.startswith("/memfd:"))
+def shared_memory() -> set[int]:
+    """Return the shared memory that this process has open, by the kernel's numbers; nobody can see it by a name."""
+    gc.collect()  # what earlier tests left behind would go at some time
+    found = set()
+    for one in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # a thread closed it meanwhile
+            if str(one.readlink()).startswith("/memfd:"):
+                found.add(one.stat().st_ino)
+    return found
 
 
 def test_a_session_of_another_process_is_the_same_session(owners: Owners) -> None:
@@ -135,8 +140,7 @@ def test_an_owner_that_is_killed_comes_back() -> None:
     """What it was asked for is lost and says so; later runs wait for the next process, and nothing hangs."""
     shared = shared_memory()
     lose_an_owner()
-    gc.collect()
-    assert shared_memory() == shared
+    assert shared_memory() <= shared
 
 
 def lose_an_owner() -> None:
@@ -193,18 +197,18 @@ def test_an_asker_that_is_killed_leaves_nothing_behind() -> None:
     with keep() as keeper:
         remote = open_remote(keeper.owners)
         remote.run(draw_batch(1))
-        files = Path(f"/proc/{pid_of(keeper)}/fd")
-        before = len(list(files.iterdir()))
+        owner = pid_of(keeper)
+        before = len(list_opened(owner))
         command = [sys.executable, "-c", ASKING, keeper.owners.addresses[0][1:]]
         for _ in range(2):
             with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
                 try:
                     assert process.stdout
                     assert process.stdout.readline() == b"asking\n"
-                    wait_until(lambda: len(list(files.iterdir())) > before + 2)
+                    wait_until(lambda: len(list_opened(owner)) > before + 2)
                 finally:
                     process.kill()
-            wait_until(lambda: len(list(files.iterdir())) <= before)
+            wait_until(lambda: len(list_opened(owner)) <= before)
         assert remote.run(draw_batch(1)).tobytes() == EncoderSession(CONTENT, "").run(draw_batch(1)).tobytes()
 
 
@@ -363,7 +367,7 @@ def serve_behind(processes: int) -> Iterator[tuple[subprocess.Popen[str], str]]:
 def owner_of(process: subprocess.Popen[str]) -> int | None:
     """Return the process that owns the device."""
     for pid in find_family(process.pid)[1:]:
-        with suppress(FileNotFoundError):  # it ended meanwhile
+        with suppress(OSError):  # it ended meanwhile
             if b"owner.process" in Path(f"/proc/{pid}/cmdline").read_bytes():
                 return pid
     return None
