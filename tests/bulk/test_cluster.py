@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -65,7 +66,11 @@ def test_a_node_lost_twice_changes_no_byte(cluster: Any, tmp_path: Path) -> None
                 time.sleep(0.005)
             lost.append(count_parts(tmp_path / "out"))  # when that begins, since it takes a while
             cluster.remove_node(nodes.pop(), allow_graceful=False)
-            nodes.insert(0, cluster.add_node(num_cpus=1))
+            process.send_signal(signal.SIGSTOP)  # or all might be done before there is another node to lose
+            try:
+                nodes.insert(0, cluster.add_node(num_cpus=1))
+            finally:
+                process.send_signal(signal.SIGCONT)
         assert process.wait() == 0
     assert lost[0] < lost[1] < len(json.loads((tmp_path / "alone/plan.json").read_text())["shards"])
     assert hash_folder(tmp_path / "out") == hash_folder(tmp_path / "alone")

@@ -8,10 +8,9 @@ import select
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +30,7 @@ from service.settings import SHIPPED_MODEL
 from tests.conftest import ARTIFACTS
 from tests.encoder.test_session import edit
 from tests.hostile import LOADED, STRUCTURAL, append_work, change_plain, make_plain
+from tests.waiting import list_opened, wait_until
 
 PLAIN = make_plain().SerializeToString()
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
@@ -207,8 +207,9 @@ def test_what_a_file_says_is_one_short_printable_line(examiner: Examiner, capfd:
 @on_linux
 def test_a_file_that_takes_for_ever_is_given_up(bounds: TrialBounds, reason: str) -> None:
     """Minutes of matrix products end after the time there is."""
-    with closing(Examiner(bounds)) as examiner:
-        assert refuse(examiner, change_plain(append_work)) == reason
+    with closing(Examiner(bounds)) as examiner, pytest.raises(ArtifactError) as caught:
+        examiner.examine(change_plain(append_work), "work.onnx")
+    assert caught.value.reason == reason
 
 
 @on_linux
@@ -237,25 +238,21 @@ def test_the_file_itself_counts_as_memory(monkeypatch: pytest.MonkeyPatch) -> No
 
 def pid_of(examiner: Examiner) -> int:
     """Return the id of the process that has a file now."""
-    wait_for(lambda: examiner._process)
-    assert examiner._process is not None
-    return examiner._process.pid
+    found: list[int] = []
 
+    def has_one() -> bool:
+        if (process := examiner._process) is not None:
+            found.append(process.pid)
+        return bool(found)
 
-def wait_for(claim: Callable[[], object]) -> None:
-    """Return when a claim holds; fail after a while."""
-    end = time.monotonic() + 60
-    while not claim():
-        assert time.monotonic() < end
+    wait_until(has_one)
+    return found[0]
 
 
 def is_prepared(pid: int) -> bool:
     """Whether a process makes way for others, and has read its file: what it keeps open then is its answer's pipe."""
-    process, opened = Path(f"/proc/{pid}"), []
-    with suppress(FileNotFoundError):  # it closed something meanwhile
-        opened = sorted(str(one.readlink())[:5] for one in (process / "fd").iterdir())
-    makes_way = (process / "oom_score_adj").read_text(encoding="ascii") == "1000\n"
-    return makes_way and opened == ["/dev/", "/dev/", "/dev/", "pipe:"]
+    makes_way = Path(f"/proc/{pid}/oom_score_adj").read_text(encoding="ascii") == "1000\n"
+    return makes_way and [one[:5] for one in list_opened(pid)] == ["/dev/", "/dev/", "/dev/", "pipe:"]
 
 
 @on_linux
@@ -264,7 +261,7 @@ def test_the_process_that_tries_may_be_killed(examiner: Examiner) -> None:
     with ThreadPoolExecutor() as pool:
         trying = pool.submit(refuse, examiner, change_plain(append_work))
         pid = pid_of(examiner)
-        wait_for(lambda: is_prepared(pid))
+        wait_until(lambda: is_prepared(pid))
         os.kill(pid, signal.SIGKILL)
         assert trying.result().startswith("it ended the process that tried it (SIGKILL, as the kernel does")
 
@@ -300,7 +297,7 @@ def test_what_a_process_started_ends_with_it(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(examining, "PROGRAM", ("-c", LEFT_BEHIND.format(path=str(path))))
     with closing(Examiner()) as examiner, pytest.raises(ArtifactError, match="exit code 3"):
         examiner.examine(PLAIN, "plain.onnx")
-    wait_for(lambda: not path.exists() or not path.read_text() or not Path(f"/proc/{path.read_text()}/root").exists())
+    wait_until(lambda: not path.exists() or not path.read_text() or not Path(f"/proc/{path.read_text()}/root").exists())
 
 
 ENDS = """
@@ -415,7 +412,7 @@ def test_the_other_process_gets_nothing_of_the_services(monkeypatch: pytest.Monk
         trying = pool.submit(examiner.examine, change_plain(append_work), "work.onnx")
         pid = pid_of(examiner)
         process = Path(f"/proc/{pid}")
-        wait_for(lambda: is_prepared(pid))  # and so has nothing else open
+        wait_until(lambda: is_prepared(pid))  # and so has nothing else open
         environment = (process / "environ").read_bytes()
         assert b"LENGTHWISE" not in environment
         assert b"ORT_DISABLE_TELEMETRY=1" in environment
