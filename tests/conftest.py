@@ -3,8 +3,11 @@
 Nothing here imports torch, so that the service's tests run on any Python the service runs on.
 """
 
+import logging
 import shutil
+import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -68,6 +71,21 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def _process() -> Iterator[None]:
+    """What a program sets for its whole process, called by a test, is as it was before for the next test."""
+    handled = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    interval, loggers = sys.getswitchinterval(), [logging.getLogger(), logging.getLogger("lengthwise")]
+    logged = [(logger, logger.level, [*logger.handlers]) for logger in loggers]
+    yield
+    for number, handler in handled.items():
+        signal.signal(number, handler)
+    sys.setswitchinterval(interval)
+    for logger, level, handlers in logged:
+        logger.setLevel(level)
+        logger.handlers[:] = handlers
 
 
 @pytest.fixture
