@@ -126,7 +126,7 @@ def test_a_closed_loop_counts_every_request(answerer: Answerer) -> None:
     """Each request the server saw is answered or failed, by its status; each answer is kept under its index."""
     requests = [post("/", body) for body in (b"a", b"503", b"b")]
     outcome = run_closed(answerer.port, requests, connections=3, seconds=0.05)
-    assert outcome.failures == {"503": answerer.bodies.count(b"503")}
+    assert Counter(outcome.failures) == Counter({"503": answerer.bodies.count(b"503")})  # maybe none
     assert len(outcome.latencies) == len(answerer.bodies) - answerer.bodies.count(b"503")
     assert outcome.answers == {index: body for index, body in ((0, b"a"), (2, b"b")) if body in answerer.bodies}
     assert outcome.rate == len(outcome.latencies) / outcome.seconds
