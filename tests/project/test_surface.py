@@ -94,6 +94,8 @@ def test_surface_of_settings_stays(hold: Callable[[str, str], None]) -> None:
         default = None if field.default is PydanticUndefined else field.default
         kind = field.annotation.__name__ if isinstance(field.annotation, type) else str(field.annotation)
         kind = kind.replace("pathlib._local.", "pathlib.")  # as Python 3.13 calls it
+        if kind.startswith("typing.Annotated") and " | " in kind:  # as Python 3.14 writes it
+            kind = f"typing.Union[{kind.replace(' | ', ', ')}]"
         lines.append(f"LENGTHWISE_{name.upper()} --{name.replace('_', '-')} {kind} = {default}\n")
     shortcuts = Settings.model_config["cli_shortcuts"]
     lines += [f"--{short} is --{name.replace('_', '-')}\n" for name, short in sorted(shortcuts.items())]  # type: ignore[union-attr]
