@@ -663,8 +663,8 @@ def test_bytecodes_are_counted_alike_each_time(model: Path) -> None:
         packages = {package for package, _ in found}
         assert {"service.api", "service.batching", "service.codecs", "service.encoder"} <= packages
         counts.append(sum(found.values()))
-        least = sorted(counts)[:2]  # a timer that goes off meanwhile, or a run that is late, only adds to a count
-        if len(counts) > 1 and least[1] <= 1.02 * least[0]:  # ids of requests grow
+        least = sorted(counts)[:2]  # timers that go off meanwhile, more of them on a busy machine, only add to a count
+        if len(counts) > 1 and least[1] <= 1.05 * least[0]:  # ids of requests grow
             return
     pytest.fail(f"no two are alike: {counts}")
 
