@@ -75,7 +75,12 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _process() -> Iterator[None]:
-    """What a program sets for its whole process, called by a test, is as it was before for the next test."""
+    """What a program sets for its whole process, called by a test, is as it was before for the next test.
+
+    Handlers of the log are forgotten: a new configuration closes all that are known, and absl's, which Keras brings,
+    closes what was standard error when it was imported, which is pytest's.
+    """
+    vars(logging)["_handlerList"].clear()
     handled = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     interval, loggers = sys.getswitchinterval(), [logging.getLogger(), logging.getLogger("lengthwise")]
     logged = [(logger, logger.level, [*logger.handlers]) for logger in loggers]
