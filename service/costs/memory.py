@@ -39,8 +39,8 @@ def share_heap() -> None:
 def spare_collector() -> None:
     """Have Python's collector look no more at what is there now, and seldom at what is new.
 
-    Requests leave no cycles, so that it has nothing to free of them. Sixteen that are under way have more objects than
-    it lets be made by itself: it would look through them again and again.
+    Requests, streams and connections leave no cycles, so that it has nothing to free of them. Sixteen requests under
+    way have more objects than it lets be made by itself: it would look through them again and again.
     """
     gc.collect()
     gc.freeze()

@@ -70,9 +70,10 @@ class WatchingProtocol(WritingProtocol):
             if self.flow.write_paused:
                 await self.flow.drain()
             await self._answer(scope, receive, partial(self._send, self._running))  # type: ignore[arg-type]  # one runs
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as cancelled:
             if not self._is_lost:
                 raise
+            cancelled.__traceback__ = None  # a task group's frame holds it in turn, and with it all of a stream
         finally:
             self._serving = None
             self._reader.owe(0)
@@ -105,6 +106,7 @@ class WatchingProtocol(WritingProtocol):
             leaving.add_done_callback(self.tasks.discard)
         if self._on_lost:
             self._on_lost()
+        del self.app  # it holds the connection, which would wait for the collector
 
     @property
     def is_busy(self) -> bool:

@@ -1,12 +1,14 @@
 """An answer leaves in one piece; who hangs up, or is idle for long, is not waited for."""
 
 import asyncio
+import gc
 import json
 import logging
 import socket
 import struct
 import threading
 import tomllib
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from itertools import product
@@ -20,7 +22,10 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from service.api.endpoints import native
+from service.api.endpoints.streams import WINDOW_LINES
 from service.app import create_app
+from service.batching.engine import Engine
 from service.encoder.sequences import Batch, Embeddings
 from service.server.transport import WatchingProtocol
 from service.server.writing import CountingTransport
@@ -339,3 +344,61 @@ def test_what_waits_for_a_client_that_hung_up_never_runs(artifact: Path, caplog:
         uvicorn_log.removeHandler(caplog.handler)
     assert ran == [2000, 40]
     assert not caplog.records
+
+
+@pytest.fixture
+def uncollected() -> Iterator[None]:
+    """The collector does not run."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("uncollected")
+def test_a_connection_that_ended_is_let_go_at_once() -> None:
+    """No cycle holds it: the collector, which the service calls seldom, is not needed for connections."""
+    made: list[weakref.ref[WatchingProtocol]] = []
+
+    class Watched(WatchingProtocol):
+        """A connection that is known to the test."""
+
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            made.append(weakref.ref(self))
+
+    with listen(Told(200, {"content-length": "2"}, b"ok"), http=Watched) as address:
+        host, port = address.split(":")
+        for asked in (b"", GET % b"", b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nsome"):
+            with closing(socket.create_connection((host, int(port)), timeout=60)) as connection:
+                connection.sendall(asked)
+                assert not asked or connection.recv(65536)
+        wait_until(lambda: [one() for one in made] == [None] * 3)
+
+
+@pytest.mark.usefixtures("uncollected")
+def test_a_stream_whose_client_hung_up_is_let_go_at_once(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither what it was told of the end nor the windows under way hold what was read of its body."""
+    made: list[weakref.ref[native.LineStream]] = []
+    begun = threading.Semaphore(0)
+
+    class Watched(native.LineStream):
+        """A stream that is known to the test."""
+
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            made.append(weakref.ref(self))
+
+    async def wait(*_arguments: Any, **_options: Any) -> None:
+        begun.release()
+        await asyncio.Future()
+
+    monkeypatch.setattr(native, "LineStream", Watched)
+    monkeypatch.setattr(Engine, "encode", wait)
+    with listen(create_app(Settings(model=artifact))) as address:
+        host, port = address.split(":")
+        with closing(socket.create_connection((host, int(port)), timeout=60)) as connection:
+            head = b"POST /encode HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-ndjson\r\nContent-Length: 9999\r\n"
+            connection.sendall(head + b"\r\n" + b"[[1, 2, 3]]\n" * (WINDOW_LINES + 1))
+            assert begun.acquire(timeout=60)  # the window that is sent next
+            assert begun.acquire(timeout=60)  # and one that nothing waits for
+        wait_until(lambda: [one() for one in made] == [None])

@@ -117,6 +117,8 @@ class LineStream(Response):
                 self._windows.put_nowait(None)
         except* ClientDisconnect:
             is_there = False
+        finally:
+            del self._windows  # tasks that were cancelled hold the stream by their frames
         return is_there
 
     async def _read(self, receive: Receive, tasks: asyncio.TaskGroup) -> None:
