@@ -56,25 +56,28 @@ class Process:
         return self.counted + self.on_their_way
 
 
-def accept(listener: socket.socket, processes: Iterable[Process]) -> None:
+def accept(listener: socket.socket, processes: Iterable[Process]) -> bool:
     """Hand a connection to the process that has fewest; to one that has not reported lately only if no other takes it.
 
     Args:
         listener: where a connection waits.
         processes: the processes of all workers.
+
+    Returns:
+        Whether one was handed on.
     """
     able = [one for one in processes if one.is_able and one.on_their_way < MOST_HANDED]
     if not able:
         time.sleep(REPORT_SECONDS / 10)  # they are on their way, and connections wait meanwhile
-        return
+        return False
     try:
         connection, _ = listener.accept()
     except (BlockingIOError, ConnectionAbortedError):  # it hung up already
-        return
+        return False
     except OSError as error:
         logger.error("No connection can be accepted: %s", error)  # noqa: TRY400 - the machine's fault
         time.sleep(REPORT_SECONDS)
-        return
+        return False
     late = time.monotonic() - LATE_SECONDS
     with connection:
         for process in sorted(able, key=lambda one: (one.heard < late, one.connections)):
@@ -83,4 +86,5 @@ def accept(listener: socket.socket, processes: Iterable[Process]) -> None:
             except OSError:  # it has just ended
                 continue
             process.handed += 1
-            return
+            return True
+    return False

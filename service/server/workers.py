@@ -213,8 +213,8 @@ class _Supervisor:
         self._due[process.number] = 0.0 if process.is_ready else time.monotonic() + AGAIN_SECONDS
 
     def _hand(self, listener: socket.socket) -> None:
-        accept(listener, self._processes.values())
-        self._last[listener] += self._ended_by is not None
+        if accept(listener, self._processes.values()) and self._ended_by is not None:
+            self._last[listener] += 1
 
     def _tell(self) -> str:
         """Say whether any process takes requests."""
@@ -239,15 +239,16 @@ class _Supervisor:
         """Hand on the connections that wait, then have the processes end.
 
         No more are handed on than may have waited when this began, so that those that come later cannot put it off, and
-        none once the time to drain is over. How long that takes is no bound: many wait because the machine is busy.
+        none once the time to drain is over, or if no process takes them. How long that takes is no bound: many wait
+        because the machine is busy.
 
         Args:
             seconds: how long ago this began.
             asked: the listeners at which a connection waited just now, among others.
         """
         if self.port.listeners:
-            is_time = seconds < self.settings.drain_seconds
-            self.port.close(self._selector, [one for one in asked if is_time and self._last[one] <= WAITING])
+            may_wait = seconds < self.settings.drain_seconds and any(one.is_able for one in self._processes.values())
+            self.port.close(self._selector, [one for one in asked if may_wait and self._last[one] <= WAITING])
             if not self.port.listeners:
                 self._dismiss()
         if seconds > self.settings.drain_seconds + END_SECONDS:

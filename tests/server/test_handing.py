@@ -1,13 +1,20 @@
 """Which worker gets a connection."""
 
+import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import ExitStack
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from service.api.worker import Staff
+from service.server import workers
 from service.server.handing import LATE_SECONDS, MOST_HANDED, Process, accept
+from service.server.port import WAITING
+from service.settings import Settings
 
 
 class Hands:
@@ -72,3 +79,48 @@ def test_a_connection_that_has_gone_is_handed_to_nobody(hands: Hands) -> None:
     hands.add(0)
     accept(hands.listener, hands.processes)
     assert hands.processes[0].handed == 0
+
+
+class Ending:
+    """The first process, told to end while a connection waits at its listener."""
+
+    def __init__(self, *processes: Process) -> None:
+        self.listener: Any = object()
+        self.listeners = [self.listener]
+        lacking: Any = None
+        port: Any = SimpleNamespace(listeners=self.listeners, close=self._close)
+        self.first = workers._Supervisor(
+            Settings(), Staff(), lacking, port, lacking, lacking, _checked=lacking, _ended_by=signal.SIGTERM
+        )
+        self.first._processes.update(enumerate(processes))
+
+    def _close(self, _selector: object, asked: Container[object]) -> None:
+        self.listeners[:] = [one for one in self.listeners if one in asked]
+
+    def is_over_after(self, seconds: float) -> bool:
+        """Hand on a connection while another waits; return whether that was the last."""
+        self.first._hand(self.listener)
+        self.first._lead_out(seconds, [self.listener])
+        return not self.listeners
+
+
+def test_at_the_end_as_many_connections_are_handed_on_as_may_wait(
+    hands: Hands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A try that hands on none does not count, however often a busy worker makes the first process try again."""
+    ending = Ending(hands.add(0))
+    monkeypatch.setattr(workers, "accept", lambda *_: False)
+    assert not any(ending.is_over_after(1.0) for _ in range(2 * WAITING))
+    monkeypatch.setattr(workers, "accept", lambda *_: True)
+    assert [ending.is_over_after(1.0) for _ in range(WAITING + 1)] == [False] * WAITING + [True]
+
+
+def test_at_the_end_nothing_is_handed_on_if_no_worker_takes_it(hands: Hands, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits would hold up the end for nothing."""
+    leaving, full = hands.add(0), hands.add(0)
+    full.handed = MOST_HANDED
+    monkeypatch.setattr(workers, "accept", lambda *_: False)
+    leaving.is_leaving = True
+    assert not Ending(leaving, full).is_over_after(1.0)
+    assert Ending(leaving).is_over_after(1.0)
+    assert Ending(full).is_over_after(Settings().drain_seconds)

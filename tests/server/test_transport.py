@@ -23,7 +23,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from service.api.endpoints import native
-from service.api.endpoints.streams import WINDOW_LINES
+from service.api.endpoints.streams import WINDOW_LINES, LineStream
 from service.app import create_app
 from service.batching.engine import Engine
 from service.encoder.sequences import Batch, Embeddings
@@ -378,10 +378,10 @@ def test_a_connection_that_ended_is_let_go_at_once() -> None:
 @pytest.mark.usefixtures("uncollected")
 def test_a_stream_whose_client_hung_up_is_let_go_at_once(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither what it was told of the end nor the windows under way hold what was read of its body."""
-    made: list[weakref.ref[native.LineStream]] = []
+    made: list[weakref.ref[LineStream]] = []
     begun = threading.Semaphore(0)
 
-    class Watched(native.LineStream):
+    class Watched(LineStream):
         """A stream that is known to the test."""
 
         def __init__(self, *arguments: Any) -> None:
