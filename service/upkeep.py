@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from service.api.routing import Service
 from service.batching.engine import Engine, Observer
 from service.batching.refining import IDLE_SECONDS, refine
 from service.catalogue.loading import Loader
+from service.catalogue.models import ServedModel
 from service.costs.memory import trim_heap
 
 logger = logging.getLogger("lengthwise")
@@ -131,9 +133,14 @@ async def release_memory(service: Service) -> None:
         await asyncio.sleep(IDLE_SECONDS)
         if taken == service.engine.requests != released and not service.engine.queues.running:
             released = taken
-            for model in [*service.models]:
-                await asyncio.to_thread(model.session.release_memory)
+            await _release_all(service)
             await asyncio.to_thread(trim_heap)
+
+
+async def _release_all(service: Service) -> None:
+    """Give back what the sessions of all models took; between two times, no variable holds a model."""
+    for model in [*service.models]:
+        await asyncio.to_thread(model.session.release_memory)
 
 
 async def refine_idly(service: Service) -> None:
@@ -142,6 +149,16 @@ async def refine_idly(service: Service) -> None:
         if service.worker and service.worker.number:
             await whole.take_costs(service, service.worker)
         else:
-            for model in service.models:
-                await refine(service.engine, model.calibrator, model.calibrator.costs)
+            await _refine_all(service)
         await asyncio.sleep(REFINE_SECONDS)
+
+
+async def _refine_all(service: Service) -> None:
+    """Refine one model after the other; one that is gone is not held, not even by a list of those that were there."""
+    while model := next((one for one in service.models if one.calibrator.choose_shape()), None):
+        is_served = partial(_is_served, service, model)
+        await refine(service.engine, model.calibrator, model.calibrator.costs, is_served)
+
+
+def _is_served(service: Service, model: ServedModel) -> bool:
+    return model in service.models

@@ -1,6 +1,7 @@
 """Measures in idle time what the calibration left out."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Protocol
 
 from service.batching.engine import Engine
@@ -22,8 +23,8 @@ class Refinement(Protocol):
         """Write down what was learnt."""
 
 
-async def refine(engine: Engine, refinement: Refinement, costs: CostModel) -> None:
-    """Measure what is worth measuring until nothing is left, and save it.
+async def refine(engine: Engine, refinement: Refinement, costs: CostModel, is_wanted: Callable[[], bool]) -> None:
+    """Measure what is worth measuring until nothing is left or its model is gone, and save it.
 
     A request that comes during a measurement shares the CPUs with it; such a measurement is not used.
 
@@ -31,8 +32,9 @@ async def refine(engine: Engine, refinement: Refinement, costs: CostModel) -> No
         engine: the engine whose idle time is used.
         refinement: the shapes to measure.
         costs: the model that learns the results.
+        is_wanted: returns whether the encoder that is measured is still served.
     """
-    while shape := refinement.choose_shape():
+    while is_wanted() and (shape := refinement.choose_shape()):
         taken = engine.requests
         await asyncio.sleep(IDLE_SECONDS)
         if not engine.is_idle or engine.requests != taken:

@@ -607,13 +607,29 @@ def test_idle_time_refines_the_costs(artifact: Path, monkeypatch: pytest.MonkeyP
             request.result(60)
 
         calibrator.interrupt = ask
-        await refine(engine, calibrator, engine.costs)
+        await refine(engine, calibrator, engine.costs, lambda: True)
         engine.close()
         return calibrator
 
     calibrator = asyncio.run(scenario())
     assert calibrator.asked == [(1, 8), (1, 8), (2, 8)]
     assert (calibrator.saved[1, 8], calibrator.saved[2, 8]) == (0.5, 0.5)
+
+
+def test_an_encoder_that_is_gone_is_not_measured_further(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was measured is kept, and the memory of one that was replaced is not held until all is measured."""
+    monkeypatch.setattr("service.batching.refining.IDLE_SECONDS", 0.0)
+
+    async def scenario() -> MadeCalibrator:
+        engine = make_engine(open_session(artifact))
+        calibrator = MadeCalibrator(engine.costs)
+        await refine(engine, calibrator, engine.costs, lambda: not calibrator.asked)
+        engine.close()
+        return calibrator
+
+    calibrator = asyncio.run(scenario())
+    assert calibrator.asked == [(1, 8)]
+    assert calibrator.saved[1, 8] == 0.5
 
 
 def test_an_observer_that_fails_costs_no_answer(artifact: Path, caplog: pytest.LogCaptureFixture) -> None:

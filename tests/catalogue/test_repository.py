@@ -2,10 +2,12 @@
 
 import asyncio
 import errno
+import gc
 import json
 import os
 import signal
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from bench.load.launch import start_service
 from service.app import create_app
 from service.catalogue.vetting.examiner import Examiner
 from service.catalogue.vetting.findings import Proven
+from service.costs.calibrate import Calibrator
 from service.encoder.sequences import Batch, Embeddings, pad_batch
 from service.encoder.session import open_session
 from service.errors import StartupError
@@ -271,6 +274,25 @@ def test_an_unloaded_model_is_gone_until_it_is_loaded(start: Start, folder: Path
     assert ask(client, "a").status_code == 200
     assert change(client, "nowhere", "load").status_code == 404
     assert change(client, "nowhere", "unload").status_code == 404
+
+
+def test_an_unloaded_model_is_let_go_at_once(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a cycle holds it nor what goes on in idle time, however much of it is not measured yet."""
+    monkeypatch.setattr("service.batching.refining.IDLE_SECONDS", 0.01)
+    monkeypatch.setattr("service.upkeep.IDLE_SECONDS", 0.01)
+    monkeypatch.setattr(Calibrator, "choose_shape", lambda _: (1, 8))
+    trimmed = threading.Event()
+    monkeypatch.setattr("service.upkeep.trim_heap", trimmed.set)
+    client = start()
+    session = weakref.ref(client.app.state.service.models.find("b").session)  # type: ignore[attr-defined]
+    gc.disable()
+    try:
+        assert ask(client, "a").status_code == 200
+        assert trimmed.wait(60)
+        assert change(client, "b", "unload").status_code == 200
+        wait_until(lambda: session() is None)
+    finally:
+        gc.enable()
 
 
 def test_only_admins_change_what_is_served(start: Start) -> None:
