@@ -11,6 +11,7 @@ import orjson
 from bulk.plan import Shard
 from bulk.rows import Asked, Rows
 from bulk.sources.lines import LineSource
+from bulk.sources.parsing import show
 from bulk.sources.wanted import Wanted
 from bulk.stores import Place
 from service.codecs.json.openai import parse
@@ -82,10 +83,13 @@ def read_request(line: bytes) -> tuple[str, bytes]:
     for name, expected in (("custom_id", None), ("method", "POST"), ("url", URL)):
         found = request.get(name, expected if name == "method" else None)
         if not isinstance(found, str) or expected not in (None, found):
-            raise InvalidField(name, repr(found)[:40], "a text" if expected is None else repr(expected))
+            raise InvalidField(name, show(found), "a text" if expected is None else repr(expected))
     if not isinstance(request.get("body"), dict):
-        raise InvalidField("body", repr(request.get("body"))[:40], "an object")
-    return request["custom_id"], orjson.dumps(request["body"])
+        raise InvalidField("body", show(request.get("body")), "an object")
+    try:
+        return request["custom_id"], orjson.dumps(request["body"])
+    except orjson.JSONEncodeError:  # orjson reads 1,024 lists and objects within each other, and writes 254
+        raise InvalidField("body", "nested too deep", "fewer lists and objects within each other") from None
 
 
 def find_name(line: bytes) -> str | None:

@@ -11,7 +11,7 @@ from bulk.mistakes import BadInput
 from bulk.plan import Shard
 from bulk.rows import Rows
 from bulk.sources import wanted as bounds
-from bulk.sources.parsing import decode, finish, read_texts, take_sequence
+from bulk.sources.parsing import decode, finish, read_texts, show, take_sequence
 from bulk.sources.stream import Stream
 from bulk.sources.wanted import TEXT, Wanted
 from bulk.stores import Place
@@ -89,7 +89,7 @@ class LineSource:
                 continue
             kept = row if wanted.columns is None else {name: row.get(name) for name in wanted.columns}
             sequence = take_sequence(row, wanted)
-            fault = None if wanted.types is None else find_misfit(kept, wanted.types)
+            fault = find_depth(kept) or (None if wanted.types is None else find_misfit(kept, wanted.types))
             found.append(fault or sequence)
             others.append({} if fault else kept)
         return finish(found, spec, wanted.limits, others)
@@ -153,5 +153,16 @@ def find_misfit(row: dict[str, Any], types: dict[str, str]) -> LengthwiseError |
         if type(value) is int and kind == "double" and abs(value) <= EXACT:
             continue
         if name_type(value) != kind:
-            return InvalidField(name, repr(value)[:40], f"{kind}, as in the first {TYPED_LINES} lines")
+            return InvalidField(name, show(value), f"{kind}, as in the first {TYPED_LINES} lines")
+    return None
+
+
+def find_depth(row: dict[str, Any]) -> LengthwiseError | None:
+    """Return what is wrong with what a line holds besides its sequence, if orjson, which read it, cannot write it."""
+    for name, value in row.items():
+        if isinstance(value, dict | list):
+            try:
+                orjson.dumps({name: value})
+            except orjson.JSONEncodeError:  # it reads 1,024 lists and objects within each other, and writes 254
+                return InvalidField(name, "nested too deep to be written", "fewer lists and objects within each other")
     return None

@@ -14,6 +14,12 @@ from service.errors import FeatureMismatch, InvalidField, LengthwiseError, NotOf
 from service.settings import Limits
 
 
+def show(value: object) -> str:
+    """Return a value of JSON as a message has it, shortened: a list or an object, however deep, by its kind alone."""
+    is_short = isinstance(value, str | int | float) and not isinstance(value, bool)
+    return repr(value)[:40] if is_short else describe(value)
+
+
 def read_sequence(found: Any, spec: InputSpec) -> Steps | str | LengthwiseError:  # noqa: PLR0911 - a fault each
     """Read the sequence in a row of JSON: a text, or lists of numbers."""
     if isinstance(found, str):
@@ -24,15 +30,15 @@ def read_sequence(found: Any, spec: InputSpec) -> Steps | str | LengthwiseError:
         if all(type(one) is int and abs(one) < 2**63 for one in found):
             return np.array(found, np.int64)
         place = next(n for n, one in enumerate(found) if type(one) is not int or abs(one) >= 2**63)
-        return InvalidField(f"{PLACE}[{place}]", repr(found[place])[:40], "a token id")
+        return InvalidField(f"{PLACE}[{place}]", show(found[place]), "a token id")
     for place, step in enumerate(found):
         if not isinstance(step, list):
-            return InvalidField(f"{PLACE}[{place}]", repr(step)[:40], f"a step: a list of {spec.kind.features} numbers")
+            return InvalidField(f"{PLACE}[{place}]", show(step), f"a step: a list of {spec.kind.features} numbers")
         if len(step) != spec.kind.features:
             return FeatureMismatch(f"{PLACE}[{place}]", len(step), spec.kind.features)
         for feature, number in enumerate(step):
             if type(number) not in (int, float):
-                return InvalidField(f"{PLACE}[{place}][{feature}]", repr(number)[:40], "a number")
+                return InvalidField(f"{PLACE}[{place}][{feature}]", show(number), "a number")
     with np.errstate(over="ignore"):
         return np.array(found, np.float64).astype(np.float32).reshape(-1, spec.kind.features)
 
@@ -47,7 +53,7 @@ def take_sequence(row: dict[str, Any], wanted: Wanted) -> Steps | str | Lengthwi
         return read_sequence(found[0], wanted.spec)
     for name, numbers in zip(names, found, strict=True):
         if not isinstance(numbers, list):
-            return InvalidField(name, type(numbers).__name__, "a list with a number for each step")
+            return InvalidField(name, show(numbers), "a list with a number for each step")
         if len(numbers) != len(found[0]):
             return InvalidField(name, f"{len(numbers)} numbers", f"as many as {names[0]!r} holds, {len(found[0])}")
     return read_sequence([*map(list, zip(*found, strict=True))], wanted.spec)

@@ -303,3 +303,37 @@ def test_a_table_with_another_end_of_lines_is_told(tmp_path: Path) -> None:
     """It would be one line of names."""
     (tmp_path / "in.csv").write_bytes(b"id,order,f0,f1,f2\ra,0,1,2,3\r")
     assert "it cannot be read: new-line character" in refuse(tmp_path / "in.csv", "-o", tmp_path / "out")
+
+
+@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+def test_what_is_nested_too_deep_is_a_bad_row(kind: str, tmp_path: Path) -> None:
+    """A line may be read that cannot be written again, or of which Python cannot print a value."""
+    deep = "[" * 1000 + "]" * 1000
+    rows = [
+        f'{{"sequence": {STEPS}, "odd": [1]}}',
+        f'{{"sequence": {STEPS}, "odd": {deep}}}',
+        f'{{"sequence": {deep}}}',
+    ]
+    rows += [f'{{"sequence": [[1.0, 2.0, {deep}]]}}']
+    (tmp_path / "in.jsonl").write_text("\n".join(rows))
+    encode(tmp_path / "in.jsonl", "-o", tmp_path / "out", "--format", kind)
+    assert [(row, path) for row, path, _ in read_problems(tmp_path / "out")] == [
+        (1, "odd"),
+        (2, "sequence[0]"),
+        (3, "sequence[0][2]"),
+    ]
+
+
+def test_a_request_that_is_nested_too_deep_is_refused_alone(tmp_path: Path) -> None:
+    """The other requests of the batch are answered."""
+    deep = "[" * 1000 + "]" * 1000
+    request = (
+        '{"custom_id": "a", "url": "/v1/embeddings", "body": {"model": "made", "input": [[1, 2, 3]], "user": %s}}\n'
+    )
+    (tmp_path / "in.jsonl").write_text(request % deep + f'{{"custom_id": {deep}}}\n' + request % '"me"')
+    encode(tmp_path / "in.jsonl", "-o", tmp_path / "out", "--format", "openai")
+    parts = sorted((tmp_path / "out").glob("part-*.jsonl"))
+    answers = [json.loads(line) for part in parts for line in part.read_text().splitlines()]
+    assert [one["response"]["status_code"] for one in answers] == [400, 400, 200]
+    told = [one["response"]["body"].get("error", {}).get("param") for one in answers]
+    assert told == ["body", "custom_id", None]
