@@ -131,14 +131,15 @@ class SequenceRegressor(Task):
         if not self._shrink_folds:
             return {}
         predicted, true = np.zeros(len(data)), np.zeros(len(data))
-        for fold in filter(len, cut_folds(len(data), data.labels, self._shrink_folds)):
+        folds = cut_folds(len(data), data.labels, self._shrink_folds)
+        for fold in (fold for fold in folds if 0 < len(fold) < len(data)):
             held_out = data.subset(fold)
             other = train_on(data.subset(np.setdiff1d(np.arange(len(data)), fold)))
             assert isinstance(other, SequenceRegressor)  # noqa: S101 - it is trained as this one was
             mean = float(other.target_mean)
             predicted[fold], true[fold] = other.judge(held_out).predicted - mean, held_out.labels - mean
         power = predicted @ predicted
-        factor = float(np.clip(predicted @ true / power, 0.0, 1.0)) if power else 0.0
+        factor = float(np.clip(predicted @ true / power, 0.0, 1.0)) if 0.0 < power < np.inf else 0.0
         with torch.no_grad():
             self.head.weight.mul_(factor)
             self.head.bias.mul_(factor)

@@ -156,6 +156,17 @@ def test_predictions_are_drawn_to_the_mean_as_far_as_they_were_wrong(slope: floa
     assert len(held_out) == 3
 
 
+@pytest.mark.parametrize(("count", "number"), [(1, 1.0), (7, np.nan)])
+def test_a_regressor_that_nothing_was_learned_about_says_the_mean(count: int, number: float) -> None:
+    """Of one sequence none can be held out, and a fold's training may fail: the head is not made NaN by it."""
+    task, other = (SequenceRegressor(make_encoder(), TrainConfig(shrink_folds=3)).eval() for _ in range(2))
+    other.target_mean.fill_(number)
+    data = LabelledSequences([np.ones((2, 1), np.float32)] * count, np.arange(count).astype(np.float32))
+    task.prepare(data)
+    assert task.calibrate(data, lambda part: other if len(part) else pytest.fail("of nothing")) == {"shrunk_to": 0.0}
+    assert set(task.judge(data).predicted) == {float(task.target_mean)}
+
+
 def test_a_regressor_without_folds_is_left_as_it_is() -> None:
     """Nothing else is trained, and nothing is recorded."""
     data = LabelledSequences([np.zeros((1, 1), np.float32)] * 2, np.array([0.0, 4.0], np.float32))
