@@ -50,10 +50,10 @@ def read_arguments(arguments: list[str]) -> argparse.Namespace:
     add("--order-column", default="order", metavar="NAME", help="CSV of steps: what orders them; 'order' by default")
     add("--columns", metavar="NAMES", help="what else to keep of each row, separated by commas; all of it by default")
     add("--on-error", choices=("null", "drop", "fail"), default="null", help="a row that cannot be encoded")
-    add("--max-errors", type=int, metavar="N", help="end once more rows could not be encoded; any number by default")
+    add("--max-errors", type=bound, metavar="N", help="end once more rows could not be encoded; any number by default")
     add("--empty-sequences", choices=("refuse", "zero"), default="refuse", help="what a sequence without steps gives")
     add("--max-sequence-steps", type=int, default=8192, metavar="N", help="steps in one sequence")
-    add("--limit", type=int, metavar="N", help="encode the shards that hold the first N rows, and no more")
+    add("--limit", type=bound, metavar="N", help="encode the shards that hold the first N rows, and no more")
     add("--shard", metavar="I/N", help="be one of N programs that share the work, the I-th from 0")
     add("--engine", choices=("local", "ray"), default="local", help="what encodes: this machine, or a cluster of Ray")
     add("--address", help="of the cluster; by default Ray starts on this machine")
@@ -156,6 +156,17 @@ def count(text: str) -> int:
         ValueError: it is none.
     """
     if (number := int(text)) < 1:
+        raise ValueError(text)
+    return number
+
+
+def bound(text: str) -> int:
+    """Read how many things there may be, perhaps none.
+
+    Raises:
+        ValueError: there would be fewer.
+    """
+    if (number := int(text)) < 0:
         raise ValueError(text)
     return number
 

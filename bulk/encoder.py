@@ -1,6 +1,7 @@
 """A shard encoded on all CPUs: sorted by length, cut by the service's costs, each row back in its place."""
 
 import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -102,10 +103,12 @@ class Encoder:
         self.runners = calibrator.arrangements[0].runners
         self._at_once = min(self.runners, max(1, calibrator.cpus // calibrator.arrangements[0].threads))
         self._most_steps = settings.max_batch_steps
+        self._is_closed = threading.Event()
         self._pool = ThreadPoolExecutor(self.runners, "runner")
 
     def close(self) -> None:
         """End the runners, and what they have not begun."""
+        self._is_closed.set()
         self._pool.shutdown(cancel_futures=True)
 
     def cut(self, lengths: npt.NDArray[np.int64]) -> list[tuple[npt.NDArray[np.int64], float]]:
@@ -162,5 +165,9 @@ class Encoder:
 
         lengths = np.fromiter(map(len, sequences), np.int64, count)
         left = iter([places for places, _ in self.cut(lengths)])  # whichever runner is free takes the next
-        running = [self._pool.submit(lambda: sum(map(run, left))) for _ in range(self.runners)]
+
+        def run_left() -> int:
+            return sum(run(places) for places in left if not self._is_closed.is_set())
+
+        running = [self._pool.submit(run_left) for _ in range(self.runners)]
         return lambda: Encoded(embeddings, lengths, steps, state, sum(one.result() for one in running), width)

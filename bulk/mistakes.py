@@ -26,5 +26,6 @@ class TooManyErrors(BulkError):
 
     def __init__(self, found: int, allowed: int) -> None:
         super().__init__(
-            f"{found} rows could not be encoded, and --max-errors is {allowed}; errors.jsonl tells of them"
+            f"{found} row{'' if found == 1 else 's'} could not be encoded, and --max-errors is {allowed}: "
+            "see the files part-*.errors"
         )

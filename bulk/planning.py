@@ -123,10 +123,10 @@ def describe(plan: Plan, numbers: list[int], wanted: Wanted, encoder: Encodes) -
         wanted: says what is read of each row.
         encoder: predicts the time.
     """
-    files, rows = len(plan.inputs), sum(plan.shards[number].rows for number in numbers)
+    rows = sum(plan.shards[number].rows for number in numbers)
     sys.stdout.write(
-        f"{plan.rows:,} rows of {files:,} {'file' if files == 1 else 'files'} in {len(plan.shards):,} shards; "
-        f"{rows:,} rows in {len(numbers):,} of them are to be encoded\n"
+        f"{say(plan.rows, 'row')} of {say(len(plan.inputs), 'file')} in {say(len(plan.shards), 'shard')}; "
+        f"{say(rows, 'row')} in {len(numbers):,} of them {'is' if rows == 1 else 'are'} to be encoded\n"
     )
     if not numbers:
         return
@@ -144,9 +144,14 @@ def describe(plan: Plan, numbers: list[int], wanted: Wanted, encoder: Encodes) -
     time = f"{sum(known) * times:,.1f} s, " if known else ""
     sys.stdout.write(
         f"about {steps * times:,.0f} steps, {time}{rows * encoder.dim * 4 / 2**20:,.1f} MiB of embeddings; "
-        f"judged by {len(judged)} {'shard' if len(judged) == 1 else 'shards'}, in which "
+        f"judged by {say(len(judged), 'shard')}, in which "
         f"{errors:,} of {read:,} rows cannot be encoded\n"
     )
+
+
+def say(number: int, noun: str) -> str:
+    """Say how many of something there are."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def pick(plan: Plan, numbers: list[int]) -> list[int]:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from bulk.plan import NAME, Plan
+from bulk.plan import NAME, PART, Plan
 from bulk.sinks.array import NumpySink
 from bulk.sinks.lines import BatchSink, JsonSink
 from bulk.sinks.parquet import ParquetSink
@@ -31,15 +31,12 @@ def open_sink(folder: Place, plan: Plan, dim: int, model: str) -> Sink:
 def finish(folder: Place) -> int:
     """Once all parts are there, write their problems into one file, in the order of the rows.
 
-    What killed programs left half written is removed.
+    What killed programs left half written is removed after that, since another program may be writing that file, too.
 
     Returns:
         How many problems there are.
     """
     files = sorted(folder.list_files(), key=lambda file: (len(file.name), file.name))
-    for file in files:
-        if DRAFT.fullmatch(file.name):
-            file.remove()
     count = 0
 
     def read() -> Iterator[bytes]:
@@ -49,6 +46,9 @@ def finish(folder: Place) -> int:
             count += content.count(b"\n")
             yield content
 
-    if found := [file for file in files if file.name.endswith(".errors")]:
+    if found := [file for file in files if PART.fullmatch(file.name) and file.name.endswith(".errors")]:
         (folder / PROBLEMS).put(read())
+    for file in files:
+        if DRAFT.fullmatch(file.name):
+            file.remove()
     return count

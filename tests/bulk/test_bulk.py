@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from bulk.encoder import Encoder
 from bulk.progress import Meter
 from bulk.sources import lines
 from service.costs.cpus import available_cpus
+from service.encoder.sequences import Batch, Steps
 from service.settings import Settings
 from tests.bulk.command import (
     LENGTHS,
@@ -151,7 +153,9 @@ def test_bad_rows_may_end_it_or_be_left_out(tmp_path: Path) -> None:
     encode(file, "-o", tmp_path / "drop", "--on-error", "drop")
     assert len(read_parts(tmp_path / "drop")) == 2
     assert len((tmp_path / "drop/errors.jsonl").read_text().splitlines()) == 1
-    assert "--max-errors is 0" in refuse(file, "-o", tmp_path / "few", "--max-errors", 0)
+    said = refuse(file, "-o", tmp_path / "few", "--max-errors", 0)
+    assert said == "lengthwise: 1 row could not be encoded, and --max-errors is 0: see the files part-*.errors"
+    assert [path.name for path in (tmp_path / "few").glob("*errors*")] == ["part-00000.errors"]
     encode(file, "-o", tmp_path / "zero", "--empty-sequences", "zero")
     assert not read_embeddings(tmp_path / "zero")[1].any()
 
@@ -232,6 +236,41 @@ def test_a_predicted_time_counts_the_cpus_and_not_the_runners() -> None:
         encoder = Encoder(Settings(model=MADE, provider="cpu", runners=runners))
         assert encoder.predict(lengths) == sum(seconds for _, seconds in encoder.cut(lengths)) / expected
         encoder.close()
+
+
+@pytest.mark.parametrize("flag", ["limit", "max-errors"])
+def test_fewer_than_no_rows_are_refused(flag: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing would be encoded, or one good row would be one too many; none may be said."""
+    with pytest.raises(SystemExit, match="2"):
+        main([str(tmp_path / "in.parquet"), "-o", "out", f"--{flag}", "-1"])
+    assert f"argument --{flag}: invalid bound value: '-1'" in capsys.readouterr().err
+
+
+def test_an_encoder_that_is_closed_ends_after_the_runs_under_way() -> None:
+    """A program that ends early does not wait for the rest of its shards."""
+    encoder = Encoder(Settings(model=MADE, provider="cpu", runners=1))
+    begun, closed = threading.Event(), threading.Event()
+    shutdown, ran = encoder._pool.shutdown, []
+
+    def run(batch: Batch) -> npt.NDArray[np.float32]:
+        ran.append(batch)
+        begun.set()
+        assert closed.wait(60.0)
+        return np.zeros((len(batch.lengths), encoder.dim), np.float32)
+
+    def shut_down(**options: bool) -> None:
+        closed.set()
+        shutdown(**options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encoder, "session", SimpleNamespace(dim=encoder.dim, run=run))
+        patch.setattr(encoder._pool, "shutdown", shut_down)
+        sequences: list[Steps] = [*draw_sequences([4] * 200)]
+        assert len(encoder.cut(np.array([4] * 200))) > 1
+        encoder.begin(sequences)
+        assert begun.wait(60.0)
+        encoder.close()
+    assert len(ran) == 1
 
 
 def test_a_folder_of_the_input_is_refused_for_the_output(

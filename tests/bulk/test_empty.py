@@ -91,11 +91,13 @@ def test_a_file_without_rows_beside_others_adds_no_part(tmp_path: Path) -> None:
 
 
 def test_a_dry_run_of_no_rows_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """In the sentence of all others, with no time and no size."""
+    """In the sentence of all others, with no time and no size; one of each is told as one."""
     encode(write(tmp_path / "in.parquet", 0), "-o", tmp_path / "out", "--dry-run")
     said: list[Any] = capsys.readouterr().out.splitlines()
-    assert said[0] == "0 rows of 1 file in 1 shards; 0 rows in 1 of them are to be encoded"
+    assert said[0] == "0 rows of 1 file in 1 shard; 0 rows in 1 of them are to be encoded"
     assert said[1].startswith("about 0 steps, 0.0 s, 0.0 MiB of embeddings; ")
+    encode(write(tmp_path / "one.parquet", 1), "-o", tmp_path / "out", "--dry-run")
+    assert capsys.readouterr().out.startswith("1 row of 1 file in 1 shard; 1 row in 1 of them is to be encoded\n")
 
 
 def test_no_rows_are_one_shard_of_a_plan(tmp_path: Path) -> None:

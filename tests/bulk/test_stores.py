@@ -22,6 +22,7 @@ from bulk import stores
 from bulk.mistakes import BulkError
 from bulk.plan import Shard
 from bulk.rows import Rows
+from bulk.sinks.files import finish
 from bulk.sources.files import find_inputs, open_source
 from bulk.sources.wanted import Wanted
 from bulk.stores import Place, open_place
@@ -393,3 +394,19 @@ def test_a_plan_names_no_endpoint_of_the_environment(
     encode(write_parquet(tmp_path / "in.parquet", sequences), "-o", tmp_path / "out")
     assert "127.0.0.1" not in json.dumps(json.loads((tmp_path / "out/plan.json").read_text()))
     assert "scheme=http" not in str(open_place("s3://bucket/x?region=us-east-1"))
+
+
+def test_problems_are_there_before_drafts_are_removed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A draft of them may be another program's, which ends at the same moment and then finds the file itself."""
+    folder = open_place(tmp_path)
+    for name in (".errors.jsonl.0a0b0c0d", "part-00000.errors", "my.errors"):
+        (folder / name).put([f"{name}\n".encode()])
+    removed: list[str] = []
+
+    def look(self: Place) -> None:
+        assert (folder / "errors.jsonl").read() == b"part-00000.errors\n"
+        removed.append(self.name)
+
+    monkeypatch.setattr(Place, "remove", look)
+    assert finish(folder) == 1
+    assert removed == [".errors.jsonl.0a0b0c0d"]
