@@ -89,9 +89,17 @@ class Plan:
         return [*accumulate((shard.rows for shard in self.shards), initial=0)]
 
     def save(self, folder: Place) -> None:
-        """Write the plan; several programs that do so at once write the same one."""
+        """Write the plan unless it is there; of several programs that do so at once, one does.
+
+        Raises:
+            BulkError: another program has another plan there by now.
+        """
         folder.make_folder()
-        (folder / NAME).put([self._write().encode()])
+        place = folder / NAME
+        if not place.exists:
+            place.put([self._write().encode()], replaces=False)
+        if (found := read_plan(folder)) is None or found.digest != self.digest:
+            raise BulkError(f"another program began another plan in {folder} meanwhile: encode into another folder")
 
     def _write(self) -> str:
         return json.dumps({"format": FORMAT, **asdict(self)}, indent=1)

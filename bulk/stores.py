@@ -8,7 +8,7 @@ import ctypes
 import os
 import re
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -138,26 +138,34 @@ class Place:
             except FAULTS as error:
                 raise BulkError(f"{self} cannot be made: {error}") from error
 
-    def put(self, content: Iterable[Any]) -> None:
-        """Write the file, of pieces of bytes, as `create` does.
+    def put(self, content: Iterable[Any], *, replaces: bool = True) -> None:
+        """Write the file as `create` does.
+
+        Args:
+            content: pieces of bytes.
+            replaces: whether it takes the place of a file that is there by its end; on this machine alone, such a file
+                can be left.
 
         Raises:
             BulkError: it cannot be written.
         """
-        with self.create() as stream:
+        with self.create(replaces=replaces) as stream:
             for piece in content:
                 stream.write(piece)
 
     @contextmanager
-    def create(self) -> Iterator[Any]:
+    def create(self, *, replaces: bool = True) -> Iterator[Any]:
         """Yield a stream to write the file to; whatever ends the program meanwhile, it is not there by half.
 
         Raises:
             BulkError: it cannot be written.
         """
-        write = self._upload if isinstance(self.files, SHOWN_WHOLE) else self._replace
+        if isinstance(self.files, SHOWN_WHOLE):
+            write = self._upload()
+        else:
+            write = self._write(self._link if self.is_local and not replaces else self._rename)
         try:
-            with write() as stream:
+            with write as stream:
                 yield stream
         except FAULTS as error:
             raise BulkError(f"{self} cannot be written: {error}") from error
@@ -178,8 +186,8 @@ class Place:
             stream.close()
 
     @contextmanager
-    def _replace(self) -> Iterator[Any]:
-        """Write under a draft's name, and rename it."""
+    def _write(self, show: Callable[[str], None]) -> Iterator[Any]:
+        """Write under a draft's name, and show it by its own."""
         folder, _, name = self.path.rpartition("/")
         draft = f"{folder}/.{name}.{secrets.token_hex(4)}"
         with self.files.open_output_stream(draft, compression=None) as stream:
@@ -187,7 +195,7 @@ class Place:
         try:
             if self.is_local:
                 _sync(Path(draft))
-            self._rename(draft)
+            show(draft)
         except OSError:
             is_cleared = self.files.get_file_info(draft).type == fs.FileType.NotFound
             if not (is_cleared and self.exists):  # by another program, which wrote it too and ended all shards
@@ -200,6 +208,15 @@ class Place:
         except NotImplementedError:
             self.files.copy_file(draft, self.path)
             self.files.delete_file(draft)
+
+    def _link(self, draft: str) -> None:
+        """Give a draft its name, unless there is such a file; a disk without links has it replaced."""
+        try:
+            Path(self.path).hardlink_to(draft)
+        except OSError:
+            if not self.exists:
+                self._rename(draft)
+        Path(draft).unlink(missing_ok=True)
 
     def remove(self) -> None:
         """Remove the file; another program may have done so."""

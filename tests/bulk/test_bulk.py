@@ -18,8 +18,10 @@ from starlette.testclient import TestClient
 
 from bulk.__main__ import catch_signals, main
 from bulk.encoder import Encoder
+from bulk.plan import Plan
 from bulk.progress import Meter
 from bulk.sources import lines
+from bulk.stores import Place
 from service.costs.cpus import available_cpus
 from service.encoder.sequences import Batch, Steps
 from service.settings import Settings
@@ -244,6 +246,30 @@ def test_fewer_than_no_rows_are_refused(flag: str, tmp_path: Path, capsys: pytes
     with pytest.raises(SystemExit, match="2"):
         main([str(tmp_path / "in.parquet"), "-o", "out", f"--{flag}", "-1"])
     assert f"argument --{flag}: invalid bound value: '-1'" in capsys.readouterr().err
+
+
+def test_of_two_programs_that_begin_at_once_one_makes_the_plan(
+    sequences: list[npt.NDArray[np.float32]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """One with the same options goes on by it, one with others is refused and writes nothing."""
+    file = write_parquet(tmp_path / "in.parquet", sequences)
+    flags = (file, "--format", "jsonl")
+    encode(*flags, "-o", tmp_path / "alone")
+    save = Plan.save
+
+    def save_second(self: Plan, folder: Place) -> None:
+        monkeypatch.setattr(Plan, "save", save)
+        encode(*flags, "-o", folder, "--limit", 1)
+        save(self, folder)
+
+    for name, more in (("same", ()), ("other", ("--columns", ""))):
+        monkeypatch.setattr(Plan, "save", save_second)
+        if more:
+            assert "another program began another plan" in refuse(*flags, *more, "-o", tmp_path / name)
+            encode(*flags, "-o", tmp_path / name)
+        else:
+            encode(*flags, "-o", tmp_path / name)
+        assert hash_folder(tmp_path / name) == hash_folder(tmp_path / "alone")
 
 
 def test_an_encoder_that_is_closed_ends_after_the_runs_under_way() -> None:

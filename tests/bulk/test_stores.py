@@ -396,6 +396,29 @@ def test_a_plan_names_no_endpoint_of_the_environment(
     assert "scheme=http" not in str(open_place("s3://bucket/x?region=us-east-1"))
 
 
+def test_a_file_that_came_meanwhile_may_stay(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It is asked for at the very end, and no draft is left; a disk without links takes the last one."""
+    place = open_place(tmp_path / "plan.json")
+
+    def send() -> Iterator[bytes]:
+        place.put([b"theirs"])
+        yield b"ours"
+
+    place.put(send(), replaces=False)
+    assert place.read() == b"theirs"
+    place.put(send())
+    assert place.read() == b"ours"
+
+    def refuse_to(*_: object) -> None:
+        raise PermissionError("Operation not permitted")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse_to)
+    place.remove()
+    place.put([b"alone"], replaces=False)
+    assert place.read() == b"alone"
+    assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]
+
+
 def test_problems_are_there_before_drafts_are_removed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A draft of them may be another program's, which ends at the same moment and then finds the file itself."""
     folder = open_place(tmp_path)
