@@ -16,8 +16,9 @@ from service.encoder.sequences import Output
 # Runtime, 2e-6 between either and float64 were measured. A wrong gate, length or average is off by 1e-2.
 TOLERANCE = 5e-6
 
-# A gate lies in (0, 1), and kernels know it to one bit of 1, however nearly it is closed. What it lets through is as
-# uncertain, so no numbers are held to less than that.
+# A gate lies in (0, 1), and kernels know it to about a bit of 1, however nearly it is closed. What it lets through is
+# as uncertain. A cell adds that up at each step, and the gate it leaves by is one more. So numbers of t steps are held
+# to no less than t + 1 bits. This is the unit of one.
 LEAST_UNIT = float(np.finfo(np.float32).eps) / TOLERANCE
 
 
@@ -58,27 +59,26 @@ class Units:
     is large.
 
     Attributes:
-        steps: the largest output of any step, between `LEAST_UNIT` and 1.
-        embedding: what steps can become at most through the projection; 1 if embeddings have a length of 1.
-        state: of `h`, and of `c`, the largest number, between the same bounds.
+        steps: the largest output of any step.
+        reach: what a 1 in each number of a step can become at most through the projection; infinite if embeddings have
+            a length of 1.
+        state: of `h`, and of `c`, the largest number.
         prediction: of the task's head.
     """
 
     steps: float
-    embedding: float
+    reach: float
     state: Mapping[str, float]
     prediction: Unit
 
     @classmethod
     def of(cls, encoder: SequenceEncoder, answers: Sequence[OracleOutput], task: Task | None = None) -> Self:
         """Return the units of an encoder by what it should answer to n >= 1 sequences."""
-        largest = max(np.max(np.abs(answer.steps), initial=0.0) for answer in answers)
         reach = 1.0 if encoder.projection is None else float(encoder.projection.weight.detach().abs().sum(dim=1).max())
-        states = {name: max(np.abs(answer.state[name]).max() for answer in answers) for name in answers[0].state}
         return cls(
-            steps=_bound(largest),
-            embedding=1.0 if encoder.config.normalize else _bound(largest * reach),
-            state={name: _bound(size) for name, size in states.items()},
+            steps=float(max(np.max(np.abs(answer.steps), initial=0.0) for answer in answers)),
+            reach=np.inf if encoder.config.normalize else reach,
+            state={name: float(max(np.abs(one.state[name]).max() for one in answers)) for name in answers[0].state},
             prediction=Unit.of(task),
         )
 
@@ -89,22 +89,21 @@ def measure_difference(part: Output, found: OracleOutput, expected: OracleOutput
     It is relative to the element's unit, or to elements over that, such as the cells of an LSTM, since that is how
     float32 rounds.
     """
+    least = LEAST_UNIT * (len(expected.steps) + 1)
     match part:
         case "embedding":
-            pairs = [(found.embedding, expected.embedding, units.embedding)]
+            pairs = [(found.embedding, expected.embedding, max(least, units.steps) * units.reach)]
         case "steps":
-            pairs = [(found.steps, expected.steps, units.steps)]
+            pairs = [(found.steps, expected.steps, max(least, units.steps))]
         case "prediction":
             unit = units.prediction
             pairs = [(unit.measure(found.logits), unit.measure(expected.logits), 1.0)]
         case "state":
-            pairs = [(found.state[name], expected.state[name], units.state[name]) for name in found.state]
+            pairs = [(found.state[name], expected.state[name], max(least, units.state[name])) for name in found.state]
     if any(one.shape != other.shape for one, other, _ in pairs):
         return np.inf
     # Python's own max would pass over a NaN that does not come first.
-    differences = [np.abs(one - other) / np.maximum(unit, np.abs(other)) for one, other, unit in pairs]
+    differences = [
+        np.abs(one - other) / np.maximum(np.clip(unit, LEAST_UNIT, 1.0), np.abs(other)) for one, other, unit in pairs
+    ]
     return float(np.max([np.max(difference, initial=0.0) for difference in differences]))
-
-
-def _bound(size: float) -> float:
-    return min(1.0, max(LEAST_UNIT, float(size)))

@@ -12,6 +12,7 @@ from export import oracle, verify
 from export.graph import GraphOptions, build_graph
 from model.encoder.config import EncoderConfig
 from model.encoder.encoder import SequenceEncoder
+from model.encoder.recurrent import Cell
 from service.encoder.sequences import Batch
 from service.encoder.session import EncoderSession
 from tests.conftest import draw_sequences
@@ -147,6 +148,20 @@ def test_small_numbers_pass_the_proof(how: str) -> None:
     alone = verify.run_session(session, [oracle.Case(draw_sequences([9], 2)[0])])[0].embedding
     assert 1e-8 < np.abs(alone).max() < 5e-6
     assert list_failures(encoder, session) == []
+
+
+@pytest.mark.parametrize(("cell", "seed", "added"), [("lstm", 0, [-9.0, 9.0, 0.0, 0.0]), ("gru", 3, [0.0, 9.0, 0.0])])
+def test_errors_that_a_cell_adds_up_pass_the_proof(cell: Cell, seed: int, added: list[float]) -> None:
+    """Gates that let little in and keep it are right to about a bit at each step, and 30 steps to no more than 30."""
+    torch.manual_seed(seed)
+    encoder = SequenceEncoder(EncoderConfig(features=2, hidden=8, cell=cell)).eval()
+    with torch.no_grad():
+        for name, part in encoder.layers.named_parameters():
+            if "bias_ih" in name:
+                part.add_(torch.tensor(added).repeat_interleave(8))
+    session = EncoderSession(build_graph(encoder, GraphOptions(steps=True)).SerializeToString(), "a session")
+    checks = verify.verify(encoder, session, draw_sequences([30, 3], 2))
+    assert all(check.holds for check in checks)
 
 
 @pytest.mark.parametrize("how", SMALL)
