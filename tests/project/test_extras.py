@@ -99,6 +99,15 @@ def test_a_program_that_needs_no_extra_starts_without_one(program: str, bare: di
     assert "usage:" in ended.stdout
 
 
+@pytest.mark.parametrize("program", ["export", "bench models"])
+def test_an_export_needs_nothing_that_training_alone_brings(program: str, tmp_path: Path) -> None:
+    """Whoever installs the extra `export` has all that it takes."""
+    refused = {"lightning_fabric", "matplotlib", "scipy", "sklearn", "sktime", "tqdm"}
+    (tmp_path / "sitecustomize.py").write_text(SITECUSTOMIZE.format(refused=refused), encoding="utf-8")
+    ended = start(program, {**os.environ, "PYTHONPATH": str(tmp_path)}, "--help")
+    assert ended.returncode == 0, ended.stderr
+
+
 def test_the_example_of_own_data_names_the_verb_it_lacks(bare: dict[str, str]) -> None:
     """It is a script, and says for itself what installs what it needs."""
     command = [sys.executable, "examples/plaid.py"]
