@@ -25,7 +25,7 @@ from bulk.mistakes import BadInput, BulkError
 ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+)://([^/?]*)(/?[^?]*)(\?.*)?")
 SHOWN_WHOLE = (fs.S3FileSystem, fs.GcsFileSystem)  # an object, once its upload is complete
 HELD_BYTES, PIECE_BYTES = 2**26, 2**20  # of an object: in memory until it is uploaded, and sent at once
-FAULTS = OSError, pa.ArrowException, UnicodeDecodeError  # the second of Azure, if there is no key; the third of a name
+FAULTS = OSError, pa.ArrowException, UnicodeDecodeError  # Azure without a key raises the second, a name the third
 SECOND = 10**9  # in nanoseconds: what stores keep of when an object was written
 SECRET = re.compile(r"[?&][^=&]*(secret|password|token|key|sig)[^=&]*=", re.IGNORECASE)
 

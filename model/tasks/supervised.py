@@ -120,7 +120,7 @@ class SequenceRegressor(Task):
         return nn.functional.mse_loss(errors / self.target_std, torch.zeros_like(errors))
 
     def calibrate(self, data: LabelledSequences, train_on: Callable[[LabelledSequences], Task]) -> dict[str, float]:
-        """Draw predictions to the mean of the targets, as far as those of held-out sequences are no better than it.
+        """Draw predictions to the mean of the targets, as far as those of held-out sequences miss.
 
         Each part of the sequences is predicted by a regressor that learns from all others. The factor fits the
         deviations from the mean that they predict to the true ones, and becomes part of the head's weights.

@@ -239,8 +239,8 @@ class _Supervisor:
         """Hand on the connections that wait, then have the processes end.
 
         No more are handed on than may have waited when this began, so that those that come later cannot put it off, and
-        none once the time to drain is over, or if no process takes them. How long that takes is no bound: many wait
-        because the machine is busy.
+        none once the time to drain is over, or if no process takes them. The time that this takes has no bound of its
+        own: many wait because the machine is busy.
 
         Args:
             seconds: how long ago this began.

@@ -432,18 +432,24 @@ workers._Supervisor._signal = lambda _, wanted: wanted == 9 and os._exit(1)  # t
         pass
 
 
+def end_while_they_wait(pid: int, url: str, count: int) -> set[bytes]:
+    """Ask on so many connections, end the service before it accepts one, and return the answers' codes."""
+    host, port = url.removeprefix("http://").split(":")
+    with ExitStack() as opened:
+        os.kill(pid, signal.SIGSTOP)  # so that nothing is accepted
+        clients = [opened.enter_context(socket.create_connection((host, int(port)), 60)) for _ in range(count)]
+        for client in clients:
+            client.sendall(ASKED)
+        os.kill(pid, signal.SIGTERM)
+        os.kill(pid, signal.SIGCONT)
+        return {client.recv(2**16).split()[1] for client in clients}
+
+
 @pytest.mark.parametrize("processes", ["1", "2"])
 def test_a_connection_that_waits_when_the_service_is_told_to_end_is_answered(artifact: Path, processes: str) -> None:
     """The kernel would reset it when the listener closes, or when it is closed before its request is read."""
-    with start_service("--model", str(artifact), "--processes", processes) as (process, url), ExitStack() as opened:
-        host, port = url.removeprefix("http://").split(":")
-        os.kill(process.pid, signal.SIGSTOP)  # so that nothing is accepted
-        clients = [opened.enter_context(socket.create_connection((host, int(port)), 60)) for _ in range(400)]
-        for client in clients:
-            client.sendall(ASKED)
-        os.kill(process.pid, signal.SIGTERM)
-        os.kill(process.pid, signal.SIGCONT)
-        assert {client.recv(2**16).split()[1] for client in clients} <= {b"200", b"503"}
+    with start_service("--model", str(artifact), "--processes", processes) as (process, url):
+        assert end_while_they_wait(process.pid, url, 400) <= {b"200", b"503"}
 
 
 SLOW_TO_ACCEPT = """
@@ -459,15 +465,8 @@ workers.time = SimpleNamespace(monotonic=lambda: time.monotonic() + 0.5 * len(ac
 
 def test_connections_that_wait_are_answered_however_long_it_takes_to_hand_them_on(artifact: Path) -> None:
     """A machine that is busy hands on two a second, and those that wait are answered all the same."""
-    with start_two("--model", str(artifact), first=SLOW_TO_ACCEPT) as (process, url), ExitStack() as opened:
-        host, port = url.removeprefix("http://").split(":")
-        os.kill(process.pid, signal.SIGSTOP)  # so that nothing is accepted
-        clients = [opened.enter_context(socket.create_connection((host, int(port)), 60)) for _ in range(20)]
-        for client in clients:
-            client.sendall(ASKED)
-        os.kill(process.pid, signal.SIGTERM)
-        os.kill(process.pid, signal.SIGCONT)
-        assert {client.recv(2**16).split()[1] for client in clients} <= {b"200", b"503"}
+    with start_two("--model", str(artifact), first=SLOW_TO_ACCEPT) as (process, url):
+        assert end_while_they_wait(process.pid, url, 20) <= {b"200", b"503"}
 
 
 @pytest.mark.parametrize("processes", ["1", "2"])
